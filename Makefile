@@ -1,0 +1,39 @@
+# Everything runs inside .venv, which any target creates on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Small tensors gain nothing from many threads per test worker.
+TEST_WORKERS ?= 2
+CODE := hylora kernels eval vision_extras benchmarks tests
+
+.PHONY: demo test test-all quality style bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	# torch goes first: a bare requirement would bring several gigabytes of CUDA to a machine that has none.
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/hylora demo --output outputs/demo
+
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS)
+
+test-all: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not gpu"
+
+quality: $(VENV)/installed
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+style: $(VENV)/installed
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/attention.py --output outputs/bench
+
+clean:
+	rm -rf $(VENV) outputs build dist *.egg-info
