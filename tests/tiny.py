@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny random language models for tests: real architectures, a few ten thousand parameters."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM
+
+
+def tiny_bamba(*, seed: int = 0, **overrides) -> BambaForCausalLM:
+    """A four-layer Bamba with attention in layers 1 and 3 (4 query heads, 2 KV heads).
+
+    Args:
+        seed: of the random weights; the global generator is left as it was.
+        **overrides: fields of `BambaConfig`, such as `attn_layer_indices=[]` or `tie_word_embeddings=True`;
+            `attn_implementation` and `dtype` go to the model.
+
+    Returns:
+        The model in evaluation mode, float32 unless `dtype` says otherwise.
+    """
+    fields = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attn_layer_indices": [1, 3],
+        "mamba_n_heads": 4,
+        "mamba_d_state": 16,
+        "mamba_expand": 2,
+        "mamba_chunk_size": 16,
+        "max_position_embeddings": 4096,
+    }
+    return _build(BambaForCausalLM, BambaConfig, fields, seed, overrides)
+
+
+def tiny_llama(*, seed: int = 0, **overrides) -> LlamaForCausalLM:
+    """A two-layer Llama (4 query heads, 2 KV heads).
+
+    Args:
+        seed: of the random weights; the global generator is left as it was.
+        **overrides: fields of `LlamaConfig`; `attn_implementation` and `dtype` go to the model.
+
+    Returns:
+        The model in evaluation mode, float32 unless `dtype` says otherwise.
+    """
+    fields = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+    }
+    return _build(LlamaForCausalLM, LlamaConfig, fields, seed, overrides)
+
+
+def _build(model_class, config_class, fields, seed, overrides):
+    build = {key: overrides.pop(key) for key in ("attn_implementation", "dtype") if key in overrides}
+    # wide enough that layers matter: at the default 0.02 a model this small is close to the identity
+    config = config_class(**{"initializer_range": 0.2, **fields, **overrides})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model_class._from_config(config, **build).eval()
