@@ -109,8 +109,8 @@ def decoder_and_head(model: nn.Module) -> DecoderAndHead:
 def verify_head(model: nn.Module, input_ids: Tensor) -> None:
     """Check on a few tokens that decoder and head together give the model's own logits.
 
-    Config fields do not tell everything: models use one name for a factor and for a divisor. Call it once before a long
-    run; the model should be in evaluation mode.
+    Config fields do not tell everything: models use one name for a factor and for a divisor. Call it once before a
+    long run; the model should be in evaluation mode.
 
     Args:
         model: as for `decoder_and_head`.
