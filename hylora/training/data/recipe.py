@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe says about its data; plain types only, so that it is read from and written to YAML as it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+__all__ = ["DataRecipe", "SourceRecipe"]
+
+KINDS = ("text", "chat", "instruction")
+PACKINGS = ("eos", "documents", "none")
+
+
+@dataclass
+class SourceRecipe:
+    """One corpus: where it is and how a record becomes a document.
+
+    Attributes:
+        path: a file (.txt, .json, .jsonl, .parquet), a glob of such files, a folder of them, or the id of a dataset on
+            the Hub. A .txt file is one document.
+        kind: "text" (a field of plain text), "chat" (a list of messages with role and content) or "instruction"
+            (a prompt and its response). Chat and instruction data learn the answers alone.
+        text_field: field of the text in "text" data.
+        messages_field: field of the list of messages in "chat" data.
+        prompt_field: field of the prompt in "instruction" data.
+        response_field: field of the response in "instruction" data.
+        subset: configuration of a Hub dataset, for those that have several.
+        split: split to read, in the notation of `datasets` ("train", "train[:10%]").
+        revision: branch, tag or commit of a Hub dataset.
+        weight: share of the training tokens, relative to the other sources; all sources have one or none has. Without
+            weights every row is seen once per epoch.
+        max_documents: read only the first so many documents.
+    """
+
+    path: str
+    kind: str = "text"
+    text_field: str = "text"
+    messages_field: str = "messages"
+    prompt_field: str = "prompt"
+    response_field: str = "response"
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    weight: float | None = None
+    max_documents: int | None = None
+
+    def check(self, key: str) -> None:
+        """Raise on a wrong field.
+
+        Args:
+            key: how the recipe names this source, for example "data.sources[0]".
+
+        Raises:
+            ValueError: naming the field, its value and the remedy.
+        """
+        if not isinstance(self.path, str) or not self.path:
+            raise ValueError(f"{key}.path: {self.path!r} is not a path. Give a file, a folder, a glob or a Hub id.")
+        if self.kind not in KINDS:
+            raise ValueError(f"{key}.kind: {self.kind!r} is unknown. Use one of {', '.join(KINDS)}.")
+        for name in ("text_field", "messages_field", "prompt_field", "response_field", "split"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise ValueError(f"{key}.{name}: {getattr(self, name)!r} is not a name. Give a non-empty string.")
+        if self.weight is not None and not (_is_number(self.weight) and 0 < self.weight < math.inf):
+            raise ValueError(f"{key}.weight: {self.weight!r} is not a positive number. Use a share such as 0.7.")
+        if self.max_documents is not None:
+            _check_count(f"{key}.max_documents", self.max_documents, minimum=1)
+
+
+@dataclass
+class DataRecipe:
+    """The data of a run.
+
+    Attributes:
+        sources: the training corpora.
+        validation: corpora to evaluate on. Their documents are taken out of the (not streamed) training data.
+        validation_fraction: instead of `validation`, the share of documents held out of `sources`. A hash of its
+            content decides for each document, so it stays on its side when sources grow or the seed changes.
+        packing: "eos" joins documents by the EOS token and cuts rows of the full length, without marking boundaries;
+            "documents" does the same with position ids that restart at each document (Transformers only: a recurrent
+            layer would still leak across); "none" keeps to one document per row.
+        streaming: read and tokenise while training instead of before it; nothing is cached.
+        shuffle_buffer: documents held in memory to shuffle a stream; 0 keeps its order. Data that is not streamed is
+            shuffled as a whole by the training loop.
+        num_proc: processes that tokenise; `None` uses this one (a fast tokenizer then uses its own threads).
+        cache_dir: where downloads and tokenised data are kept; `None` is the default of `datasets`.
+    """
+
+    sources: list[SourceRecipe]
+    validation: list[SourceRecipe] = field(default_factory=list)
+    validation_fraction: float = 0.0
+    packing: str = "eos"
+    streaming: bool = False
+    shuffle_buffer: int = 0
+    num_proc: int | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sources", "validation"):
+            sources = getattr(self, name)
+            if not isinstance(sources, list) or not all(isinstance(source, SourceRecipe) for source in sources):
+                raise ValueError(
+                    f"data.{name}: {sources!r} is not a list of sources. Give each as a mapping with a path."
+                )
+            for index, source in enumerate(sources):
+                source.check(f"data.{name}[{index}]")
+        self._check_sources()
+        self._check_held_out()
+        if self.packing not in PACKINGS:
+            raise ValueError(f"data.packing: {self.packing!r} is unknown. Use one of {', '.join(PACKINGS)}.")
+        _check_count("data.shuffle_buffer", self.shuffle_buffer, minimum=0)
+        if self.shuffle_buffer and not self.streaming:
+            raise ValueError(
+                f"data.shuffle_buffer: {self.shuffle_buffer} has no use when data.streaming is false, since all rows "
+                "are shuffled. Remove it or stream."
+            )
+        if self.num_proc is not None:
+            _check_count("data.num_proc", self.num_proc, minimum=1)
+            if self.streaming:
+                raise ValueError(f"data.num_proc: {self.num_proc} has no use in a stream. Remove it or do not stream.")
+
+    def _check_sources(self) -> None:
+        """Refuse no source, and weights that cannot be followed."""
+        if not self.sources:
+            raise ValueError("data.sources: [] holds no source. List at least one with a path.")
+        weighted = [source.weight is not None for source in self.sources]
+        if any(weighted) and not all(weighted):
+            index = weighted.index(False)
+            raise ValueError(
+                f"data.sources[{index}].weight: None, while others have one. Give all of them a weight, or none."
+            )
+        if self.streaming and len(self.sources) > 1 and not all(weighted):
+            raise ValueError(
+                "data.sources[0].weight: None, but the sizes of streams are unknown. Give each source a weight."
+            )
+
+    def _check_held_out(self) -> None:
+        """Refuse two definitions of the validation data, and shares that leave nothing."""
+        fraction = self.validation_fraction
+        if not _is_number(fraction) or not 0 <= fraction < 1:
+            raise ValueError(f"data.validation_fraction: {fraction!r} is not in [0, 1). Use a share such as 0.01.")
+        if fraction and self.validation:
+            raise ValueError(
+                f"data.validation_fraction: {fraction!r} together with data.validation is ambiguous. Keep one of them."
+            )
+        for index, source in enumerate(self.validation):
+            if source.weight is not None:
+                raise ValueError(
+                    f"data.validation[{index}].weight: {source.weight!r} has no use, since validation reads every row "
+                    "once. Remove it."
+                )
+
+
+def _is_number(value: object) -> bool:
+    """True for int and float, but not for bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_count(key: str, value: object, minimum: int) -> None:
+    """Raise unless the value is an integer of at least `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{key}: {value!r} is not an integer of at least {minimum}.")
