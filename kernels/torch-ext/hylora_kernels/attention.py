@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public functions: check the input, choose a backend, call it."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .layout import SequenceLayout
+from .options import SpanOptions, check_choice, check_inputs, check_integer
+
+_BACKENDS = {"reference": reference, "auto": reference}
+
+
+def span_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    layout: Optional[SequenceLayout] = None,
+    block_size: int = 32,
+    top_k: int = 8,
+    chunk_size: int = 4096,
+    selection: str = "chunk",
+    query_group: int = 64,
+    retrieval: str = "relevance",
+    summary: str = "attention",
+    seed: int = 0,
+    scale: Optional[float] = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Span-expanded attention (SE-Attn): causal attention within a chunk, plus retrieved blocks of the past.
+
+    Each sequence is cut into chunks of `chunk_size` tokens and memory blocks of `block_size` tokens, both from its own
+    first token. A query attends, under one softmax, to its own chunk up to itself and to `top_k` complete blocks that
+    end at or before the start of that chunk (equations 6.1 to 6.4). Blocks are ranked by the inner product of the
+    summed queries with a summary of the block (equations 6.5 and 6.7); ties go to the earlier block. With grouped
+    queries, the query heads of one KV head share summaries and choice. No gradient flows through the choice.
+
+    A sequence no longer than `chunk_size` gets full causal attention.
+
+    Args:
+        query: `[B, Hq, L, D]`, after rotary embedding; floating.
+        key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
+        value: `[B, Hkv, L, D]`; same dtype.
+        layout: the sequences in the batch; None means every row is one, without padding.
+        block_size: tokens per memory block (S).
+        top_k: blocks retrieved per selection (k).
+        chunk_size: tokens per chunk (M).
+        selection: "chunk" selects once per chunk with all of its queries, as published: within a chunk, earlier
+            outputs then depend on later queries. "causal" selects once per `query_group` queries with the queries of
+            the group before it, so that no output depends on anything after it.
+        query_group: queries per selection with `selection="causal"`; must divide `chunk_size`. With 1, each query
+            selects with itself.
+        retrieval: "relevance" as above, "random" blocks, or "none" (chunks alone).
+        summary: "attention": the mean over the block's rows, and over the query heads, of softmax(Q K^T scale) V
+            (equation 6.7); "landmark": the attention of a fixed random query over the block; "mean_key": mean of K.
+        seed: of random retrieval and of the landmark.
+        scale: factor on the scores; None means 1 / sqrt(D).
+        backend: "auto", "reference" (plain, quadratic in memory) or "torch".
+
+    Returns:
+        `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
+
+    Raises:
+        ValueError: tensors that do not belong together, or an option out of range.
+    """
+    options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
+    implementation = _implementation(backend)
+    query, key, value = _autocast(query, key, value)
+    layout = check_inputs(query, key, value, layout)
+    with torch.autocast(query.device.type, enabled=False):
+        return implementation.span_attention(query, key, value, layout, options, _scale(query, scale))
+
+
+def select_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    layout: Optional[SequenceLayout] = None,
+    block_size: int = 32,
+    top_k: int = 8,
+    chunk_size: int = 4096,
+    selection: str = "chunk",
+    query_group: int = 64,
+    retrieval: str = "relevance",
+    summary: str = "attention",
+    seed: int = 0,
+    scale: Optional[float] = None,
+    backend: str = "auto",
+) -> List[Tensor]:
+    """The memory blocks `span_attention` retrieves for the same arguments.
+
+    Args:
+        query: see `span_attention`, as for all other arguments.
+        key: see there.
+        value: see there.
+        layout: see there.
+        block_size: see there.
+        top_k: see there.
+        chunk_size: see there.
+        selection: see there.
+        query_group: see there.
+        retrieval: see there.
+        summary: see there.
+        seed: see there.
+        scale: see there.
+        backend: see there.
+
+    Returns:
+        For each sequence of the layout an int64 tensor `[Hkv, selections, top_k]` of block indices counted from the
+        sequence's start, best first, filled up with -1. Selections are chunks, or groups with `selection="causal"`.
+
+    Raises:
+        ValueError: as `span_attention`.
+    """
+    options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
+    implementation = _implementation(backend)
+    query, key, value = _autocast(query, key, value)
+    layout = check_inputs(query, key, value, layout)
+    with torch.autocast(query.device.type, enabled=False):
+        return implementation.select_blocks(query, key, value, layout, options, _scale(query, scale))
+
+
+def sliding_window_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    layout: Optional[SequenceLayout] = None,
+    window: int = 4096,
+    scale: Optional[float] = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Causal attention to the last `window` tokens: token i sees j with i - window < j <= i within its sequence.
+
+    Args:
+        query: `[B, Hq, L, D]`; floating.
+        key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
+        value: `[B, Hkv, L, D]`; same dtype.
+        layout: the sequences in the batch; None means every row is one, without padding.
+        window: tokens seen, the token itself included.
+        scale: factor on the scores; None means 1 / sqrt(D).
+        backend: "auto", "reference" or "torch".
+
+    Returns:
+        `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
+
+    Raises:
+        ValueError: tensors that do not belong together, or an option out of range.
+    """
+    check_integer("window", window, minimum=1)
+    implementation = _implementation(backend)
+    query, key, value = _autocast(query, key, value)
+    layout = check_inputs(query, key, value, layout)
+    with torch.autocast(query.device.type, enabled=False):
+        return implementation.sliding_window_attention(query, key, value, layout, window, _scale(query, scale))
+
+
+def shifted_sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    layout: Optional[SequenceLayout] = None,
+    group: Union[int, float] = 0.25,
+    scale: Optional[float] = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Shifted sparse attention (S2-Attn of LongLoRA), without its look into the future.
+
+    Each sequence is cut into groups. The first `Hq // 2` query heads attend causally within their group; the other
+    heads do so on a grid shifted by half a group, whose first and last half groups stand alone. The rolled original
+    joins those two, so that the first tokens see the last ones.
+
+    Args:
+        query: `[B, Hq, L, D]`; floating.
+        key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
+        value: `[B, Hkv, L, D]`; same dtype.
+        layout: the sequences in the batch; None means every row is one, without padding.
+        group: tokens per group (an int), or a fraction of the sequence's own length (a float in (0, 1], rounded up).
+        scale: factor on the scores; None means 1 / sqrt(D).
+        backend: "auto", "reference" or "torch".
+
+    Returns:
+        `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
+
+    Raises:
+        ValueError: tensors that do not belong together, or an option out of range.
+    """
+    if not isinstance(group, float):
+        check_integer("group", group, minimum=1)
+    elif not 0 < group <= 1:
+        raise ValueError(f"group={group} must be a fraction in (0, 1], or an integer number of tokens")
+    implementation = _implementation(backend)
+    query, key, value = _autocast(query, key, value)
+    layout = check_inputs(query, key, value, layout)
+    with torch.autocast(query.device.type, enabled=False):
+        return implementation.shifted_sparse_attention(query, key, value, layout, group, _scale(query, scale))
+
+
+def _implementation(backend: str):
+    """The module that implements a backend."""
+    check_choice("backend", backend, tuple(_BACKENDS))
+    return _BACKENDS[backend]
+
+
+def _scale(query: Tensor, scale: Optional[float]) -> float:
+    return query.shape[-1] ** -0.5 if scale is None else float(scale)
+
+
+def _autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
+    """Follow autocast as torch's own attention does: cast all inputs to its dtype."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of span-expanded attention, and the checks every function makes on its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .layout import SequenceLayout
+
+
+@dataclass(frozen=True)
+class SpanOptions:
+    """What `span_attention` retrieves; see there for the meaning of each field."""
+
+    block_size: int
+    top_k: int
+    chunk_size: int
+    selection: str
+    query_group: int
+    retrieval: str
+    summary: str
+    seed: int
+
+    def __post_init__(self):
+        for name in ("block_size", "chunk_size", "query_group"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("top_k", self.top_k, minimum=0)
+        check_integer("seed", self.seed)
+        check_choice("selection", self.selection, ("chunk", "causal"))
+        check_choice("retrieval", self.retrieval, ("relevance", "random", "none"))
+        check_choice("summary", self.summary, ("attention", "landmark", "mean_key"))
+        if self.block_size > self.chunk_size:
+            raise ValueError(
+                f"block_size={self.block_size} is larger than chunk_size={self.chunk_size}; "
+                "a memory block must fit into a chunk"
+            )
+        if self.selection == "causal" and self.chunk_size % self.query_group:
+            raise ValueError(
+                f"chunk_size={self.chunk_size} is not a multiple of query_group={self.query_group}; "
+                "with selection='causal' a group of queries must lie within one chunk"
+            )
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether any block can be retrieved at all."""
+        return self.retrieval != "none" and self.top_k > 0
+
+    @property
+    def unit_size(self) -> int:
+        """Number of neighbouring queries that share one selection."""
+        return self.chunk_size if self.selection == "chunk" else self.query_group
+
+    def units(self, length: int) -> int:
+        """Number of selections in a sequence of this length."""
+        return -(-length // self.unit_size)
+
+    def candidates(self, unit: int) -> int:
+        """Number of complete blocks that end at or before the start of the chunk that holds the unit."""
+        chunk = unit * self.unit_size // self.chunk_size
+        return chunk * self.chunk_size // self.block_size
+
+
+def check_integer(name: str, value, minimum: Optional[int] = None):
+    """Refuse anything but an integer of at least `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be an integer")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name}={value} must be at least {minimum}")
+
+
+def check_choice(name: str, value, allowed: Tuple[str, ...]):
+    """Refuse an unknown value and name the nearest one."""
+    if value in allowed:
+        return
+    near = get_close_matches(str(value), allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{name}={value!r} is unknown; {hint}allowed: {', '.join(map(repr, allowed))}")
+
+
+def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Optional[SequenceLayout]) -> SequenceLayout:
+    """Refuse tensors that do not belong together; return the layout, dense where None was given."""
+    if query.dim() != 4 or key.dim() != 4:
+        raise ValueError(
+            f"query and key must be [batch, heads, length, head_dim], got {tuple(query.shape)} and {tuple(key.shape)}"
+        )
+    if key.shape != value.shape:
+        raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} must have one shape")
+    batch, heads, length, head_dim = query.shape
+    if (key.shape[0], key.shape[2], key.shape[3]) != (batch, length, head_dim):
+        raise ValueError(
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} must agree in batch, length and head_dim"
+        )
+    if heads == 0 or key.shape[1] == 0 or heads % key.shape[1]:
+        raise ValueError(f"{heads} query heads cannot be shared out evenly among {key.shape[1]} key heads")
+    if not query.dtype == key.dtype == value.dtype or not query.is_floating_point():
+        raise ValueError(
+            f"query, key and value must have one floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}; "
+            "cast them before the call"
+        )
+    if not query.device == key.device == value.device:
+        raise ValueError(f"query, key, value lie on {query.device}, {key.device}, {value.device}; use one device")
+    if layout is None:
+        return SequenceLayout.dense(batch, length)
+    if (layout.batch, layout.length) != (batch, length):
+        raise ValueError(
+            f"layout describes [batch={layout.batch}, length={layout.length}] but query has "
+            f"[batch={batch}, length={length}]"
+        )
+    return layout
+
+
+def summary_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which summaries, scores and merges are computed: at least float32."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The definition: every function as an explicit mask and one softmax, in plain loops. Slow, quadratic in memory."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from .hashing import hashed_scores
+from .layout import SequenceLayout
+from .options import SpanOptions, summary_dtype
+
+Blocks = List[Tensor]
+
+
+def span_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Tensor:
+    """Span-expanded attention (chapter 6, equations 6.1 to 6.7)."""
+    blocks = select_blocks(query, key, value, layout, options, scale)
+    return attend_blocks(query, key, value, layout, options, scale, blocks)
+
+
+def attend_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    blocks: Blocks,
+) -> Tensor:
+    """Span-expanded attention over a given choice of blocks (equations 6.1 to 6.4)."""
+    masks = [span_mask(length, chosen, options) for (_, _, length), chosen in zip(layout.sequences, blocks)]
+    return _masked_attention(query, key, value, layout, masks, scale)
+
+
+def sliding_window_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+) -> Tensor:
+    """Each token attends to itself and the `window - 1` tokens before it."""
+    masks = []
+    for _, _, length in layout.sequences:
+        distance = torch.arange(length)[:, None] - torch.arange(length)
+        masks.append(((distance >= 0) & (distance < window)).expand(key.shape[1], length, length))
+    return _masked_attention(query, key, value, layout, masks, scale)
+
+
+def shifted_sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+) -> Tensor:
+    """Causal attention within groups; the second half of the heads has its groups shifted by half a group."""
+    heads = query.shape[1]
+    masks = []
+    for _, _, length in layout.sequences:
+        size = group_size(group, length)
+        mask = torch.zeros(heads, length, length, dtype=torch.bool)
+        for head in range(heads):
+            offset = 0 if head < heads // 2 else size - size // 2
+            group_of = (torch.arange(length) + offset) // size
+            mask[head] = (group_of[:, None] == group_of) & torch.ones(length, length, dtype=torch.bool).tril()
+        masks.append(mask)
+    per_kv_head = heads // key.shape[1]
+    key, value = key.repeat_interleave(per_kv_head, dim=1), value.repeat_interleave(per_kv_head, dim=1)
+    return _masked_attention(query, key, value, layout, masks, scale)
+
+
+def select_blocks(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Blocks:
+    """The retrieved blocks of every sequence, KV head and selection: best first, padded with -1."""
+    chosen = []
+    for q, k, v in _sequences(query.detach(), key.detach(), value.detach(), layout):
+        heads, length = k.shape[:2]
+        blocks = torch.full((heads, options.units(length), options.top_k), -1)
+        if options.retrieves:
+            for head in range(heads):
+                q_group = q.unflatten(0, (heads, -1))[head]  # [G, L, D]
+                summaries = summarize_blocks(q_group, k[head], v[head], options, scale)
+                for unit in range(options.units(length)):
+                    count = options.candidates(unit)
+                    scores = _scores(q_group, summaries[:count], head, unit, options)
+                    ranked = sorted(range(count), key=lambda block, scores=scores: (-scores[block], block))
+                    for rank, block in enumerate(ranked[: options.top_k]):
+                        blocks[head, unit, rank] = block
+        chosen.append(blocks.to(query.device))
+    return chosen
+
+
+def summarize_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOptions, scale: float) -> Tensor:
+    """One vector for each complete block of a single KV head (equation 6.7 and its variants).
+
+    `query` is `[G, L, D]`, `key` and `value` are `[L, D]`; the result is `[L // S, D]`.
+    """
+    size = options.block_size
+    summaries = []
+    for start in range(0, key.shape[0] - size + 1, size):
+        q, k, v = query[:, start : start + size], key[start : start + size], value[start : start + size]
+        if options.summary == "mean_key":
+            summaries.append(k.mean(dim=0))
+            continue
+        if options.summary == "landmark":
+            q = landmark_query(key.shape[1], options.seed).to(k)
+        attended = torch.softmax(q @ k.T * scale, dim=-1) @ v
+        summaries.append(attended.reshape(-1, k.shape[1]).mean(dim=0))
+    return torch.stack(summaries) if summaries else key.new_zeros(0, key.shape[1])
+
+
+def landmark_query(head_dim: int, seed: int) -> Tensor:
+    """The fixed query of the "landmark" summary, `[D]` in float64: standard normal, not learned, one for all heads."""
+    return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def group_size(group: Union[int, float], length: int) -> int:
+    """Tokens per group of shifted sparse attention: `group` itself, or that fraction of the length, rounded up."""
+    return group if isinstance(group, int) else -int(-group * length // 1)
+
+
+def span_mask(length: int, blocks: Tensor, options: SpanOptions) -> Tensor:
+    """`[Hkv, L, L]`, True where query (row) attends to key (column): retrieved blocks and own chunk, causal."""
+    chunk = torch.arange(length) // options.chunk_size
+    own = (chunk[:, None] == chunk) & torch.ones(length, length, dtype=torch.bool).tril()
+    mask = own.repeat(blocks.shape[0], 1, 1)
+    for head in range(blocks.shape[0]):
+        for unit in range(blocks.shape[1]):
+            rows = slice(unit * options.unit_size, (unit + 1) * options.unit_size)
+            for block in blocks[head, unit].tolist():
+                if block >= 0:
+                    mask[head, rows, block * options.block_size : (block + 1) * options.block_size] = True
+    return mask
+
+
+def _scores(query: Tensor, summaries: Tensor, head: int, unit: int, options: SpanOptions) -> List[float]:
+    """The scores by which one selection ranks its candidates (equation 6.5)."""
+    if options.retrieval == "random":
+        blocks = torch.arange(summaries.shape[0])
+        return hashed_scores(options.seed, torch.tensor(head), unit, blocks).tolist()
+    source = unit
+    if options.selection == "causal" and options.query_group > 1:
+        source = unit - 1
+    if source < 0:
+        return []
+    queries = query[:, source * options.unit_size : (source + 1) * options.unit_size]
+    return (queries @ summaries.T).sum(dim=(0, 1)).tolist()
+
+
+def _sequences(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout
+) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    """Query `[Hq, n, D]`, key and value `[Hkv, n, D]` of each sequence, in at least float32."""
+    for row, start, length in layout.sequences:
+        yield tuple(x[row, :, start : start + length].to(summary_dtype(x.dtype)) for x in (query, key, value))
+
+
+def _masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, masks: List[Tensor], scale: float
+) -> Tensor:
+    """Softmax attention of each sequence under its mask `[Hkv, n, n]`."""
+    output = torch.zeros_like(query)
+    sequences = _sequences(query, key, value, layout)
+    for (row, start, length), (q, k, v), mask in zip(layout.sequences, sequences, masks):
+        q = q.unflatten(0, (k.shape[0], -1))  # [Hkv, G, n, D]
+        scores = (q @ k[:, None].mT * scale).masked_fill(~mask[:, None].to(q.device), float("-inf"))
+        attended = torch.softmax(scores, dim=-1) @ v[:, None]
+        output[row, :, start : start + length] = attended.flatten(0, 1).to(query.dtype)
+    return output
