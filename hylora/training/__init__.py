@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training: typed recipes and the loop that runs them."""
+
+from hylora.training.recipe import Recipe, RecipeError
+
+__all__ = ["Recipe", "RecipeError"]
