@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HyLoRA: LoRA on attention, full training of embeddings, norms and short convolutions, on top of PEFT."""
+
+from .config import HyLoraConfig
+from .model import add_adapter, load_adapter, match_base_dtype
+from .report import print_trainable_parameters, trainable_groups
+
+__all__ = [
+    "HyLoraConfig",
+    "add_adapter",
+    "load_adapter",
+    "match_base_dtype",
+    "print_trainable_parameters",
+    "trainable_groups",
+]

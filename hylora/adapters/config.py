@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HyLoRA as a preset: look at a model, return the plain `LoraConfig` that trains the right modules."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from torch import nn
+
+from .structure import base_model, base_modules, find_groups, is_depthwise, unwrapped
+
+# What each variant trains in full; all of them put LoRA on the attention projections (chapter 6, section 6.2.4).
+VARIANTS = {"lora": (), "longlora": ("embeddings", "norms"), "hylora": ("embeddings", "norms", "convs")}
+
+
+class HyLoraConfig:
+    """The HyLoRA presets. Not a PEFT config itself: `for_model` returns an ordinary `peft.LoraConfig`."""
+
+    @staticmethod
+    def for_model(
+        model: nn.Module,
+        variant: str = "hylora",
+        r: int = 32,
+        lora_alpha: int = 64,
+        lora_dropout: float = 0.0,
+        target_modules: str | list[str] | None = None,
+        modules_to_save: Iterable[str] = (),
+        **options,
+    ) -> LoraConfig:
+        """Resolve a HyLoRA variant for a model (chapter 6, sections 6.2.4 and 6.3.5).
+
+        Every name in the result is the shortest suffix that PEFT matches to exactly the modules found, so the config
+        stays small, and a saved adapter loads in plain PEFT without this package.
+
+        Args:
+            model: a transformers causal language model, bare or already carrying adapters.
+            variant: "lora" (attention projections only), "longlora" (embeddings and norms as well: the thesis calls
+                it LoRA+, a name that PEFT uses for something else) or "hylora" (the short convolutions as well).
+            r: rank. The thesis uses 32 for hybrids and 8 for Llama.
+            lora_alpha: the LoRA is scaled by lora_alpha / r. The thesis keeps lora_alpha = 2 r.
+            lora_dropout: dropout on the LoRA's input.
+            target_modules: other LoRA targets than the attention projections, as PEFT takes them: suffixes, one
+                regular expression, or "all-linear".
+            modules_to_save: further modules to train in full, such as an untied "lm_head", which no variant trains.
+            **options: further fields of `LoraConfig`.
+
+        Returns:
+            A plain `LoraConfig`; pass it to `add_adapter`, which makes every trainable parameter float32.
+
+        Raises:
+            ValueError: unknown variant; a group that the variant trains is not in the model; a target that matches
+                nothing, is a depthwise convolution, or would silently be skipped; names that PEFT can't tell apart.
+        """
+        if variant not in VARIANTS:
+            raise ValueError(f"variant={variant!r} is unknown; choose one of {sorted(VARIANTS)}.")
+        base = base_model(model)
+        groups = find_groups(model)
+        names = [name for name, _ in base_modules(base) if name]
+        _require_groups(type(base).__name__, groups, variant, target_modules)
+
+        if target_modules is None:
+            target_modules = _shortest_suffixes(groups["attention"], names)
+        elif target_modules == "all-linear":
+            target_modules = _shortest_suffixes(_linear_names(base), names)
+        saved = {name for group in VARIANTS[variant] for name in groups[group]}
+        for suffix in modules_to_save:
+            matches = {name for name in names if name.endswith(suffix)}
+            if not matches:
+                raise ValueError(f"modules_to_save={suffix!r} matches no module of {type(base).__name__}.")
+            saved |= matches
+
+        config = LoraConfig(
+            r=r,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            target_modules=target_modules,
+            modules_to_save=_shortest_suffixes(saved, names) or None,
+            ensure_weight_tying=_trains_tied_embedding(base, saved),
+            **{"task_type": "CAUSAL_LM" if base.can_generate() else None, **options},
+        )
+        check_targets(model, config)
+        return config
+
+
+def check_targets(model: nn.Module, config: LoraConfig) -> None:
+    """Refuse LoRA targets that PEFT accepts but that would not train, or not as asked.
+
+    Args:
+        model: the model that the config is for.
+        config: any `LoraConfig`.
+
+    Raises:
+        ValueError: no module is a target; a target is a depthwise convolution, or a projection of a recurrent mixer
+            whose weight the mixer reads past the projection's forward.
+    """
+    base = base_model(model)
+    attention = find_groups(model)["attention"]
+    targets = [name for name, _ in base_modules(base) if name and check_target_module_exists(config, name)]
+    if not targets:
+        raise ValueError(
+            f"target_modules={config.target_modules!r} matches no module of {type(base).__name__} that is not already "
+            f"trained in full (modules_to_save={config.modules_to_save!r})."
+        )
+    for name in targets:
+        parent_name, _, child = name.rpartition(".")
+        mixer = base.get_submodule(parent_name)
+        if is_depthwise(unwrapped(base.get_submodule(name))):
+            raise ValueError(
+                f"target_modules asks for LoRA on {name}, a depthwise convolution: its rank would have to be a "
+                "multiple of the channels, and the mixer never calls the module. Train it in full instead: "
+                'variant="hylora".'
+            )
+        if name not in attention and child in _weights_read_directly(mixer):
+            raise ValueError(
+                f"target_modules asks for LoRA on {name}, but {type(mixer).__name__} reads {child}.weight itself (for "
+                "its fused kernel, where one is installed): training would silently skip a LoRA that evaluation "
+                f"applies. Leave {child!r} out of target_modules."
+            )
+
+
+def _require_groups(model_name, groups, variant, target_modules):
+    """Raise for a group that the variant needs and the model lacks."""
+    if target_modules is None and not groups["attention"]:
+        raise ValueError(
+            f"{model_name} has no softmax attention with linear projections, which is where HyLoRA puts its LoRA. For "
+            "a hybrid, check that its config places attention layers (as attn_layer_indices does); otherwise name the "
+            "layers to adapt in target_modules."
+        )
+    if "convs" in VARIANTS[variant] and not groups["convs"]:
+        raise ValueError(
+            f'variant="hylora" trains depthwise 1-D convolutions, but {model_name} has none. '
+            'For a model without SSM layers use variant="longlora".'
+        )
+    if "norms" in VARIANTS[variant] and not groups["norms"]:
+        raise ValueError(
+            f"variant={variant!r} trains normalisation layers, but {model_name} has none with parameters. "
+            'Use variant="lora", and modules_to_save for what else should train.'
+        )
+
+
+def _shortest_suffixes(wanted: Iterable[str], names: list[str]) -> list[str]:
+    """Return the shortest dotted suffixes that pick `wanted` out of `names`, and nothing more.
+
+    PEFT matches modules_to_save by `str.endswith`, without regard for the dots: "norm" would take "input_layernorm".
+    """
+    wanted = set(wanted)
+    others = [name for name in names if name not in wanted]
+    suffixes = set()
+    for name in wanted:
+        parts = name.split(".")
+        candidates = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+        exact = [suffix for suffix in candidates if not any(other.endswith(suffix) for other in others)]
+        if not exact:
+            raise ValueError(f"PEFT matches modules by suffix and can't tell {name!r} from another module's name.")
+        suffixes.add(exact[0])
+    return sorted(suffixes)
+
+
+def _linear_names(base):
+    """Names of all linear layers but the output head, which is what PEFT means by "all-linear"."""
+    head = base.get_output_embeddings()
+    return [n for n, m in base_modules(base) if isinstance(unwrapped(m), nn.Linear) and m is not head]
+
+
+def _trains_tied_embedding(base, saved) -> bool:
+    """Whether an embedding that shares its weight with the head is among the `saved` modules."""
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    name = next(name for name, module in base_modules(base) if module is embedding)
+    if head is None or name not in saved or unwrapped(head).weight is not unwrapped(embedding).weight:
+        return False
+    if name.rpartition(".")[2] not in EMBEDDING_LAYER_NAMES:
+        raise ValueError(
+            f"{name} is tied to the output head, and PEFT keeps only embeddings called {EMBEDDING_LAYER_NAMES} tied. "
+            'Use variant="lora", or untie the head first.'
+        )
+    return True
+
+
+def _weights_read_directly(mixer) -> set[str]:
+    """Children of a recurrent mixer whose `.weight` its own code reads, past their forward and any LoRA on it."""
+    if not any(is_depthwise(unwrapped(child)) for child in mixer.children()):
+        return set()
+    return set(re.findall(r"self\.(\w+)\.weight\b", inspect.getsource(type(mixer))))

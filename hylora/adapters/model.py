@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put an adapter on a model so that it trains: float32 where it learns, the base's dtype where activations flow."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
+from torch import nn
+
+from .config import check_targets
+from .structure import base_model, base_modules
+
+
+def add_adapter(model: nn.Module, config: LoraConfig, adapter_name: str = "default") -> PeftModel:
+    """Put a new adapter on a model and make it the active, trainable one.
+
+    All its parameters are float32, modules trained in full included: PEFT does that for LoRA weights alone, and at
+    ordinary learning rates a norm in bfloat16 never moves. Frozen parameters keep their dtype, and modules trained in
+    full return the dtype of the frozen ones, so activations are as in the base model. Train under autocast when the
+    base is not float32.
+
+    Args:
+        model: a transformers model, changed in place, or a `PeftModel` that gets a further adapter.
+        config: from `HyLoraConfig.for_model`, or any other `LoraConfig`. It is copied.
+        adapter_name: name of the new adapter.
+
+    Returns:
+        The `PeftModel`.
+
+    Raises:
+        ValueError: a target that would not train (see `HyLoraConfig.for_model`), an adapter name that PEFT would
+            confuse with a module's, or a bare `model` that already carries an adapter.
+    """
+    check_targets(model, config)
+    _check_adapter_name(model, adapter_name)
+    config = copy.deepcopy(config)
+    # PEFT copies modules together with their hooks; the hook comes back below where it is needed
+    base_model(model).disable_input_require_grads()
+    if isinstance(model, PeftModel):
+        model.add_adapter(adapter_name, config)
+        _tie_head(model, adapter_name)
+        model.set_adapter(adapter_name)
+    else:
+        model = get_peft_model(model, config, adapter_name=adapter_name)
+    _make_trainable(model)
+    return model
+
+
+def load_adapter(
+    model: nn.Module, folder: str | Path, adapter_name: str = "default", trainable: bool = False
+) -> PeftModel:
+    """Put a saved adapter on a model and make it the active one.
+
+    For inference this is `PeftModel.from_pretrained`. To go on training, parameters come back in float32 at the
+    precision they were saved with; PEFT alone rounds modules trained in full to the base's dtype.
+
+    Args:
+        model: the transformers model that the adapter was trained on, or a `PeftModel` that gets a further adapter.
+        folder: folder written by `save_pretrained`.
+        adapter_name: name of the adapter in `model`.
+        trainable: whether to go on training it.
+
+    Returns:
+        The `PeftModel`.
+
+    Raises:
+        FileNotFoundError: the folder holds no adapter in safetensors form; pickled weights are not read.
+        ValueError: as for `add_adapter`.
+    """
+    if not (Path(folder) / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {SAFETENSORS_WEIGHTS_NAME}; give a folder that save_pretrained wrote."
+        )
+    if trainable:
+        check_targets(model, LoraConfig.from_pretrained(str(folder)))
+    _check_adapter_name(model, adapter_name)
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), adapter_name=adapter_name, is_trainable=trainable)
+        _tie_head(model, adapter_name)
+        model.set_adapter(adapter_name, inference_mode=not trainable)
+    else:
+        model = PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name, is_trainable=trainable)
+    if trainable:
+        _make_trainable(model)
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), adapter_name=adapter_name)
+    return model
+
+
+def match_base_dtype(model: PeftModel) -> PeftModel:
+    """Round modules trained in full to the dtype of the frozen ones, for inference without autocast and for merging.
+
+    Args:
+        model: changed in place. LoRA weights stay float32 (PEFT converts around them).
+
+    Returns:
+        The same model; `match_base_dtype(model).merge_and_unload()` is a model of the base's dtypes.
+    """
+    for wrapper in _saved_modules(model):
+        originals = dict(wrapper.original_module.named_parameters())
+        for trained in wrapper.modules_to_save.values():
+            for name, parameter in trained.named_parameters():
+                parameter.data = parameter.data.to(originals[name].dtype)
+    return model
+
+
+def _make_trainable(model: PeftModel) -> None:
+    """Make trainable parameters float32, keep activations in the base's dtype, and let gradients in."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # in place, so that tied parameters stay one
+            parameter.data = parameter.data.float()
+    for wrapper in _saved_modules(model):
+        if _return_base_dtype not in wrapper._forward_hooks.values():
+            wrapper.register_forward_hook(_return_base_dtype)
+
+    base = base_model(model)
+    base.disable_input_require_grads()
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
+    frozen = not any(parameter.requires_grad for parameter in base.get_input_embeddings().parameters())
+    if checkpointed and frozen:
+        # reentrant checkpointing passes no gradient to a LoRA inside when nothing that goes in requires one
+        base.enable_input_require_grads()
+
+
+def _tie_head(model: PeftModel, adapter_name: str) -> None:
+    """Tie the head of a further adapter: PEFT looks for tied weights by names that its own wrappers have changed."""
+    base = base_model(model)
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    tie = model.peft_config[adapter_name].ensure_weight_tying
+    if tie and isinstance(head, ModulesToSaveWrapper) and adapter_name not in head.modules_to_save:
+        head.update(adapter_name, tied_module=embedding.modules_to_save[adapter_name])
+
+
+def _return_base_dtype(wrapper, args, output):
+    """Forward hook: hand on the dtype that the frozen module has.
+
+    Otherwise one float32 embedding turns the residual stream float32, and with it RoPE, queries and keys.
+    """
+    return output.to(next(wrapper.original_module.parameters()).dtype)
+
+
+def _saved_modules(model):
+    """The wrappers of modules trained in full."""
+    return [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+
+
+def _check_adapter_name(model, adapter_name):
+    """Refuse what PEFT takes and then loses weights over."""
+    if not isinstance(model, PeftModel) and any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError("The model already carries an adapter; pass the PeftModel to give it another one.")
+    parts = {part for name, _ in base_modules(base_model(model)) for part in name.split(".")}
+    if adapter_name in parts:
+        raise ValueError(
+            f"adapter_name={adapter_name!r} is also the name of a module, and PEFT would leave that module's weights "
+            "out when it saves another adapter. Choose another name."
+        )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find a model's attention projections, embeddings, norms and short convolutions by what they are, not by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+GROUPS = ("attention", "embeddings", "norms", "convs")
+
+
+def base_model(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside `model`, which may be wrapped by PEFT, DDP or FSDP.
+
+    Raises:
+        ValueError: there is no transformers model inside.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise ValueError(f"HyLoRA needs a transformers model, but {type(model).__name__} holds no PreTrainedModel.")
+
+
+def find_groups(model: nn.Module) -> dict[str, dict[str, nn.Module]]:
+    """Find the modules that HyLoRA trains.
+
+    - attention: the direct `nn.Linear` children of softmax attention modules, which are known by the `is_causal` and
+      `scaling` that transformers' attention functions read from them (linear attention has neither);
+    - embeddings: the input embedding. A head tied to it is the same parameter; an untied head is in no group;
+    - norms: modules whose class name says norm and whose parameters are all vectors, norms inside mixers included;
+    - convs: depthwise `nn.Conv1d`.
+
+    Args:
+        model: a transformers model, bare or already wrapped by PEFT. Wrapped modules are seen as what they wrap.
+
+    Returns:
+        For each of `GROUPS`, in the model's order, module by name; names are those of the base model.
+
+    Raises:
+        ValueError: `model` holds no transformers model.
+    """
+    base = base_model(model)
+    groups = {group: {} for group in GROUPS}
+    for name, module in base_modules(base):
+        original = unwrapped(module)
+        if getattr(original, "is_causal", False) and hasattr(original, "scaling"):
+            for child_name, child in original.named_children():
+                if isinstance(unwrapped(child), nn.Linear):
+                    groups["attention"][f"{name}.{child_name}"] = child
+        if module is base.get_input_embeddings():
+            groups["embeddings"][name] = module
+        elif _is_norm(original):
+            groups["norms"][name] = module
+        elif is_depthwise(original):
+            groups["convs"][name] = module
+    return groups
+
+
+def base_modules(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the named modules of the base model as they were before PEFT: nothing from inside PEFT's wrappers."""
+    wrapped: tuple[str, ...] = ()
+    for name, module in base.named_modules():
+        if name.startswith(wrapped):
+            continue
+        if isinstance(module, (AuxiliaryTrainingWrapper, BaseTunerLayer)):
+            wrapped += (f"{name}.",)
+        yield name, module
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the base model's own module behind a PEFT wrapper."""
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        return module.original_module
+    if isinstance(module, BaseTunerLayer):
+        return module.get_base_layer()
+    return module
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a module is a depthwise 1-D convolution, such as the short convolution of an SSM mixer."""
+    return isinstance(module, nn.Conv1d) and module.groups == module.in_channels > 1
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises: its class says so and it has a scale (and maybe a shift), nothing larger."""
+    parameters = list(module.parameters())
+    says_norm = "norm" in type(module).__name__.lower()
+    return says_norm and bool(parameters) and all(parameter.ndim == 1 for parameter in parameters)
