@@ -8,11 +8,11 @@ from typing import List, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, torch_backend
 from .layout import SequenceLayout
 from .options import SpanOptions, check_choice, check_inputs, check_integer
 
-_BACKENDS = {"reference": reference, "auto": reference}
+_BACKENDS = {"auto": torch_backend, "reference": reference, "torch": torch_backend}
 
 
 def span_attention(

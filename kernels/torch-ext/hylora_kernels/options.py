@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Optional, Tuple
+from math import ceil
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -64,6 +65,10 @@ class SpanOptions:
         chunk = unit * self.unit_size // self.chunk_size
         return chunk * self.chunk_size // self.block_size
 
+    def retrieved(self, unit: int) -> int:
+        """Number of blocks the unit retrieves."""
+        return min(self.top_k, self.candidates(unit)) if self.retrieves else 0
+
 
 def check_integer(name: str, value, minimum: Optional[int] = None):
     """Refuse anything but an integer of at least `minimum`."""
@@ -114,6 +119,16 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Optional[Seq
     return layout
 
 
-def summary_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which summaries, scores and merges are computed: at least float32."""
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which summaries, scores and sums of parts are computed: at least float32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def group_size(group: Union[int, float], length: int) -> int:
+    """Tokens per group of shifted sparse attention: `group` itself, or that fraction of the length, rounded up."""
+    return group if isinstance(group, int) else ceil(group * length)
+
+
+def landmark_query(head_dim: int, seed: int) -> Tensor:
+    """The fixed query of the "landmark" summary, `[D]` in float64: standard normal, not learned, one for all heads."""
+    return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

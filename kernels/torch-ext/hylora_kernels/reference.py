@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .hashing import hashed_scores
 from .layout import SequenceLayout
-from .options import SpanOptions, summary_dtype
+from .options import SpanOptions, accumulation_dtype, group_size, landmark_query
 
 Blocks = List[Tensor]
 
@@ -108,16 +108,6 @@ def summarize_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOpt
     return torch.stack(summaries) if summaries else key.new_zeros(0, key.shape[1])
 
 
-def landmark_query(head_dim: int, seed: int) -> Tensor:
-    """The fixed query of the "landmark" summary, `[D]` in float64: standard normal, not learned, one for all heads."""
-    return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def group_size(group: Union[int, float], length: int) -> int:
-    """Tokens per group of shifted sparse attention: `group` itself, or that fraction of the length, rounded up."""
-    return group if isinstance(group, int) else -int(-group * length // 1)
-
-
 def span_mask(length: int, blocks: Tensor, options: SpanOptions) -> Tensor:
     """`[Hkv, L, L]`, True where query (row) attends to key (column): retrieved blocks and own chunk, causal."""
     chunk = torch.arange(length) // options.chunk_size
@@ -151,7 +141,7 @@ def _sequences(
 ) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
     """Query `[Hq, n, D]`, key and value `[Hkv, n, D]` of each sequence, in at least float32."""
     for row, start, length in layout.sequences:
-        yield tuple(x[row, :, start : start + length].to(summary_dtype(x.dtype)) for x in (query, key, value))
+        yield tuple(x[row, :, start : start + length].to(accumulation_dtype(x.dtype)) for x in (query, key, value))
 
 
 def _masked_attention(

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention as a sum of parts: a few flash calls that share one softmax.
+
+A part is a batch of equally large attention problems: some queries, and keys they all see (or see causally). The same
+query may occur in several parts; their results are merged by log-sum-exp. The backward is exact: see
+`flash.flash_backward`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .flash import flash_backward, flash_forward
+from .options import accumulation_dtype
+
+
+class Tiles(NamedTuple):
+    """`count` runs of `size` neighbouring positions, the first at `start`, in the given rows and heads.
+
+    The runs adjoin, or start `stride` positions apart.
+    """
+
+    rows: slice
+    start: int
+    count: int
+    size: int
+    heads: slice = slice(None)
+    stride: Optional[int] = None
+
+    def of(self, x: Tensor) -> Tensor:
+        """View `[B, H, L, ...]` as `[rows, heads, count, size, ...]`."""
+        stride = self.stride or self.size
+        runs = x[self.rows, self.heads, self.start : self.start + self.count * stride]
+        return runs.unflatten(2, (self.count, stride))[:, :, :, : self.size]
+
+
+@dataclass(frozen=True)
+class TilePart:
+    """Tiles of queries that attend to tiles of keys, one to one; key heads are repeated for their group.
+
+    `backwards` turns both tiles around, so that `causal` means: query i sees the keys from i on.
+    """
+
+    queries: Tiles
+    keys: Tiles
+    causal: bool
+    backwards: bool = False
+
+    def fold_queries(self, tiles: Tensor, groups: int) -> Tensor:
+        """`[rows, Hq, count, size, ...]` to flash's `[N, C, L, ...]`."""
+        tiles = tiles.flatten(0, 1)
+        return tiles.flip(2) if self.backwards else tiles
+
+    def unfold_queries(self, folded: Tensor, like: Tensor, groups: int) -> Tensor:
+        """The inverse of `fold_queries`."""
+        return (folded.flip(2) if self.backwards else folded).unflatten(0, like.shape[:2])
+
+    def take_keys(self, x: Tensor, groups: int) -> Tensor:
+        """The part's keys (or values) in flash's shape."""
+        tiles = self.keys.of(x)
+        if groups > 1:
+            tiles = tiles.repeat_interleave(groups, dim=1)
+        tiles = tiles.flatten(0, 1)
+        return tiles.flip(2) if self.backwards else tiles
+
+    def add_key_gradient(self, total: Tensor, grad: Tensor, groups: int):
+        """Add a gradient in flash's shape to that of all keys."""
+        tiles = self.keys.of(total)
+        grad = grad.flip(2) if self.backwards else grad
+        if groups > 1:
+            grad = grad.unflatten(0, (-1, groups)).sum(dim=1, dtype=total.dtype)
+        tiles.add_(grad.unflatten(0, tiles.shape[:2]))
+
+
+@dataclass(frozen=True)
+class BlockPart:
+    """Tiles of queries that attend to blocks of keys chosen by index.
+
+    `blocks` is `[rows, Hkv, count, k]`, counted from position `start`. The query heads of a group share their blocks,
+    so they are folded into the rows of one problem and each block is gathered once.
+    """
+
+    queries: Tiles
+    blocks: Tensor
+    start: int
+    block_size: int
+    causal = False
+
+    def fold_queries(self, tiles: Tensor, groups: int) -> Tensor:
+        """`[rows, Hq, count, size, ...]` to `[rows * Hkv, count, groups * size, ...]`."""
+        return tiles.unflatten(1, (-1, groups)).movedim(2, 3).flatten(3, 4).flatten(0, 1)
+
+    def unfold_queries(self, folded: Tensor, like: Tensor, groups: int) -> Tensor:
+        """The inverse of `fold_queries`."""
+        folded = folded.unflatten(2, (groups, -1)).unflatten(0, (like.shape[0], -1))
+        return folded.movedim(3, 2).flatten(1, 2)
+
+    def take_keys(self, x: Tensor, groups: int) -> Tensor:
+        """The part's keys (or values) in flash's shape."""
+        return self._all_blocks(x)[self._index()].flatten(3, 4).flatten(0, 1)
+
+    def add_key_gradient(self, total: Tensor, grad: Tensor, groups: int):
+        """Add a gradient in flash's shape to that of all keys."""
+        grad = grad.unflatten(0, self.blocks.shape[:2]).unflatten(3, (-1, self.block_size))
+        # Accumulating index_put_ is deterministic on every device, unlike index_add_.
+        self._all_blocks(total).index_put_(self._index(), grad.to(total.dtype), accumulate=True)
+
+    def _all_blocks(self, x: Tensor) -> Tensor:
+        """`[B, Hkv, L, D]` viewed as `[rows, Hkv, blocks, block_size, D]`."""
+        count = (x.shape[2] - self.start) // self.block_size
+        return Tiles(self.queries.rows, self.start, count, self.block_size).of(x)
+
+    def _index(self):
+        rows, heads = (torch.arange(n, device=self.blocks.device) for n in self.blocks.shape[:2])
+        return rows[:, None, None, None], heads[:, None, None], self.blocks
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tensor:
+    """Attention of every query to the union of the keys its parts give it; zeros where no part does.
+
+    The parts of one query must not overlap in keys.
+    """
+    return _Attend.apply(*map(_rows_contiguous, (query, key, value)), parts, scale)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, parts, scale):
+        dtype = accumulation_dtype(query.dtype)
+        groups = query.shape[1] // key.shape[1]
+        output = query.new_zeros(query.shape, dtype=dtype)
+        lse = query.new_full(query.shape[:-1], float("-inf"), dtype=dtype)
+        for part in parts:
+            part_output, part_lse = flash_forward(
+                part.fold_queries(part.queries.of(query), groups),
+                part.take_keys(key, groups),
+                part.take_keys(value, groups),
+                part.causal,
+                scale,
+            )
+            output_tiles, lse_tiles = part.queries.of(output), part.queries.of(lse)
+            part_output, part_lse = (part.unfold_queries(x, lse_tiles, groups) for x in (part_output, part_lse))
+            output_tiles.lerp_(part_output.to(dtype), torch.sigmoid(part_lse - lse_tiles)[..., None])
+            torch.logaddexp(lse_tiles, part_lse, out=lse_tiles)
+        output = output.to(query.dtype)
+        ctx.save_for_backward(query, key, value, output, lse)
+        ctx.parts, ctx.scale = parts, scale
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        query, key, value, output, lse = ctx.saved_tensors
+        groups = query.shape[1] // key.shape[1]
+        dtype = accumulation_dtype(query.dtype)
+        grad = _rows_contiguous(grad)
+        grads = [x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)]
+        for part in ctx.parts:
+            folded = [part.fold_queries(part.queries.of(x), groups) for x in (grad, query, output, lse)]
+            part_grad, part_query, part_output, part_lse = folded
+            grad_query, grad_key, grad_value = flash_backward(
+                part_grad,
+                part_query,
+                part.take_keys(key, groups),
+                part.take_keys(value, groups),
+                part_output,
+                part_lse,
+                part.causal,
+                ctx.scale,
+            )
+            tiles = part.queries.of(grads[0])
+            tiles.add_(part.unfold_queries(grad_query, tiles, groups))
+            part.add_key_gradient(grads[1], grad_key, groups)
+            part.add_key_gradient(grads[2], grad_value, groups)
+        return *(x.to(query.dtype) for x in grads), None, None
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    # The flash kernels read each token's vector as one run of memory.
+    return x if x.stride(-1) == 1 else x.contiguous()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast backend on torch's own flash attention: each function only says which parts make it up."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Iterator, List, Union
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from . import selection
+from .layout import Segment, SequenceLayout
+from .options import SpanOptions, group_size
+from .parts import BlockPart, TilePart, Tiles, attend
+
+# Gathered keys hold at most about this many numbers per part.
+_GATHER = 1 << 23
+
+
+def span_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Tensor:
+    """Span-expanded attention: own chunk, last and shorter chunk, retrieved blocks."""
+    if layout.is_dense and layout.length <= options.chunk_size:
+        grouped = query.shape[1] != key.shape[1]
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+    parts = []
+    for segment, blocks in zip(layout.segments(), _select(query, key, value, layout, options, scale)):
+        parts += _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
+        parts += _retrieved(segment, blocks, options, key.shape[-1])
+    return attend(query, key, value, parts, scale)
+
+
+def select_blocks(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> List[Tensor]:
+    """The retrieved blocks of every sequence."""
+    found = {}
+    for segment, blocks in zip(layout.segments(), _select(query, key, value, layout, options, scale)):
+        for row, chosen in zip(range(segment.rows.start, segment.rows.stop), blocks):
+            found[row, segment.start] = chosen
+    return [found[row, start] for row, start, _ in layout.sequences]
+
+
+def sliding_window_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+) -> Tensor:
+    """Sliding window: the query's own window-sized chunk, causal, and what is left of the chunk before it.
+
+    Query a of a chunk sees the keys b > a of the chunk before: a triangle of side `window - 1`, backwards.
+    """
+    parts = []
+    side = window - 1
+    for rows, start, length in layout.segments():
+        parts += _causal_tiles(rows, start, length, window)
+        full, rest = divmod(length, window)
+        if full > 1 and side > 0:
+            queries = Tiles(rows, start + window, full - 1, side, stride=window)
+            keys = Tiles(rows, start + 1, full - 1, side, stride=window)
+            parts.append(TilePart(queries, keys, causal=True, backwards=True))
+        if full > 0 and rest > 0:
+            # A last chunk of fewer queries: a smaller triangle, and beyond it keys that all of them see.
+            queries = Tiles(rows, start + full * window, 1, rest)
+            before = queries.start - window
+            parts.append(TilePart(queries, Tiles(rows, before + 1, 1, rest), causal=True, backwards=True))
+            if rest < side:
+                parts.append(TilePart(queries, Tiles(rows, before + 1 + rest, 1, side - rest), causal=False))
+    return attend(query, key, value, parts, scale)
+
+
+def shifted_sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+) -> Tensor:
+    """Shifted sparse attention: one grid of causal tiles for each half of the query heads."""
+    heads = query.shape[1]
+    if key.shape[1] != heads:  # the halves may cut through a group
+        key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
+    parts = []
+    for rows, start, length in layout.segments():
+        size = group_size(group, length)
+        half = min(size // 2, length)
+        if heads > 1:
+            parts += _causal_tiles(rows, start, length, size, slice(0, heads // 2))
+        shifted = slice(heads // 2, heads)
+        parts += _causal_tiles(rows, start, half, half, shifted)
+        parts += _causal_tiles(rows, start + half, length - half, size, shifted)
+    return attend(query, key, value, parts, scale)
+
+
+def _select(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Iterator[Tensor]:
+    """The choice of blocks `[rows, Hkv, units, top_k]` of each segment."""
+    for rows, start, length in layout.segments():
+        q, k, v = (x[rows, :, start : start + length] for x in (query, key, value))
+        yield selection.select_blocks(q, k, v, options, scale)
+
+
+def _causal_tiles(rows: slice, start: int, length: int, size: int, heads: slice = slice(None)) -> List[TilePart]:
+    """A stretch of tokens cut into causal tiles; the last one may be shorter."""
+    full, rest = divmod(length, size) if length else (0, 0)
+    tiles = []
+    if full:
+        tiles.append(Tiles(rows, start, full, size, heads))
+    if rest:
+        tiles.append(Tiles(rows, start + full * size, 1, rest, heads))
+    return [TilePart(tile, tile, causal=True) for tile in tiles]
+
+
+def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, head_dim: int) -> Iterator[BlockPart]:
+    """The parts that read retrieved blocks: runs of full units with equally many blocks, and a shorter last unit."""
+    size = options.unit_size
+    full = segment.length // size
+    kept = [options.retrieved(unit) for unit in range(blocks.shape[2])]
+    for (count, whole), run in groupby(range(len(kept)), key=lambda unit: (kept[unit], unit < full)):
+        run = list(run)
+        if count == 0:
+            continue
+        step = max(1, _GATHER // (blocks[:, :, 0, :count].numel() * options.block_size * head_dim))
+        for first in range(run[0], run[-1] + 1, step):
+            last = min(first + step, run[-1] + 1)
+            queries = Tiles(
+                segment.rows, segment.start + first * size, last - first, size if whole else segment.length % size
+            )
+            yield BlockPart(queries, blocks[:, :, first:last, :count], segment.start, options.block_size)
