@@ -1,4 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hylora: long contexts for hybrid (state-space + attention) language models."""
+"""hylora: long contexts for hybrid (state-space + attention) language models.
+
+Importing the package registers the attention plug-ins `se_attn`, `sw_attn` and `s2_attn` with transformers; models
+that do not ask for them by name are not touched.
+"""
+
+from hylora.attention import SpanConfig, register_attention, set_attention
+from hylora.loading import load
+from hylora.manifest import RunManifest
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "RunManifest",
+    "SpanConfig",
+    "__version__",
+    "load",
+    "set_attention",
+]
+
+register_attention()

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transformers config says about its layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["attention_layers", "is_recurrent"]
+
+# transformers gives every architecture `layer_types`, mapping older spellings to these names.
+_ATTENTION = {"full_attention", "hybrid", "sliding_attention", "chunked_attention"}
+_RECURRENT = {"linear_attention", "hybrid", "conv", "mamba"}
+# Models without `layer_types` that have no attention at all.
+_STATE_SPACE_ONLY = {"mamba", "mamba2", "falcon_mamba", "rwkv"}
+
+
+def attention_layers(config: Any) -> list[int]:
+    """Indices of the layers that hold attention.
+
+    Args:
+        config: a transformers config; of a multimodal one, its text part is read.
+    """
+    config = config.get_text_config()
+    if config.model_type in _STATE_SPACE_ONLY:
+        return []
+    types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    return [index for index, kind in enumerate(types) if kind in _ATTENTION]
+
+
+def is_recurrent(config: Any) -> bool:
+    """Whether any layer carries a state from token to token (state-space, linear attention or a short convolution).
+
+    Such a layer mixes neighbouring documents of a packed row, whatever the attention does.
+    """
+    config = config.get_text_config()
+    if config.model_type in _STATE_SPACE_ONLY:
+        return True
+    return any(kind in _RECURRENT for kind in getattr(config, "layer_types", None) or [])

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention functions that transformers' attention layers call, one per plug-in name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hylora.architecture import is_recurrent
+from hylora.attention.config import SpanConfig
+from hylora.attention.masks import CachedKeys, Prefill
+from hylora_kernels import (
+    SequenceLayout,
+    shifted_sparse_attention,
+    sliding_window_attention,
+    span_attention,
+)
+
+__all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
+
+# What an attention layer may ask for and these functions do not compute; silence would be a wrong answer.
+_REFUSED = {
+    "sliding_window": "the model's own sliding window",
+    "softcap": "logit soft-capping",
+    "s_aux": "attention sinks",
+    "position_bias": "an additive position bias",
+}
+
+
+def chunk_size_of(options: SpanConfig, draw: int | None, layer: int) -> int:
+    """This layer's chunk size: the largest in evaluation (no draw), else one drawn from the set (section 6.3.2)."""
+    sizes = options.chunk_sizes
+    if draw is None or len(sizes) == 1:
+        return max(sizes)
+    generator = torch.Generator().manual_seed(_key(options.seed, draw, layer))
+    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+
+
+def kernel_options(options: SpanConfig, draw: int | None, layer: int) -> dict[str, Any]:
+    """Keyword arguments of `hylora_kernels.span_attention` and `select_blocks` for one layer of one forward pass."""
+    return {
+        "block_size": options.block_size,
+        "top_k": options.top_k,
+        "chunk_size": chunk_size_of(options, draw, layer),
+        "selection": options.selection,
+        "query_group": options.query_group,
+        "retrieval": options.retrieval,
+        "summary": options.summary,
+        # Random blocks differ between layers and training steps; the landmark query must not.
+        "seed": _key(options.seed, draw or 0, layer) if options.retrieval == "random" else options.seed,
+    }
+
+
+def _key(seed: int, draw: int, layer: int) -> int:
+    """One 63-bit key from three numbers: distinct multipliers keep different triples apart."""
+    return (seed * 0x9E3779B1 + draw * 0x85EBCA77C2B2AE63 + (layer + 1) * 0xC2B2AE3D27D4EB4F) % (2**63 - 1)
+
+
+def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
+    arguments = kernel_options(options, draw, layer)
+    return span_attention(query, key, value, layout=layout, scale=scale, backend=options.backend, **arguments)
+
+
+def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
+    return sliding_window_attention(
+        query, key, value, layout=layout, window=options.window, scale=scale, backend=options.backend
+    )
+
+
+def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
+    return shifted_sparse_attention(
+        query, key, value, layout=layout, group=options.group, scale=scale, backend=options.backend
+    )
+
+
+def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
+    def forward(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Prefill | CachedKeys | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        _refuse(name, module, dropout, kwargs)
+        if isinstance(attention_mask, CachedKeys):
+            output = _full(query, key, value, attention_mask.mask, scaling)
+        elif isinstance(attention_mask, Prefill):
+            _check_positions(name, module, attention_mask, kwargs)
+            length = query.shape[2]
+            layer = getattr(module, "layer_idx", None) or 0
+            # A static cache is longer than what it holds.
+            key, value = key[:, :, :length], value[:, :, :length]
+            # Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values.
+            query, key = query.to(value.dtype), key.to(value.dtype)
+            draw = attention_mask.draw if module.training else None
+            options = SpanConfig.of(module.config)
+            output = compute(query, key, value, attention_mask.layout, options, draw, layer, scaling)
+        else:
+            raise ValueError(
+                f"{name} got {_describe(attention_mask)} as its mask; pass padding as a two-dimensional "
+                "attention_mask ([batch, length], 1 for real tokens), or use 'sdpa' for other masks"
+            )
+        return output.transpose(1, 2).contiguous(), None
+
+    forward.__name__ = f"{name}_forward"
+    forward.__doc__ = f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k and v [B, Hkv, L, D]."
+    return forward
+
+
+def _refuse(name: str, module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
+    for argument, meaning in _REFUSED.items():
+        if kwargs.get(argument) is not None:
+            raise ValueError(
+                f"{name} does not compute {meaning} ({argument}={kwargs[argument]!r}); use 'sdpa' or 'eager'"
+            )
+    if dropout:
+        raise ValueError(
+            f"{name} has no attention dropout; set attention_dropout (now {dropout}) to 0.0 on model.config"
+        )
+    if not getattr(module, "is_causal", True) or kwargs.get("is_causal") is False:
+        raise ValueError(f"{name} is causal, and {type(module).__name__} attends in both directions; use 'sdpa'")
+
+
+def _check_positions(name: str, module: nn.Module, prefill: Prefill, kwargs: dict[str, Any]) -> None:
+    """Find packing that the mask did not tell of, and packing that the rest of the model cannot honour."""
+    if prefill.positions_checked:
+        return
+    layout = prefill.layout
+    packed = len({row for row, _, _ in layout.sequences}) < len(layout.sequences)
+    follows_sequences = kwargs.get("seq_idx") is not None or kwargs.get("cu_seq_lens_q") is not None
+    if packed and is_recurrent(module.config) and not follows_sequences:
+        raise ValueError(
+            "several sequences are packed in one row, and this model's recurrent layers would carry state from one to "
+            "the next; pack without boundaries (end-of-sequence tokens only), or give each sequence its own row"
+        )
+    position_ids = kwargs.get("position_ids")
+    if position_ids is not None and position_ids.ndim == 2 and position_ids.shape[1] == layout.length:
+        jumps = (position_ids.diff(dim=1) != 1).cpu()
+        for row, start, length in layout.sequences:
+            if jumps[row % jumps.shape[0], start : start + length - 1].any():
+                raise ValueError(
+                    f"position_ids of row {row} restart inside what the mask calls one sequence; pass "
+                    "use_cache=False and no attention_mask with packed input, so that the boundaries are found"
+                )
+    prefill.positions_checked = True
+
+
+def _full(query, key, value, mask, scaling):
+    causal = mask is None and query.shape[2] > 1
+    if causal and key.shape[2] > query.shape[2]:
+        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
+
+
+def _describe(mask: Any) -> str:
+    return f"a tensor of shape {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else repr(mask)
+
+
+FUNCTIONS: dict[str, Callable] = {
+    "se_attn": _plug_in("se_attn", _span),
+    "sw_attn": _plug_in("sw_attn", _sliding),
+    "s2_attn": _plug_in("s2_attn", _shifted),
+}

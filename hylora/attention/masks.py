@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From transformers' mask description to the layout of sequences that the attention functions work on.
+
+transformers asks a mask function once per forward pass and hands whatever it returns to every attention layer. Ours
+returns a `Prefill` when the queries are a whole input, and a `CachedKeys` when they continue a filled cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from hylora_kernels import SequenceLayout
+
+__all__ = ["CachedKeys", "Prefill", "span_mask"]
+
+_REMEDY = "use attn_implementation='sdpa' for this input"
+
+
+@dataclass(eq=False)
+class Prefill:
+    """One forward pass over whole sequences.
+
+    Attributes:
+        layout: which tokens form which sequence.
+        draw: key of this pass's random choices, None where gradients are off. It travels with the layout, so that a
+            checkpointed layer that is run again makes the same choices.
+        positions_checked: whether `position_ids` were found to agree with the layout.
+    """
+
+    layout: SequenceLayout
+    draw: int | None
+    positions_checked: bool = False
+
+
+@dataclass(eq=False)
+class CachedKeys:
+    """A forward pass whose queries continue a cache: full attention under `mask` ([B, 1, Lq, Lk] bool, or None)."""
+
+    mask: torch.Tensor | None
+
+
+def span_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable = causal_mask_function,
+    attention_mask: torch.Tensor | None = None,
+    use_vmap: bool = False,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> Prefill | CachedKeys:
+    """The mask function of `se_attn`, `sw_attn` and `s2_attn` (arguments: transformers' `AttentionMaskInterface`).
+
+    Raises:
+        ValueError: if the mask is neither causal, padded nor packed, or if padding lies inside a sequence.
+    """
+    if not (q_offset == 0 and kv_offset == 0 and kv_length >= q_length and q_length > 1):
+        mask = sdpa_mask(
+            batch_size=batch_size,
+            q_length=q_length,
+            kv_length=kv_length,
+            q_offset=q_offset,
+            kv_offset=kv_offset,
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            use_vmap=use_vmap,
+            device=device,
+            **kwargs,
+        )
+        return CachedKeys(mask)
+    if use_vmap:
+        raise ValueError(f"the model adds a mask of its own, which span-expanded attention does not know; {_REMEDY}")
+    layout = _read_layout(mask_function, attention_mask, batch_size, q_length, device)
+    # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn.
+    draw = int(torch.randint(2**31, ()).item()) if torch.is_grad_enabled() else None
+    return Prefill(layout, draw)
+
+
+def _read_layout(
+    mask_function: Callable,
+    attention_mask: torch.Tensor | None,
+    batch: int,
+    length: int,
+    device: torch.device | str,
+) -> SequenceLayout:
+    real = None if attention_mask is None else attention_mask[:, :length].to(torch.bool)
+    if mask_function is causal_mask_function:
+        return SequenceLayout.dense(batch, length) if real is None else SequenceLayout.from_padding_mask(real)
+
+    rows = torch.arange(batch, device=device)[:, None]
+    queries = torch.arange(length, device=device)[None, :].expand(batch, length)
+
+    def visible(keys: torch.Tensor) -> torch.Tensor:
+        return mask_function(rows, rows.new_zeros(()), queries, keys.clamp(0, length - 1)).expand(batch, length)
+
+    if real is None:
+        real = torch.ones(batch, length, dtype=torch.bool, device=device)
+    # A sequence starts where a token does not see the one before it: O(L) questions instead of an L x L mask.
+    starts = ~visible(queries - 1)
+    starts[:, 0] = True
+    first = torch.where(starts, queries, 0).cummax(dim=1).values
+    causal = ~visible(queries + 1) | (queries == length - 1)
+    whole = visible(first) & visible(queries) & (~visible(first - 1) | (first == 0))
+    if not bool(((causal & whole) | ~real).all()):
+        raise ValueError(
+            "unknown kind of mask: within a sequence every token must see all earlier tokens and no later ones "
+            f"(a sliding window, or attention in both directions?); {_REMEDY}"
+        )
+    return SequenceLayout.from_boundaries(starts, real)

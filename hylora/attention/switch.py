@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choose the attention of a loaded model."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hylora.architecture import attention_layers
+from hylora.attention.config import SpanConfig
+from hylora.attention.functions import FUNCTIONS
+
+__all__ = ["ATTENTION_NAMES", "check_attention", "resolve_name", "set_attention"]
+
+# "full" is what people call it; transformers' name for its default full attention is "sdpa".
+_ALIASES = {"full": "sdpa"}
+ATTENTION_NAMES = (*FUNCTIONS, "full", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
+
+
+def resolve_name(name: str) -> str:
+    """transformers' name of an attention, with "full" meaning its default full attention.
+
+    Raises:
+        ValueError: if the name is unknown, naming the nearest one.
+    """
+    if name not in ATTENTION_NAMES:
+        nearest = difflib.get_close_matches(name, ATTENTION_NAMES, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown attention {name!r}; did you mean {nearest!r}? Known: {', '.join(ATTENTION_NAMES)}")
+    return _ALIASES.get(name, name)
+
+
+def check_attention(config: Any, name: str) -> None:
+    """Refuse a model that an attention of this package cannot serve, before any weight is loaded.
+
+    Args:
+        config: the model's transformers config.
+        name: the attention asked for; names that are not this package's are accepted.
+
+    Raises:
+        ValueError: if the model has no attention layers, or its attention has features that would be ignored.
+    """
+    if resolve_name(name) not in FUNCTIONS:
+        return
+    text = config.get_text_config()
+    if not attention_layers(text):
+        raise ValueError(
+            f"model_type={text.model_type!r} has no attention layers, so there is nothing for {name!r} to replace; "
+            "choose a hybrid or a Transformer"
+        )
+    kinds = set(getattr(text, "layer_types", None) or [])
+    if "sliding_attention" in kinds or (getattr(text, "sliding_window", None) and "full_attention" not in kinds):
+        raise ValueError(
+            f"model_type={text.model_type!r} has a sliding window of its own (sliding_window="
+            f"{getattr(text, 'sliding_window', None)}), which {name!r} would replace; use 'sdpa', or "
+            "set sliding_window to null in the config if full attention is what the model should approximate"
+        )
+    if getattr(text, "attn_logit_softcapping", None):
+        raise ValueError(
+            f"attn_logit_softcapping={text.attn_logit_softcapping} is not computed by {name!r}; use 'eager' or 'sdpa'"
+        )
+
+
+def set_attention(model: nn.Module, name: str, **options: Any) -> None:
+    """Switch the attention of a loaded model in place; the weights stay as they are.
+
+    Args:
+        model: a transformers model, or a PEFT model around one.
+        name: `"se_attn"`, `"sw_attn"`, `"s2_attn"`, `"full"`, or another name that transformers knows.
+        **options: fields of `SpanConfig`. They replace the options kept on the model's config as a whole: what is not
+            given gets its default. Without any option, those on the config stay.
+
+    Raises:
+        ValueError: if the name or an option is unknown or the model cannot take this attention.
+        TypeError: if the model is not a transformers model.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(base, PreTrainedModel):
+        raise TypeError(f"set_attention needs a transformers model, not {type(base).__name__}")
+    check_attention(base.config, name)
+    span = SpanConfig.from_dict(options) if options else SpanConfig.of(base.config.get_text_config())
+    base.set_attn_implementation(resolve_name(name))
+    if resolve_name(name) in FUNCTIONS:
+        span.keep_on(base.config.get_text_config())

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hylora env`: what is installed, what hardware is there, and what will be used."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["env", "environment"]
+
+_PACKAGES = (
+    "hylora",
+    "torch",
+    "triton",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+)
+_OPTIONAL = {
+    "mamba_ssm": ("mamba-ssm", "fused Mamba scans; without it transformers runs its slow torch scan"),
+    "causal_conv1d": ("causal-conv1d", "fused short convolutions; mamba-ssm needs it for training"),
+    "flash_attn": ("flash-attn", "attn_implementation='flash_attention_2'"),
+    "bitsandbytes": ("bitsandbytes", "8-bit optimizers"),
+    "trackio": ("trackio", "tracking.trackers: [trackio]"),
+    "tensorboard": ("tensorboard", "tracking.trackers: [tensorboard]"),
+    "wandb": ("wandb", "tracking.trackers: [wandb]"),
+    "matplotlib": ("matplotlib", "pictures of the demo"),
+}
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware as plain strings, for result files."""
+    values = {name: _version(name) for name in _PACKAGES}
+    values["python"] = platform.python_version()
+    values["platform"] = platform.platform()
+    values["processor"] = _processor()
+    values["threads"] = str(torch.get_num_threads())
+    values["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return values
+
+
+def env() -> None:
+    """Show versions, devices, and which kernels and backends will be used and why."""
+    console = Console()
+    table = Table("", "", title="Environment", title_justify="left", show_header=False)
+    for name, value in environment().items():
+        table.add_row(name, value)
+    console.print(table)
+
+    table = Table("part", "will be used", "why", title="What will be used", title_justify="left")
+    for row in _choices():
+        table.add_row(*row)
+    console.print(table)
+
+    table = Table("package", "version", "what it gives", title="Optional packages", title_justify="left")
+    for module, (package, purpose) in _OPTIONAL.items():
+        table.add_row(package, _version(package) if importlib.util.find_spec(module) else "-", purpose)
+    console.print(table)
+
+
+def _choices() -> list[tuple[str, str, str]]:
+    cuda = torch.cuda.is_available()
+    flash = "flash kernels of torch, merged by log-sum-exp"
+    plain = "half precision runs on flash kernels; float32 on CUDA uses a plain softmax over a chunk"
+    rows = [
+        ("device", "cuda" if cuda else "cpu", "torch.cuda.is_available()" if cuda else "no CUDA device is visible"),
+        ("se_attn, sw_attn, s2_attn", "torch backend", plain if cuda else flash),
+    ]
+    scans = all(importlib.util.find_spec(name) for name in ("mamba_ssm", "causal_conv1d"))
+    if scans and cuda:
+        rows.append(("state-space layers", "mamba-ssm", "mamba-ssm and causal-conv1d are installed"))
+    elif scans:
+        rows.append(
+            ("state-space layers", "none works", "mamba-ssm is installed and needs CUDA: uninstall it to run on a CPU")
+        )
+    else:
+        rows.append(
+            ("state-space layers", "transformers' torch scan", "mamba-ssm and causal-conv1d are not both installed")
+        )
+    bf16 = cuda and torch.cuda.is_bf16_supported()
+    precision = ("bf16", "the device supports it") if bf16 else ("no", "bf16 is the default on CUDA devices with it")
+    rows.append(("mixed precision", *precision))
+    return rows
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return f"{names[0]} ({os.cpu_count()} cores)"
+    except (OSError, IndexError):
+        return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hylora.load`: a model as it was trained, with its adapter, attention and RoPE scaling."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hylora.attention import SpanConfig, check_attention, resolve_name
+from hylora.manifest import MANIFEST_NAME, RunManifest
+
+__all__ = ["load", "read_manifest"]
+
+_ADAPTER = "adapter_config.json"
+
+
+def read_manifest(folder: str | os.PathLike) -> RunManifest:
+    """What is known of how a model was trained: `hylora.json`, or an empty manifest for a plain model or hub id."""
+    if (Path(folder) / MANIFEST_NAME).is_file():
+        return RunManifest.load(folder)
+    if (Path(folder) / _ADAPTER).is_file():
+        raise ValueError(
+            f"{folder} holds an adapter but no {MANIFEST_NAME}, so its attention and RoPE scaling are unknown; "
+            "load it with peft.PeftModel.from_pretrained on a base model you prepare"
+        )
+    return RunManifest()
+
+
+def load(
+    folder: str | os.PathLike,
+    attention: str | None = None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    trainable: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> torch.nn.Module:
+    """Load a run's folder, a model folder or a hub model.
+
+    Args:
+        folder: what a training run wrote (an adapter or a full model beside `hylora.json`), or a plain model.
+        attention: None for the attention it was trained with (full attention for a plain model), `"full"`, or a
+            plug-in's name. It is applied before the model is built.
+        dtype: dtype of the base weights; `"auto"` keeps the checkpoint's.
+        device_map: as in `from_pretrained`.
+        revision: revision of a hub model; a run's folder names its own.
+        trainable: load an adapter so that it can be trained further.
+        trust_remote_code: run code that comes with the base model.
+        **options: fields of `SpanConfig` that replace the trained ones.
+
+    Returns:
+        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`.
+
+    Raises:
+        FileNotFoundError: if `folder` looks like a path and does not exist.
+        ValueError: if the attention is unknown, an option is wrong, or the model cannot take the attention.
+    """
+    folder = os.fspath(folder)
+    _check_exists(folder)
+    manifest = read_manifest(folder)
+    name = resolve_name(attention if attention is not None else manifest.attention)
+
+    has_adapter = (Path(folder) / _ADAPTER).is_file()
+    base = manifest.base_model if has_adapter else folder
+    arguments: dict[str, Any] = {
+        "revision": manifest.base_revision if has_adapter else revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    config = AutoConfig.from_pretrained(base, **arguments)
+    check_attention(config, name)
+    text = config.get_text_config()
+    if has_adapter and manifest.rope_parameters is not None:
+        text.rope_parameters = manifest.rope_parameters
+    if manifest.span_attention or options:
+        SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **options}).keep_on(text)
+    model = AutoModelForCausalLM.from_pretrained(
+        base,
+        config=config,
+        attn_implementation=name,
+        dtype=dtype,
+        device_map=device_map,
+        use_safetensors=True,
+        **arguments,
+    )
+    if has_adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    return model.train(trainable)
+
+
+def _check_exists(folder: str) -> None:
+    # A hub id has the form "owner/name"; anything that looks more like a path must exist here.
+    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") != 1
+    if looks_like_path and not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"model folder {folder!r} does not exist; give a run's folder, a model folder or a hub id"
+        )

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hylora.json`: what a run's folder must say beside its weights.
+
+transformers does not save the name of the attention, and an adapter's folder holds neither the attention's options nor
+RoPE scaling. Without them a model would come back as something else than what was trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hylora.attention import SpanConfig, resolve_name
+
+__all__ = ["MANIFEST_NAME", "RunManifest"]
+
+MANIFEST_NAME = "hylora.json"
+
+
+@dataclass
+class RunManifest:
+    """How a run's model was trained.
+
+    Args:
+        attention: name of the attention during training.
+        span_attention: its options, as `SpanConfig.to_dict` gives them; empty for full attention.
+        base_model: hub id or folder of the model that an adapter belongs to; None where the folder holds a full model.
+        base_revision: revision of the base on the hub.
+        rope_parameters: the RoPE parameters during training, None where the base's own were kept.
+        context_length: tokens in a training sequence.
+        hylora_version: version that wrote the file.
+    """
+
+    attention: str = "sdpa"
+    span_attention: dict[str, Any] = field(default_factory=dict)
+    base_model: str | None = None
+    base_revision: str | None = None
+    rope_parameters: dict[str, Any] | None = None
+    context_length: int | None = None
+    hylora_version: str | None = None
+
+    def __post_init__(self) -> None:
+        resolve_name(self.attention)
+        SpanConfig.from_dict(self.span_attention)
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write `hylora.json` into `folder`, in one step: a reader sees the old file or the whole new one."""
+        path = Path(folder) / MANIFEST_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".json.partial")
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> RunManifest:
+        """Read `hylora.json` from `folder`.
+
+        Raises:
+            FileNotFoundError: if the folder holds none.
+            ValueError: if the file is not what `save` writes.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            unknown = set(values) - {item.name for item in fields(cls)}
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{path} is not valid JSON of a run: {error}") from error
+        if unknown:
+            raise ValueError(f"{path} has unknown keys {sorted(unknown)}; was it written by a newer hylora?")
+        return cls(**values)

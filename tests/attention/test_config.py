@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+from transformers import AutoConfig, BambaConfig
+
+from hylora.attention import SpanConfig
+
+
+def test_round_trip_through_json():
+    config = SpanConfig(chunk_size=(64, 128), block_size=16, summary="mean_key", group=0.5)
+    assert SpanConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_one_chunk_size_stays_a_number():
+    assert SpanConfig.from_dict(SpanConfig(chunk_size=128).to_dict()).chunk_size == 128
+
+
+def test_options_travel_in_config_json(tmp_path):
+    config = BambaConfig()
+    SpanConfig(top_k=3, chunk_size=(64, 256)).keep_on(config)
+    config.save_pretrained(tmp_path)
+    assert SpanConfig.of(AutoConfig.from_pretrained(tmp_path)) == SpanConfig(top_k=3, chunk_size=(64, 256))
+
+
+def test_a_config_without_options_gives_the_published_ones():
+    config = SpanConfig.of(BambaConfig())
+    assert (config.block_size, config.top_k, config.chunk_size) == (32, 8, (2048, 4096))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"block_size": 0}, "block_size=0 must be an integer of at least 1"),
+        ({"block_size": 64, "chunk_size": 32}, "block_size=64 is larger than chunk_size=32"),
+        ({"block_size": 64, "chunk_size": (128, 32)}, "block_size=64 is larger than chunk_size=32"),
+        ({"chunk_size": ()}, "holds no size"),
+        ({"chunk_size": 2048.0}, "chunk_size=2048.0 must be an integer"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"top_k": True}, "top_k=True"),
+        ({"selection": "token"}, "selection='token' is not one of 'chunk', 'causal'"),
+        ({"retrieval": "best"}, "retrieval='best'"),
+        ({"summary": "max"}, "summary='max'"),
+        ({"backend": "cuda"}, "backend='cuda'"),
+        ({"selection": "causal", "chunk_size": 100}, "not a multiple of query_group=64"),
+        ({"group": 1.5}, "group=1.5"),
+        ({"group": 0}, "group=0"),
+        ({"window": 0}, "window=0"),
+        ({"topk": 8}, "unknown attention option 'topk'; did you mean 'top_k'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_options_are_named(values, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        SpanConfig.from_dict(values)
