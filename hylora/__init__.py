@@ -5,6 +5,7 @@ Importing the package registers the attention plug-ins `se_attn`, `sw_attn` and 
 that do not ask for them by name are not touched.
 """
 
+from hylora.adapters import HyLoraConfig, add_adapter, print_trainable_parameters, trainable_groups
 from hylora.attention import SpanConfig, register_attention, set_attention
 from hylora.loading import load
 from hylora.manifest import RunManifest
@@ -12,11 +13,15 @@ from hylora.manifest import RunManifest
 __version__ = "0.1.0"
 
 __all__ = [
+    "HyLoraConfig",
     "RunManifest",
     "SpanConfig",
     "__version__",
+    "add_adapter",
     "load",
+    "print_trainable_parameters",
     "set_attention",
+    "trainable_groups",
 ]
 
 register_attention()

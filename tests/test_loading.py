@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model comes back as it was trained: attention, options, RoPE scaling and adapter."""
+
+import json
+
+import peft
+import pytest
+import torch
+
+import hylora
+from hylora.attention import SpanConfig
+from tests.tiny import tiny_bamba, tiny_llama
+
+IDS = torch.arange(1, 49)[None]
+OPTIONS = {"block_size": 4, "top_k": 2, "chunk_size": 16}
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS, use_cache=False).logits
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A base model, and a run's folder with an adapter trained (here: drawn) on it under SE-Attn and scaled RoPE."""
+    base = tiny_llama()
+    base.save_pretrained(tmp_path / "base")
+    rope = {**base.config.rope_parameters, "rope_type": "linear", "factor": 4.0}
+    config = tiny_llama(rope_parameters=rope).config
+    scaled = type(base).from_pretrained(tmp_path / "base", config=config)
+    model = peft.get_peft_model(scaled, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    hylora.set_attention(model, "se_attn", **OPTIONS)
+    model.save_pretrained(tmp_path / "run")
+    hylora.RunManifest(
+        attention="se_attn",
+        span_attention=SpanConfig(**OPTIONS).to_dict(),
+        base_model=str(tmp_path / "base"),
+        rope_parameters=rope,
+        context_length=48,
+    ).save(tmp_path / "run")
+    return tmp_path / "run", model.eval()
+
+
+def test_a_run_comes_back_as_trained(run_folder):
+    folder, model = run_folder
+    loaded = hylora.load(folder)
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.config._attn_implementation == "se_attn"
+    assert loaded.config.rope_parameters["factor"] == 4.0
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_evaluating_with_full_attention(run_folder):
+    folder, model = run_folder
+    sparse = logits(model)
+    hylora.set_attention(model, "full")
+    loaded = hylora.load(folder, attention="full")
+    assert torch.equal(logits(loaded), logits(model))
+    assert not torch.allclose(logits(loaded), sparse, atol=1e-4)
+
+
+def test_options_can_be_replaced_at_load(run_folder):
+    folder, model = run_folder
+    hylora.set_attention(model, "se_attn", **{**OPTIONS, "top_k": 0})
+    assert torch.equal(logits(hylora.load(folder, top_k=0)), logits(model))
+
+
+def test_an_adapter_can_be_trained_further(run_folder):
+    loaded = hylora.load(run_folder[0], trainable=True)
+    assert any(parameter.requires_grad for parameter in loaded.parameters())
+    assert loaded.training
+
+
+def test_a_plain_model_gets_full_attention_unless_asked(tmp_path):
+    model = tiny_bamba()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(hylora.load(tmp_path)), logits(model))
+    hylora.set_attention(model, "se_attn", **OPTIONS)
+    assert torch.equal(logits(hylora.load(tmp_path, attention="se_attn", **OPTIONS)), logits(model))
+
+
+def test_errors_name_what_is_wrong(run_folder, tmp_path):
+    folder, _ = run_folder
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        hylora.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="did you mean 'se_attn'"):
+        hylora.load(folder, attention="se-attn")
+    with pytest.raises(ValueError, match="did you mean 'top_k'"):
+        hylora.load(folder, topk=3)
+    (folder / "hylora.json").write_text(json.dumps({"attention": "se_attn", "colour": "red"}))
+    with pytest.raises(ValueError, match=r"unknown keys \['colour'\]"):
+        hylora.load(folder)
+    (folder / "hylora.json").unlink()
+    with pytest.raises(ValueError, match=r"no hylora\.json"):
+        hylora.load(folder)
+
+
+def test_a_manifest_refuses_options_that_do_not_exist():
+    with pytest.raises(ValueError, match="did you mean 'block_size'"):
+        hylora.RunManifest(attention="se_attn", span_attention={"blocksize": 4})
