@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import List, Optional, Tuple, Union
 
 import torch
@@ -210,7 +211,7 @@ def _implementation(backend: str):
 
 
 def _scale(query: Tensor, scale: Optional[float]) -> float:
-    return query.shape[-1] ** -0.5 if scale is None else float(scale)
+    return 1 / sqrt(query.shape[-1]) if scale is None else float(scale)
 
 
 def _autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:

@@ -148,7 +148,7 @@ def _masked_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, masks: List[Tensor], scale: float
 ) -> Tensor:
     """Softmax attention of each sequence under its mask `[Hkv, n, n]`."""
-    output = torch.zeros_like(query)
+    output = query.masked_fill(query.new_ones((), dtype=torch.bool), 0)  # zeros that autograd traces to the query
     sequences = _sequences(query, key, value, layout)
     for (row, start, length), (q, k, v), mask in zip(layout.sequences, sequences, masks):
         q = q.unflatten(0, (k.shape[0], -1))  # [Hkv, G, n, D]
