@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Small tensors gain nothing from many threads per test worker.
 TEST_WORKERS ?= 2
+# For example: make demo DEMO_OPTIONS=--quick
+DEMO_OPTIONS ?=
 CODE := hylora kernels eval vision_extras benchmarks tests
 
 .PHONY: demo test test-all quality style bench clean
@@ -16,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/hylora demo --output outputs/demo
+	$(BIN)/hylora demo --output outputs/demo $(DEMO_OPTIONS)
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hylora.adapters import load_adapter
 from hylora.attention import SpanConfig, check_attention, resolve_name
 from hylora.manifest import MANIFEST_NAME, RunManifest
 
@@ -89,9 +90,7 @@ def load(
         **arguments,
     )
     if has_adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        model = load_adapter(model, folder, trainable=trainable)
     return model.train(trainable)
 
 
