@@ -2,8 +2,8 @@
 """The causal language-model loss with the head applied to a slice of positions at a time.
 
 The logits of a whole sequence [L, V] in float32 are by far the largest tensor of training: 8192 positions of a
-128k vocabulary are 4 GiB, several times over with their gradients. Here each slice's logits live only until the slice's
-loss and gradients are known.
+128k vocabulary are 4 GiB, several times over with their gradients. Here the logits of a slice live only until its loss
+and gradients are known.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe: everything that defines a training run, typed. The defaults are the thesis's (sections 6.3.2 and 6.6.1)."""
+"""The recipe: everything that defines a training run, typed. Defaults are the thesis's (sections 6.3.2 and 6.6.1)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = [
     "AdapterRecipe",
     "AttentionRecipe",
     "EvaluationRecipe",
+    "LoopRecipe",
     "ModelRecipe",
     "OptimizerRecipe",
     "OutputRecipe",
@@ -202,40 +203,53 @@ class OptimizerRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
-    """The loop.
+class LoopRecipe:
+    """The part of training that knows no task.
 
     Args:
         steps: updates of the weights.
         global_batch_size: sequences per update, over all processes and accumulated micro-batches.
         batch_size: sequences per process and forward pass; how many are accumulated follows.
-        sequence_length: tokens per sequence.
         seed: of weights, data order, dropout and chunk sizes.
         mixed_precision: `auto` is bf16 on GPUs that have it and float32 elsewhere.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        loss_slice: positions per slice of the language-model head.
         resume: continue from the latest complete checkpoint in `output.path`; start where there is none.
     """
 
     steps: int = 1000
     global_batch_size: int = 64
     batch_size: int = 1
-    sequence_length: int = 8192
     seed: int = 0
     mixed_precision: Literal["auto", "bf16", "float32"] = "auto"
     gradient_checkpointing: bool = True
-    loss_slice: int = 1024
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "global_batch_size", "batch_size", "loss_slice"):
+        for name in ("steps", "global_batch_size", "batch_size"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("sequence_length", self.sequence_length, 2)
         _at_least("seed", self.seed, 0)
         if self.global_batch_size % self.batch_size:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} is not a multiple of batch_size={self.batch_size}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe(LoopRecipe):
+    """The loop, and how it trains language models.
+
+    Args:
+        sequence_length: tokens per sequence.
+        loss_slice: positions per slice of the language-model head.
+    """
+
+    sequence_length: int = 8192
+    loss_slice: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("sequence_length", self.sequence_length, 2)
+        _at_least("loss_slice", self.loss_slice, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

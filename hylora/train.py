@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train as a recipe says: `accelerate launch -m hylora.train recipe.yaml [section.key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from accelerate import PartialState
+
+from hylora.training import Recipe, RecipeError, train
+from hylora.training.checkpoint import CheckpointError
+from hylora.training.loop import TrainingError
+
+__all__ = ["EXIT_FAILED", "EXIT_STOPPED", "EXIT_WRONG_RECIPE", "main", "run"]
+
+EXIT_FAILED = 1
+EXIT_WRONG_RECIPE = 2
+# The code of sysexits.h for a temporary failure: start the same command again, with training.resume=true.
+EXIT_STOPPED = 75
+
+
+def run(recipe: str, overrides: Sequence[str] = ()) -> int:
+    """Load a recipe and train.
+
+    Args:
+        recipe: path of the YAML file.
+        overrides: `section.key=value` settings.
+
+    Returns:
+        The exit status: 0, or one of the constants of this module, after a message on standard error.
+    """
+    try:
+        result = train(Recipe.load(recipe, overrides))
+    except RecipeError as error:
+        return _fail(error, EXIT_WRONG_RECIPE)
+    except (TrainingError, CheckpointError) as error:
+        return _fail(error, EXIT_FAILED)
+    finally:
+        PartialState().destroy_process_group()
+    return 0 if result.stopped_by is None else EXIT_STOPPED
+
+
+def _fail(error: Exception, status: int) -> int:
+    if PartialState().is_main_process:
+        print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of the module."""
+    parser = argparse.ArgumentParser(prog="python -m hylora.train", description=__doc__)
+    parser.add_argument("recipe", help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
+    parsed = parser.parse_args(arguments)
+    return run(parsed.recipe, parsed.overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
