@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perplexity of long documents at a given context size (chapter 6, tables 6.1 to 6.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hylora.language_model import decoder_and_head, verify_head
+from hylora_eval.nll import evaluation_mode, token_nll
+
+__all__ = ["PerplexityResult", "PositionBin", "check_windows", "perplexity"]
+
+# Tokens of the first document on which the head is verified before the run.
+PROBE = 16
+
+
+@dataclass(frozen=True)
+class PositionBin:
+    """Loss of the tokens at positions `start` to `stop` (exclusive) of their window.
+
+    Attributes:
+        start: first position; a token at position p is predicted from p tokens.
+        stop: one past the last position.
+        nll: mean negative log-likelihood in nats.
+        tokens: how many tokens were scored there.
+    """
+
+    start: int
+    stop: int
+    nll: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """Perplexity at one context size, and how it came about.
+
+    Attributes:
+        perplexity: `exp(nll)`.
+        perplexity_standard_error: of the perplexity over documents (delta method), None for one document.
+        nll: mean negative log-likelihood of all scored tokens, in nats.
+        nll_standard_error: of that mean over documents (ratio estimator), None for one document.
+        tokens: tokens scored, each once.
+        documents: documents used.
+        documents_skipped: documents with fewer than `length` tokens.
+        length: tokens in a window.
+        mode: "chunks" or "sliding".
+        stride: tokens between the starts of sliding windows; None for chunks.
+        attention: name of the attention the model was evaluated with; None where a model does not name it.
+        positions: loss by position within the window.
+    """
+
+    perplexity: float
+    perplexity_standard_error: float | None
+    nll: float
+    nll_standard_error: float | None
+    tokens: int
+    documents: int
+    documents_skipped: int
+    length: int
+    mode: str
+    stride: int | None
+    attention: str | None
+    positions: tuple[PositionBin, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON types."""
+        return {**asdict(self), "positions": [asdict(position) for position in self.positions]}
+
+
+class Window(NamedTuple):
+    """Tokens `start` to `stop` of a document, of which those from `score_from` on are scored."""
+
+    document: int
+    start: int
+    stop: int
+    score_from: int
+
+
+def perplexity(
+    model: nn.Module,
+    documents: Sequence[Tensor],
+    length: int,
+    mode: str = "chunks",
+    stride: int | None = None,
+    batch_size: int = 1,
+    slice_length: int = 1024,
+    position_bins: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> PerplexityResult:
+    """Token-weighted perplexity of documents, read in windows of `length` tokens.
+
+    `"chunks"` cuts each document into disjoint windows of exactly `length` tokens; the first token of a window is not
+    scored and what remains at the end of a document is left out, so that every scored token has the same distribution
+    of context. `"sliding"` moves a window by `stride` tokens and scores in each only the tokens no earlier window has
+    scored, so that (past the first window) every token sees at least `length - stride` tokens; the last window ends
+    with the document. Documents shorter than `length` are skipped: they say nothing about that context size.
+
+    The result depends neither on `batch_size` nor on `slice_length`, up to rounding.
+
+    Args:
+        model: a causal language model, or a PEFT model around one; its modules' modes are restored afterwards.
+        documents: token ids, one 1-D integer tensor for each document.
+        length: tokens in a window, at least 2.
+        mode: "chunks" or "sliding".
+        stride: for "sliding", between 1 and `length - 1`; half the length by default.
+        batch_size: windows in one forward pass.
+        slice_length: positions whose logits exist at one time (see `hylora_eval.nll.token_nll`).
+        position_bins: at most this many bins, of equal width, for the loss by position.
+        progress: called with (windows done, windows in all) after each forward pass.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: if an argument is out of its range, no document has `length` tokens, a token is outside the
+            model's vocabulary, the model's head is not supported, or the model gives a loss that is not finite.
+    """
+    stride = check_windows(length, mode, stride)
+    for name, value in (("batch_size", batch_size), ("slice_length", slice_length), ("position_bins", position_bins)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    used = _long_enough(documents, length, vocabulary=decoder_and_head(model).weight.shape[0])
+
+    windows = [
+        window for index, document in enumerate(used) for window in _windows(index, len(document), length, stride)
+    ]
+    sums = torch.zeros(len(used), dtype=torch.float64)
+    counts = torch.zeros(len(used), dtype=torch.float64)
+    position_sums = torch.zeros(length, dtype=torch.float64)
+    position_counts = torch.zeros(length, dtype=torch.float64)
+    device = model.get_input_embeddings().weight.device
+
+    with evaluation_mode(model):
+        verify_head(model, used[0][None, :PROBE].to(device))
+        for first in range(0, len(windows), batch_size):
+            batch = windows[first : first + batch_size]
+            tokens = torch.stack([used[window.document][window.start : window.stop] for window in batch])
+            losses = token_nll(model, tokens.long().to(device), slice_length=slice_length).double().cpu()
+            for window, loss in zip(batch, losses, strict=True):
+                # loss[i] belongs to position i + 1 of the window
+                position = window.score_from - window.start
+                scored = loss[position - 1 :]
+                if not scored.isfinite().all():
+                    raise ValueError(
+                        f"the loss is not finite in document {window.document} of those used, tokens {window.start} "
+                        f"to {window.stop}; try dtype float32, or check the checkpoint"
+                    )
+                sums[window.document] += scored.sum()
+                counts[window.document] += len(scored)
+                position_sums[position:] += scored
+                position_counts[position:] += 1
+            if progress is not None:
+                progress(first + len(batch), len(windows))
+
+    nll, error = _mean_and_standard_error(sums, counts)
+    value = math.exp(nll) if nll < 700 else math.inf
+    return PerplexityResult(
+        perplexity=value,
+        perplexity_standard_error=None if error is None else value * error,
+        nll=nll,
+        nll_standard_error=error,
+        tokens=int(counts.sum()),
+        documents=len(used),
+        documents_skipped=len(documents) - len(used),
+        length=length,
+        mode=mode,
+        stride=stride if mode == "sliding" else None,
+        attention=getattr(model.config, "_attn_implementation", None),
+        positions=_position_bins(position_sums, position_counts, position_bins),
+    )
+
+
+def check_windows(length: int, mode: str, stride: int | None) -> int:
+    """Check how windows are laid, as `perplexity` does before it starts.
+
+    Returns:
+        Tokens between the starts of two windows: `stride` or its default for "sliding", `length` for "chunks".
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    if length < 2:
+        raise ValueError(f"length={length} must be at least 2: the first token of a window is not predicted")
+    if mode == "chunks":
+        if stride is not None:
+            raise ValueError(f"stride={stride} belongs to mode='sliding'; chunks are disjoint")
+        return length
+    if mode != "sliding":
+        raise ValueError(f"mode={mode!r} is not one of 'chunks', 'sliding'")
+    stride = length // 2 if stride is None else stride
+    if not 1 <= stride < length:
+        raise ValueError(f"stride={stride} must be between 1 and length - 1 = {length - 1}")
+    return stride
+
+
+def _long_enough(documents: Sequence[Tensor], length: int, vocabulary: int) -> list[Tensor]:
+    """Check all documents, and keep those with at least `length` tokens."""
+    if not documents:
+        raise ValueError("documents is empty; there is nothing to evaluate")
+    for index, document in enumerate(documents):
+        if document.ndim != 1 or document.is_floating_point():
+            raise ValueError(
+                f"document {index} is a {document.dtype} tensor of shape {tuple(document.shape)}; 1-D integer token "
+                "ids are needed"
+            )
+        if len(document) and not 0 <= int(document.min()) <= int(document.max()) < vocabulary:
+            raise ValueError(
+                f"document {index} holds token ids from {int(document.min())} to {int(document.max())}, the model "
+                f"knows 0 to {vocabulary - 1}; was it made with the model's own tokenizer?"
+            )
+    used = [document for document in documents if len(document) >= length]
+    if not used:
+        longest = max(range(len(documents)), key=lambda index: len(documents[index]))
+        raise ValueError(
+            f"none of {len(documents)} documents has {length} tokens; the longest is document {longest} with "
+            f"{len(documents[longest])}: choose a smaller length or longer documents"
+        )
+    return used
+
+
+def _windows(document: int, tokens: int, length: int, stride: int) -> Iterator[Window]:
+    """The windows of one document: disjoint where the stride is the length, otherwise overlapping until its end."""
+    if stride == length:
+        for start in range(0, tokens - length + 1, length):
+            yield Window(document, start, start + length, score_from=start + 1)
+        return
+    yield Window(document, 0, length, score_from=1)
+    for scored in range(length, tokens, stride):
+        stop = min(scored + stride, tokens)
+        yield Window(document, stop - length, stop, score_from=scored)
+
+
+def _mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float | None]:
+    """Token-weighted mean over documents, and its standard error with documents as the sampling unit.
+
+    The mean is a ratio of two sums over documents, sum(S) / sum(n); linearised around its value r, its variance is
+    D / (D - 1) * sum((S - r n)^2) / sum(n)^2.
+    """
+    documents, total = len(sums), counts.sum()
+    mean = sums.sum() / total
+    if documents < 2:
+        return float(mean), None
+    residuals = sums - mean * counts
+    return float(mean), float((documents / (documents - 1) * residuals.square().sum()).sqrt() / total)
+
+
+def _position_bins(sums: Tensor, counts: Tensor, bins: int) -> tuple[PositionBin, ...]:
+    """Mean loss in bins of equal width over positions 1 to length - 1."""
+    length = len(sums)
+    width = math.ceil((length - 1) / bins)
+    edges = [(start, min(start + width, length)) for start in range(1, length, width)]
+    return tuple(
+        PositionBin(
+            start, stop, float(sums[start:stop].sum() / counts[start:stop].sum()), int(counts[start:stop].sum())
+        )
+        for start, stop in edges
+    )

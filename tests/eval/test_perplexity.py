@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perplexity: by hand on a model of known probabilities, and against a naive loop on real architectures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import hylora
+from hylora_eval.perplexity import perplexity
+from tests.tiny import tiny_bamba, tiny_llama
+
+
+class KnownModel(nn.Module):
+    """A language model whose log-probabilities are a function of the tokens: `table(ids) -> [B, L, V]`."""
+
+    def __init__(self, table, vocabulary):
+        super().__init__()
+        self.config = SimpleNamespace(get_text_config=lambda: None)
+        self.embedding = nn.Embedding(vocabulary, 1)
+        self.head = nn.Linear(vocabulary, vocabulary, bias=False)
+        self.head.weight.data = torch.eye(vocabulary)
+        self.table = table
+        self.calls = []
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def get_decoder(self):
+        return self.decode
+
+    def decode(self, input_ids, attention_mask=None, use_cache=False):
+        assert not use_cache
+        self.calls.append(tuple(input_ids.shape))
+        return SimpleNamespace(last_hidden_state=self.table(input_ids))
+
+    def forward(self, input_ids, use_cache=False):
+        return SimpleNamespace(logits=self.head(self.table(input_ids)))
+
+
+def position_model():
+    """Predicts token 0 from p tokens with probability 1 / (p + 1), so its loss at position p is log(p + 1)."""
+
+    def table(ids):
+        chance = 1 / torch.arange(2.0, ids.shape[1] + 2)
+        return torch.stack([chance.log(), (1 - chance).log()], dim=-1).expand(*ids.shape, 2)
+
+    return KnownModel(table, 2)
+
+
+def bigram_model(vocabulary=5):
+    table = torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
+    return KnownModel(lambda ids: table[ids], vocabulary), table
+
+
+def zeros(*lengths):
+    return [torch.zeros(length, dtype=torch.long) for length in lengths]
+
+
+def draw_documents(*lengths, vocabulary=96):
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return [torch.randint(vocabulary, (length,), generator=generator) for length in lengths]
+
+
+def log(*numbers):
+    return sum(math.log(number) for number in numbers)
+
+
+def test_chunks_by_hand():
+    result = perplexity(position_model(), zeros(8, 11, 3), length=4)
+    # two whole windows in each of the first two documents; the rest of the second and the third are left out
+    assert (result.tokens, result.documents, result.documents_skipped) == (12, 2, 1)
+    assert result.nll == pytest.approx(log(2, 3, 4) / 3, abs=1e-6)
+    assert result.perplexity == pytest.approx(24 ** (1 / 3), rel=1e-6)
+    assert (result.mode, result.length, result.stride) == ("chunks", 4, None)
+
+
+def test_sliding_by_hand():
+    result = perplexity(position_model(), zeros(9), length=4, mode="sliding", stride=2)
+    # tokens 1-3 in the first window, then 4-5 and 6-7 at positions 2-3, and 8 at position 3 of the last window
+    expected = log(2, 3, 4) + 2 * log(3, 4) + log(4)
+    assert result.tokens == 8
+    assert result.nll == pytest.approx(expected / 8, abs=1e-6)
+    assert result.stride == 2
+
+
+def test_sliding_by_one_token_gives_each_the_full_context():
+    result = perplexity(position_model(), zeros(10), length=4, mode="sliding", stride=1)
+    assert result.nll == pytest.approx((log(2, 3, 4) + 6 * log(4)) / 9, abs=1e-6)
+
+
+def test_sliding_over_one_window_equals_chunks():
+    sliding = perplexity(position_model(), zeros(6, 6), length=6, mode="sliding")
+    chunks = perplexity(position_model(), zeros(6, 6), length=6)
+    assert sliding.stride == 3
+    assert (sliding.nll, sliding.tokens) == (chunks.nll, chunks.tokens)
+
+
+@pytest.mark.parametrize("mode", ["chunks", "sliding"])
+def test_loss_by_position(mode):
+    result = perplexity(position_model(), zeros(20, 15), length=5, mode=mode, position_bins=10)
+    assert [(part.start, part.stop) for part in result.positions] == [(1, 2), (2, 3), (3, 4), (4, 5)]
+    assert [part.nll for part in result.positions] == pytest.approx([log(2), log(3), log(4), log(5)], abs=1e-6)
+    assert sum(part.tokens for part in result.positions) == result.tokens
+
+
+def test_position_bins_have_equal_width_and_cover_the_window():
+    result = perplexity(position_model(), zeros(12), length=12, position_bins=4)
+    assert [(part.start, part.stop, part.tokens) for part in result.positions] == [
+        (1, 4, 3),
+        (4, 7, 3),
+        (7, 10, 3),
+        (10, 12, 2),
+    ]
+    assert result.positions[1].nll == pytest.approx(log(5, 6, 7) / 3, abs=1e-6)
+
+
+def test_tokens_weigh_the_same_in_long_and_short_documents():
+    model, table = bigram_model()
+    documents = draw_documents(30, 6, vocabulary=5)
+    result = perplexity(model, documents, length=6)
+    losses = [
+        -float(table[window[i], window[i + 1]])
+        for document in documents
+        for window in document.split(6)
+        for i in range(5)
+    ]
+    assert result.tokens == len(losses) == 30
+    assert result.nll == pytest.approx(statistics.fmean(losses), abs=1e-6)
+
+
+def test_standard_error_of_equal_documents_is_that_of_a_mean():
+    model, table = bigram_model()
+    documents = draw_documents(*[12] * 7, vocabulary=5)
+    means = [float(-table[document[:-1], document[1:]].mean()) for document in documents]
+    result = perplexity(model, documents, length=12)
+    assert result.nll_standard_error == pytest.approx(statistics.stdev(means) / math.sqrt(7), rel=1e-5)
+    assert result.perplexity_standard_error == pytest.approx(result.perplexity * result.nll_standard_error)
+
+
+def test_standard_error_of_unequal_documents_by_hand():
+    # A document of one token repeated costs nothing under this model; one that alternates costs log 4 a token.
+    same, other = math.log(1 / 2), math.log(1 / 4)
+    model = KnownModel(lambda ids: torch.tensor([[same, other, other], [other, same, other], [other] * 3])[ids], 3)
+    documents = [torch.tensor([0, 0, 0]), torch.tensor([0, 1, 0, 1, 0])]
+    result = perplexity(model, documents, length=3, mode="sliding", stride=1)
+    # sums: 2 log 2 over 2 tokens, 8 log 2 over 4 tokens: mean 5/3 log 2, residuals -4/3 and 4/3 log 2
+    assert result.nll == pytest.approx(5 / 3 * math.log(2), rel=1e-6)
+    assert result.nll_standard_error == pytest.approx(math.sqrt(2 * 2 * (4 / 3) ** 2) / 6 * math.log(2), rel=1e-5)
+
+
+def test_standard_error_agrees_with_the_jackknife():
+    model, table = bigram_model()
+    lengths = torch.randint(8, 60, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+    documents = draw_documents(*lengths, vocabulary=5)
+    result = perplexity(model, documents, length=8, mode="sliding", stride=4)
+    sums = [float(-table[document[:-1], document[1:]].sum()) for document in documents]
+    left_out = [
+        (sum(sums) - sums[i]) / (sum(lengths) - len(lengths) - (lengths[i] - 1)) for i in range(len(documents))
+    ]
+    jackknife = math.sqrt((len(sums) - 1) ** 2 / len(sums)) * statistics.stdev(left_out)
+    assert result.nll_standard_error == pytest.approx(jackknife, rel=0.05)
+
+
+def test_one_document_has_no_standard_error():
+    result = perplexity(position_model(), zeros(8), length=4)
+    assert result.nll_standard_error is None and result.perplexity_standard_error is None
+
+
+@torch.no_grad()
+def naive_mean(model, documents, length, stride):
+    """Each token's loss in the window that the definition gives it, from the full logits of that window."""
+    losses = []
+    for document in documents:
+        for token in range(1, len(document)):
+            if stride is None:
+                start = token // length * length
+                if token == start or start + length > len(document):
+                    continue
+            elif token < length:
+                start = 0
+            else:
+                start = min(length + ((token - length) // stride + 1) * stride, len(document)) - length
+            logits = model(document[None, start : start + length], use_cache=False).logits[0, token - start - 1]
+            losses.append(-float(logits.double().log_softmax(-1)[document[token]]))
+    return statistics.fmean(losses), len(losses)
+
+
+@pytest.mark.parametrize("stride", [None, 5], ids=["chunks", "sliding"])
+@pytest.mark.parametrize("build", [tiny_bamba, tiny_llama], ids=["bamba", "llama"])
+def test_equals_the_naive_loop(build, stride):
+    model, documents = build().double(), draw_documents(37, 16, 9)
+    expected, tokens = naive_mean(model, documents[:2], 12, stride)
+    result = perplexity(model, documents, 12, "sliding" if stride else "chunks", stride, batch_size=2, slice_length=7)
+    assert result.tokens == tokens
+    assert result.nll == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["chunks", "sliding"])
+@pytest.mark.parametrize("build", [tiny_bamba, tiny_llama], ids=["bamba", "llama"])
+def test_batches_and_slices_do_not_change_the_result(build, mode):
+    model, documents = build(), draw_documents(60, 33, 45)
+    one = perplexity(model, documents, 16, mode)
+    many = perplexity(model, documents, 16, mode, batch_size=5, slice_length=3)
+    assert many.tokens == one.tokens
+    assert many.nll == pytest.approx(one.nll, abs=1e-5)
+    assert many.nll_standard_error == pytest.approx(one.nll_standard_error, abs=1e-5)
+
+
+def test_every_batch_is_full_but_the_last():
+    model = position_model()
+    perplexity(model, zeros(12, 8), length=4, batch_size=3)
+    assert model.calls[-2:] == [(3, 4), (2, 4)]
+
+
+def test_the_attention_is_named_and_matters():
+    model = tiny_llama()
+    documents = draw_documents(64, 64)
+    full = perplexity(model, documents, 64)
+    hylora.set_attention(model, "sw_attn", window=4)
+    windowed = perplexity(model, documents, 64)
+    assert (full.attention, windowed.attention) == ("sdpa", "sw_attn")
+    assert abs(full.nll - windowed.nll) > 1e-3
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_llama(attention_dropout=0.5).train()
+    first = perplexity(model, draw_documents(20), 10)
+    assert model.training and all(module.training for module in model.modules())
+    assert first == perplexity(model, draw_documents(20), 10)
+    model(torch.zeros(1, 4, dtype=torch.long)).logits.sum().backward()
+
+
+def test_progress_is_told():
+    told = []
+    perplexity(position_model(), zeros(12, 8), length=4, batch_size=2, progress=lambda *counts: told.append(counts))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": 1}, "length=1 must be at least 2"),
+        ({"mode": "chunk"}, "mode='chunk' is not one of"),
+        ({"stride": 2}, "stride=2 belongs to mode='sliding'"),
+        ({"mode": "sliding", "stride": 4}, r"stride=4 must be between 1 and length - 1 = 3"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"slice_length": 0}, "slice_length=0"),
+        ({"position_bins": 0}, "position_bins=0"),
+        ({"documents": []}, "documents is empty"),
+        ({"documents": zeros(3, 2)}, r"none of 2 documents has 4 tokens; the longest is document 0 with 3"),
+        ({"documents": [torch.tensor([0, 1, 0, 7])]}, r"token ids from 0 to 7, the model knows 0 to 1"),
+        ({"documents": [torch.zeros(2, 8, dtype=torch.long)]}, "1-D integer"),
+        ({"documents": [torch.zeros(8)]}, "1-D integer"),
+    ],
+)
+def test_wrong_input_is_named_before_the_model_runs(change, message):
+    model = position_model()
+    with pytest.raises(ValueError, match=message):
+        perplexity(model, **{"documents": zeros(8), "length": 4, **change})
+    assert not model.calls
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_says_where():
+    def table(ids):
+        return torch.where((ids == 1)[..., None], math.nan, torch.zeros(*ids.shape, 2))
+
+    documents = [torch.zeros(32, dtype=torch.long) for _ in range(2)]
+    documents[1][21] = 1
+    with pytest.raises(ValueError, match=r"not finite in document 1 of those used, tokens 20 to 24"):
+        perplexity(KnownModel(table, 2), documents, 4)
