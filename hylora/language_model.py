@@ -64,8 +64,10 @@ class DecoderAndHead(NamedTuple):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H], in float32 at least; differentiable."""
-        # A head trained in float32 on a bfloat16 base: go up to the head's type, never down.
-        logits = F.linear(hidden.to(self.weight.device, self.weight.dtype), self.weight, self.bias)
+        # Parts trained in float32 on a bfloat16 base leave hidden states and head in different types: go up.
+        dtype = torch.promote_types(hidden.dtype, self.weight.dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        logits = F.linear(hidden.to(self.weight.device, dtype), self.weight.to(dtype), bias)
         return self.transform(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
