@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The code of docs/hylora.md runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.tiny import tiny_bamba
+
+PAGE = Path(__file__).parents[2] / "docs" / "hylora.md"
+
+
+def test_the_pages_code_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_bamba().save_pretrained("bamba")
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block, names)
+    assert "convs" in capsys.readouterr().out
+    assert names["logits"].dtype == torch.bfloat16
+    merged = AutoModelForCausalLM.from_pretrained("merged")
+    assert torch.equal(merged(names["ids"]).logits, names["merged"](names["ids"]).logits)
