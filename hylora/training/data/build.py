@@ -99,7 +99,7 @@ def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_
 
     def read(name: str) -> list[_Corpus]:
         return [
-            _read(source, f"data.{name}[{index}]", tokenizer, data.num_proc, cache_dir)
+            _read(source, f"data.{name}.{index}", tokenizer, data.num_proc, cache_dir)
             for index, source in enumerate(getattr(data, name))
         ]
 
@@ -143,12 +143,23 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
         sources = getattr(data, name)
         streamed = []
         for index, source in enumerate(sources):
-            key = f"data.{name}[{index}]"
+            key = f"data.{name}.{index}"
             encoder = DocumentEncoder(source, tokenizer, key)
             records = load_source(source, key, encoder.columns, streaming=True, cache_dir=cache_dir)
             keep = partial(_belongs, fraction=data.validation_fraction, held_out=held_out)
-            buffer = data.shuffle_buffer if repeat else 0
-            streamed.append(StreamedSource(records, encoder, length, data.packing, keep, buffer, seed + index))
+            streamed.append(
+                StreamedSource(
+                    records,
+                    encoder,
+                    length,
+                    data.packing,
+                    keep,
+                    shuffle_buffer=data.shuffle_buffer if repeat else 0,
+                    seed=seed + index,
+                    # The first documents of each file are not the first of all.
+                    whole_files=source.max_documents is None,
+                )
+            )
         return TokenStream(streamed, [source.weight or 1.0 for source in sources], repeat)
 
     validation = None
@@ -203,6 +214,11 @@ def _check_rows(
             f"sequence_length is {length}. Pack with 'eos', or set sequence_length to {longest} or less."
         )
     for corpus, rows in zip(corpora, train, strict=True):
+        if len(rows) == 0 and rows.dropped_rows:
+            raise ValueError(
+                f"{corpus.key}.path: {corpus.source.path!r} has {rows.tokens} tokens to train on, but none of its "
+                f"{rows.dropped_rows} rows of {length} tokens holds an answer to learn. Use a longer sequence_length."
+            )
         if len(rows) == 0:
             raise ValueError(
                 f"{corpus.key}.path: the {rows.tokens} tokens to train on in {corpus.source.path!r} give no row of "

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 __all__ = ["DataRecipe", "SourceRecipe"]
 
-KINDS = ("text", "chat", "instruction")
-PACKINGS = ("eos", "documents", "none")
+Kind = Literal["text", "chat", "instruction"]
+Packing = Literal["eos", "documents", "none"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class SourceRecipe:
     """One corpus: where it is and how a record becomes a document.
 
@@ -34,7 +35,7 @@ class SourceRecipe:
     """
 
     path: str
-    kind: str = "text"
+    kind: Kind = "text"
     text_field: str = "text"
     messages_field: str = "messages"
     prompt_field: str = "prompt"
@@ -49,15 +50,14 @@ class SourceRecipe:
         """Raise on a wrong field.
 
         Args:
-            key: how the recipe names this source, for example "data.sources[0]".
+            key: how the recipe names this source, for example "data.sources.0".
 
         Raises:
             ValueError: naming the field, its value and the remedy.
         """
         if not isinstance(self.path, str) or not self.path:
             raise ValueError(f"{key}.path: {self.path!r} is not a path. Give a file, a folder, a glob or a Hub id.")
-        if self.kind not in KINDS:
-            raise ValueError(f"{key}.kind: {self.kind!r} is unknown. Use one of {', '.join(KINDS)}.")
+        _check_choice(f"{key}.kind", self.kind, get_args(Kind))
         for name in ("text_field", "messages_field", "prompt_field", "response_field", "split"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise ValueError(f"{key}.{name}: {getattr(self, name)!r} is not a name. Give a non-empty string.")
@@ -67,7 +67,7 @@ class SourceRecipe:
             _check_count(f"{key}.max_documents", self.max_documents, minimum=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataRecipe:
     """The data of a run.
 
@@ -89,7 +89,7 @@ class DataRecipe:
     sources: list[SourceRecipe]
     validation: list[SourceRecipe] = field(default_factory=list)
     validation_fraction: float = 0.0
-    packing: str = "eos"
+    packing: Packing = "eos"
     streaming: bool = False
     shuffle_buffer: int = 0
     num_proc: int | None = None
@@ -103,11 +103,10 @@ class DataRecipe:
                     f"data.{name}: {sources!r} is not a list of sources. Give each as a mapping with a path."
                 )
             for index, source in enumerate(sources):
-                source.check(f"data.{name}[{index}]")
+                source.check(f"data.{name}.{index}")
         self._check_sources()
         self._check_held_out()
-        if self.packing not in PACKINGS:
-            raise ValueError(f"data.packing: {self.packing!r} is unknown. Use one of {', '.join(PACKINGS)}.")
+        _check_choice("data.packing", self.packing, get_args(Packing))
         _check_count("data.shuffle_buffer", self.shuffle_buffer, minimum=0)
         if self.shuffle_buffer and not self.streaming:
             raise ValueError(
@@ -127,11 +126,11 @@ class DataRecipe:
         if any(weighted) and not all(weighted):
             index = weighted.index(False)
             raise ValueError(
-                f"data.sources[{index}].weight: None, while others have one. Give all of them a weight, or none."
+                f"data.sources.{index}.weight: None, while others have one. Give all of them a weight, or none."
             )
         if self.streaming and len(self.sources) > 1 and not all(weighted):
             raise ValueError(
-                "data.sources[0].weight: None, but the sizes of streams are unknown. Give each source a weight."
+                "data.sources.0.weight: None, but the sizes of streams are unknown. Give each source a weight."
             )
 
     def _check_held_out(self) -> None:
@@ -146,7 +145,7 @@ class DataRecipe:
         for index, source in enumerate(self.validation):
             if source.weight is not None:
                 raise ValueError(
-                    f"data.validation[{index}].weight: {source.weight!r} has no use, since validation reads every row "
+                    f"data.validation.{index}.weight: {source.weight!r} has no use, since validation reads every row "
                     "once. Remove it."
                 )
 
@@ -154,6 +153,12 @@ class DataRecipe:
 def _is_number(value: object) -> bool:
     """True for int and float, but not for bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_choice(key: str, value: object, choices: tuple[Any, ...]) -> None:
+    """Raise unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{key}: {value!r} is unknown. Use one of {', '.join(choices)}.")
 
 
 def _check_count(key: str, value: object, minimum: int) -> None:

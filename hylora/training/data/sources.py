@@ -158,7 +158,7 @@ def _explain(path: str, key: str, files: list[Path] | None, error: Exception) ->
     cause = error.__cause__ or error
     reason = f"{type(cause).__name__}: {cause}"
     if files is not None:
-        return f"{key}.path: {path!r} could not be read ({reason}). Check the files and data.sources[*].split."
+        return f"{key}.path: {path!r} could not be read ({reason}). Check the files and the split."
     return (
         f"{key}.path: {path!r} is neither a local file or folder nor a dataset that could be read from the Hub "
         f"({reason}). Check the spelling, subset, split and revision; for a private dataset log in with "

@@ -32,8 +32,8 @@ class StreamedSource:
         keep: whether a document with this content key belongs to the stream.
         shuffle_buffer: records held in memory to shuffle them; 0 keeps their order.
         seed: keys the shuffling.
-        rank, world_size: every `world_size`-th document is read, from the `rank`-th on (or as many whole files, where
-            they divide evenly).
+        rank, world_size: which part of the documents is read.
+        whole_files: whether a part may be whole files, where they divide evenly, so that no process reads all of them.
     """
 
     records: datasets.IterableDataset
@@ -45,6 +45,7 @@ class StreamedSource:
     seed: int
     rank: int = 0
     world_size: int = 1
+    whole_files: bool = True
 
     def open(self, epoch: int) -> datasets.IterableDataset:
         """This rank's records for one pass, in that pass's order."""
@@ -54,7 +55,8 @@ class StreamedSource:
             seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
             records = records.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
         if self.world_size > 1:
-            records = split_dataset_by_node(records, self.rank, self.world_size)
+            strategy = "auto" if self.whole_files else "examples"
+            records = split_dataset_by_node(records, self.rank, self.world_size, strategy)
         return records
 
     def encode(self, record: dict[str, Any]) -> list[Piece]:
@@ -84,7 +86,7 @@ class _Cursor:
     def rows(self, repeat: bool) -> Iterator[dict[str, Tensor]]:
         """Rows from the place on: to the end of the pass, or of pass after pass for ever."""
         while True:
-            empty = self.place["records"] is None
+            empty = self.place["records"] is None and self.place["offset"] == 0
             for row in self._rows_of_pass():
                 if has_target(row):
                     empty = False
@@ -153,9 +155,9 @@ class TokenStream(torch.utils.data.IterableDataset):
         self._sources = sources
         self._weights = weights
         self._repeat = repeat
-        self._start: dict[str, Any] | None = None
+        self._start = {"counts": [0] * len(sources), "sources": [None] * len(sources)}
+        self._counts: list[int] = []
         self._cursors: list[_Cursor] = []
-        self._counts = [0] * len(sources)
 
     def shard(self, rank: int, world_size: int) -> TokenStream:
         """The part of the stream for one process; the parts share no document and leave none out.
@@ -172,8 +174,8 @@ class TokenStream(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if torch.utils.data.get_worker_info() is not None:
             raise RuntimeError("A TokenStream is read by the training process itself. Set num_workers to 0.")
-        places = self._start["sources"] if self._start else [None] * len(self._sources)
-        self._counts = list(self._start["counts"]) if self._start else [0] * len(self._sources)
+        self._counts = list(self._start["counts"])
+        places = self._start["sources"]
         self._cursors = [_Cursor(source, place) for source, place in zip(self._sources, places, strict=True)]
         iterators = [cursor.rows(self._repeat) for cursor in self._cursors]
         if not self._repeat:
@@ -189,12 +191,10 @@ class TokenStream(torch.utils.data.IterableDataset):
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, as plain JSON types."""
         first = self._sources[0]
-        return {
-            "rank": first.rank,
-            "world_size": first.world_size,
-            "counts": list(self._counts),
-            "sources": [cursor.place for cursor in self._cursors] or [None] * len(self._sources),
-        }
+        place = self._start
+        if self._cursors:
+            place = {"counts": list(self._counts), "sources": [cursor.place for cursor in self._cursors]}
+        return {"rank": first.rank, "world_size": first.world_size, **place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next iteration go on where the state was taken.
@@ -213,4 +213,5 @@ class TokenStream(torch.utils.data.IterableDataset):
                 "the state of a stream is of (rank, processes, sources) = "
                 f"{theirs}, and this stream is {ours}. Resume with the same processes and sources."
             )
-        self._start = state
+        self._start = {"counts": state["counts"], "sources": state["sources"]}
+        self._cursors = []
