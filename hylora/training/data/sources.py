@@ -43,6 +43,12 @@ def load_source(
             records do not have.
     """
     files = _local_files(source.path, key)
+    if files is not None:
+        kind = _one_format(files, source.path, key)
+        # Not every reader of `datasets` can take a file of no bytes.
+        files = [file for file in files if file.stat().st_size > 0]
+        if not files:
+            raise ValueError(f"{key}.path: {source.path!r} holds no documents, since the files are empty. Fill them.")
     try:
         if files is None:
             dataset = datasets.load_dataset(
@@ -54,14 +60,13 @@ def load_source(
                 cache_dir=cache_dir,
             )
         else:
-            kind = _one_format(files, source.path, key)
             options = {"sample_by": "document"} if kind == "text" else {}
             names = [glob.escape(str(file)) for file in files]
             dataset = datasets.load_dataset(
                 kind, data_files=names, split=source.split, streaming=streaming, cache_dir=cache_dir, **options
             )
         found = _column_names(dataset)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
         raise ValueError(_explain(source.path, key, files, error)) from error
     _check_columns(source, key, columns, found)
     dataset = dataset.select_columns(columns)
@@ -142,7 +147,7 @@ def _column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[
 def _check_columns(source: SourceRecipe, key: str, columns: list[str], found: list[str]) -> None:
     """Raise for a field that is missing from the records, with the nearest one that is there."""
     if not found:
-        raise ValueError(f"{key}.path: {source.path!r} holds no documents. Check that the files are not empty.")
+        raise ValueError(f"{key}.path: {source.path!r} holds no documents. Check its content and split.")
     for column in columns:
         if column not in found:
             field = next(name for name, value in vars(source).items() if name.endswith("_field") and value == column)
