@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents to evaluate on, as token ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hylora.training.data.recipe import SourceRecipe
+from hylora.training.data.sources import load_source
+
+__all__ = ["DocumentSet", "fingerprint", "load_documents"]
+
+
+@dataclass(frozen=True)
+class DocumentSet:
+    """Tokenised documents.
+
+    Attributes:
+        tokens: one int64 tensor [L] for each document.
+        skipped: documents that were read and had too few tokens.
+    """
+
+    tokens: list[Tensor]
+    skipped: int
+
+
+def load_documents(
+    source: SourceRecipe,
+    tokenizer: PreTrainedTokenizerBase,
+    min_tokens: int = 1,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> DocumentSet:
+    """Read documents, in the order of the source, until there are enough.
+
+    Documents are tokenised without special tokens, and each on its own.
+
+    Args:
+        source: text files, a folder of them, JSON lines, Parquet or a dataset on the Hub; `source.max_documents`
+            limits the documents kept, not those read.
+        tokenizer: the model's.
+        min_tokens: shorter documents are counted and skipped.
+        max_tokens: keep at most so many tokens of each document. Many documents cut short tell more about the
+            average than a few whole books.
+        progress: called with the number of documents kept, after each.
+
+    Returns:
+        The documents.
+
+    Raises:
+        ValueError: if the source cannot be read or is not text, or no document is long enough, naming the longest.
+    """
+    source.check("data")
+    if source.kind != "text":
+        raise ValueError(f"data.kind: {source.kind!r} cannot be evaluated here. Use 'text'.")
+    if max_tokens is not None and max_tokens < min_tokens:
+        raise ValueError(f"max_tokens={max_tokens} cuts documents below the {min_tokens} tokens that are needed")
+    limit = source.max_documents
+    # A stream, so that no more of a large corpus is read than is asked for.
+    everything = SourceRecipe(**{**vars(source), "max_documents": None})
+    records = load_source(everything, "data", [source.text_field], streaming=True, cache_dir=None)
+    kept: list[Tensor] = []
+    skipped = longest = 0
+    for record in records:
+        # `verbose` would warn that a document exceeds the model's context, which is the point here.
+        ids = tokenizer(record[source.text_field], add_special_tokens=False, verbose=False)["input_ids"]
+        longest = max(longest, len(ids))
+        if len(ids) < min_tokens:
+            skipped += 1
+            continue
+        kept.append(torch.tensor(ids[:max_tokens], dtype=torch.long))
+        if progress is not None:
+            progress(len(kept))
+        if len(kept) == limit:
+            break
+    if not kept:
+        raise ValueError(
+            f"none of the {skipped} documents of {source.path!r} has {min_tokens} tokens; the longest has {longest}: "
+            "choose a smaller length or longer documents"
+        )
+    return DocumentSet(kept, skipped)
+
+
+def fingerprint(documents: Iterable[Tensor]) -> str:
+    """SHA-256 over the token ids of documents: equal where two evaluations saw the same."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(len(document).to_bytes(8, "little"))
+        digest.update(document.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents come in order, whole, without special tokens, and only those that are long enough."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hylora.training.data.recipe import SourceRecipe
+from hylora_eval.documents import fingerprint, load_documents
+
+
+@pytest.fixture
+def folder(tmp_path, write_text):
+    for name, tokens in (("a", 30), ("b", 8), ("c", 50), ("d", 40)):
+        (tmp_path / f"{name}.txt").write_text(write_text(tokens))
+    return tmp_path
+
+
+def lengths(documents):
+    return [len(document) for document in documents.tokens]
+
+
+def test_a_text_file_is_one_document(folder, tokenizer):
+    documents = load_documents(SourceRecipe(str(folder / "b.txt")), tokenizer)
+    expected = [int(word[1:]) for word in (folder / "b.txt").read_text().split()]
+    assert [document.tolist() for document in documents.tokens] == [expected]
+    assert documents.tokens[0].dtype == torch.long
+
+
+def test_a_folder_is_read_in_the_order_of_names(folder, tokenizer):
+    assert lengths(load_documents(SourceRecipe(str(folder)), tokenizer)) == [30, 8, 50, 40]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_records_with_another_field(tmp_path, tokenizer, write_text, suffix):
+    import datasets
+
+    records = [{"body": write_text(9), "id": 1}, {"body": write_text(5), "id": 2}]
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        datasets.Dataset.from_list(records).to_parquet(path)
+    assert lengths(load_documents(SourceRecipe(str(path), text_field="body"), tokenizer)) == [9, 5]
+    with pytest.raises(ValueError, match="'text' is not a field"):
+        load_documents(SourceRecipe(str(path)), tokenizer)
+
+
+def test_short_documents_are_counted_and_do_not_use_up_the_limit(folder, tokenizer):
+    documents = load_documents(SourceRecipe(str(folder), max_documents=2), tokenizer, min_tokens=35)
+    assert lengths(documents) == [50, 40]
+    assert documents.skipped == 2
+
+
+def test_reading_stops_at_the_limit(folder, tokenizer):
+    told = []
+    documents = load_documents(SourceRecipe(str(folder), max_documents=1), tokenizer, progress=told.append)
+    assert lengths(documents) == [30] and told == [1]
+
+
+def test_documents_are_cut(folder, tokenizer):
+    assert lengths(load_documents(SourceRecipe(str(folder)), tokenizer, min_tokens=10, max_tokens=32)) == [30, 32, 32]
+
+
+def test_no_document_long_enough_names_the_longest(folder, tokenizer):
+    with pytest.raises(ValueError, match="none of the 4 documents .* has 64 tokens; the longest has 50"):
+        load_documents(SourceRecipe(str(folder)), tokenizer, min_tokens=64)
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        ({"path": "absent.txt"}, {}, "does not exist"),
+        ({"path": "empty.txt"}, {}, "none of the 1 documents|holds no documents"),
+        ({"path": "empty.jsonl"}, {}, "holds no documents|could not be read"),
+        ({"path": "a.txt", "kind": "chat"}, {}, "data.kind: 'chat'"),
+        ({"path": "a.txt"}, {"min_tokens": 8, "max_tokens": 4}, "max_tokens=4 cuts"),
+        ({"path": "a.txt", "max_documents": 0}, {}, "max_documents"),
+    ],
+)
+def test_wrong_sources_are_named(folder, tokenizer, source, arguments, message):
+    (folder / "empty.txt").touch()
+    (folder / "empty.jsonl").touch()
+    source["path"] = str(folder / source["path"])
+    with pytest.raises(ValueError, match=message):
+        load_documents(SourceRecipe(**source), tokenizer, **arguments)
+
+
+def test_fingerprint_tells_documents_apart():
+    one, two = torch.tensor([1, 2, 3]), torch.tensor([4])
+    assert fingerprint([one, two]) == fingerprint([one.clone(), two.clone()])
+    assert len({fingerprint(parts) for parts in ([one, two], [two, one], [torch.cat([one, two])], [one])}) == 4

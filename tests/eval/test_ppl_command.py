@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hylora eval ppl`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+
+import peft
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import hylora
+from hylora.attention import SpanConfig
+from hylora.cli.main import build_app
+from hylora_eval.documents import fingerprint
+from hylora_eval.perplexity import perplexity
+from tests.tiny import tiny_bamba, tiny_llama
+
+SPAN = {"block_size": 4, "top_k": 1, "chunk_size": 8}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tokenizer):
+    """A run's folder with a full model, trained (here: drawn) under SE-Attn."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_bamba().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    span = SpanConfig(**SPAN).to_dict()
+    hylora.RunManifest(attention="se_attn", span_attention=span, context_length=32).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, write_text):
+    folder = tmp_path_factory.mktemp("data")
+    for name, tokens in (("a", 150), ("b", 64), ("c", 40), ("d", 70)):
+        (folder / f"{name}.txt").write_text(write_text(tokens))
+    return folder
+
+
+def run(*arguments):
+    arguments = ["eval", "ppl", *map(str, arguments)]
+    return CliRunner().invoke(build_app(arguments), arguments)
+
+
+def evaluate(tmp_path, *arguments):
+    output = tmp_path / "result.json"
+    result = run(*arguments, "--output", output)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result, json.loads(output.read_text())
+
+
+def tokens_of(folder, *names):
+    return [torch.tensor([int(word[1:]) for word in (folder / f"{n}.txt").read_text().split()]) for n in names]
+
+
+def test_lengths_share_documents_and_text(tmp_path, model, data):
+    printed, record = evaluate(tmp_path, "--model", model, "--lengths", 16, 32, 64, "--data", data, "--batch-size", 3)
+    documents = [document[: len(document) // 64 * 64] for document in tokens_of(data, "a", "b", "d")]
+    network = hylora.load(model, "full")
+    assert [result["length"] for result in record["results"]] == [16, 32, 64]
+    for result in record["results"]:
+        expected = perplexity(network, documents, result["length"])
+        assert result["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
+        assert result["tokens"] == expected.tokens and result["documents"] == 3
+        assert f"{result['perplexity']:.3f}" in printed.stdout
+    assert record["data"]["tokens_sha256"] == fingerprint(documents)
+
+
+def test_the_record_has_what_a_rerun_needs(tmp_path, model, data):
+    _, record = evaluate(
+        tmp_path, "--model", model, "--lengths", 16, 32, "--data", data, "--mode", "sliding", "--stride", 8,
+        "--max-documents", 2, "--max-tokens", 50, "--dtype", "bfloat16",
+    )  # fmt: skip
+    assert record["kind"] == "perplexity" and record["created"]
+    assert record["model"]["path"] == str(model)
+    assert record["model"]["dtype"] == "bfloat16" and record["model"]["device"]
+    assert record["model"]["training_attention"] == "se_attn"
+    assert record["model"]["training_attention_options"]["chunk_size"] == 8
+    assert record["model"]["training_context_length"] == 32
+    assert record["attention"] == {"asked": "full", "name": "sdpa", "options": {}}
+    assert record["tokenizer"] == {"path": str(model), "vocabulary": 96, "special_tokens": False}
+    assert record["data"] | {"path": str(data), "documents": 2, "max_documents": 2, "max_tokens": 50} == record["data"]
+    assert record["settings"] == {"lengths": [16, 32], "mode": "sliding", "stride": 8, "batch_size": 1}
+    assert {"hylora", "torch", "transformers", "python"} <= set(record["environment"])
+    result = record["results"][0]
+    assert (result["mode"], result["stride"], result["tokens"]) == ("sliding", 8, 49 + 49)
+    assert result["nll_standard_error"] > 0 and result["seconds"] > 0
+    assert sum(part["tokens"] for part in result["positions"]) == result["tokens"]
+
+
+def test_attention_full_same_and_by_name(tmp_path, model, data):
+    arguments = ("--model", model, "--lengths", 64, "--data", data, "--overwrite")
+    _, full = evaluate(tmp_path, *arguments)
+    _, same = evaluate(tmp_path, *arguments, "--attention", "same")
+    _, window = evaluate(tmp_path, *arguments, "--attention", "sw_attn", "--attention-option", "window=5")
+    assert same["attention"]["name"] == "se_attn"
+    assert same["attention"]["options"] == SpanConfig(**SPAN).to_dict()
+    assert window["attention"]["name"] == "sw_attn" and window["attention"]["options"]["window"] == 5
+    assert len({record["results"][0]["nll"] for record in (full, same, window)}) == 3
+    expected = perplexity(
+        hylora.load(model), [d[: -(len(d) % 64) or None] for d in tokens_of(data, "a", "b", "d")], 64
+    )
+    assert same["results"][0]["nll"] == pytest.approx(expected.nll, abs=1e-6)
+
+
+def test_an_adapter_is_evaluated_with_its_base(tmp_path, data, tokenizer):
+    base = tiny_llama()
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).eval()
+    adapted.save_pretrained(tmp_path / "run")
+    hylora.RunManifest(base_model=str(tmp_path / "base")).save(tmp_path / "run")
+    _, record = evaluate(tmp_path, "--model", tmp_path / "run", "--lengths", 64, "--data", data / "b.txt")
+    expected = perplexity(adapted, tokens_of(data, "b"), 64)
+    assert record["results"][0]["nll"] == pytest.approx(expected.nll, abs=1e-5)
+    assert record["results"][0]["nll_standard_error"] is None
+    assert record["model"]["base_model"] == str(tmp_path / "base")
+    assert record["tokenizer"]["path"] == str(tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        ["--lengths", 16, 32],
+        ["--lengths", 16, "--lengths", 32],
+        ["--lengths=16", 32],
+        ["--lengths=16", "--lengths=32"],
+    ],
+)
+def test_ways_to_write_lengths(tmp_path, model, data, lengths):
+    _, record = evaluate(tmp_path, *lengths, "--model", model, "--data", data / "b.txt")
+    assert record["settings"]["lengths"] == [16, 32]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--lengths"], ["--lengths", "long"], ["--lengths", 16, "--mode", "chunks", 32]]
+)
+def test_wrong_lengths_are_refused(model, data, arguments):
+    result = run("--model", model, "--data", data, *arguments)
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--data": "nowhere"}, "'nowhere'"),
+        ({"--data": "EMPTY"}, "holds no"),
+        ({"--lengths": 4096}, "has 4096 tokens; the longest has 150"),
+        ({"--lengths": 1}, "length=1 must be at least 2"),
+        ({"--model": "./nothing"}, "no tokenizer could be loaded from './nothing'"),
+        ({"--attention": "se_atn"}, "unknown attention 'se_atn'; did you mean 'se_attn'"),
+        ({"--attention-option": "top_k=2"}, "'full' attention is 'sdpa', which has no options"),
+        ({"--attention": "same", "--attention-option": "topk=2"}, "did you mean 'top_k'"),
+        ({"--attention": "same", "--attention-option": "top_k"}, "KEY=VALUE"),
+        ({"--mode": "window"}, "mode='window'"),
+        ({"--stride": 4}, "stride=4 belongs to"),
+        ({"--dtype": "int8"}, "--dtype 'int8'"),
+        ({"--device": "abacus"}, "--device 'abacus'"),
+        ({"--output": "OLD"}, "exists"),
+    ],
+)
+def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, model, data, change, message):
+    monkeypatch.setattr("hylora.cli.evaluate.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "old.json").write_text("kept")
+    names = {"EMPTY": tmp_path / "empty", "OLD": tmp_path / "old.json"}
+    options = {"--model": model, "--lengths": 16, "--data": data, **change}
+    result = run(*(names.get(part, part) for option in options.items() for part in option))
+    assert isinstance(result.exception, ValueError), result.output
+    assert message in str(result.exception)
+    assert (tmp_path / "old.json").read_text() == "kept"
+
+
+def test_what_is_done_survives_a_failure(tmp_path, monkeypatch, model, data):
+    import hylora_eval.perplexity as module
+
+    def fail_at_32(network, tokens, length, *arguments, **keywords):
+        if length == 32:
+            raise torch.OutOfMemoryError("too long")
+        return perplexity(network, tokens, length, *arguments, **keywords)
+
+    monkeypatch.setattr(module, "perplexity", fail_at_32)
+    output = tmp_path / "result.json"
+    result = run("--model", model, "--lengths", 16, 32, "--data", data, "--output", output)
+    assert isinstance(result.exception, torch.OutOfMemoryError)
+    assert [part["length"] for part in json.loads(output.read_text())["results"]] == [16]
+    assert "16" in result.stdout
