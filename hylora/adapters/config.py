@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -168,21 +169,28 @@ def _linear_names(base):
 
 
 def _trains_tied_embedding(base, saved) -> bool:
-    """Whether an embedding that shares its weight with the head is among the `saved` modules."""
+    """Whether the input embedding and the head share a weight that is among the `saved` modules."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    name = next(name for name, module in base_modules(base) if module is embedding)
-    if head is None or name not in saved or unwrapped(head).weight is not unwrapped(embedding).weight:
+    if head is None or unwrapped(head).weight is not unwrapped(embedding).weight:
         return False
-    if name.rpartition(".")[2] not in EMBEDDING_LAYER_NAMES:
+    names = [name for name, module in base_modules(base) if module is embedding or module is head]
+    if saved.isdisjoint(names):
+        return False
+    if names[0].rpartition(".")[2] not in EMBEDDING_LAYER_NAMES:
         raise ValueError(
-            f"{name} is tied to the output head, and PEFT keeps only embeddings called {EMBEDDING_LAYER_NAMES} tied. "
-            'Use variant="lora", or untie the head first.'
+            f"{names[0]} is tied to the output head, and PEFT keeps only embeddings called {EMBEDDING_LAYER_NAMES} "
+            'tied. Use variant="lora", or untie the head first.'
         )
     return True
 
 
 def _weights_read_directly(mixer) -> set[str]:
     """Children of a recurrent mixer whose `.weight` its own code reads, past their forward and any LoRA on it."""
-    if not any(is_depthwise(unwrapped(child)) for child in mixer.children()):
-        return set()
-    return set(re.findall(r"self\.(\w+)\.weight\b", inspect.getsource(type(mixer))))
+    has_conv = any(is_depthwise(unwrapped(child)) for child in mixer.children())
+    return _weights_in_code(type(mixer)) if has_conv else set()
+
+
+@functools.cache
+def _weights_in_code(module_class) -> set[str]:
+    """Names in `self.<name>.weight` in the code of a class."""
+    return set(re.findall(r"self\.(\w+)\.weight\b", inspect.getsource(module_class)))

@@ -141,6 +141,15 @@ def test_further_modules_train_when_asked():
     assert trainable_groups(model)["other"] == 96 * 32
 
 
+def test_a_tied_head_that_should_train_takes_the_embedding_along():
+    model = tiny_bamba(tie_word_embeddings=True)
+    model = add_adapter(model, HyLoraConfig.for_model(model, "lora", modules_to_save=["lm_head"]))
+    base = model.get_base_model()
+    assert base.lm_head.weight is base.model.embed_tokens.weight
+    assert base.lm_head.weight.requires_grad
+    assert trainable_groups(model)["embeddings"] == 96 * 32
+
+
 def test_targets_of_the_users_choice():
     model = tiny_bamba()
     config = HyLoraConfig.for_model(model, "lora", target_modules=["in_proj", "down_proj"])
