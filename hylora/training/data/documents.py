@@ -103,7 +103,7 @@ class DocumentEncoder:
 
     def _is_filled(self, record: tuple) -> bool:
         """Whether there is anything in a record; raises when it is not what the kind of data promises."""
-        if any(value is None or len(value) == 0 for value in record[-1:]):
+        if record[-1] in (None, "", []):
             return False
         expected = list if self.kind == "chat" else str
         for name, value in zip(self.columns, record, strict=True):

@@ -43,8 +43,8 @@ class MixedRows(torch.utils.data.Dataset):
         sizes = np.array([len(source) for source in sources])
         shares = np.array(weights, dtype=np.float64) / sum(weights)
         self.counts = [int(count) for count in np.rint((sizes / shares).max() * shares)]
-        # The turn of row k of a source comes at (k + 1/2) / share: the order that `next_source` follows step by step.
-        turns = np.concatenate([(np.arange(n) + 0.5) / share for n, share in zip(self.counts, shares, strict=True)])
+        # The turn of row k of a source comes at (k + 1/2) / weight: the order that `next_source` follows step by step.
+        turns = np.concatenate([(np.arange(n) + 0.5) / weight for n, weight in zip(self.counts, weights, strict=True)])
         order = np.argsort(turns, kind="stable")
         self._source_of = np.repeat(np.arange(len(sizes)), self.counts)[order].astype(np.uint16)
         self._row_of = np.concatenate(
