@@ -82,7 +82,7 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, folder: RunFol
             num_steps=loop.global_batch_size // (loop.batch_size * processes), sync_with_dataloader=False
         ),
         log_with=list(tracking.trackers) or None,
-        project_dir=str(folder.path),
+        project_dir=str(folder.logs),
     )
 
 
@@ -143,6 +143,7 @@ class Trainer:
         )
         self._batches = make_batches(task.rows, task.collate, self._layout, loop.seed)
         self._model, self._optimizer = accelerator.prepare(task.model, build_optimizer(task.model, optimizer))
+        self._buffers = _buffers(self._unwrapped())
         self._last_evaluation: dict[str, float] = {}
         self._data_state = self._batches.state()
 
@@ -212,9 +213,12 @@ class Trainer:
         (count,) = sum_over_processes(self._accelerator, sum(self._task.count(batch) for batch in window))
         # accelerate averages over the window and DDP over processes: undo both and divide by the terms instead.
         scale = len(window) * self._layout.world_size / max(count, 1)
+        before = {name: value.clone() for name, value in self._buffers.items()}
         loss_sum = torch.zeros((), device=self._accelerator.device)
         for offset, batch in enumerate(window):
             if self._must_stop():
+                for name, value in before.items():
+                    self._buffers[name].copy_(value)
                 return False
             loss_sum += self._backward(step * len(window) + offset, batch, scale)
         (loss,) = sum_over_processes(self._accelerator, float(loss_sum) / max(count, 1))
@@ -280,9 +284,12 @@ class Trainer:
             values = {name: value for name, value in record.items() if name != "step" and value is not None}
             self._accelerator.log(values, step=record["step"])
 
+    def _unwrapped(self) -> nn.Module:
+        return self._accelerator.unwrap_model(self._model)
+
     def _save(self, step: int) -> Path:
         """Write a checkpoint; every process takes part."""
-        model = self._accelerator.unwrap_model(self._model)
+        model = self._unwrapped()
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in _changing(model).items()}
         tensors, scalars = optimizer_state(self._optimizer, model)
         data = None if self._data_state is None else gather_object([self._data_state])
@@ -295,7 +302,7 @@ class Trainer:
     def _restore(self, path: Path) -> int:
         """Take over a checkpoint; gives the updates made so far."""
         checkpoint = load_checkpoint(path)
-        model = self._accelerator.unwrap_model(self._model)
+        model = self._unwrapped()
         ours, theirs = _changing(model), checkpoint.tensors["weights"]
         if ours.keys() != theirs.keys():
             different = sorted(ours.keys() ^ theirs.keys())
@@ -320,6 +327,10 @@ class Trainer:
 
 def _changing(model: nn.Module) -> dict[str, Tensor]:
     """What training changes: trainable parameters, and buffers that are part of the model's state."""
-    state = model.state_dict(keep_vars=True)
-    buffers = {name: value for name, value in model.named_buffers() if name in state}
-    return {**trainable(model), **buffers}
+    return {**trainable(model), **_buffers(model)}
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are part of a model's state, such as batch statistics; language models rarely have any."""
+    persistent = model.state_dict(keep_vars=True).keys()
+    return {name: value for name, value in model.named_buffers() if name in persistent}

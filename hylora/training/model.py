@@ -100,7 +100,11 @@ def build_model(recipe: Recipe, plan: ModelPlan, mixed_precision: str) -> nn.Mod
             parameter.requires_grad_(False)
     if recipe.training.gradient_checkpointing:
         base = model.get_base_model() if plan.adapter is not None else model
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The older name, until every supported transformers has the newer one, warns that it will go.
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        # Only re-entrant checkpointing needs inputs that require gradients.
+        base.disable_input_require_grads()
     return model.train()
 
 

@@ -41,6 +41,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self.logs = self.path / "logs"
         self.metrics = self.path / "metrics.jsonl"
         self.recipe = self.path / "recipe.yaml"
 
@@ -106,7 +107,8 @@ class RunFolder:
             The checkpoint to continue from, or None to start.
         """
         if not recipe.training.resume and self.recipe.exists():
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for path in (self.checkpoints, self.logs):
+                shutil.rmtree(path, ignore_errors=True)
             # Folders that a run does not make are somebody else's.
             for path in self.path.iterdir():
                 if path.is_file():

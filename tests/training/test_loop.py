@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop on a task that is not language: its arithmetic, resuming, stopping, and stopping in time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hylora.training.checkpoint import CheckpointError, checkpoint_steps
+from hylora.training.loop import TrainingError
+from hylora.training.randomness import RowOrder
+from hylora.training.recipe import RecipeError
+from hylora.training.run_folder import RunFolder
+from hylora.training.trackers import read_metrics
+
+# Test folders are not packages: load the neighbour by its path.
+_spec = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))
+toy = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(toy)
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def without_timing(folder):
+    records = read_metrics(RunFolder(folder).metrics)
+    return [{key: value for key, value in record.items() if key not in ("seconds", "memory")} for record in records]
+
+
+def in_forward(task, number, action):
+    """Make something happen in the n-th forward pass of training."""
+    forward, seen = task.model.forward, []
+
+    def counted(*args, **kwargs):
+        seen.append(task.model.training)
+        if task.model.training and sum(seen) == number:
+            action()
+        return forward(*args, **kwargs)
+
+    task.model.forward = counted
+    return task
+
+
+def stop_at(task, number, signum=signal.SIGTERM):
+    """Make the process get a signal in the n-th forward pass."""
+    return in_forward(task, number, lambda: os.kill(os.getpid(), signum))
+
+
+def crash_at(task, number):
+    """Make the n-th forward pass fail."""
+
+    def crash():
+        raise RuntimeError("crash")
+
+    return in_forward(task, number, crash)
+
+
+def test_an_update_weighs_every_term_the_same(tmp_path):
+    """One update over micro-batches of unequal weight is plain gradient descent on the mean over all terms."""
+    task = toy.ToyTask(dropout=0.0)
+    reference = toy.ToyTask(dropout=0.0)
+    toy.run(tmp_path, task, steps=1, batch_size=1, optimizer="sgd", max_grad_norm=None)
+
+    order = RowOrder(len(reference.rows), 0)
+    loss_sum, count = reference.model(**reference.collate([reference.rows[order[i]] for i in range(4)]))
+    (loss_sum / count).backward()
+    rate = 0.05 * 0.5  # the first of two warm-up updates
+    for name, parameter in reference.model.named_parameters():
+        if parameter.requires_grad:
+            expected = parameter.detach() - rate * parameter.grad
+            torch.testing.assert_close(task.model.get_parameter(name).detach(), expected)
+    record = without_timing(tmp_path)[0]
+    assert record["loss"] == pytest.approx((loss_sum / count).item()) and record["rows"] == count
+    assert record["lr"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_accumulation_does_not_change_the_update(tmp_path, batch_size):
+    _, whole = toy.run(tmp_path / "whole", toy.ToyTask(dropout=0.0), batch_size=4)
+    _, parts = toy.run(tmp_path / "parts", toy.ToyTask(dropout=0.0), batch_size=batch_size)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name])
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    start = {name: value.clone() for name, value in toy.Regression().state_dict().items()}
+    _, weights = toy.run(tmp_path, steps=1, optimizer="sgd", max_grad_norm=1e-3)
+    moved = torch.stack([(weights[name] - start[name]).norm() for name in start if name != "seen"]).norm()
+    assert float(moved) == pytest.approx(0.05 * 0.5 * 1e-3, rel=1e-3)
+    assert without_timing(tmp_path)[0]["grad_norm"] > 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("crashed_after", [2, 4])
+def test_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path, optimizer, crashed_after):
+    """10 rows and 4 per update: update 3 runs over the end of an epoch. Dropout draws in every micro-batch."""
+    _, whole = toy.run(tmp_path / "whole", optimizer=optimizer, evaluate_every=2)
+    # The update after the checkpoint is lost, and its metrics must not stay.
+    task = crash_at(toy.ToyTask(), 2 * (crashed_after + 1) + 1)
+    with pytest.raises(RuntimeError, match="crash"):
+        toy.run(tmp_path / "halves", task, optimizer=optimizer, evaluate_every=2)
+    assert without_timing(tmp_path / "halves")[-1]["step"] == crashed_after + 1
+    outcome, resumed = toy.run(tmp_path / "halves", resume=True, optimizer=optimizer, evaluate_every=2)
+    assert outcome.step == 6
+    assert_same(whole, resumed)
+    assert without_timing(tmp_path / "whole") == without_timing(tmp_path / "halves")
+
+
+def test_every_interruption_gives_the_same_run(tmp_path):
+    """Stopped at every single micro-batch in turn, and resumed each time."""
+    _, whole = toy.run(tmp_path / "whole")
+    for micro_batch in range(1, 12):
+        folder = tmp_path / str(micro_batch)
+        outcome, _ = toy.run(folder, stop_at(toy.ToyTask(), micro_batch), checkpoint_every=0)
+        assert outcome.stopped_by == "SIGTERM" and outcome.step == micro_batch // 2
+        _, resumed = toy.run(folder, resume=True, checkpoint_every=0)
+        assert_same(whole, resumed)
+
+
+def test_evaluation_does_not_disturb_training(tmp_path):
+    _, without = toy.run(tmp_path / "without")
+    task = toy.ToyTask()
+    _, with_evaluation = toy.run(tmp_path / "with", task, evaluate_every=1)
+    assert task.evaluations == 6
+    assert_same(without, with_evaluation)
+
+
+def test_dropout_differs_between_updates_and_seeds(tmp_path):
+    losses = {}
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        toy.run(folder, toy.ToyTask(rows=2, dropout=0.5), seed=seed, steps=2, optimizer="sgd")
+        losses[seed] = [record["grad_norm"] for record in without_timing(folder)]
+    assert losses[0][0] != losses[1][0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(tmp_path, number):
+    before = signal.getsignal(number)
+    outcome, _ = toy.run(tmp_path, stop_at(toy.ToyTask(), 5, number), checkpoint_every=0)
+    assert (outcome.step, outcome.stopped_by) == (2, signal.Signals(number).name)
+    assert checkpoint_steps(RunFolder(tmp_path).checkpoints) == [2]
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_interrupt_is_not_held_back(tmp_path):
+    task = stop_at(toy.ToyTask(), 3, signal.SIGINT)
+    first = task.model.forward
+
+    def impatient(*args, **kwargs):
+        result = first(*args, **kwargs)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    task.model.forward = impatient
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(tmp_path, task)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path, poison):
+    task = toy.ToyTask(rows=12)
+    task.rows[RowOrder(12, 0)[9]]["y"].fill_(poison)
+    task.rows[RowOrder(12, 0)[9]]["weight"].fill_(1.0)
+    with pytest.raises(TrainingError, match=r"update 3 has loss (nan|inf).*not finite.*optimizer.lr=0.05"):
+        toy.run(tmp_path, task, checkpoint_every=1)
+    assert checkpoint_steps(RunFolder(tmp_path).checkpoints) == [1, 2]
+    assert all(torch.isfinite(value).all() for value in task.model.state_dict().values())
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    toy.run(tmp_path)
+    task = toy.ToyTask()
+    task.model.layers[3].weight.requires_grad_(False)
+    with pytest.raises(CheckpointError, match=r"other weights.*layers\.3\.weight"):
+        toy.run(tmp_path, task, resume=True)
+
+
+def test_buffers_are_part_of_a_checkpoint(tmp_path):
+    toy.run(tmp_path, steps=4)
+    _, state = toy.run(tmp_path, resume=True, steps=6)
+    assert state["seen"] == 6 * 4
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path, monkeypatch):
+    # Two processes, as a launcher would say; nothing is started.
+    monkeypatch.setattr("hylora.training.loop.PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(RecipeError, match=r"global_batch_size=5 is not a multiple of training.batch_size=1 times"):
+        toy.make_trainer(tmp_path, global_batch_size=5, batch_size=1)
+
+
+def test_records_are_one_json_object_per_line(tmp_path):
+    toy.run(tmp_path, steps=3, evaluate_every=3)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["step"] for record in records] == [1, 2, 3, 3]
+    assert set(records[0]) == {"step", "loss", "grad_norm", "lr", "rows", "seconds", "memory"}
+    assert set(records[3]) == {"step", "eval_loss"}

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task that is not language: regression with dropout, trained in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hylora.training.checkpoint import latest_checkpoint
+from hylora.training.loop import Trainer, build_accelerator
+from hylora.training.recipe import (
+    EvaluationRecipe,
+    LoopRecipe,
+    OptimizerRecipe,
+    OutputRecipe,
+    ScheduleRecipe,
+    TrackingRecipe,
+)
+from hylora.training.run_folder import RunFolder
+
+
+class Regression(nn.Module):
+    """Summed squared error of a small network with dropout and batch statistics."""
+
+    def __init__(self, dropout=0.2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
+        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x, y, weight):
+        if self.training:
+            self.seen += len(x)
+        error = (self.layers(x * self.frozen)[:, 0] - y) ** 2
+        return (error * weight).sum(), weight.sum()
+
+
+class ToyTask:
+    """Rows of (x, y, weight); the weights are the terms that a row counts for, some of them none."""
+
+    unit = "rows"
+
+    def __init__(self, rows=10, dropout=0.2):
+        self.model = Regression(dropout)
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(rows, 3, generator=generator)
+        self.rows = [{"x": x[i], "y": x[i].sum().sin(), "weight": torch.tensor(float(i % 3))} for i in range(rows)]
+        self.evaluations = 0
+
+    def collate(self, rows):
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def count(self, batch):
+        return int(batch["weight"].sum())
+
+    def evaluate(self, model, accelerator):
+        # Draws numbers, as a task may.
+        torch.rand(7)
+        self.evaluations += 1
+        with torch.no_grad():
+            loss_sum, count = model(**self.collate(self.rows))
+        return {"loss": float(loss_sum / count)}
+
+    def save(self, folder, state):
+        torch.save({}, folder / "unused")
+
+
+def make_trainer(
+    folder: Path,
+    task: ToyTask | None = None,
+    steps: int = 6,
+    batch_size: int = 2,
+    checkpoint_every: int = 2,
+    evaluate_every: int = 0,
+    max_grad_norm: float | None = 1.0,
+    optimizer: str = "adamw",
+    **loop,
+):
+    """A trainer of the toy task in `folder`."""
+    run_folder = RunFolder(folder)
+    folder.mkdir(exist_ok=True)
+    recipe = LoopRecipe(**{"steps": steps, "global_batch_size": 4, "batch_size": batch_size, **loop})
+    tracking = TrackingRecipe(progress=False)
+    return Trainer(
+        task or ToyTask(),
+        build_accelerator(recipe, tracking, run_folder),
+        run_folder,
+        loop=recipe,
+        optimizer=OptimizerRecipe(
+            name=optimizer,
+            lr=0.05,
+            momentum=0.9 if optimizer == "sgd" else 0.0,
+            max_grad_norm=max_grad_norm,
+            schedule=ScheduleRecipe(name="cosine", warmup_steps=2),
+        ),
+        evaluation=EvaluationRecipe(every=evaluate_every, at_end=False),
+        tracking=tracking,
+        output=OutputRecipe(path=str(folder), checkpoint_every=checkpoint_every, keep_checkpoints=20),
+    )
+
+
+def run(folder: Path, task: ToyTask | None = None, resume: bool = False, **options):
+    """Train the toy task; gives the outcome and the model's state."""
+    task = task or ToyTask()
+    trainer = make_trainer(folder, task, **options)
+    outcome = trainer.run(latest_checkpoint(RunFolder(folder).checkpoints) if resume else None)
+    return outcome, {name: value.clone() for name, value in task.model.state_dict().items()}
