@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hylora.language_model import decoder_and_head, verify_head
+from hylora_eval.estimates import mean_and_standard_error
 from hylora_eval.nll import evaluation_mode, token_nll
 
 __all__ = ["PerplexityResult", "PositionBin", "check_windows", "perplexity"]
@@ -159,7 +160,7 @@ def perplexity(
             if progress is not None:
                 progress(first + len(batch), len(windows))
 
-    nll, error = _mean_and_standard_error(sums, counts)
+    nll, error = mean_and_standard_error(sums, counts)
     value = math.exp(nll) if nll < 700 else math.inf
     return PerplexityResult(
         perplexity=value,
@@ -235,20 +236,6 @@ def _windows(document: int, tokens: int, length: int, stride: int) -> Iterator[W
     for scored in range(length, tokens, stride):
         stop = min(scored + stride, tokens)
         yield Window(document, stop - length, stop, score_from=scored)
-
-
-def _mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float | None]:
-    """Token-weighted mean over documents, and its standard error with documents as the sampling unit.
-
-    The mean is a ratio of two sums over documents, sum(S) / sum(n); linearised around its value r, its variance is
-    D / (D - 1) * sum((S - r n)^2) / sum(n)^2.
-    """
-    documents, total = len(sums), counts.sum()
-    mean = sums.sum() / total
-    if documents < 2:
-        return float(mean), None
-    residuals = sums - mean * counts
-    return float(mean), float((documents / (documents - 1) * residuals.square().sum()).sqrt() / total)
 
 
 def _position_bins(sums: Tensor, counts: Tensor, bins: int) -> tuple[PositionBin, ...]:

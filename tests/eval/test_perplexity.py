@@ -5,45 +5,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 import hylora
 from hylora_eval.perplexity import perplexity
+from tests.eval.known import KnownModel
 from tests.tiny import tiny_bamba, tiny_llama
-
-
-class KnownModel(nn.Module):
-    """A language model whose log-probabilities are a function of the tokens: `table(ids) -> [B, L, V]`."""
-
-    def __init__(self, table, vocabulary):
-        super().__init__()
-        self.config = SimpleNamespace(get_text_config=lambda: None)
-        self.embedding = nn.Embedding(vocabulary, 1)
-        self.head = nn.Linear(vocabulary, vocabulary, bias=False)
-        self.head.weight.data = torch.eye(vocabulary)
-        self.table = table
-        self.calls = []
-
-    def get_input_embeddings(self):
-        return self.embedding
-
-    def get_output_embeddings(self):
-        return self.head
-
-    def get_decoder(self):
-        return self.decode
-
-    def decode(self, input_ids, attention_mask=None, use_cache=False):
-        assert not use_cache
-        self.calls.append(tuple(input_ids.shape))
-        return SimpleNamespace(last_hidden_state=self.table(input_ids))
-
-    def forward(self, input_ids, use_cache=False):
-        return SimpleNamespace(logits=self.head(self.table(input_ids)))
 
 
 def position_model():
