@@ -20,7 +20,7 @@ from hylora_eval.nll import evaluation_mode
 from hylora_eval.recall import RecallSequence, check_sequences, same_lengths
 from hylora_kernels import select_blocks
 
-__all__ = ["LayerHits", "RetrievalResult", "retrieval_hits"]
+__all__ = ["LayerHits", "RetrievalResult", "retrieval_hit_rate"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RetrievalResult:
 
 
 @torch.no_grad()
-def retrieval_hits(model: nn.Module, sequences: Sequence[RecallSequence], batch_size: int = 8) -> RetrievalResult:
+def retrieval_hit_rate(model: nn.Module, sequences: Sequence[RecallSequence], batch_size: int = 8) -> RetrievalResult:
     """How often span-expanded attention retrieves the memory block that holds what a query must recall.
 
     An answer is predicted at the token before it; that token's chunk retrieves `top_k` of the memory blocks that end
