@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands and the code of docs/evaluation.md run as they stand there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hylora import RunManifest
+from hylora.cli.main import build_app
+from tests.tiny import tiny_bamba
+
+PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, tokenizer, write_text):
+    monkeypatch.chdir(tmp_path)
+    tiny_bamba().save_pretrained("out/bamba_8k")
+    tokenizer.save_pretrained("out/bamba_8k")
+    RunManifest(attention="sw_attn").save("out/bamba_8k")
+    Path("books").mkdir()
+    for seed in range(2):
+        Path(f"books/{seed}.txt").write_text(write_text(2500, seed))
+    Path("books.jsonl").write_text(json.dumps({"body": write_text(2200)}))
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_commands_run(workplace):
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        result = CliRunner().invoke(build_app(arguments), arguments)
+        assert program == "hylora" and result.exit_code == 0, (line, result.output, result.exception)
+    assert json.loads(Path("same.json").read_text())["attention"]["name"] == "sw_attn"
+
+
+def test_the_code_runs(workplace, capsys):
+    names: dict = {}
+    for block in blocks("python"):
+        exec(block, names)
+    printed = capsys.readouterr().out
+    assert "with sdpa" in printed
+    assert "hit rate" in printed
