@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,11 +17,7 @@ from hylora.training.randomness import RowOrder
 from hylora.training.recipe import RecipeError
 from hylora.training.run_folder import RunFolder
 from hylora.training.trackers import read_metrics
-
-# Test folders are not packages: load the neighbour by its path.
-_spec = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
+from tests.training import toy
 
 
 def assert_same(left, right):

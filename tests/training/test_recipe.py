@@ -122,7 +122,7 @@ WRONG = {
     "from scratch without a config": (["model.from_scratch=true"], ["model.from_scratch=True needs model.config"]),
     "weight on one source only": (
         ["data.sources=[{path: a, weight: 1}, {path: b}]"],
-        ["data.sources[1].weight"],
+        ["data.sources.1.weight"],
     ),
     "no source": (["data.sources=[]"], ["data.sources"]),
     "an override without a value": (["training.steps"], ["'training.steps'", "key=value"]),

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers from recipes, and their state as named tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from hylora.training.recipe import OptimizerRecipe, RecipeError
+from hylora.training.sharding import like, whole
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].bias.requires_grad_(False)
+    return model
+
+
+def update(model, optimizer, seed):
+    torch.manual_seed(seed)
+    model(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("recipe", [{"name": "adamw"}, {"name": "sgd"}, {"name": "sgd", "momentum": 0.9}], ids=str)
+def test_state_goes_to_tensors_and_back(recipe):
+    recipe = OptimizerRecipe(**recipe, lr=0.1)
+    model = network()
+    optimizer = build_optimizer(model, recipe)
+    update(model, optimizer, 1)
+    tensors, scalars = optimizer_state(optimizer, model)
+    again = network()
+    again.load_state_dict(model.state_dict())
+    other = build_optimizer(again, recipe)
+    # On the CPU the tensors are the optimizer's own; a file would not be.
+    load_optimizer_state(other, again, {name: value.clone() for name, value in tensors.items()}, scalars)
+    for one, two in ((model, optimizer), (again, other)):
+        update(one, two, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_names_tell_whose_state_it_is():
+    model = network()
+    optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
+    assert optimizer_state(optimizer, model) == ({}, {})
+    update(model, optimizer, 1)
+    tensors, _ = optimizer_state(optimizer, model)
+    assert set(tensors) == {
+        f"{name}::{entry}"
+        for name in ("0.weight", "1.weight", "1.bias")
+        for entry in ("step", "exp_avg", "exp_avg_sq")
+    }
+
+
+def test_state_of_other_parameters_is_refused():
+    model = network()
+    optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
+    with pytest.raises(ValueError, match=r"'0\.bias', which is not trained"):
+        load_optimizer_state(optimizer, model, {"0.bias::exp_avg": torch.zeros(4)}, {})
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(RecipeError, match="no parameter is trainable"):
+        build_optimizer(network().requires_grad_(False), OptimizerRecipe(lr=0.1))
+
+
+def test_eight_bit_needs_its_package(monkeypatch):
+    monkeypatch.setattr("hylora.training.optimizer.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"adamw_8bit.*hylora\[optim\]"):
+        build_optimizer(network(), OptimizerRecipe(name="adamw_8bit", lr=0.1))
+
+
+def test_eight_bit_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr("hylora.training.optimizer.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(RecipeError, match="adamw_8bit.*CUDA"):
+        build_optimizer(network(), OptimizerRecipe(name="adamw_8bit", lr=0.1))
+
+
+def test_sharded_state_is_saved_whole_and_sharded_again():
+    """As under FSDP2, with one process for the mesh."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        model = network()
+        for layer in model:
+            for name, parameter in list(layer.named_parameters()):
+                sharded = nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Shard(0)]))
+                setattr(layer, name, sharded.requires_grad_(parameter.requires_grad))
+        optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        tensors, scalars = optimizer_state(optimizer, model)
+        assert not any(isinstance(value, DTensor) for value in tensors.values())
+        again = build_optimizer(model, OptimizerRecipe(lr=0.1))
+        load_optimizer_state(again, model, tensors, scalars)
+        moment = again.state[model[0].weight]["exp_avg"]
+        assert isinstance(moment, DTensor) and moment.placements == (Shard(0),)
+        assert torch.equal(whole(moment), tensors["0.weight::exp_avg"])
+        assert torch.equal(whole(like(torch.arange(4.0), model[0].bias)), torch.arange(4.0))
+    finally:
+        torch.distributed.destroy_process_group()

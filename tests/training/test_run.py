@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs of tiny language models: what comes out, how they resume, and what is refused before work is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import hylora
+from hylora.training import RecipeError, train
+from hylora.training.checkpoint import checkpoint_steps
+from hylora.training.data import build_datasets
+from hylora.training.language import CausalLoss
+from hylora.training.recipe_loading import recipe_keys
+from hylora.training.trackers import read_metrics
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16,
+}
+
+
+def weights_of(folder):
+    tensors = {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+    return tensors
+
+
+def records_of(folder):
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in ("seconds", "memory")} for record in records]
+
+
+def assert_same_run(left, right):
+    found, expected = weights_of(left), weights_of(right)
+    assert found.keys() == expected.keys() and found
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+    assert records_of(left) == records_of(right)
+
+
+@pytest.fixture
+def base(recipe, tmp_path):
+    """A tiny trained Bamba to adapt."""
+    return train(recipe({"training.steps": 1, "output.path": str(tmp_path / "base")})).folder
+
+
+def adapting(base, tmp_path, name="adapter", **changes):
+    """Changes to the recipe that adapt `base`, with dropout."""
+    return {
+        "model": {"path": str(base)},
+        "adapter": {"variant": "hylora", "r": 2, "lora_alpha": 4, "lora_dropout": 0.2},
+        "output.path": str(tmp_path / name),
+        **changes,
+    }
+
+
+def test_training_from_scratch_learns_and_loads_as_trained(recipe, tmp_path):
+    result = train(recipe({"training.steps": 40, "evaluation.at_end": True, "training.gradient_checkpointing": False}))
+    losses = [record["loss"] for record in records_of(result.folder) if "loss" in record]
+    assert result.steps == len(losses) == 40
+    # 12 words in any order: their entropy is the best there is.
+    assert losses[0] > 3.3 and losses[-1] < 2.8
+    assert result.evaluation["perplexity"] == pytest.approx(math.exp(result.evaluation["loss"]))
+    assert result.evaluation["loss"] < 2.8
+
+    model = hylora.load(result.folder)
+    assert model.config._attn_implementation == "se_attn"
+    assert model.config.span_attention["chunk_size"] == [8, 16]
+    assert hylora.RunManifest.load(result.folder).context_length == 32
+    assert yaml.safe_load((result.folder / "recipe.yaml").read_text())["training"]["steps"] == 40
+
+
+def test_evaluation_is_the_loss_of_the_loaded_model(recipe):
+    """Held-out loss by the loop, and by the saved model with transformers' own loss."""
+    settings = recipe({"training.steps": 2, "evaluation": {"at_end": True, "batch_size": 3}})
+    result = train(settings)
+    model = hylora.load(result.folder)
+    from transformers import AutoTokenizer
+
+    data = build_datasets(settings.data, AutoTokenizer.from_pretrained(result.folder), 32, 0)
+    rows = [data.validation[index] for index in range(len(data.validation))]
+    with torch.no_grad():
+        losses = [float(model(input_ids=r["input_ids"][None], labels=r["labels"][None]).loss) for r in rows]
+    assert result.evaluation["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("crash_at", [3, 5])
+def test_resumed_adapter_run_is_bit_for_bit(recipe, base, tmp_path, monkeypatch, crash_at):
+    """Dropout, random chunk sizes, gradient checkpointing, evaluation in between, and an epoch's end in update 4."""
+    changes = {
+        "training.steps": 6,
+        "training.global_batch_size": 8,
+        "training.batch_size": 4,
+        "output.checkpoint_every": 2,
+        "evaluation": {"every": 2, "max_sequences": 2},
+    }
+    whole = train(recipe(adapting(base, tmp_path, "whole", **changes))).folder
+    forward, calls = CausalLoss.forward, []
+
+    def fails_once(self, *args, **kwargs):
+        calls.append(self.training)
+        if sum(calls) == 2 * crash_at + 2:
+            raise RuntimeError("crash")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(CausalLoss, "forward", fails_once)
+    halves = recipe(adapting(base, tmp_path, "halves", **changes))
+    with pytest.raises(RuntimeError, match="crash"):
+        train(halves)
+    monkeypatch.undo()
+    resumed = train(recipe(adapting(base, tmp_path, "halves", **{**changes, "training.resume": True})))
+    assert resumed.steps == 6
+    assert_same_run(whole, resumed.folder)
+
+
+def test_evaluation_and_checkpoints_do_not_change_the_weights(recipe, tmp_path):
+    plain = train(recipe({"output.path": str(tmp_path / "plain")})).folder
+    busy = train(
+        recipe({"output": {"path": str(tmp_path / "busy"), "checkpoint_every": 1}, "evaluation": {"every": 1}})
+    ).folder
+    found, expected = weights_of(busy), weights_of(plain)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_signal_saves_and_the_run_goes_on(recipe, tmp_path, monkeypatch):
+    whole = train(recipe({"output.path": str(tmp_path / "whole")})).folder
+    forward, calls = CausalLoss.forward, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(CausalLoss, "forward", interrupted)
+    stopped = train(recipe())
+    monkeypatch.undo()
+    assert (stopped.steps, stopped.stopped_by) == (2, "SIGTERM")
+    assert checkpoint_steps(stopped.folder / "checkpoints") == [2]
+    # Nothing there that could be taken for the result.
+    assert not (stopped.folder / "hylora.json").exists()
+    assert_same_run(whole, train(recipe({"training.resume": True})).folder)
+
+
+def test_a_finished_run_can_be_made_longer(recipe, tmp_path):
+    whole = train(recipe({"output": {"path": str(tmp_path / "whole"), "checkpoint_every": 3}, "training.steps": 5}))
+    train(recipe({"output.checkpoint_every": 3, "training.steps": 3}))
+    longer = train(recipe({"output.checkpoint_every": 3, "training.steps": 5, "training.resume": True}))
+    assert_same_run(whole.folder, longer.folder)
+
+
+def test_an_adapter_run_trains_what_it_says_and_loads(recipe, base, tmp_path):
+    result = train(recipe(adapting(base, tmp_path)))
+    model = hylora.load(result.folder)
+    assert model.peft_config["default"].r == 2
+    adapted, plain = model.get_base_model(), hylora.load(base)
+    conv = "model.layers.0.mamba.conv1d.modules_to_save.default.weight"
+    assert not torch.equal(adapted.get_parameter(conv), plain.get_parameter("model.layers.0.mamba.conv1d.weight"))
+    assert hylora.RunManifest.load(result.folder).base_model == str(base)
+
+
+def test_bfloat16_autocast_trains_on_the_cpu(recipe, base, tmp_path):
+    result = train(recipe(adapting(base, tmp_path, **{"training.mixed_precision": "bf16", "training.steps": 1})))
+    assert {value.dtype for value in weights_of(result.folder).values()} == {torch.float32}
+    # Another precision in the same program.
+    train(recipe(adapting(base, tmp_path, "again", **{"training.steps": 1})))
+
+
+def test_frozen_parameters_stay(recipe):
+    result = train(recipe({"model.freeze": ["A_log", r"embed_tokens"], "training.steps": 2}))
+    weights = weights_of(result.folder)
+    again = train(recipe({"model.freeze": ["A_log", r"embed_tokens"], "training.steps": 1, "output.overwrite": True}))
+    first = weights_of(again.folder)
+    for name in weights:
+        frozen = "A_log" in name or "embed_tokens" in name
+        assert torch.equal(weights[name], first[name]) == frozen, name
+
+
+def test_linear_rope_scaling_reaches_the_model_and_the_folder(recipe, tmp_path):
+    llama = {"model.config": LLAMA, "training.steps": 1}
+    base = train(recipe({**llama, "output.path": str(tmp_path / "llama")})).folder
+    settings = adapting(base, tmp_path, "scaled", **{"training.steps": 1, "adapter.variant": "longlora"})
+    settings["model"] = {"path": str(base), "rope": {"factor": "auto"}}
+    scaled = train(recipe(settings)).folder
+    found = hylora.load(scaled).config.rope_parameters
+    assert found["rope_type"] == "linear" and found["factor"] == 32 / 16
+
+
+def test_memory_rows_can_replace_the_recipes_data(recipe):
+    from hylora.training.data import TokenData
+
+    rows = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(3)]
+    settings = recipe({"training.steps": 1, "data.sources": [{"path": "nowhere.txt"}]})
+    assert train(settings, data=TokenData(rows, None, {})).steps == 1
+
+
+def test_tensorboard_gets_records(recipe):
+    pytest.importorskip("tensorboard")
+    result = train(recipe({"tracking.trackers": ["tensorboard"], "training.steps": 1}))
+    assert list((result.folder / "logs").rglob("events.out.tfevents.*"))
+
+
+REFUSED = {
+    "no attention to replace": ({"model.config.attn_layer_indices": []}, "no attention layers"),
+    "misspelt field of the model": (
+        {"model.config.hiden_size": 8},
+        r"model\.config\.hiden_size=8.*model\.config\.hidden_size",
+    ),
+    "unknown architecture": ({"model.config.model_type": "bmaba"}, "model_type='bmaba'"),
+    "no such model": ({"model": {"path": "./nowhere"}, "adapter.variant": "lora"}, r"model\.path='./nowhere'"),
+    "no such tokenizer": ({"model.tokenizer": "./nowhere"}, r"model\.tokenizer='./nowhere'"),
+    "tokenizer too large": ({"model.config.vocab_size": 8}, "14 tokens, but the model has 8"),
+    "nothing frozen": ({"model.freeze": ["A_lgo"]}, r"model\.freeze\.0='A_lgo' matches no parameter"),
+    "everything frozen": ({"model.freeze": ["."]}, "no parameter is trainable"),
+    "not a pattern": ({"model.freeze": ["("]}, "not a regular expression"),
+    "no text": ({"data.sources": [{"path": "./nowhere.txt"}]}, r"data\.sources\.0\.path.*does not exist"),
+    "sequence longer than the data": ({"training.sequence_length": 4096}, "no row of 4096"),
+    "packing that leaks": ({"data.packing": "documents"}, "data.packing"),
+    "missing bitsandbytes": ({"optimizer.name": "adamw_8bit"}, "bitsandbytes"),
+    "missing tracker": ({"tracking.trackers": ["wandb"]}, "'wandb', which is not installed"),
+    "a loss of the model's own": ({"model.config.z_loss_coefficient": 0.1}, "z_loss_coefficient=0.1"),
+    "a batch that does not fit": ({"training.global_batch_size": 3}, "global_batch_size=3"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_before_anything_is_written(recipe, tmp_path, case):
+    changes, message = REFUSED[case]
+    with pytest.raises(RecipeError, match=message):
+        train(recipe(changes))
+    run = tmp_path / "run"
+    assert not run.exists() or not list(run.iterdir())
+
+
+def test_scaling_positions_that_a_model_does_not_have_is_refused(recipe):
+    nope = {
+        "model_type": "granitemoehybrid",
+        "vocab_size": 32,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "layer_types": ["mamba", "attention"],
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "mamba_n_heads": 4,
+        "num_local_experts": 0,
+    }
+    with pytest.raises(RecipeError, match=r"model\.rope=.*remove model\.rope"):
+        train(recipe({"model.config": nope, "model.rope": {"factor": 2}}))
+
+
+def test_a_folder_of_another_run_is_refused_with_the_remedy(recipe):
+    folder = train(recipe({"training.steps": 1})).folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(RecipeError, match=r"holds another run.*training\.resume=true.*output\.overwrite=true"):
+        train(recipe({"training.steps": 1}))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_folder_of_somebody_else_is_refused(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    for settings in ({}, {"output.overwrite": True}, {"training.resume": True}):
+        with pytest.raises(RecipeError, match="not empty and holds no run"):
+            train(recipe(settings))
+    assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, message in (("file", "is a file"), ("file/run", "cannot be written")):
+        with pytest.raises(RecipeError, match=message):
+            train(recipe({"output.path": str(tmp_path / path)}))
+
+
+def test_too_small_a_disk_is_refused(recipe, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("hylora.training.run_folder.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(RecipeError, match="0.0 GiB free, but"):
+        train(recipe())
+
+
+def test_resuming_with_other_settings_names_them(recipe):
+    train(recipe({"training.steps": 1, "output.checkpoint_every": 1}))
+    changed = {"training.resume": True, "training.steps": 1, "optimizer.lr": 0.5, "attention.top_k": 2}
+    with pytest.raises(RecipeError, match=r"attention\.top_k \(1 -> 2\), optimizer\.lr \(0\.01 -> 0\.5\)"):
+        train(recipe(changed))
+    with pytest.raises(RecipeError, match=r"training\.steps \(1 -> 2\)"):
+        # A schedule that depends on the number of updates was another one until here.
+        train(recipe({"training.resume": True, "training.steps": 2, "optimizer.schedule.name": "linear"}))
+
+
+def test_overwriting_replaces_the_run_and_nothing_else(recipe, tmp_path):
+    train(recipe({"training.steps": 2, "output.checkpoint_every": 1}))
+    (tmp_path / "run" / "figures").mkdir()
+    train(recipe({"training.steps": 1, "output.overwrite": True}))
+    assert len(records_of(tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "checkpoints").exists() and (tmp_path / "run" / "figures").exists()
+
+
+def test_the_resolved_recipe_holds_every_key(recipe, tmp_path):
+    train(recipe({"training.steps": 1}))
+    saved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    top = {key.split(".")[0] for key in recipe_keys(type(recipe()))}
+    assert set(saved) == top and saved["optimizer"]["betas"] == [0.9, 0.95]
+    assert json.dumps(saved)
