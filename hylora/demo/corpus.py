@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text that every Python installation carries: the standard library's sources and the prose of its help topics.
 
-The text is read from the running interpreter, so it differs a little between Python versions; `describe_corpus` records
-which one was read. It is published under the PSF License Agreement (see `NOTICE`).
+The text is read from the running interpreter, so it differs a little between Python versions; `describe_corpus`
+records which one was read. It is published under the PSF License Agreement (see `NOTICE`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 # Besides the tests: what is optional (tkinter, idlelib), leaves or has left the library (lib2to3, distutils), carries
 # other people's packages (ensurepip, site-packages), or is tables rather than text (encodings).
 EXCLUDED = frozenset(
-    "site-packages dist-packages test tests idle_test idlelib lib2to3 distutils tkinter turtledemo ensurepip encodings "
-    "pydoc_data __pycache__".split()
+    ["site-packages", "dist-packages", "test", "tests", "idle_test", "idlelib", "lib2to3", "distutils", "tkinter"]
+    + ["turtledemo", "ensurepip", "encodings", "pydoc_data", "__pycache__"]
 )
 HELD_OUT_SHARE = 0.08
 NOTICE = (
-    "Text from the Python standard library and its documentation topics, Copyright (c) 2001 Python Software Foundation; "
-    "All Rights Reserved. Used under the PSF License Agreement, https://docs.python.org/3/license.html"
+    "Text from the Python standard library and its documentation topics, Copyright (c) 2001 Python Software "
+    "Foundation; All Rights Reserved. Used under the PSF License Agreement, https://docs.python.org/3/license.html"
 )
 
 __all__ = ["NOTICE", "Document", "describe_corpus", "is_held_out", "load_corpus"]

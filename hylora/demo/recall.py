@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A synthetic recall task: facts "key value" in a row, keys that come again, and the distance each must be recalled over.
+"""A synthetic recall task: facts "key value" in a row, keys that come again, and the distance each is recalled over.
 
 A document reads `# key value key value ...`. Keys and values are words that the tokenizer knows as one token each, so
-positions in tokens are known without counting: pair i occupies tokens 2 i + 1 (the key) and 2 i + 2 (its value). Keys are
-bound to values afresh in every document, so a value can only be predicted by finding the key's last occurrence.
+positions in tokens are known without counting: pair i occupies tokens 2 i + 1 (the key) and 2 i + 2 (its value). Keys
+are bound to values afresh in every document, so a value can only be predicted by finding the key's last occurrence.
 """
 
 from __future__ import annotations
@@ -44,6 +44,23 @@ class RecallDocument:
     text: str
     queries: tuple[Query, ...]
 
+    def messages(self) -> list[dict[str, str]]:
+        """The document as a conversation whose concatenated turns are `text`: the assistant's are the answers.
+
+        What nothing in the document foretells (new facts, and which key comes next) is the user's, so that chat data
+        teaches the answers alone.
+        """
+        words = self.text.split(" ")
+        turns, start = [], 0
+        for query in self.queries:
+            answer = query.position + 1
+            turns.append({"role": "user", "content": _spaced(words, start, answer)})
+            turns.append({"role": "assistant", "content": _spaced(words, answer, answer + 1)})
+            start = answer + 1
+        if start < len(words):
+            turns.append({"role": "user", "content": _spaced(words, start, len(words))})
+        return turns
+
 
 @dataclass(frozen=True)
 class RecallTask:
@@ -58,7 +75,7 @@ class RecallTask:
     values: tuple[str, ...]
 
     @classmethod
-    def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, words: int = 410) -> RecallTask:
+    def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, words: int = 256) -> RecallTask:
         """Take the most frequent words that are one token each.
 
         Args:
@@ -112,3 +129,8 @@ class RecallTask:
             last[fact] = position
             text += [keys[fact], values[fact]]
         return RecallDocument(text=" ".join(text), queries=tuple(queries))
+
+
+def _spaced(words: list[str], start: int, stop: int) -> str:
+    """Words `start` to `stop` with the space that precedes each but a document's first."""
+    return ("" if start == 0 else " ") + " ".join(words[start:stop])

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped checkpoint: a Bamba of half a million parameters that recalls by attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+ASSETS = Path(__file__).parent / "assets"
+# Tokens of a row that the checkpoint was trained on.
+CONTEXT = 64
+
+__all__ = ["ASSETS", "CONTEXT", "load_miniature", "load_tokenizer"]
+
+
+def load_miniature(attention: str = "full", **options) -> nn.Module:
+    """The checkpoint in float32, with an attention of choice.
+
+    Args:
+        attention: as for `hylora.load`.
+        **options: fields of `SpanConfig`.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    import hylora
+
+    return hylora.load(ASSETS, attention, dtype=torch.float32, **options)
+
+
+def load_tokenizer() -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer."""
+    return AutoTokenizer.from_pretrained(ASSETS)
