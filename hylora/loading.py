@@ -14,7 +14,7 @@ from hylora.adapters import load_adapter
 from hylora.attention import SpanConfig, check_attention, resolve_name
 from hylora.manifest import MANIFEST_NAME, RunManifest
 
-__all__ = ["load", "read_manifest"]
+__all__ = ["check_exists", "load", "read_manifest"]
 
 _ADAPTER = "adapter_config.json"
 
@@ -63,7 +63,7 @@ def load(
         ValueError: if the attention is unknown, an option is wrong, or the model cannot take the attention.
     """
     folder = os.fspath(folder)
-    _check_exists(folder)
+    check_exists(folder)
     manifest = read_manifest(folder)
     name = resolve_name(attention if attention is not None else manifest.attention)
 
@@ -94,7 +94,12 @@ def load(
     return model.train(trainable)
 
 
-def _check_exists(folder: str) -> None:
+def check_exists(folder: str) -> None:
+    """Refuse a folder that is not there, before anyone looks for it on the hub.
+
+    Raises:
+        FileNotFoundError: if `folder` looks like a path and does not exist.
+    """
     # A hub id has the form "owner/name"; anything that looks more like a path must exist here.
     looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") != 1
     if looks_like_path and not Path(folder).is_dir():

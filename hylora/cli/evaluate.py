@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 from hylora.attention import SpanConfig, resolve_name
 from hylora.attention.functions import FUNCTIONS
 from hylora.cli.env import environment
-from hylora.loading import load, read_manifest
+from hylora.loading import check_exists, load, read_manifest
 from hylora.manifest import RunManifest
 
 __all__ = ["app", "ppl"]
@@ -90,6 +90,7 @@ def ppl(
 
     for length in lengths:
         check_windows(length, mode, stride)
+    check_exists(model)
     manifest = read_manifest(model)
     options = _span_options(attention, attention_option or [], manifest)
     if dtype not in _DTYPES:
