@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -75,8 +76,8 @@ class StreamedSource:
 class _Cursor:
     """Reads the rows of one source and knows, after each, where to go on.
 
-    The place is the pass, the state of the records before the document that the last row ended in, and the number of
-    that document's tokens used so far.
+    The place is the pass, the state of the records before the document that the last row ended in (their number, if
+    they are shuffled), and the number of that document's tokens used so far.
     """
 
     def __init__(self, source: StreamedSource, place: dict[str, Any] | None) -> None:
@@ -86,7 +87,7 @@ class _Cursor:
     def rows(self, repeat: bool) -> Iterator[dict[str, Tensor]]:
         """Rows from the place on: to the end of the pass, or of pass after pass for ever."""
         while True:
-            empty = self.place["records"] is None and self.place["offset"] == 0
+            empty = not self.place["records"] and self.place["offset"] == 0
             for row in self._rows_of_pass():
                 if has_target(row):
                     empty = False
@@ -118,20 +119,27 @@ class _Cursor:
                     yield assemble(pieces, source.packing)
                     pieces, missing = [], source.length
 
-    def _documents(self) -> Iterator[tuple[dict | None, int, Piece]]:
+    def _documents(self) -> Iterator[tuple[Any, int, Piece]]:
         """Documents with the state of the records before each, and the first token to use."""
-        source = self.source
-        records = source.open(self.place["epoch"])
-        before, offset = self.place["records"], self.place["offset"]
-        if before is not None:
-            records.load_state_dict(before)
-            if source.shuffle_buffer:
-                # The buffer is filled anew, so another document comes first.
-                offset = 0
-        for record in records:
-            for document in source.encode(record):
+        offset = self.place["offset"]
+        for before, record in self._records():
+            for document in self.source.encode(record):
                 yield before, offset, document
-            before, offset = records.state_dict(), 0
+            offset = 0
+
+    def _records(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Records of the current pass from the place on, with the state before each."""
+        start = self.place["records"]
+        records = self.source.open(self.place["epoch"])
+        if self.source.shuffle_buffer:
+            # The state of a shuffled dataset leaves out its buffer, so that going on would skip what was in it.
+            yield from islice(enumerate(records), start or 0, None)
+            return
+        if start is not None:
+            records.load_state_dict(start)
+        for record in records:
+            yield start, record
+            start = records.state_dict()
 
 
 class TokenStream(torch.utils.data.IterableDataset):
@@ -141,9 +149,9 @@ class TokenStream(torch.utils.data.IterableDataset):
     with several sources rows take turns in the shares of the weights, exactly as in `MixedRows`. One that does not
     repeat reads its sources one after the other, once.
 
-    `state_dict()` is the place after the last row; a stream that loaded it goes on with the next one, exactly when
-    nothing is shuffled. With a shuffle buffer, the documents in the buffer at that moment are skipped until the
-    next pass.
+    `state_dict()` is the place after the last row, and a stream that loaded it goes on with the next one, exactly. A
+    shuffled stream finds the place by reading the pass again from its start, without tokenising; one that is not
+    shuffled goes there at once.
 
     Args:
         sources: what to read.
