@@ -97,20 +97,9 @@ def select_blocks(
     """The memory blocks `span_attention` retrieves for the same arguments.
 
     Args:
-        query: see `span_attention`, as for all other arguments.
-        key: see there.
-        value: see there.
-        layout: see there.
-        block_size: see there.
-        top_k: see there.
-        chunk_size: see there.
-        selection: see there.
-        query_group: see there.
-        retrieval: see there.
-        summary: see there.
-        seed: see there.
-        scale: see there.
-        backend: see there.
+        query, key, value: as in `span_attention`.
+        layout, block_size, top_k, chunk_size, selection, query_group: likewise.
+        retrieval, summary, seed, scale, backend: likewise.
 
     Returns:
         For each sequence of the layout an int64 tensor `[Hkv, selections, top_k]` of block indices counted from the

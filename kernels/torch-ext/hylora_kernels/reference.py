@@ -12,27 +12,12 @@ from .hashing import hashed_scores
 from .layout import SequenceLayout
 from .options import SpanOptions, accumulation_dtype, group_size, landmark_query
 
-Blocks = List[Tensor]
-
 
 def span_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tensor:
     """Span-expanded attention (chapter 6, equations 6.1 to 6.7)."""
     blocks = select_blocks(query, key, value, layout, options, scale)
-    return attend_blocks(query, key, value, layout, options, scale, blocks)
-
-
-def attend_blocks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
-    blocks: Blocks,
-) -> Tensor:
-    """Span-expanded attention over a given choice of blocks (equations 6.1 to 6.4)."""
     masks = [span_mask(length, chosen, options) for (_, _, length), chosen in zip(layout.sequences, blocks)]
     return _masked_attention(query, key, value, layout, masks, scale)
 
@@ -69,7 +54,7 @@ def shifted_sparse_attention(
 
 def select_blocks(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
-) -> Blocks:
+) -> List[Tensor]:
     """The retrieved blocks of every sequence, KV head and selection: best first, padded with -1."""
     chosen = []
     for q, k, v in _sequences(query.detach(), key.detach(), value.detach(), layout):
