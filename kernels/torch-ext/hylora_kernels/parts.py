@@ -53,28 +53,29 @@ class TilePart:
 
     def fold_queries(self, tiles: Tensor, groups: int) -> Tensor:
         """`[rows, Hq, count, size, ...]` to flash's `[N, C, L, ...]`."""
-        tiles = tiles.flatten(0, 1)
-        return tiles.flip(2) if self.backwards else tiles
+        return self._turn(tiles.flatten(0, 1))
 
     def unfold_queries(self, folded: Tensor, like: Tensor, groups: int) -> Tensor:
         """The inverse of `fold_queries`."""
-        return (folded.flip(2) if self.backwards else folded).unflatten(0, like.shape[:2])
+        return self._turn(folded).unflatten(0, like.shape[:2])
 
     def take_keys(self, x: Tensor, groups: int) -> Tensor:
         """The part's keys (or values) in flash's shape."""
         tiles = self.keys.of(x)
         if groups > 1:
             tiles = tiles.repeat_interleave(groups, dim=1)
-        tiles = tiles.flatten(0, 1)
-        return tiles.flip(2) if self.backwards else tiles
+        return self._turn(tiles.flatten(0, 1))
 
     def add_key_gradient(self, total: Tensor, grad: Tensor, groups: int):
         """Add a gradient in flash's shape to that of all keys."""
         tiles = self.keys.of(total)
-        grad = grad.flip(2) if self.backwards else grad
+        grad = self._turn(grad)
         if groups > 1:
             grad = grad.unflatten(0, (-1, groups)).sum(dim=1, dtype=total.dtype)
         tiles.add_(grad.unflatten(0, tiles.shape[:2]))
+
+    def _turn(self, x: Tensor) -> Tensor:
+        return x.flip(2) if self.backwards else x
 
 
 @dataclass(frozen=True)
