@@ -7,11 +7,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from accelerate import PartialState
-
 from hylora.training import Recipe, RecipeError, train
 from hylora.training.checkpoint import CheckpointError
 from hylora.training.loop import TrainingError
+from hylora.training.processes import process_state
 
 __all__ = ["EXIT_FAILED", "EXIT_STOPPED", "EXIT_WRONG_RECIPE", "main", "run"]
 
@@ -32,20 +31,19 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         The exit status: 0, or one of the constants of this module, after a message on standard error.
     """
     try:
-        result = train(Recipe.load(recipe, overrides))
-    except RecipeError as error:
-        return _fail(error, EXIT_WRONG_RECIPE)
-    except (TrainingError, CheckpointError) as error:
-        return _fail(error, EXIT_FAILED)
-    finally:
-        PartialState().destroy_process_group()
-    return 0 if result.stopped_by is None else EXIT_STOPPED
-
-
-def _fail(error: Exception, status: int) -> int:
-    if PartialState().is_main_process:
+        state = process_state()
+    except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
-    return status
+        return EXIT_FAILED
+    try:
+        result = train(Recipe.load(recipe, overrides))
+        return 0 if result.stopped_by is None else EXIT_STOPPED
+    except (RecipeError, TrainingError, CheckpointError) as error:
+        if state.is_main_process:
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_RECIPE if isinstance(error, RecipeError) else EXIT_FAILED
+    finally:
+        state.destroy_process_group()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

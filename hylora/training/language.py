@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class LanguageTask:
         model: the model with its loss.
         tokenizer: saved beside the weights.
         rows: to train on.
-        held_out: to evaluate on, map-style, or None.
+        held_out: to evaluate on, map-style or a stream that ends, or None.
         recipe: of the run.
         plan: of its model.
     """
@@ -105,18 +106,18 @@ class LanguageTask:
         loss = loss_sum / max(count, 1)
         return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
-    def _evaluation_batches(self, accelerator: Accelerator):
+    def _evaluation_batches(self, accelerator: Accelerator) -> Iterator[Batch]:
         """This process's batches, as many as every other process has: forward passes are collective under DDP."""
-        size, processes = self.recipe.evaluation.batch_size, accelerator.num_processes
-        rows = len(self.held_out)
+        size = self.recipe.evaluation.batch_size
+        rows = _rows(self.held_out)
         if self.recipe.evaluation.max_sequences is not None:
-            rows = min(rows, self.recipe.evaluation.max_sequences)
-        for start in range(0, rows, size * processes):
-            first = start + accelerator.process_index * size
-            chosen = [self.held_out[index] for index in range(first, min(first + size, rows))]
+            rows = islice(rows, self.recipe.evaluation.max_sequences)
+        first = accelerator.process_index * size
+        while group := list(islice(rows, size * accelerator.num_processes)):
+            chosen = group[first : first + size]
             if not chosen:
-                spare = self.held_out[0]
-                chosen = [{**spare, "labels": torch.full_like(spare["labels"], IGNORED)}]
+                # A row that counts for nothing.
+                chosen = [{**group[0], "labels": torch.full_like(group[0]["labels"], IGNORED)}]
             yield self.collate(chosen)
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
@@ -135,6 +136,11 @@ class LanguageTask:
             context_length=self.recipe.training.sequence_length,
             hylora_version=hylora.__version__,
         ).save(folder)
+
+
+def _rows(rows: Any) -> Iterator[dict[str, Tensor]]:
+    """Map-style rows or a stream, from the first on."""
+    return map(rows.__getitem__, range(len(rows))) if hasattr(rows, "__len__") else iter(rows)
 
 
 def _absolute(path: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hylora.training.batches import Layout, make_batches
 from hylora.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, trainable
-from hylora.training.processes import on_main, sum_over_processes
+from hylora.training.processes import on_main, process_state, sum_over_processes
 from hylora.training.progress import ProgressDisplay, peak_memory
 from hylora.training.randomness import derive_key
 from hylora.training.recipe import (
@@ -68,7 +68,7 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, folder: RunFol
     Raises:
         RecipeError: if the global batch cannot be spread over the processes, or the mixed precision cannot be had.
     """
-    processes = PartialState().num_processes
+    processes = process_state().num_processes
     if loop.global_batch_size % (loop.batch_size * processes):
         raise RecipeError(
             f"training.global_batch_size={loop.global_batch_size} is not a multiple of training.batch_size="
@@ -77,7 +77,7 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, folder: RunFol
     # One program may make several runs, and accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
     return Accelerator(
-        mixed_precision=_mixed_precision(loop, PartialState().device),
+        mixed_precision=_mixed_precision(loop, process_state().device),
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=loop.global_batch_size // (loop.batch_size * processes), sync_with_dataloader=False
         ),

@@ -3,16 +3,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-__all__ = ["on_main", "sum_over_processes"]
+__all__ = ["on_main", "process_state", "sum_over_processes"]
 
 T = TypeVar("T")
+
+
+def process_state() -> PartialState:
+    """accelerate's view of the processes that were launched.
+
+    Raises:
+        RuntimeError: if several were launched and accelerate would let each of them run for itself.
+    """
+    # Accelerator reads this variable, PartialState does not.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and state.num_processes == 1:
+        raise RuntimeError(
+            f"{launched} processes were launched, but accelerate found no GPU to connect them; to train on CPUs set "
+            "ACCELERATE_USE_CPU=true"
+        )
+    return state
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
