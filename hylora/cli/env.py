@@ -10,6 +10,7 @@ import platform
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["env", "environment"]
@@ -30,9 +31,9 @@ _OPTIONAL = {
     "causal_conv1d": ("causal-conv1d", "fused short convolutions; mamba-ssm needs it for training"),
     "flash_attn": ("flash-attn", "attn_implementation='flash_attention_2'"),
     "bitsandbytes": ("bitsandbytes", "8-bit optimizers"),
-    "trackio": ("trackio", "tracking.trackers: [trackio]"),
-    "tensorboard": ("tensorboard", "tracking.trackers: [tensorboard]"),
-    "wandb": ("wandb", "tracking.trackers: [wandb]"),
+    "trackio": ("trackio", "tracking.trackers=[trackio]"),
+    "tensorboard": ("tensorboard", "tracking.trackers=[tensorboard]"),
+    "wandb": ("wandb", "tracking.trackers=[wandb]"),
     "matplotlib": ("matplotlib", "pictures of the demo"),
 }
 
@@ -63,7 +64,9 @@ def env() -> None:
 
     table = Table("package", "version", "what it gives", title="Optional packages", title_justify="left")
     for module, (package, purpose) in _OPTIONAL.items():
-        table.add_row(package, _version(package) if importlib.util.find_spec(module) else "-", purpose)
+        version = _version(package) if importlib.util.find_spec(module) else "-"
+        # Brackets would be read as markup.
+        table.add_row(package, version, escape(purpose))
     console.print(table)
 
 
@@ -87,7 +90,11 @@ def _choices() -> list[tuple[str, str, str]]:
             ("state-space layers", "transformers' torch scan", "mamba-ssm and causal-conv1d are not both installed")
         )
     bf16 = cuda and torch.cuda.is_bf16_supported()
-    precision = ("bf16", "the device supports it") if bf16 else ("no", "bf16 is the default on CUDA devices with it")
+    precision = (
+        ("bf16", "the device supports it")
+        if bf16
+        else ("none", "training.mixed_precision=auto takes bf16 only on CUDA devices that have it")
+    )
     rows.append(("mixed precision", *precision))
     return rows
 

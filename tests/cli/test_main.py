@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+import importlib.metadata
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from hylora.cli import main as command_line
+from hylora.cli.env import environment
+
+
+def run(*arguments):
+    return CliRunner().invoke(command_line.build_app(list(arguments)), list(arguments))
+
+
+def test_help_lists_every_command():
+    output = run("--help").output
+    assert all(name in output for name in ("train", "eval", "demo", "env"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("train", "--help"), ("eval", "ppl", "--help"), ("demo", "--help")], ids=" ".join
+)
+def test_every_command_explains_itself(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_a_misspelt_command_is_met_with_the_nearest():
+    result = run("trian")
+    assert result.exit_code == 2
+    assert "train" in result.output
+
+
+def test_env_shows_versions_and_choices(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    output = run("env").output
+    for name in ("torch", "transformers", "peft"):
+        assert importlib.metadata.version(name) in output
+    assert "se_attn" in output
+    assert "tracking.trackers=[trackio]" in output
+
+
+def test_the_environment_is_plain_text():
+    assert all(isinstance(value, str) and value for value in environment().values())
+
+
+def test_wrong_input_ends_with_a_message_and_no_traceback(monkeypatch, capsys, tmp_path):
+    arguments = [
+        "hylora",
+        "eval",
+        "ppl",
+        "--model",
+        str(tmp_path / "nowhere"),
+        "--lengths",
+        "16",
+        "--data",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert "error:" in message
+    assert "nowhere" in message
+    assert "Traceback" not in message
