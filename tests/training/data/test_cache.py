@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from transformers import ByT5Tokenizer
 
 from hylora.training.data import DataRecipe, SourceRecipe, build_datasets
 from hylora.training.data.documents import DocumentEncoder
@@ -50,6 +51,15 @@ def test_whatever_changes_the_tokens_tokenises_again(build, write, encoded, make
     data = build(path)
     assert sum(encoded) == 26
     assert data.description["train"][0]["documents"] == 11
+
+
+def test_a_tokenizer_written_in_python_is_cached_too(build, write, encoded):
+    path = write("a.jsonl", ["abcdefg"])
+    (row,) = build(path, tokenizer=ByT5Tokenizer()).train
+    assert row["input_ids"].tolist() == [*range(100, 107), 1]
+    assert sum(encoded) == 1
+    build(path, tokenizer=ByT5Tokenizer())
+    assert sum(encoded) == 1
 
 
 def test_several_processes_give_the_same_rows(build, write):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import processors
+from transformers import ByT5Tokenizer
 
 from hylora.training.data import SourceRecipe
 
@@ -104,6 +105,11 @@ def test_a_conversation_that_the_template_refuses(build, chat, make_tokenizer):
 def test_chat_needs_a_template(build, chat):
     with pytest.raises(ValueError, match=r"data\.sources\.0\.kind: 'chat' needs a chat template"):
         build(chat(turns("a", "b")))
+
+
+def test_labels_need_a_fast_tokenizer(build, chat):
+    with pytest.raises(ValueError, match=r"data\.sources\.0\.kind: 'chat' needs a fast tokenizer.*ByT5Tokenizer"):
+        build(chat(turns("a", "b")), tokenizer=ByT5Tokenizer())
 
 
 def test_messages_need_a_role(build, write, make_tokenizer):

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import pickle
 
+import datasets
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hylora.training.data import DataRecipe, SourceRecipe, check_packing
+from hylora.training.data.packing import PackedRows
 from tests.tiny import tiny_bamba, tiny_llama
 
 
@@ -110,6 +115,62 @@ def test_rows_survive_a_move_to_another_process(build, write):
     before = [row["input_ids"].tolist() for row in rows]
     payload = pickle.dumps(rows)
     assert [row["input_ids"].tolist() for row in pickle.loads(payload)] == before
+
+
+def packed_by_hand(documents, length, packing):
+    """Rows of (tokens, labels, positions), token by token; documents are lists of (token, label)."""
+    rows, row = [], []
+    for document in documents:
+        for place, (token, label) in enumerate(document):
+            starts = place == 0 or not row
+            position = 0 if starts else row[-1][2] + 1
+            row.append((token, -100 if starts and packing == "documents" else label, position))
+            if len(row) == length or (packing == "none" and place == len(document) - 1):
+                rows.append(row)
+                row = []
+    return [row for row in rows if any(label != -100 for _, label, _ in row[1:])]
+
+
+document_lists = st.lists(
+    st.lists(st.tuples(st.integers(0, 99), st.booleans()), min_size=1, max_size=20), min_size=1, max_size=12
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    documents=document_lists,
+    length=st.integers(2, 12),
+    packing=st.sampled_from(["eos", "documents", "none"]),
+    chosen=st.sets(st.integers(0, 11)),
+)
+def test_rows_are_those_made_by_hand(documents, length, packing, chosen):
+    documents = [[(token, token if learned else -100) for token, learned in document] for document in documents]
+    # In two pieces, as several processes leave them.
+    halves = [documents[: len(documents) // 2], documents[len(documents) // 2 :]]
+    features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
+    dataset = datasets.concatenate_datasets(
+        [
+            datasets.Dataset.from_dict(
+                {
+                    "input_ids": [[token for token, _ in document] for document in half],
+                    "labels": [[label for _, label in document] for document in half],
+                },
+                features=features,
+            )
+            for half in halves
+        ]
+    )
+    indices = np.array(sorted(index for index in chosen if index < len(documents)), dtype=np.int64)
+    rows = PackedRows(dataset, indices, length, packing)
+    expected = packed_by_hand([documents[index] for index in indices], length, packing)
+    assert len(rows) == len(expected)
+    for index, row in enumerate(expected):
+        tokens, labels, positions = (list(values) for values in zip(*row, strict=True))
+        assert rows[index]["input_ids"].tolist() == tokens
+        assert rows[index]["labels"].tolist() == labels
+        if packing == "documents":
+            assert rows[index]["position_ids"].tolist() == positions
+    assert rows.tokens - rows.dropped_tokens == sum(len(row) for row in expected)
 
 
 def test_rows_end(build, write):
