@@ -213,6 +213,8 @@ def _plan_adapter(model: nn.Module, recipe: Recipe) -> LoraConfig | None:
 
 def _dtype(recipe: Recipe, mixed_precision: str) -> torch.dtype:
     """Type of the loaded weights; trained weights need float32, frozen ones do not."""
+    if recipe.model.dtype == "bfloat16" and mixed_precision != "bf16":
+        raise RecipeError("model.dtype='bfloat16' needs training.mixed_precision=bf16, for what is trained is float32")
     if recipe.model.dtype != "auto":
         return getattr(torch, recipe.model.dtype)
     frozen = recipe.adapter.variant != "none"

@@ -354,6 +354,11 @@ class Recipe:
                 f"adapter.variant={self.adapter.variant!r} leaves most of a model.from_scratch=true at its random "
                 "weights; set adapter.variant=none"
             )
+        if self.model.dtype == "bfloat16" and self.adapter.variant == "none":
+            raise RecipeError(
+                "model.dtype='bfloat16' with adapter.variant='none' would train in bfloat16, where small updates are "
+                "lost; leave model.dtype=auto and set training.mixed_precision=bf16"
+            )
 
     @classmethod
     def load(cls, path: str | PathLike, overrides: Sequence[str] = ()) -> Recipe:

@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-__all__ = ["RecipeError", "build", "parse_overrides", "read_yaml", "recipe_keys", "to_tree", "type_name"]
+__all__ = [
+    "RecipeError",
+    "build",
+    "nested_dataclasses",
+    "parse_overrides",
+    "read_yaml",
+    "recipe_keys",
+    "to_tree",
+    "type_name",
+]
 
 T = TypeVar("T")
 
@@ -192,17 +201,17 @@ def recipe_keys(cls: type, key: str = "") -> dict[str, str]:
         hint = get_type_hints(cls)[item.name]
         full = _join(key, item.name)
         keys[full] = type_name(hint)
-        for nested, many in _nested(hint):
+        for nested, many in nested_dataclasses(hint):
             keys |= recipe_keys(nested, f"{full}.N" if many else full)
     return keys
 
 
-def _nested(hint: Any, many: bool = False) -> list[tuple[type, bool]]:
+def nested_dataclasses(hint: Any, many: bool = False) -> list[tuple[type, bool]]:
     """Dataclasses inside a type, and whether each is an item of a list."""
     if is_dataclass(hint):
         return [(hint, many)]
     many = many or get_origin(hint) in (list, tuple)
-    return [pair for argument in get_args(hint) for pair in _nested(argument, many)]
+    return [pair for argument in get_args(hint) for pair in nested_dataclasses(argument, many)]
 
 
 def _convert(value: Any, hint: Any, key: str, root: type) -> Any:

@@ -6,12 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 from hylora.training.recipe import OptimizerRecipe, RecipeError
-from hylora.training.sharding import like, whole
 
 
 def network():
@@ -81,29 +78,3 @@ def test_eight_bit_needs_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(RecipeError, match="adamw_8bit.*CUDA"):
         build_optimizer(network(), OptimizerRecipe(name="adamw_8bit", lr=0.1))
-
-
-def test_sharded_state_is_saved_whole_and_sharded_again():
-    """As under FSDP2, with one process for the mesh."""
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        model = network()
-        for layer in model:
-            for name, parameter in list(layer.named_parameters()):
-                sharded = nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Shard(0)]))
-                setattr(layer, name, sharded.requires_grad_(parameter.requires_grad))
-        optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-        optimizer.step()
-        tensors, scalars = optimizer_state(optimizer, model)
-        assert not any(isinstance(value, DTensor) for value in tensors.values())
-        again = build_optimizer(model, OptimizerRecipe(lr=0.1))
-        load_optimizer_state(again, model, tensors, scalars)
-        moment = again.state[model[0].weight]["exp_avg"]
-        assert isinstance(moment, DTensor) and moment.placements == (Shard(0),)
-        assert torch.equal(whole(moment), tensors["0.weight::exp_avg"])
-        assert torch.equal(whole(like(torch.arange(4.0), model[0].bias)), torch.arange(4.0))
-    finally:
-        torch.distributed.destroy_process_group()

@@ -118,6 +118,10 @@ WRONG = {
         ["model={from_scratch: true, config: {model_type: llama}, tokenizer: t}"],
         ["adapter.variant='hylora'", "adapter.variant=none"],
     ),
+    "training in bfloat16": (
+        ["model.dtype=bfloat16", "adapter.variant=none"],
+        ["model.dtype='bfloat16'", "training.mixed_precision=bf16"],
+    ),
     "no model": (["model.path=null"], ["model.path is missing"]),
     "from scratch without a config": (["model.from_scratch=true"], ["model.from_scratch=True needs model.config"]),
     "weight on one source only": (
