@@ -21,8 +21,17 @@ __all__ = ["CachedKeys", "Prefill", "span_mask"]
 _REMEDY = "use attn_implementation='sdpa' for this input"
 
 
+class _MaskObject:
+    """With a static cache, `generate` builds masks ahead of the model and treats them as four-dimensional tensors."""
+
+    ndim = 4
+
+    def contiguous(self) -> _MaskObject:
+        return self
+
+
 @dataclass(eq=False)
-class Prefill:
+class Prefill(_MaskObject):
     """One forward pass over whole sequences.
 
     Attributes:
@@ -38,7 +47,7 @@ class Prefill:
 
 
 @dataclass(eq=False)
-class CachedKeys:
+class CachedKeys(_MaskObject):
     """A forward pass whose queries continue a cache: full attention under `mask` ([B, 1, Lq, Lk] bool, or None)."""
 
     mask: torch.Tensor | None
@@ -51,7 +60,7 @@ def span_mask(
     q_offset: int = 0,
     kv_offset: int = 0,
     mask_function: Callable = causal_mask_function,
-    attention_mask: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | Prefill | CachedKeys | None = None,
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
     **kwargs: Any,
@@ -61,6 +70,8 @@ def span_mask(
     Raises:
         ValueError: if the mask is neither causal, padded nor packed, or if padding lies inside a sequence.
     """
+    if isinstance(attention_mask, _MaskObject):
+        return attention_mask
     if not (q_offset == 0 and kv_offset == 0 and kv_length >= q_length and q_length > 1):
         mask = sdpa_mask(
             batch_size=batch_size,
