@@ -11,7 +11,7 @@ __all__ = ["attention_layers", "is_recurrent"]
 _ATTENTION = {"full_attention", "hybrid", "sliding_attention", "chunked_attention"}
 _RECURRENT = {"linear_attention", "hybrid", "conv", "mamba"}
 # Models without `layer_types` that have no attention at all.
-_STATE_SPACE_ONLY = {"mamba", "mamba2", "falcon_mamba", "rwkv"}
+_STATE_SPACE_ONLY = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
 
 
 def attention_layers(config: Any) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hylora.adapters import load_adapter
-from hylora.attention import SpanConfig, check_attention, resolve_name
+from hylora.attention import SpanConfig, check_attention, check_options, resolve_name
 from hylora.manifest import MANIFEST_NAME, RunManifest
 
 __all__ = ["check_exists", "load", "read_manifest"]
@@ -50,7 +50,7 @@ def load(
             plug-in's name. It is applied before the model is built.
         dtype: dtype of the base weights; `"auto"` keeps the checkpoint's.
         device_map: as in `from_pretrained`.
-        revision: revision of a hub model; a run's folder names its own.
+        revision: revision of a hub model; an adapter's folder names that of its base.
         trainable: load an adapter so that it can be trained further.
         trust_remote_code: run code that comes with the base model.
         **options: fields of `SpanConfig` that replace the trained ones.
@@ -59,16 +59,20 @@ def load(
         A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`.
 
     Raises:
-        FileNotFoundError: if `folder` looks like a path and does not exist.
-        ValueError: if the attention is unknown, an option is wrong, or the model cannot take the attention.
+        FileNotFoundError: if `folder` looks like a path and does not exist, or its base model has moved.
+        ValueError: if the attention is unknown, an option is wrong or of no use, a revision is asked of a local
+            folder, or the model cannot take the attention.
     """
     folder = os.fspath(folder)
     check_exists(folder)
+    if revision is not None and Path(folder).is_dir():
+        raise ValueError(f"revision={revision!r} is for hub models, but {folder!r} is a local folder; leave it out")
     manifest = read_manifest(folder)
     name = resolve_name(attention if attention is not None else manifest.attention)
+    check_options(name, options)
 
     has_adapter = (Path(folder) / _ADAPTER).is_file()
-    base = manifest.base_model if has_adapter else folder
+    base = _base_model(manifest, folder) if has_adapter else folder
     arguments: dict[str, Any] = {
         "revision": manifest.base_revision if has_adapter else revision,
         "trust_remote_code": trust_remote_code,
@@ -92,6 +96,18 @@ def load(
     if has_adapter:
         model = load_adapter(model, folder, trainable=trainable)
     return model.train(trainable)
+
+
+def _base_model(manifest: RunManifest, folder: str) -> str:
+    """The base of the adapter in `folder`."""
+    path, base = Path(folder) / MANIFEST_NAME, manifest.base_model
+    if base is None:
+        raise ValueError(f"{path} lies beside an adapter but names no base_model; add its folder or hub id")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise FileNotFoundError(
+            f"base_model {base!r} in {path} does not exist; move the model back, or correct the path there"
+        )
+    return base
 
 
 def check_exists(folder: str) -> None:

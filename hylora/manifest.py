@@ -66,9 +66,13 @@ class RunManifest:
         path = Path(folder) / MANIFEST_NAME
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            unknown = set(values) - {item.name for item in fields(cls)}
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path} is not valid JSON of a run: {error}") from error
-        if unknown:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds a JSON {type(values).__name__} instead of the object that a run writes")
+        if unknown := set(values) - {item.name for item in fields(cls)}:
             raise ValueError(f"{path} has unknown keys {sorted(unknown)}; was it written by a newer hylora?")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

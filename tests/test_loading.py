@@ -95,6 +95,44 @@ def test_errors_name_what_is_wrong(run_folder, tmp_path):
         hylora.load(folder)
 
 
+def test_what_would_be_ignored_is_refused(run_folder):
+    folder, _ = run_folder
+    with pytest.raises(ValueError, match="takes no options, but top_k was given"):
+        hylora.load(folder, attention="full", top_k=3)
+    with pytest.raises(ValueError, match="'sdpa' takes no options, but top_k"):
+        hylora.load(folder.parent / "base", top_k=3)
+    with pytest.raises(ValueError, match="revision='v1' is for hub models"):
+        hylora.load(folder, revision="v1")
+
+
+def test_an_adapter_needs_its_base(run_folder):
+    folder, _ = run_folder
+    base = folder.parent / "base"
+    base.rename(folder.parent / "moved")
+    with pytest.raises(FileNotFoundError, match="base_model .* does not exist; move the model back"):
+        hylora.load(folder)
+    hylora.RunManifest().save(folder)
+    with pytest.raises(ValueError, match=r"hylora\.json lies beside an adapter but names no base_model"):
+        hylora.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[]", "holds a JSON list"),
+        (b'{"attention": null}', "unknown attention None"),
+        (b'{"span_attention": null}', "must be a dictionary of options"),
+        (b'{"span_attention": {"top_k": "8"}}', "top_k='8' must be an integer"),
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path, content, message):
+    (tmp_path / "hylora.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"hylora\.json.*{message}"):
+        hylora.RunManifest.load(tmp_path)
+
+
 def test_a_manifest_refuses_options_that_do_not_exist():
     with pytest.raises(ValueError, match="did you mean 'block_size'"):
         hylora.RunManifest(attention="se_attn", span_attention={"blocksize": 4})

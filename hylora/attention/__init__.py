@@ -5,7 +5,7 @@ from hylora.attention.config import SpanConfig
 from hylora.attention.functions import chunk_size_of, kernel_options
 from hylora.attention.masks import CachedKeys, Prefill, span_mask
 from hylora.attention.registration import register_attention
-from hylora.attention.switch import ATTENTION_NAMES, check_attention, resolve_name, set_attention
+from hylora.attention.switch import ATTENTION_NAMES, check_attention, check_options, resolve_name, set_attention
 
 __all__ = [
     "ATTENTION_NAMES",
@@ -13,6 +13,7 @@ __all__ = [
     "Prefill",
     "SpanConfig",
     "check_attention",
+    "check_options",
     "chunk_size_of",
     "kernel_options",
     "register_attention",

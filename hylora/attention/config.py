@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -101,6 +102,8 @@ class SpanConfig:
         Raises:
             ValueError: if a key is unknown, naming the nearest one.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"span_attention={values!r} must be a dictionary of options, as SpanConfig.to_dict gives")
         names = [field.name for field in fields(cls)]
         for key in values:
             if key not in names:

@@ -28,6 +28,7 @@ _REFUSED = {
     "softcap": "logit soft-capping",
     "s_aux": "attention sinks",
     "position_bias": "an additive position bias",
+    "output_attentions": "attention weights",
 }
 
 
@@ -116,10 +117,9 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
 
 def _refuse(name: str, module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
     for argument, meaning in _REFUSED.items():
-        if kwargs.get(argument) is not None:
-            raise ValueError(
-                f"{name} does not compute {meaning} ({argument}={kwargs[argument]!r}); use 'sdpa' or 'eager'"
-            )
+        asked = kwargs.get(argument)
+        if asked is not None and asked is not False:
+            raise ValueError(f"{name} does not compute {meaning} ({argument}={asked!r}); use 'eager'")
     if dropout:
         raise ValueError(
             f"{name} has no attention dropout; set attention_dropout (now {dropout}) to 0.0 on model.config"
@@ -134,11 +134,16 @@ def _check_positions(name: str, module: nn.Module, prefill: Prefill, kwargs: dic
         return
     layout = prefill.layout
     packed = len({row for row, _, _ in layout.sequences}) < len(layout.sequences)
-    follows_sequences = kwargs.get("seq_idx") is not None or kwargs.get("cu_seq_lens_q") is not None
-    if packed and is_recurrent(module.config) and not follows_sequences:
+    if packed and is_recurrent(module.config) and kwargs.get("seq_idx") is None:
         raise ValueError(
             "several sequences are packed in one row, and this model's recurrent layers would carry state from one to "
             "the next; pack without boundaries (end-of-sequence tokens only), or give each sequence its own row"
+        )
+    boundaries = kwargs.get("cu_seq_lens_q")
+    if boundaries is not None and SequenceLayout.from_cu_seqlens(boundaries, layout.length) != layout:
+        raise ValueError(
+            f"cu_seq_lens_q={boundaries.tolist()} tells of other sequences than position_ids do; pass position_ids "
+            f"that restart with each sequence, use_cache=False and no attention_mask: {name} reads boundaries there"
         )
     position_ids = kwargs.get("position_ids")
     if position_ids is not None and position_ids.ndim == 2 and position_ids.shape[1] == layout.length:

@@ -7,13 +7,13 @@ import difflib
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from hylora.architecture import attention_layers
 from hylora.attention.config import SpanConfig
 from hylora.attention.functions import FUNCTIONS
 
-__all__ = ["ATTENTION_NAMES", "check_attention", "resolve_name", "set_attention"]
+__all__ = ["ATTENTION_NAMES", "check_attention", "check_options", "resolve_name", "set_attention"]
 
 # "full" is what people call it; transformers' name for its default full attention is "sdpa".
 _ALIASES = {"full": "sdpa"}
@@ -27,9 +27,22 @@ def resolve_name(name: str) -> str:
         ValueError: if the name is unknown, naming the nearest one.
     """
     if name not in ATTENTION_NAMES:
-        nearest = difflib.get_close_matches(name, ATTENTION_NAMES, n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(str(name), ATTENTION_NAMES, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown attention {name!r}; did you mean {nearest!r}? Known: {', '.join(ATTENTION_NAMES)}")
     return _ALIASES.get(name, name)
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Refuse options of this package for an attention that reads none of them.
+
+    Raises:
+        ValueError: if there are options and the name is not a plug-in's.
+    """
+    if options and resolve_name(name) not in FUNCTIONS:
+        raise ValueError(
+            f"attention {name!r} takes no options, but {', '.join(options)} was given; leave it out, or name one of "
+            f"{', '.join(map(repr, FUNCTIONS))}"
+        )
 
 
 def check_attention(config: Any, name: str) -> None:
@@ -40,10 +53,17 @@ def check_attention(config: Any, name: str) -> None:
         name: the attention asked for; names that are not this package's are accepted.
 
     Raises:
-        ValueError: if the model has no attention layers, or its attention has features that would be ignored.
+        ValueError: if the model has no attention layers, does not call transformers' attention interface, or its
+            attention has features that would be ignored.
     """
     if resolve_name(name) not in FUNCTIONS:
         return
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is not None and not model_class._can_set_attn_implementation():
+        raise ValueError(
+            f"{model_class.__name__} computes attention itself, past transformers' attention interface, so {name!r} "
+            "would not be used; choose a model whose attention can be set"
+        )
     text = config.get_text_config()
     if not attention_layers(text):
         raise ValueError(
@@ -59,7 +79,7 @@ def check_attention(config: Any, name: str) -> None:
         )
     if getattr(text, "attn_logit_softcapping", None):
         raise ValueError(
-            f"attn_logit_softcapping={text.attn_logit_softcapping} is not computed by {name!r}; use 'eager' or 'sdpa'"
+            f"attn_logit_softcapping={text.attn_logit_softcapping} is not computed by {name!r}; use 'eager'"
         )
 
 
@@ -73,13 +93,14 @@ def set_attention(model: nn.Module, name: str, **options: Any) -> None:
             given gets its default. Without any option, those on the config stay.
 
     Raises:
-        ValueError: if the name or an option is unknown or the model cannot take this attention.
+        ValueError: if the name or an option is unknown, the attention takes no options, or the model cannot take it.
         TypeError: if the model is not a transformers model.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(base, PreTrainedModel):
         raise TypeError(f"set_attention needs a transformers model, not {type(base).__name__}")
     check_attention(base.config, name)
+    check_options(name, options)
     span = SpanConfig.from_dict(options) if options else SpanConfig.of(base.config.get_text_config())
     base.set_attn_implementation(resolve_name(name))
     if resolve_name(name) in FUNCTIONS:

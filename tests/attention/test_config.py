@@ -23,6 +23,17 @@ def test_options_travel_in_config_json(tmp_path):
     assert SpanConfig.of(AutoConfig.from_pretrained(tmp_path)) == SpanConfig(top_k=3, chunk_size=(64, 256))
 
 
+@pytest.mark.parametrize("group", [0.25, 1.0, 1, 64])
+def test_a_fraction_stays_a_fraction_in_json(group):
+    loaded = SpanConfig.from_dict(json.loads(json.dumps(SpanConfig(group=group).to_dict()))).group
+    assert (loaded, type(loaded)) == (group, type(group))
+
+
+def test_options_that_are_no_dictionary_are_refused():
+    with pytest.raises(ValueError, match="must be a dictionary"):
+        SpanConfig.from_dict("top_k=3")
+
+
 def test_a_config_without_options_gives_the_published_ones():
     config = SpanConfig.of(BambaConfig())
     assert (config.block_size, config.top_k, config.chunk_size) == (32, 8, (2048, 4096))

@@ -4,10 +4,18 @@ import sys
 
 import pytest
 import torch
-from transformers import Mamba2Config, Mamba2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    GPTJConfig,
+    GPTJForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    xLSTMConfig,
+)
 
 import hylora
-from hylora.attention import SpanConfig
+from hylora.attention import SpanConfig, check_attention
 from tests.tiny import tiny_bamba, tiny_llama
 
 IDS = torch.arange(1, 41)[None]
@@ -46,6 +54,22 @@ def test_a_models_own_sliding_window_is_refused():
     config = MistralConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, sliding_window=8)
     with pytest.raises(ValueError, match="sliding window of its own"):
         hylora.set_attention(MistralForCausalLM(config), "se_attn")
+
+
+def test_a_model_that_computes_attention_itself_is_refused():
+    model = GPTJForCausalLM(GPTJConfig(vocab_size=32, n_embd=16, n_layer=1, n_head=2, rotary_dim=4))
+    with pytest.raises(ValueError, match="computes attention itself"):
+        hylora.set_attention(model, "se_attn")
+
+
+def test_recurrent_models_without_layer_types_have_no_attention():
+    with pytest.raises(ValueError, match="no attention layers"):
+        check_attention(xLSTMConfig(vocab_size=32, hidden_size=64, num_heads=4, num_hidden_layers=2), "se_attn")
+
+
+def test_options_for_full_attention_are_refused():
+    with pytest.raises(ValueError, match="'full' takes no options, but top_k was given"):
+        hylora.set_attention(tiny_llama(), "full", top_k=3)
 
 
 def test_wrong_names_are_met_with_the_nearest():
