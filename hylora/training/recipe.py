@@ -354,6 +354,11 @@ class Recipe:
                 f"adapter.variant={self.adapter.variant!r} leaves most of a model.from_scratch=true at its random "
                 "weights; set adapter.variant=none"
             )
+        if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
+            raise RecipeError(
+                f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set data.validation, or "
+                "data.validation_fraction to a share such as 0.01"
+            )
         if self.model.dtype == "bfloat16" and self.adapter.variant == "none":
             raise RecipeError(
                 "model.dtype='bfloat16' with adapter.variant='none' would train in bfloat16, where small updates are "

@@ -43,7 +43,7 @@ class RunResult:
     stopped_by: str | None = None
 
 
-def train(recipe: Recipe, data: TokenData | None = None) -> RunResult:
+def train(recipe: Recipe) -> RunResult:
     """Train as a recipe says; with several processes, each calls this.
 
     What can be checked is checked first: no model is loaded, no data read and nothing deleted for a recipe that cannot
@@ -51,7 +51,6 @@ def train(recipe: Recipe, data: TokenData | None = None) -> RunResult:
 
     Args:
         recipe: the recipe.
-        data: rows made otherwise than from `recipe.data`, which is then not read.
 
     Returns:
         What it came to. A run that a signal stopped has saved a checkpoint and exported nothing.
@@ -68,8 +67,7 @@ def train(recipe: Recipe, data: TokenData | None = None) -> RunResult:
     on_main(accelerator, lambda: folder.check(recipe))
     plan = plan_model(recipe)
     tokenizer = _load_tokenizer(recipe, plan)
-    if data is None:
-        data = _read_data(recipe, tokenizer, accelerator)
+    data = _read_data(recipe, tokenizer, accelerator)
     model = build_model(recipe, plan, accelerator.mixed_precision)
     task = LanguageTask(
         CausalLoss(model, recipe.training.loss_slice), tokenizer, data.train, data.validation, recipe, plan

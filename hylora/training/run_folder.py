@@ -30,6 +30,9 @@ _FREE_ON_RESUME = (
     "data.cache_dir",
 )
 
+# What a run writes beside its folders. The tokenizer's files are left for the new run to write over.
+_RESULTS = ("metrics.jsonl", "recipe.yaml", "*.safetensors", "*.safetensors.index.json", "*config.json", "hylora.json")
+
 
 class RunFolder:
     """One folder, one run.
@@ -53,7 +56,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RecipeError(f"output.path={str(self.path)!r} is a file; name a folder")
-        if self.recipe.exists():
+        if self._holds_run():
             if recipe.training.resume:
                 self._check_same_run(recipe)
             elif not recipe.output.overwrite:
@@ -84,6 +87,9 @@ class RunFolder:
                 "start a new run in another output.path"
             )
 
+    def _holds_run(self) -> bool:
+        return self.recipe.is_file() and self.metrics.is_file()
+
     def check_space(self, needed: int) -> None:
         """Refuse to start a run whose checkpoints cannot fit on the disk.
 
@@ -106,13 +112,13 @@ class RunFolder:
         Returns:
             The checkpoint to continue from, or None to start.
         """
-        if not recipe.training.resume and self.recipe.exists():
+        if not recipe.training.resume and self._holds_run():
             for path in (self.checkpoints, self.logs):
                 shutil.rmtree(path, ignore_errors=True)
-            # Folders that a run does not make are somebody else's.
-            for path in self.path.iterdir():
-                if path.is_file():
+            for pattern in _RESULTS:
+                for path in self.path.glob(pattern):
                     path.unlink()
+        self.metrics.touch()
         recipe.save(self.recipe)
         return latest_checkpoint(self.checkpoints)
 

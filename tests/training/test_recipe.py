@@ -122,6 +122,7 @@ WRONG = {
         ["model.dtype=bfloat16", "adapter.variant=none"],
         ["model.dtype='bfloat16'", "training.mixed_precision=bf16"],
     ),
+    "nothing to evaluate on": (["evaluation.every=10"], ["evaluation.every=10", "data.validation_fraction"]),
     "no model": (["model.path=null"], ["model.path is missing"]),
     "from scratch without a config": (["model.from_scratch=true"], ["model.from_scratch=True needs model.config"]),
     "weight on one source only": (

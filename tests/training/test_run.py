@@ -201,14 +201,6 @@ def test_linear_rope_scaling_reaches_the_model_and_the_folder(recipe, tmp_path):
     assert found["rope_type"] == "linear" and found["factor"] == 32 / 16
 
 
-def test_memory_rows_can_replace_the_recipes_data(recipe):
-    from hylora.training.data import TokenData
-
-    rows = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(3)]
-    settings = recipe({"training.steps": 1, "data.sources": [{"path": "nowhere.txt"}]})
-    assert train(settings, data=TokenData(rows, None, {})).steps == 1
-
-
 def test_tensorboard_gets_records(recipe):
     pytest.importorskip("tensorboard")
     result = train(recipe({"tracking.trackers": ["tensorboard"], "training.steps": 1}))
@@ -274,10 +266,12 @@ def test_a_folder_of_another_run_is_refused_with_the_remedy(recipe):
 def test_a_folder_of_somebody_else_is_refused(recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    # Even one that keeps recipes.
+    (tmp_path / "run" / "recipe.yaml").write_text("soup: 1 litre")
     for settings in ({}, {"output.overwrite": True}, {"training.resume": True}):
         with pytest.raises(RecipeError, match="not empty and holds no run"):
             train(recipe(settings))
-    assert (tmp_path / "run" / "thesis.tex").exists()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["recipe.yaml", "thesis.tex"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused(recipe, tmp_path):
@@ -307,10 +301,10 @@ def test_resuming_with_other_settings_names_them(recipe):
 
 def test_overwriting_replaces_the_run_and_nothing_else(recipe, tmp_path):
     train(recipe({"training.steps": 2, "output.checkpoint_every": 1}))
-    (tmp_path / "run" / "figures").mkdir()
+    (tmp_path / "run" / "figures.pdf").write_text("drawn by hand")
     train(recipe({"training.steps": 1, "output.overwrite": True}))
     assert len(records_of(tmp_path / "run")) == 1
-    assert not (tmp_path / "run" / "checkpoints").exists() and (tmp_path / "run" / "figures").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists() and (tmp_path / "run" / "figures.pdf").exists()
 
 
 def test_the_resolved_recipe_holds_every_key(recipe, tmp_path):

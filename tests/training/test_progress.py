@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees: nothing where they should see nothing."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from hylora.training import progress
+from hylora.training.progress import ProgressDisplay, peak_memory
+
+
+def show(shown):
+    with ProgressDisplay(total=10, start=2, unit="tokens", shown=shown) as display:
+        display.update(3, loss=2.5, speed=12345.0, memory=3 * 2**30)
+        display.note("evaluation after 3 updates: loss 2.4000 [held out]")
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """The stream of a console that takes itself for a wide terminal."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(progress, "Console", lambda **options: console)
+    return stream
+
+
+def test_a_terminal_gets_the_bar_with_loss_speed_and_memory(terminal):
+    show(shown=True)
+    for part in ("3/10", "loss 2.5000", "12,345 tokens/s", "3.0 GiB", "loss 2.4000 [held out]"):
+        assert part in terminal.getvalue()
+
+
+def test_other_processes_show_nothing(terminal, capsys):
+    show(shown=False)
+    assert "loss" not in terminal.getvalue() and capsys.readouterr().err == ""
+
+
+def test_without_a_terminal_only_events_are_printed(capsys):
+    show(shown=True)
+    assert capsys.readouterr().err == "evaluation after 3 updates: loss 2.4000 [held out]\n"
+
+
+def test_peak_memory_is_in_bytes():
+    """Python with PyTorch takes more than 50 MB and less than 1 TB."""
+    assert 50e6 < peak_memory(torch.device("cpu")) < 1e12
