@@ -172,6 +172,16 @@ def test_random_choice_is_spread_evenly():
     assert abs(last.mean() - 0.5) < 0.05
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_random_choice_with_more_heads_than_blocks(backend):
+    (blocks,) = select_blocks(
+        *random_inputs(1, 8, 8, 24), block_size=4, chunk_size=8, top_k=1, retrieval="random", backend=backend
+    )
+    assert (blocks[:, 0] == -1).all()
+    assert ((blocks[:, 2] >= 0) & (blocks[:, 2] < 4)).all()
+    assert len(blocks[:, 2].unique()) > 1  # heads draw for themselves
+
+
 def test_no_retrieval_chooses_nothing():
     inputs = random_inputs(1, 2, 2, 32)
     for backend in BACKENDS:

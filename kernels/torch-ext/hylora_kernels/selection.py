@@ -32,7 +32,7 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
     if by_relevance:
         summaries = summarize_blocks(query, key, value, blocks, options, scale)
         pooled = pool_queries(query, heads, options)
-    index = torch.arange(max(units, blocks), device=key.device)
+    index = torch.arange(max(heads, units, blocks), device=key.device)
     counts = torch.tensor([options.candidates(unit) for unit in range(units)], device=key.device)
     step = _per_slice(rows * heads * blocks, key.device)
     for first in range(0, units, step):
