@@ -172,7 +172,6 @@ class Trainer:
                 if not self._update(step):
                     return self._end_early(step)
                 self._after_update(step + 1)
-            self._finish(start)
         return Outcome(self._loop.steps, self._last_evaluation)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
@@ -185,9 +184,10 @@ class Trainer:
         """What is due when `step` updates are made."""
         # Taken before the next batches are read, which a stop may leave unused.
         self._data_state = self._batches.state()
-        if self._evaluation.every and step % self._evaluation.every == 0:
+        last = step == self._loop.steps
+        if _is_due(step, self._evaluation.every) or (last and self._evaluation.at_end):
             self._evaluate(step)
-        if self._output.checkpoint_every and step % self._output.checkpoint_every == 0:
+        if _is_due(step, self._output.checkpoint_every) or (last and self._output.checkpoint_every):
             self._save(step)
 
     def _end_early(self, step: int) -> Outcome:
@@ -197,14 +197,6 @@ class Trainer:
         where = f"saved {self._save(step)}" if can_save else "nothing saved"
         self._display.note(f"stopped by {signal} after {step} updates, {where}; go on with training.resume=true")
         return Outcome(step, self._last_evaluation, stopped_by=signal)
-
-    def _finish(self, start: int) -> None:
-        """The last evaluation and checkpoint, where the last update did not just make them."""
-        steps = self._loop.steps
-        if self._evaluation.at_end and not (self._evaluation.every and steps % self._evaluation.every == 0):
-            self._evaluate(steps)
-        if self._output.checkpoint_every and start < steps:
-            self._save(steps)
 
     def _update(self, step: int) -> bool:
         """Make one update of the weights; False, with the weights as they were, if a signal asks to stop."""
@@ -293,7 +285,8 @@ class Trainer:
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in _changing(model).items()}
         tensors, scalars = optimizer_state(self._optimizer, model)
         data = None if self._data_state is None else gather_object([self._data_state])
-        checkpoint = Checkpoint(step, {"weights": weights, "optimizer": tensors}, {"optimizer": scalars, "data": data})
+        state = {"optimizer": scalars, "data": data, "evaluation": self._last_evaluation}
+        checkpoint = Checkpoint(step, {"weights": weights, "optimizer": tensors}, state)
         return on_main(
             self._accelerator,
             lambda: save_checkpoint(self._folder.checkpoints, checkpoint, self._output.keep_checkpoints),
@@ -302,6 +295,11 @@ class Trainer:
     def _restore(self, path: Path) -> int:
         """Take over a checkpoint; gives the updates made so far."""
         checkpoint = load_checkpoint(path)
+        if checkpoint.step > self._loop.steps:
+            raise CheckpointError(
+                f"{path} has made {checkpoint.step} updates, more than training.steps={self._loop.steps}; set that to "
+                "at least as many"
+            )
         model = self._unwrapped()
         ours, theirs = _changing(model), checkpoint.tensors["weights"]
         if ours.keys() != theirs.keys():
@@ -313,6 +311,7 @@ class Trainer:
             for name, value in ours.items():
                 value.copy_(like(theirs[name], value))
         load_optimizer_state(self._optimizer, model, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
+        self._last_evaluation = checkpoint.state["evaluation"]
         data = checkpoint.state["data"]
         if data is not None:
             if len(data) != self._layout.world_size:
@@ -323,6 +322,11 @@ class Trainer:
             self._batches.restore(data[self._layout.rank])
             self._data_state = data[self._layout.rank]
         return checkpoint.step
+
+
+def _is_due(step: int, every: int) -> bool:
+    """Whether `step` is a multiple of `every`; 0 stands for never."""
+    return every > 0 and step % every == 0
 
 
 def _changing(model: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import hylora
 from hylora.training import RecipeError, train
-from hylora.training.checkpoint import checkpoint_steps
+from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.data import build_datasets
 from hylora.training.language import CausalLoss
 from hylora.training.recipe_loading import recipe_keys
@@ -162,6 +162,20 @@ def test_a_finished_run_can_be_made_longer(recipe, tmp_path):
     train(recipe({"output.checkpoint_every": 3, "training.steps": 3}))
     longer = train(recipe({"output.checkpoint_every": 3, "training.steps": 5, "training.resume": True}))
     assert_same_run(whole.folder, longer.folder)
+
+
+def test_resuming_a_finished_run_changes_nothing(recipe):
+    """As after a crash between the last checkpoint and the export."""
+    settings = {"training.steps": 2, "output.checkpoint_every": 2, "evaluation.at_end": True}
+    first = train(recipe(settings))
+    weights, records = weights_of(first.folder), records_of(first.folder)
+    (first.folder / "hylora.json").unlink()
+    again = train(recipe({**settings, "training.resume": True}))
+    assert again == first and (first.folder / "hylora.json").is_file()
+    assert records_of(first.folder) == records
+    assert all(torch.equal(value, weights[name]) for name, value in weights_of(first.folder).items())
+    with pytest.raises(CheckpointError, match=r"has made 2 updates, more than training\.steps=1"):
+        train(recipe({**settings, "training.resume": True, "training.steps": 1}))
 
 
 def test_an_adapter_run_trains_what_it_says_and_loads(recipe, base, tmp_path):
