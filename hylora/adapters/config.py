@@ -30,7 +30,7 @@ class HyLoraConfig:
         lora_alpha: int = 64,
         lora_dropout: float = 0.0,
         target_modules: str | list[str] | None = None,
-        modules_to_save: Iterable[str] = (),
+        modules_to_save: str | Iterable[str] = (),
         **options,
     ) -> LoraConfig:
         """Resolve a HyLoRA variant for a model (chapter 6, sections 6.2.4 and 6.3.5).
@@ -59,6 +59,8 @@ class HyLoraConfig:
         """
         if variant not in VARIANTS:
             raise ValueError(f"variant={variant!r} is unknown; choose one of {sorted(VARIANTS)}.")
+        if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+            raise ValueError(f"r={r!r} must be an integer of at least 1; the thesis uses 32 for hybrids.")
         base = base_model(model)
         groups = find_groups(model)
         names = [name for name, _ in base_modules(base) if name]
@@ -68,8 +70,10 @@ class HyLoraConfig:
             target_modules = _shortest_suffixes(groups["attention"], names)
         elif target_modules == "all-linear":
             target_modules = _shortest_suffixes(_linear_names(base), names)
+        elif not isinstance(target_modules, str):
+            _require_matches(type(base).__name__, target_modules, names)
         saved = {name for group in VARIANTS[variant] for name in groups[group]}
-        for suffix in modules_to_save:
+        for suffix in [modules_to_save] if isinstance(modules_to_save, str) else modules_to_save:
             matches = {name for name in names if name.endswith(suffix)}
             if not matches:
                 raise ValueError(f"modules_to_save={suffix!r} matches no module of {type(base).__name__}.")
@@ -142,6 +146,13 @@ def _require_groups(model_name, groups, variant, target_modules):
             f"variant={variant!r} trains normalisation layers, but {model_name} has none with parameters. "
             'Use variant="lora", and modules_to_save for what else should train.'
         )
+
+
+def _require_matches(model_name: str, targets: Iterable[str], names: list[str]) -> None:
+    """Raise for a target that PEFT would pass over, as it only asks that one of several matches."""
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise ValueError(f"target_modules={target!r} matches no module of {model_name}.")
 
 
 def _shortest_suffixes(wanted: Iterable[str], names: list[str]) -> list[str]:

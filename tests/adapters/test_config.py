@@ -169,7 +169,10 @@ REFUSALS = {
     "unknown variant": (tiny_bamba, {"variant": "lora+"}, r"variant='lora\+' is unknown; choose one of"),
     "no attention": (lambda: tiny_bamba(attn_layer_indices=[]), {}, "no softmax attention .* target_modules"),
     "no convolutions": (tiny_llama, {"variant": "hylora"}, 'LlamaForCausalLM has none.*use variant="longlora"'),
-    "nothing matches": (tiny_bamba, {"target_modules": ["query"]}, "target_modules={'query'} matches no module"),
+    "nothing matches": (tiny_bamba, {"target_modules": ["query"]}, "target_modules='query' matches no module"),
+    "one absent target": (tiny_bamba, {"target_modules": ["q_proj", "qq"]}, "target_modules='qq' matches no module"),
+    "rank of zero": (tiny_bamba, {"r": 0}, "r=0 must be an integer of at least 1"),
+    "absent module by name": (tiny_bamba, {"modules_to_save": "lm_tail"}, "modules_to_save='lm_tail' matches no"),
     "absent module": (tiny_bamba, {"modules_to_save": ["lm_tail"]}, "modules_to_save='lm_tail' matches no module"),
     "LoRA on a convolution": (
         tiny_bamba,

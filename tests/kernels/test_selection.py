@@ -13,6 +13,14 @@ from tests.kernels.inputs import random_inputs
 BACKENDS = ["reference", "torch"]
 
 
+def test_a_seed_of_any_size_gives_a_landmark():
+    tensors = random_inputs(1, 2, 2, 24)
+    for seed in (2**64 + 1, -(2**70)):
+        chosen = select_blocks(*tensors, block_size=4, chunk_size=8, summary="landmark", seed=seed)
+        assert (chosen[0][:, 0] == -1).all()
+        assert (chosen[0][:, 1, 0] >= 0).all()
+
+
 def chosen_by_mean_key(block_keys, query_values, backend, **options):
     """One head of width 1: a key value for each block, a query value for each token."""
     block_size = options["block_size"]

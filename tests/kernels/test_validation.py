@@ -71,6 +71,13 @@ def test_options_out_of_range(function, options, message):
         function(Q, K, V, **options)
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "1"])
+def test_a_scale_that_no_softmax_can_use(function, scale):
+    with pytest.raises(ValueError, match="scale=.* must be a positive number"):
+        function(Q, K, V, scale=scale)
+
+
 @pytest.mark.parametrize("window", [0, 2.5])
 def test_window_out_of_range(window):
     with pytest.raises(ValueError, match=f"window={window} must be"):

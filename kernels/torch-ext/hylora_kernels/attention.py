@@ -200,7 +200,12 @@ def _implementation(backend: str):
 
 
 def _scale(query: Tensor, scale: Optional[float]) -> float:
-    return 1 / sqrt(query.shape[-1]) if scale is None else float(scale)
+    if scale is None:
+        return 1 / sqrt(query.shape[-1])
+    # The flash kernels give NaN for a scale that is not positive.
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise ValueError(f"scale={scale!r} must be a positive number; scale the query to change signs")
+    return float(scale)
 
 
 def _autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:

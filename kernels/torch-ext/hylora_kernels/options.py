@@ -131,4 +131,4 @@ def group_size(group: Union[int, float], length: int) -> int:
 
 def landmark_query(head_dim: int, seed: int) -> Tensor:
     """The fixed query of the "landmark" summary, `[D]` in float64: standard normal, not learned, one for all heads."""
-    return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
