@@ -137,6 +137,16 @@ def test_evaluation_and_checkpoints_do_not_change_the_weights(recipe, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_recomputing_activations_does_not_change_the_weights(recipe, base, tmp_path, adapted):
+    """Recomputation must meet the chunk sizes and the dropout that were drawn the first time."""
+    weights = []
+    for name, checkpointing in (("kept", False), ("recomputed", True)):
+        changes = adapting(base, tmp_path, name) if adapted else {"output.path": str(tmp_path / name)}
+        weights.append(weights_of(train(recipe({**changes, "training.gradient_checkpointing": checkpointing})).folder))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_signal_saves_and_the_run_goes_on(recipe, tmp_path, monkeypatch):
     whole = train(recipe({"output.path": str(tmp_path / "whole")})).folder
     forward, calls = CausalLoss.forward, []
