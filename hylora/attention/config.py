@@ -40,7 +40,8 @@ class SpanConfig:
         backend: `"reference"`, `"torch"`, or `"auto"` for the fastest one on the device.
         window: tokens that a query of `sw_attn` sees, itself included.
         group: group of `s2_attn`, as a fraction of the sequence (a float up to 1) or in tokens (an int).
-        seed: seed of everything random: chunk sizes, random retrieval, the landmark query.
+        seed: of the landmark query and of random retrieval. In training it is mixed with the forward pass's own draw,
+            which also chooses the chunk sizes and comes from torch's generator.
 
     Raises:
         ValueError: if a value is out of its range, naming the field, the value and the remedy.
