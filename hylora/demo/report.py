@@ -143,9 +143,9 @@ def _cost_grid(results: list[dict[str, Any]]) -> Grid:
     return _grid(
         results,
         "Cost",
-        "One thread of this CPU, two runs side by side; memory is what one sequence keeps for its backward pass. The "
-        "state-space layers dominate both, and at this length sparse attention has nothing to save.",
-        ["s per step", "MB per sequence", "s in all", "s evaluating"],
+        "One thread of this CPU, two runs side by side; memory is what one sequence keeps for its backward pass, "
+        "nearly all of it in the state-space layers.",
+        ["s per step", "MB per sequence", "s fine-tuning", "s evaluating"],
         lambda runs: [
             _text(Cell.of(result.get("seconds_per_step") for result in runs), 2),
             _text(Cell.of(_megabytes(result) for result in runs), 2),
@@ -182,18 +182,16 @@ def _megabytes(result: dict[str, Any]) -> float | None:
 CAVEATS = """\
 What so small a model can and can't show:
 
-- **Its state-space layers were kept short of memory on purpose** (a step of at least one, decay rates frozen), so that
-  attention must recall. In a trained hybrid the two share the work; here a windowed evaluation shows that beyond the
-  window nothing is recalled.
-- **The recall task is synthetic**: facts "key value" drawn afresh for every document, dense with questions. A chunk of
-  64 tokens asks some thirty at once and retrieves four blocks for all of them, which is harder than one needle in a
-  long text.
-- **Perplexity hardly needs the long context here.** What differs between rows is mostly how well the short context
-  was kept. A table of full-attention perplexity alone would mislead, so both attentions are shown.
-- **Random blocks are the control.** Where retrieval by relevance does not differ from them, what helped is exposure
-  to distant positions, not retrieval.
-- Embeddings are most of what is trained; timings are those of one CPU, at a length where sparse attention saves
-  nothing.
+- Its state-space layers were kept short of memory on purpose (a step of at least one, decay rates frozen), so that
+  attention must recall: under a sliding window nothing beyond the window is recalled. In a trained hybrid the two
+  share that work.
+- The recall task is synthetic, and dense with questions. A chunk of 64 tokens asks some thirty, and one choice of four
+  blocks has to serve them all; "/token" lets each token choose for itself (causal selection, groups of one query).
+- "random" is the control. Where retrieval by relevance does no better than random blocks, what fine-tuning gained is
+  exposure to distant positions, not retrieval.
+- Tables with one kind of attention alone would mislead. With its own attention a sliding window looks best on text
+  that hardly needs the long context; with full attention it shows what was not learned.
+- Embeddings are most of what is trained. At this length sparse attention has nothing to save, in time or in memory.
 """
 
 

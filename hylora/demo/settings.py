@@ -12,12 +12,14 @@ __all__ = ["NOT_TUNED", "RETRIEVALS", "SPAN", "VARIANTS", "DemoSettings", "Varia
 
 # M, S and k of the thesis (2048 or 4096, 32, 8 at 8192 tokens) scaled to 256 tokens.
 SPAN: dict[str, Any] = {"block_size": 8, "top_k": 4, "chunk_size": (32, 64)}
-PER_TOKEN: dict[str, Any] = {"summary": "mean_key", "selection": "causal", "query_group": 1}
+# A choice for each token by its own query, instead of one for a chunk by the sum of its queries.
+PER_TOKEN: dict[str, Any] = {"selection": "causal", "query_group": 1}
 # Ways to choose blocks whose hit rate is measured on every model, however it was tuned.
 RETRIEVALS: dict[str, dict[str, Any]] = {
     "published": {"summary": "attention"},
+    "published/token": {"summary": "attention", **PER_TOKEN},
     "mean key": {"summary": "mean_key"},
-    "mean key/token": PER_TOKEN,
+    "mean key/token": {"summary": "mean_key", **PER_TOKEN},
 }
 
 
@@ -43,9 +45,9 @@ VARIANTS = (
     Variant("full", "Full", "full", {}),
     Variant("sw", "SW", "sw_attn", {"window": 64}),
     Variant("s2", "S2", "s2_attn", {"group": 0.25}),
-    Variant("se", "SE-Attn, published", "se_attn", {**SPAN, "summary": "attention"}),
-    Variant("se_mean_key", "SE-Attn, mean key", "se_attn", {**SPAN, "summary": "mean_key"}),
-    Variant("se_token", "SE-Attn, mean key/token", "se_attn", {**SPAN, **PER_TOKEN}),
+    Variant("se", "SE-Attn, published", "se_attn", {**SPAN, **RETRIEVALS["published"]}),
+    Variant("se_mean_key", "SE-Attn, mean key", "se_attn", {**SPAN, **RETRIEVALS["mean key"]}),
+    Variant("se_token", "SE-Attn, mean key/token", "se_attn", {**SPAN, **RETRIEVALS["mean key/token"]}),
     Variant("se_random", "SE-Attn, random", "se_attn", {**SPAN, "retrieval": "random"}),
 )
 
@@ -69,7 +71,7 @@ class DemoSettings:
     batch: int = 16
     text_documents: int = 40
     recall_documents: int = 48
-    lr: float = 2e-3
+    lr: float = 1e-3
     r: int = 8
 
     def __post_init__(self) -> None:

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's files give rows in which the answers, and nothing else, are learned."""
+
+from __future__ import annotations
+
+import json
+
+from hylora.demo.corpus import Document
+from hylora.demo.data import write_recall, write_text
+from hylora.demo.miniature import load_tokenizer
+from hylora.demo.recall import RecallTask
+from hylora.training.data import DataRecipe, SourceRecipe, build_datasets
+
+
+def test_recall_rows_are_whole_documents_with_labelled_answers(tmp_path):
+    tokenizer = load_tokenizer()
+    task = RecallTask.for_tokenizer(tokenizer)
+    write_recall(tmp_path / "recall.jsonl", task, documents=3, length=64, seed="s")
+    source = SourceRecipe(path=str(tmp_path / "recall.jsonl"), kind="chat")
+    data = DataRecipe(sources=[source], cache_dir=str(tmp_path / "cache"))
+    rows = build_datasets(data, tokenizer, sequence_length=64, seed=0).train
+    assert len(rows) == 3
+    for number in range(3):
+        document = task.document(63, f"s-{number}")
+        ids, labels = rows[number]["input_ids"].tolist(), rows[number]["labels"].tolist()
+        assert tokenizer.decode(ids[:-1]) == document.text
+        assert ids[-1] == tokenizer.eos_token_id
+        answers = {query.position + 1 for query in document.queries}
+        assert labels == [token if place in answers else -100 for place, token in enumerate(ids)]
+
+
+def test_text_keeps_names_and_content(tmp_path):
+    documents = [Document("a.py", "x = 1\n"), Document("b/c.py", 'é = "\u2028"\n')]
+    write_text(tmp_path / "deep" / "text.jsonl", documents)
+    records = [json.loads(line) for line in (tmp_path / "deep" / "text.jsonl").read_text("utf-8").split("\n")[:-1]]
+    assert [Document(**record) for record in records] == documents
