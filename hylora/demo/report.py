@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from hylora.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings, Variant
@@ -143,9 +144,9 @@ def _cost_grid(results: list[dict[str, Any]]) -> Grid:
     return _grid(
         results,
         "Cost",
-        "One thread of this CPU, two runs side by side; memory is what one sequence keeps for its backward pass, "
-        "nearly all of it in the state-space layers.",
-        ["s per step", "MB per sequence", "s fine-tuning", "s evaluating"],
+        "One thread of this CPU, two runs side by side; memory is what one sequence keeps for its backward "
+        "pass. The state-space layers set the pace.",
+        ["s/step", "MB/sequence", "tuning s", "testing s"],
         lambda runs: [
             _text(Cell.of(result.get("seconds_per_step") for result in runs), 2),
             _text(Cell.of(_megabytes(result) for result in runs), 2),
@@ -224,18 +225,19 @@ def show(results: list[dict[str, Any]], settings: DemoSettings, console: Console
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
-    console.print(CAVEATS, markup=False, highlight=False)
+    console.print(Markdown(CAVEATS))
 
 
 def _setting(settings: DemoSettings) -> str:
-    options = ", ".join(
-        f"{variant.label}: {', '.join(f'{name} {value}' for name, value in variant.options.items())}"
+    options = [
+        f"- {variant.label}: {', '.join(f'{name} = {value}' for name, value in variant.options.items())}"
         for variant in VARIANTS
         if variant.options
-    )
+    ]
+    seeds = "one seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
     return (
         f"Checkpoint context {settings.lengths[0]}, fine-tuned at {settings.tuned_length} with HyLoRA (r = "
         f"{settings.r}, learning rate {settings.lr}): {settings.steps} steps of {settings.batch} sequences, half "
-        f"library text, half recall, the same for every variant; {settings.seeds} "
-        f"seed{'s' if settings.seeds > 1 else ''}. {options}. In evaluation the larger chunk is used."
+        f"library text, half recall, the same for every variant; {seeds}. In evaluation the larger chunk is used.\n\n"
+        + "\n".join(options)
     )
