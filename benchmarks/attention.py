@@ -26,7 +26,16 @@ RATIOS = [("full", "se"), ("sw", "se"), ("s2", "se"), ("se", "nomem")]
 LABELS = {"full": "Full", "se": "SE-Attn", "nomem": "NoMem", "sw": "SW", "s2": "S2"}
 # Relative error (Frobenius norm) at which a method counts as wrong.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def wall() -> float:
+    """Seconds, once the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+CLOCKS = {"wall": wall, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Options:
     window: int = 4096
     group: float = 0.25
     head_dim: int = 64
+    device: str = "cpu"
 
 
 def full_attention(query: Tensor, key: Tensor, value: Tensor, backend: str) -> Tensor:
@@ -60,11 +70,11 @@ def methods(options: Options, retrieval: str = "relevance") -> dict:
     }
 
 
-def inputs(heads: int, length: int, head_dim: int, dtype: torch.dtype) -> list[Tensor]:
+def inputs(heads: int, length: int, options: Options, dtype: torch.dtype) -> list[Tensor]:
     """Query, key, value and output gradient, standard normal, batch of one."""
     generator = torch.Generator().manual_seed(0)
-    shape = (1, heads, length, head_dim)
-    return [torch.randn(shape, generator=generator).to(dtype) for _ in range(4)]
+    shape = (1, heads, length, options.head_dim)
+    return [torch.randn(shape, generator=generator).to(options.device, dtype) for _ in range(4)]
 
 
 def forward_backward(method, query, key, value, grad, backend="torch") -> list[Tensor]:
@@ -94,7 +104,7 @@ def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
     for dtype in [torch.float64, *dtypes]:
         # In float64 the choice of blocks is checked too; below, near ties may fall otherwise, so it is fixed.
         table = methods(options, "relevance" if dtype == torch.float64 else "random")
-        tensors = inputs(2, length, options.head_dim, dtype)
+        tensors = inputs(2, length, options, dtype)
         for name, method in table.items():
             expected = forward_backward(method, *(x.double() for x in tensors), backend="reference")
             actual = forward_backward(method, *tensors)
@@ -110,7 +120,7 @@ def measure(options: Options, length: int, heads: int, dtype: torch.dtype, pass_
     """Seconds of every method in every round, after one round to warm up."""
     run = PASSES[pass_name]
     table = methods(options)
-    tensors = inputs(heads, length, options.head_dim, dtype)
+    tensors = inputs(heads, length, options, dtype)
     seconds = {name: [] for name in table}
     for round_number in range(-1, rounds):
         for name, method in table.items():
