@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,7 +112,7 @@ def ppl(
         network = load(model, name, dtype=dtype, device_map=device_map, revision=revision, **options)
         record = {
             "kind": "perplexity",
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": _describe_model(model, manifest, network, device),
             "attention": _describe_attention(attention, network),
             "tokenizer": {"path": tokenizer.name_or_path, "vocabulary": len(tokenizer), "special_tokens": False},

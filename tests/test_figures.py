@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures in the README are those of the committed measurements."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_table_of_ratios_is_the_committed_benchmark():
+    report = json.loads((ROOT / "docs/benchmarks/attention_cpu_float32.json").read_text())
+    measured = {
+        result["length"]: [f"{result['ratios'][name][0]:.2f}" for name in ("full/se", "sw/se", "s2/se", "se/nomem")]
+        for result in report["results"]
+        if result["pass"] == "forward+backward"
+    }
+    rows = re.findall(r"^\| ([\d,]+) \| (.*) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) == 4
+    for length, cells in rows:
+        assert cells.split(" | ") == measured[int(length.replace(",", ""))]
