@@ -5,6 +5,9 @@ import json
 import re
 from pathlib import Path
 
+from hylora.demo.report import markdown
+from hylora.demo.settings import DemoSettings
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -19,3 +22,12 @@ def test_the_table_of_ratios_is_the_committed_benchmark():
     assert len(rows) == 4
     for length, cells in rows:
         assert cells.split(" | ") == measured[int(length.replace(",", ""))]
+
+
+def test_the_demos_tables_are_the_committed_measurements():
+    figures = json.loads((ROOT / "docs/benchmarks/demo_cpu.json").read_text())
+    rendered = markdown(figures["results"], DemoSettings(**figures["settings"]), None)
+    page = (ROOT / "docs/demo.md").read_text()
+    rows = [line for line in rendered.splitlines() if line.startswith("|")]
+    assert len(rows) > 60
+    assert [row for row in rows if row not in page] == []

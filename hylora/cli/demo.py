@@ -21,10 +21,11 @@ def demo(
     ] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Fine-tuning runs of each variant.")] = None,
 ) -> None:
-    """Stretch a small hybrid to four times its context under six kinds of attention, and compare them."""
+    """Stretch a small hybrid to four times its context under several kinds of attention, and compare them."""
     # Building the command line must not take the seconds that the training stack takes to import.
     from rich.console import Console
 
+    from hylora.cli.env import environment
     from hylora.demo.picture import draw
     from hylora.demo.report import markdown, show
     from hylora.demo.run import run_demo
@@ -38,9 +39,8 @@ def demo(
     results = run_demo(output, settings, console)
     picture = output / "demo.png"
     drawn = draw(results, settings, picture)
-    (output / "demo.json").write_text(
-        json.dumps({"settings": settings.to_dict(), "results": results}, indent=1), encoding="utf-8"
-    )
+    figures = {"environment": environment(), "settings": settings.to_dict(), "results": results}
+    (output / "demo.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     report = output / "demo.md"
     report.write_text(markdown(results, settings, picture.name if drawn else None), encoding="utf-8")
     show(results, settings, console)
