@@ -103,6 +103,9 @@ WRONG = {
     "unknown attention": (["attention.name=se_atn"], ["attention.name='se_atn'", "nearest is se_attn"]),
     "unknown tracker": (["tracking.trackers=[tensorbord]"], ["tracking.trackers.0", "nearest is tensorboard"]),
     "negative rate": (["optimizer.lr=-1.0"], ["optimizer.lr=-1.0 must be positive"]),
+    "endless rate": (["optimizer.lr=.inf"], ["optimizer.lr=inf must be positive and finite"]),
+    "negative eps": (["optimizer.eps=-1.0"], ["optimizer.eps=-1.0 must be finite and not negative"]),
+    "decay that is no number": (["optimizer.weight_decay=.nan"], ["optimizer.weight_decay=nan must be finite"]),
     "no steps": (["training.steps=0"], ["training.steps=0 must be at least 1"]),
     "batches that do not divide": (["training.batch_size=5"], ["training.global_batch_size=64", "batch_size=5"]),
     "block larger than chunk": (
@@ -171,6 +174,13 @@ def test_rates_need_neither_dot_nor_sign(load):
     """Plain YAML 1.1 would read all of these as text."""
     for text in ("2e-4", "1e3", "2.5e-4", "1E-2"):
         assert load(f"optimizer.lr={text}").optimizer.lr == float(text)
+
+
+def test_mappings_can_be_merged(load):
+    validation = "{<<: &common {text_field: body, split: test}, path: a}, {<<: *common, path: b, split: train}"
+    recipe = load(text=MINIMAL.replace("output:", f"  validation: [{validation}]\noutput:"))
+    found = [(source.path, source.text_field, source.split) for source in recipe.data.validation]
+    assert found == [("a", "body", "test"), ("b", "body", "train")]
 
 
 def test_every_key_of_the_whole_tree_is_known(load):
