@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from datasets.exceptions import DatasetsError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -67,9 +69,9 @@ def load_documents(
     records = load_source(everything, "data", [source.text_field], streaming=True, cache_dir=None)
     kept: list[Tensor] = []
     skipped = longest = 0
-    for record in records:
+    for text in _texts(records, source):
         # `verbose` would warn that a document exceeds the model's context, which is the point here.
-        ids = tokenizer(record[source.text_field], add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         longest = max(longest, len(ids))
         if len(ids) < min_tokens:
             skipped += 1
@@ -85,6 +87,21 @@ def load_documents(
             "choose a smaller length or longer documents"
         )
     return DocumentSet(kept, skipped)
+
+
+def _texts(records: Iterable[dict[str, Any]], source: SourceRecipe) -> Iterator[str]:
+    """The text of each record, empty where it is null; a stream shows what is wrong only while it is read."""
+    try:
+        for record in records:
+            text = record[source.text_field]
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"its field {source.text_field!r} holds {repr(text)[:60]}, which is not text")
+            yield text or ""
+    except (OSError, ValueError, TypeError, DatasetsError) as error:
+        raise ValueError(
+            f"data.path: {source.path!r} could not be read to its end ({type(error).__name__}: {error}). "
+            "Check the files and the field."
+        ) from error
 
 
 def fingerprint(documents: Iterable[Tensor]) -> str:

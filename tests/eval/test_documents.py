@@ -89,6 +89,23 @@ def test_wrong_sources_are_named(folder, tokenizer, source, arguments, message):
         load_documents(SourceRecipe(**source), tokenizer, **arguments)
 
 
+def test_a_record_without_text_is_an_empty_document(tmp_path, tokenizer, write_text):
+    records = [{"text": write_text(9)}, {"text": None}, {"text": write_text(5)}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    documents = load_documents(SourceRecipe(str(tmp_path / "data.jsonl")), tokenizer)
+    assert (lengths(documents), documents.skipped) == ([9, 5], 1)
+
+
+def test_what_is_found_wrong_while_reading_is_explained(tmp_path, tokenizer, write_text):
+    (tmp_path / "a.txt").write_text(write_text(9))
+    (tmp_path / "b.txt").write_bytes(b"\xff\xe9")
+    (tmp_path / "numbers.jsonl").write_text('{"text": 5}\n')
+    with pytest.raises(ValueError, match=r"data\.path: .* could not be read to its end \(UnicodeDecodeError"):
+        load_documents(SourceRecipe(str(tmp_path / "*.txt")), tokenizer)
+    with pytest.raises(ValueError, match=r"'text' holds 5, which is not text"):
+        load_documents(SourceRecipe(str(tmp_path / "numbers.jsonl")), tokenizer)
+
+
 def test_fingerprint_tells_documents_apart():
     one, two = torch.tensor([1, 2, 3]), torch.tensor([4])
     assert fingerprint([one, two]) == fingerprint([one.clone(), two.clone()])
