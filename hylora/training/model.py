@@ -96,7 +96,7 @@ def build_model(recipe: Recipe, plan: ModelPlan, mixed_precision: str) -> nn.Mod
     if plan.adapter is not None:
         model = add_adapter(model, plan.adapter)
     for name, parameter in model.named_parameters():
-        if any(re.search(pattern, name) for pattern in recipe.model.freeze):
+        if any(re.search(pattern, _original_name(name)) for pattern in recipe.model.freeze):
             parameter.requires_grad_(False)
     if recipe.training.gradient_checkpointing:
         base = model.get_base_model() if plan.adapter is not None else model
@@ -193,6 +193,11 @@ def _check_freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
         if not found:
             nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)[0]
             raise RecipeError(f"model.freeze.{index}={pattern!r} matches no parameter; the nearest is {nearest}")
+
+
+def _original_name(name: str) -> str:
+    """A parameter's name in the model without an adapter, which is what patterns were checked against."""
+    return re.sub(r"^base_model\.model\.|\.modules_to_save\.\w+|\.base_layer", "", name)
 
 
 def _plan_adapter(model: nn.Module, recipe: Recipe) -> LoraConfig | None:

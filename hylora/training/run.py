@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from hylora.language_model import verify_head
 from hylora.manifest import MANIFEST_NAME
+from hylora.training.checkpoint import CheckpointError
 from hylora.training.data import TokenData, build_datasets
 from hylora.training.language import CausalLoss, LanguageTask
 from hylora.training.loop import SHARDED, Trainer, build_accelerator
@@ -58,7 +60,7 @@ def train(recipe: Recipe) -> RunResult:
     Raises:
         RecipeError: if the recipe cannot work here.
         TrainingError: if training diverges.
-        CheckpointError: if a checkpoint cannot be written or read.
+        CheckpointError: if a checkpoint cannot be written or read, or the results cannot be written.
     """
     check_trackers(recipe.tracking.trackers)
     check_optimizer(recipe.optimizer)
@@ -94,7 +96,13 @@ def train(recipe: Recipe) -> RunResult:
             tracker.finish()
     if outcome.stopped_by is None:
         state = trainer.gathered_state()
-        on_main(accelerator, lambda: folder.export(lambda path: task.save(path, state), last=MANIFEST_NAME))
+        try:
+            on_main(accelerator, lambda: folder.export(lambda path: task.save(path, state), last=MANIFEST_NAME))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the results could not be written to {str(folder.path)!r}: {error}. Make room on the disk, then go "
+                "on from the last checkpoint with training.resume=true"
+            ) from error
     return RunResult(folder.path, outcome.step, outcome.evaluation, outcome.stopped_by)
 
 

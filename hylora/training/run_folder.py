@@ -97,13 +97,15 @@ class RunFolder:
             needed: bytes.
 
         Raises:
-            RecipeError: if there is less free space.
+            RecipeError: if there is less space, free or in the folder's own checkpoints.
         """
-        free = shutil.disk_usage(self.path).free
-        if free < needed:
+        # Checkpoints that are there make way for new ones, whether the run goes on or is replaced.
+        taken = sum(file.stat().st_size for file in self.checkpoints.rglob("*") if file.is_file())
+        room = shutil.disk_usage(self.path).free + taken
+        if room < needed:
             raise RecipeError(
-                f"output.path={str(self.path)!r} has {free / 2**30:.1f} GiB free, but checkpoints and results need "
-                f"about {needed / 2**30:.1f} GiB; make room, or lower output.keep_checkpoints"
+                f"output.path={str(self.path)!r} has room for {room / 2**30:.1f} GiB, but checkpoints and results "
+                f"need about {needed / 2**30:.1f} GiB; make room, or lower output.keep_checkpoints"
             )
 
     def claim(self, recipe: Recipe) -> Path | None:
@@ -119,7 +121,10 @@ class RunFolder:
                 for path in self.path.glob(pattern):
                     path.unlink()
         self.metrics.touch()
-        recipe.save(self.recipe)
+        # A resumed run must not lose its recipe to a full disk: without it, no run can go on.
+        partial = self.recipe.with_suffix(".partial")
+        recipe.save(partial)
+        os.replace(partial, self.recipe)
         return latest_checkpoint(self.checkpoints)
 
     def export(self, save: Callable[[Path], Any], last: str) -> None:

@@ -11,6 +11,7 @@ import signal
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import hylora
@@ -18,7 +19,9 @@ from hylora.training import RecipeError, train
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.data import build_datasets
 from hylora.training.language import CausalLoss
+from hylora.training.model import build_model, plan_model
 from hylora.training.recipe_loading import recipe_keys
+from hylora.training.run_folder import RunFolder
 from hylora.training.trackers import read_metrics
 
 LLAMA = {
@@ -215,6 +218,15 @@ def test_frozen_parameters_stay(recipe):
         assert torch.equal(weights[name], first[name]) == frozen, name
 
 
+@pytest.mark.parametrize("pattern", [r"^model\.embed_tokens", r"embed_tokens\.weight$"])
+def test_frozen_parameters_are_named_as_in_the_model_also_under_an_adapter(recipe, base, pattern):
+    changes = {"model": {"path": str(base), "freeze": [pattern]}, "adapter": {"variant": "hylora", "r": 2}}
+    model = build_model(frozen := recipe(changes), plan_model(frozen), "no")
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert any("lora_A" in name for name in trained) and any("norm" in name for name in trained)
+    assert not any("embed_tokens" in name for name in trained)
+
+
 def test_linear_rope_scaling_reaches_the_model_and_the_folder(recipe, tmp_path):
     llama = {"model.config": LLAMA, "training.steps": 1}
     base = train(recipe({**llama, "output.path": str(tmp_path / "llama")})).folder
@@ -309,8 +321,50 @@ def test_too_small_a_disk_is_refused(recipe, monkeypatch):
     from types import SimpleNamespace
 
     monkeypatch.setattr("hylora.training.run_folder.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(RecipeError, match="0.0 GiB free, but"):
+    with pytest.raises(RecipeError, match="room for 0.0 GiB, but"):
         train(recipe())
+
+
+def test_a_run_whose_checkpoints_fill_the_disk_can_go_on(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    folder = RunFolder(tmp_path)
+    (folder.checkpoints / "step-000001").mkdir(parents=True)
+    (folder.checkpoints / "step-000001" / "weights.safetensors").write_bytes(bytes(5000))
+    monkeypatch.setattr("hylora.training.run_folder.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    folder.check_space(6000)
+    with pytest.raises(RecipeError, match="make room"):
+        folder.check_space(6001)
+
+
+def test_a_failure_to_save_keeps_the_recipe_of_a_run(recipe, tmp_path, monkeypatch):
+    settings = {"training.steps": 1, "output.checkpoint_every": 1}
+    run = train(recipe(settings)).folder
+    before = (run / "recipe.yaml").read_text()
+
+    def half(recipe, path):
+        path.write_text("model:")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hylora.training.recipe.Recipe.save", half)
+    with pytest.raises(OSError, match="No space left"):
+        train(recipe({**settings, "training.resume": True, "training.steps": 2}))
+    assert (run / "recipe.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
+def test_results_that_cannot_be_written_are_not_lost(recipe, monkeypatch, error):
+    settings = {"training.steps": 1, "output.checkpoint_every": 1}
+
+    def full(self, folder, state):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hylora.training.language.LanguageTask.save", full)
+        with pytest.raises(CheckpointError, match=r"results could not be written.*training\.resume=true"):
+            train(recipe(settings))
+    result = train(recipe({**settings, "training.resume": True}))
+    assert weights_of(result.folder) and len(records_of(result.folder)) == 1
 
 
 def test_resuming_with_other_settings_names_them(recipe):
