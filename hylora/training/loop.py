@@ -142,6 +142,8 @@ class Trainer:
             world_size=accelerator.num_processes,
         )
         self._batches = make_batches(task.rows, task.collate, self._layout, loop.seed)
+        # A stream does not know how many rows it has.
+        self._rows = len(task.rows) if hasattr(task.rows, "__len__") else None
         self._model, self._optimizer = accelerator.prepare(task.model, build_optimizer(task.model, optimizer))
         self._buffers = _buffers(self._unwrapped())
         self._last_evaluation: dict[str, float] = {}
@@ -285,7 +287,7 @@ class Trainer:
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in _changing(model).items()}
         tensors, scalars = optimizer_state(self._optimizer, model)
         data = None if self._data_state is None else gather_object([self._data_state])
-        state = {"optimizer": scalars, "data": data, "evaluation": self._last_evaluation}
+        state = {"optimizer": scalars, "data": data, "rows": self._rows, "evaluation": self._last_evaluation}
         checkpoint = Checkpoint(step, {"weights": weights, "optimizer": tensors}, state)
         return on_main(
             self._accelerator,
@@ -299,6 +301,13 @@ class Trainer:
             raise CheckpointError(
                 f"{path} has made {checkpoint.step} updates, more than training.steps={self._loop.steps}; set that to "
                 "at least as many"
+            )
+        rows = checkpoint.state["rows"]
+        if rows != self._rows:
+            # Their order depends on their number: some would be seen twice and others never.
+            raise CheckpointError(
+                f"{path} is of a run on {rows} rows of data, and there are {self._rows} now; bring back the data as "
+                "it was, or start a new run in another output.path"
             )
         model = self._unwrapped()
         ours, theirs = _changing(model), checkpoint.tensors["weights"]

@@ -181,6 +181,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         toy.run(tmp_path, task, resume=True)
 
 
+def test_other_data_is_refused_when_a_run_goes_on(tmp_path):
+    toy.run(tmp_path)
+    with pytest.raises(CheckpointError, match="10 rows of data, and there are 11 now"):
+        toy.run(tmp_path, toy.ToyTask(rows=11), resume=True)
+
+
 def test_buffers_are_part_of_a_checkpoint(tmp_path):
     toy.run(tmp_path, steps=4)
     _, state = toy.run(tmp_path, resume=True, steps=6)
