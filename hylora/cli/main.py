@@ -54,6 +54,6 @@ def main() -> None:
     arguments = sys.argv[1:]
     try:
         build_app(arguments)(arguments, prog_name="hylora")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -87,6 +87,7 @@ def train(recipe: Recipe) -> RunResult:
         output=recipe.output,
     )
     checkpoint = on_main(accelerator, lambda: folder.claim(recipe))
+    on_main(accelerator, lambda: folder.describe_data(data.description))
     if recipe.tracking.trackers:
         accelerator.init_trackers(recipe.tracking.project, config=flatten(recipe.to_tree()))
     try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -31,7 +32,15 @@ _FREE_ON_RESUME = (
 )
 
 # What a run writes beside its folders. The tokenizer's files are left for the new run to write over.
-_RESULTS = ("metrics.jsonl", "recipe.yaml", "*.safetensors", "*.safetensors.index.json", "*config.json", "hylora.json")
+_RESULTS = (
+    "metrics.jsonl",
+    "recipe.yaml",
+    "data.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*config.json",
+    "hylora.json",
+)
 
 
 class RunFolder:
@@ -56,6 +65,11 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RecipeError(f"output.path={str(self.path)!r} is a file; name a folder")
+        if recipe.model.path is not None and Path(recipe.model.path).resolve() == self.path.resolve():
+            raise RecipeError(
+                f"output.path={str(self.path)!r} is also model.path, and the run would replace the model it starts "
+                "from; choose another folder"
+            )
         if self._holds_run():
             if recipe.training.resume:
                 self._check_same_run(recipe)
@@ -126,6 +140,10 @@ class RunFolder:
         recipe.save(partial)
         os.replace(partial, self.recipe)
         return latest_checkpoint(self.checkpoints)
+
+    def describe_data(self, description: dict[str, Any]) -> None:
+        """Write what the data came to: documents, tokens, rows, and what was dropped or held out, by source."""
+        (self.path / "data.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     def export(self, save: Callable[[Path], Any], last: str) -> None:
         """Put results into the folder; files appear there only when all of them are written.

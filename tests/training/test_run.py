@@ -299,6 +299,22 @@ def test_a_folder_of_another_run_is_refused_with_the_remedy(recipe):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_run_never_replaces_the_model_it_starts_from(base, recipe):
+    before = weights_of(base)
+    for settings in ({"output.overwrite": True}, {"training.resume": True}):
+        changes = {"model": {"path": str(base)}, "output.path": str(base / ".." / base.name), **settings}
+        with pytest.raises(RecipeError, match=r"is also model\.path"):
+            train(recipe(changes))
+    assert weights_of(base).keys() == before.keys()
+
+
+def test_a_run_says_what_its_data_came_to(recipe):
+    description = json.loads((train(recipe()).folder / "data.json").read_text())
+    (source,) = description["train"]
+    assert source["rows"] > 0
+    assert source["documents"] + source["held_out_documents"] == 40
+
+
 def test_a_folder_of_somebody_else_is_refused(recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
