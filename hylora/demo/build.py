@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hylora.demo.corpus import Document, describe_corpus, load_corpus
+from hylora.demo.corpus import describe_corpus, load_corpus
 from hylora.demo.data import write_recall, write_text
 from hylora.demo.miniature import ASSETS, CONTEXT
 from hylora.demo.recall import RecallTask
@@ -25,8 +25,6 @@ FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
 STAGES = ("1_recall", "2_text")
 RECALL_DOCUMENTS = 60_000
-# Characters of each held-out document that are shipped.
-SAMPLE = 8_000
 
 
 def write_data() -> None:
@@ -41,7 +39,7 @@ def write_data() -> None:
 
 
 def ship(folder: Path, assets: Path) -> None:
-    """Copy a run's model to the assets, with a record of the corpus and samples of it that recipes can name.
+    """Copy a run's model to the assets, with a record of the corpus and its prose for recipes to name.
 
     The weights are stored in bfloat16: half the size, and rounding them changes no figure that matters here.
     """
@@ -49,10 +47,10 @@ def ship(folder: Path, assets: Path) -> None:
     model.save_pretrained(assets)
     AutoTokenizer.from_pretrained(folder).save_pretrained(assets)
     (assets / "corpus.json").write_text(json.dumps(describe_corpus(), indent=2) + "\n", encoding="utf-8")
-    prose = (document for document in load_corpus("train") if document.name.startswith("pydoc_data/"))
-    write_text(assets / "text" / "train.jsonl", prose)
-    held_out = (Document(document.name, document.text[:SAMPLE]) for document in load_corpus("held_out"))
-    write_text(assets / "text" / "held_out.jsonl", (document for document in held_out if len(document.text) == SAMPLE))
+    for split in ("train", "held_out"):
+        # The prose alone: recipes need a sample of text, and no copy of anybody's code.
+        prose = (document for document in load_corpus(split) if document.name.startswith("pydoc_data/"))
+        write_text(assets / "text" / f"{split}.jsonl", prose)
 
 
 def main() -> None:
