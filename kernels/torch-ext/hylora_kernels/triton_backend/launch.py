@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tile sizes, warps and pipeline stages of each kernel, kept in one JSON file per kernel.
+
+A file maps an architecture ("sm_80", "sm_90"), a width of numbers ("half", "single") and a head dimension to a launch. A
+device takes the newest architecture that is not newer than itself, a head dimension the smallest listed that holds it.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Dict, Iterator, NamedTuple, Tuple
+
+import torch
+
+_FOLDER = Path(__file__).parent / "launches"
+_forced: Dict[str, Launch] = {}
+
+
+class Launch(NamedTuple):
+    """How a kernel is launched: rows and columns of its tile (of what, the kernel says), warps, pipeline stages."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def launch_for(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
+    """The launch of a kernel for this head dimension and dtype on this device."""
+    if kernel in _forced:
+        return _forced[kernel]
+    return _listed(kernel, head_dim, "half" if dtype.itemsize == 2 else "single", capability(device))
+
+
+def capability(device: torch.device) -> Tuple[int, int]:
+    """The device's compute capability; on a CPU, for the interpreter, that of an H100."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+@contextmanager
+def forced(**launches: Launch) -> Iterator[None]:
+    """Launch the named kernels like this for a while: for tuning, and for tests at tiny sizes."""
+    before = dict(_forced)
+    _forced.update(launches)
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
+
+
+@lru_cache(maxsize=None)
+def _listed(kernel: str, head_dim: int, width: str, version: Tuple[int, int]) -> Launch:
+    architectures = json.loads((_FOLDER / f"{kernel}.json").read_text())
+    number = 10 * version[0] + version[1]
+    name = max((a for a in architectures if int(a[3:]) <= number), key=lambda a: int(a[3:]))
+    by_head_dim = architectures[name][width]
+    return Launch(**by_head_dim[min((d for d in by_head_dim if int(d) >= head_dim), key=int)])

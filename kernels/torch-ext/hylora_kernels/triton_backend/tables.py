@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the kernels find blocks, units, readers and chunks: one row of integers for each.
+
+The tables are the same for every layer of a forward pass, so that kernels know nothing of padding and packing: a dense
+batch, a padded one and packed rows differ in their tables alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import List, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..layout import SequenceLayout
+from ..options import SpanOptions
+
+# Query rows for which a list of blocks with a mask of rows is kept: the bits of an int64.
+ROWS_PER_MASK = 64
+
+
+class SpanTables(NamedTuple):
+    """Integer tables (int32, one row per item, all sequences one after the other) of a layout under some options.
+
+    Blocks are numbered through all sequences ("global") or from their sequence's start ("local"). Positions are those
+    of the `[batch, length]` grid.
+
+    Attributes:
+        blocks: `[blocks, 3]`: row, first position, tokens. The last block of a sequence may be shorter than the rest;
+            no unit has it among its candidates.
+        units: `[units, 6]`: row, first position, tokens, unit whose queries choose for it (-1: none, no candidates),
+            first global block of its sequence, number of candidates.
+        readers: `[readers, 7]`: row, first position, tokens, first position of their chunk, first position of their
+            sequence, first global block of their sequence, first unit. A reader is a run of neighbouring queries that
+            is served one list of blocks: a unit, or up to 64 tokens of a chunk where units are smaller than that.
+        chunks: `[chunks, 3]`: row, first position, tokens.
+        shared: whether all queries of a reader read the same blocks (a reader is a unit).
+        reader_size: tokens in a full reader.
+        covered: whether every position of the grid belongs to a sequence.
+    """
+
+    blocks: Tensor
+    units: Tensor
+    readers: Tensor
+    chunks: Tensor
+    shared: bool
+    reader_size: int
+    covered: bool
+
+
+def span_tables(layout: SequenceLayout, options: SpanOptions, device: torch.device) -> SpanTables:
+    """The tables of a layout; those of the last few layouts are kept, since all layers ask for the same."""
+    sizes = (options.block_size, options.chunk_size, options.unit_size)
+    chooses_for_next = options.selection == "causal" and options.query_group > 1
+    return _tables(layout, *sizes, chooses_for_next, device)
+
+
+@lru_cache(maxsize=16)
+def _tables(
+    layout: SequenceLayout,
+    block_size: int,
+    chunk_size: int,
+    unit_size: int,
+    chooses_for_next: bool,
+    device: torch.device,
+) -> SpanTables:
+    shared = unit_size >= ROWS_PER_MASK
+    blocks, units, readers, chunks = [], [], [], []
+    block_base = unit_base = 0
+    for row, start, length in layout.sequences:
+        sequence_blocks = _cut(row, start, length, block_size)
+        sequence_chunks = _cut(row, start, length, chunk_size)
+        first, tokens = _runs(length, unit_size)
+        unit = torch.arange(len(first))
+        source = unit_base + unit
+        if chooses_for_next:
+            source = torch.where(unit > 0, source - 1, -1)
+        candidates = first // chunk_size * chunk_size // block_size
+        sequence_units = _columns(row, start + first, tokens, source, block_base, candidates)
+
+        if not shared:
+            first, tokens = _runs_within(sequence_chunks, start, ROWS_PER_MASK)
+        chunk_start = start + first // chunk_size * chunk_size
+        first_unit = unit_base + first // unit_size
+        readers.append(_columns(row, start + first, tokens, chunk_start, start, block_base, first_unit))
+        blocks.append(sequence_blocks)
+        units.append(sequence_units)
+        chunks.append(sequence_chunks)
+        block_base += len(sequence_blocks)
+        unit_base += len(sequence_units)
+    covered = sum(length for _, _, length in layout.sequences) == layout.batch * layout.length
+    moved = (_stack(*pair).to(device) for pair in ((blocks, 3), (units, 6), (readers, 7), (chunks, 3)))
+    return SpanTables(*moved, shared, unit_size if shared else ROWS_PER_MASK, covered)
+
+
+def _runs(length: int, size: int):
+    """First offsets and lengths of the runs into which a length is cut."""
+    first = torch.arange(0, length, size)
+    return first, (length - first).clamp(max=size)
+
+
+def _cut(row: int, start: int, length: int, size: int) -> Tensor:
+    first, tokens = _runs(length, size)
+    return _columns(row, start + first, tokens)
+
+
+def _runs_within(chunks: Tensor, start: int, size: int):
+    """Runs that cross no chunk, as offsets from the sequence's start."""
+    pieces = [(first - start, _runs(tokens, size)) for _, first, tokens in chunks.tolist()]
+    return torch.cat([base + first for base, (first, _) in pieces]), torch.cat([tokens for _, (_, tokens) in pieces])
+
+
+def _columns(*columns) -> Tensor:
+    count = next(len(column) for column in columns if isinstance(column, Tensor))
+    filled = [c if isinstance(c, Tensor) else torch.full((count,), c) for c in columns]
+    return torch.stack(filled, dim=1).to(torch.int32)
+
+
+def _stack(tables: List[Tensor], width: int) -> Tensor:
+    return torch.cat(tables) if tables else torch.zeros(0, width, dtype=torch.int32)
