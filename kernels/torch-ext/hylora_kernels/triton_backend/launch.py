@@ -2,7 +2,7 @@
 """Tile sizes, warps and pipeline stages of each kernel, kept in one JSON file per kernel.
 
 A file maps an architecture ("sm_80", "sm_90"), a width of numbers ("half", "single") and a head dimension to a launch.
-A device takes the newest architecture that is not newer than itself, a head dimension the smallest listed that holds it.
+A device takes the newest architecture that is not newer than it, a head dimension the smallest listed that holds it.
 """
 
 from __future__ import annotations
