@@ -11,7 +11,7 @@ from torch import Tensor
 Keys = Union[int, Tensor]
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     """The 64-bit pattern of `value` as a signed integer."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
@@ -24,9 +24,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 def _splitmix(x: Tensor) -> Tensor:
     """The finaliser of SplitMix64; int64 products wrap."""
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    x = x + signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shift(x, 30)) * signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * signed(0x94D049BB133111EB)
     return x ^ _shift(x, 31)
 
 
@@ -35,7 +35,7 @@ def hashed_scores(seed: int, head: Tensor, unit: Keys, block: Tensor) -> Tensor:
 
     The same keys give the same score on every device, whatever the length, batch or packing.
     """
-    state = torch.full_like(block, _signed(seed))
+    state = torch.full_like(block, signed(seed))
     for key in (head, unit, block):
         state = _splitmix(state + key)
     return _shift(_splitmix(state), 1)

@@ -142,6 +142,35 @@ class SequenceLayout:
         sequences = tuple((0, left, right - left) for left, right in pairs if right > left)
         return cls(1, bounds[-1] if length is None else length, sequences)
 
+    @classmethod
+    def of(cls, query: Tensor, layout: Union[SequenceLayout, Tensor, None]) -> SequenceLayout:
+        """The layout of a query in any of the forms that the attention functions take.
+
+        Args:
+            query: `[B, Hq, L, D]`.
+            layout: a layout; its `table()`; or None, where every row is one sequence.
+
+        Returns:
+            The layout.
+
+        Raises:
+            ValueError: the table's sequences do not fit the query.
+        """
+        if isinstance(layout, SequenceLayout):
+            return layout
+        batch, _, length, _ = query.shape
+        if layout is None:
+            return cls.dense(batch, length)
+        return cls(batch, length, tuple(map(tuple, layout.tolist())))
+
+    def table(self) -> Tensor:
+        """The sequences as a tensor, which a compiled graph can compute.
+
+        Returns:
+            `[sequences, 3]` int64 on the CPU, rows (row, start, length).
+        """
+        return torch.tensor(self.sequences, dtype=torch.int64).reshape(-1, 3)
+
     @property
     def is_dense(self) -> bool:
         """Whether every row is one sequence without padding."""

@@ -87,8 +87,8 @@ def check_choice(name: str, value, allowed: Tuple[str, ...]):
     raise ValueError(f"{name}={value!r} is unknown; {hint}allowed: {', '.join(map(repr, allowed))}")
 
 
-def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Optional[SequenceLayout]) -> SequenceLayout:
-    """Refuse tensors that do not belong together; return the layout, dense where None was given."""
+def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Union[SequenceLayout, Tensor, None]):
+    """Refuse tensors that do not belong together."""
     if query.dim() != 4 or key.dim() != 4:
         raise ValueError(
             f"query and key must be [batch, heads, length, head_dim], got {tuple(query.shape)} and {tuple(key.shape)}"
@@ -109,14 +109,17 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Optional[Seq
         )
     if not query.device == key.device == value.device:
         raise ValueError(f"query, key, value lie on {query.device}, {key.device}, {value.device}; use one device")
-    if layout is None:
-        return SequenceLayout.dense(batch, length)
-    if (layout.batch, layout.length) != (batch, length):
+    if isinstance(layout, Tensor):
+        if layout.dim() != 2 or layout.shape[1] != 3:
+            raise ValueError(
+                f"layout of shape {tuple(layout.shape)} must be [sequences, 3] with rows (row, start, length)"
+            )
+    elif layout is not None and (layout.batch, layout.length) != (batch, length):
         raise ValueError(
             f"layout describes [batch={layout.batch}, length={layout.length}] but query has "
             f"[batch={batch}, length={length}]"
         )
-    return layout
+    return SequenceLayout.of(query, layout)  # for attention.py as it is
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

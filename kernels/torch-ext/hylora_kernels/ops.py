@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each kind of attention as one operator of torch, which graphs hold as a single node.
+
+An operator takes a layout as a table of its sequences, `[sequences, 3]` int64 on the CPU with rows (row, start, length),
+or None where every row is one sequence. Which backend computes it is decided when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from . import backends
+from .hashing import signed
+from .layout import SequenceLayout
+from .options import SpanOptions, accumulation_dtype
+
+_TENSORS = "Tensor query, Tensor key, Tensor value"
+_SPAN_OPTIONS = (
+    "SymInt block_size, SymInt top_k, SymInt chunk_size, str selection, SymInt query_group, str retrieval, "
+    "str summary, SymInt seed, float scale, str backend"
+)
+
+
+def span_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Union[SequenceLayout, Tensor, None],
+    options: SpanOptions,
+    scale: float,
+    backend: str,
+) -> Tensor:
+    """Span-expanded attention as one node."""
+    sizes = (options.block_size, options.top_k, options.chunk_size, options.selection, options.query_group)
+    rest = (options.retrieval, options.summary, signed(options.seed), scale, backend)
+    return _span_forward(query, key, value, sequence_table(layout), *sizes, *rest)[0]
+
+
+def sliding_window_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Union[SequenceLayout, Tensor, None],
+    window: int,
+    scale: float,
+    backend: str,
+) -> Tensor:
+    """Sliding window attention as one node."""
+    return _sliding_window(query, key, value, sequence_table(layout), window, scale, backend)[0]
+
+
+def shifted_sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Union[SequenceLayout, Tensor, None],
+    group: Union[int, float],
+    scale: float,
+    backend: str,
+) -> Tensor:
+    """Shifted sparse attention as one node."""
+    return _shifted_sparse(query, key, value, sequence_table(layout), group, scale, backend)[0]
+
+
+def sequence_table(layout: Union[SequenceLayout, Tensor, None]) -> Optional[Tensor]:
+    """A layout as operators take it."""
+    if isinstance(layout, SequenceLayout):
+        return None if layout.is_dense else layout.table()
+    return layout
+
+
+def _qualified(name: str) -> str:
+    """The operator's name in this package's own namespace: a copy under another module name registers beside it."""
+    try:
+        from ._ops import add_op_namespace_prefix
+    except ImportError:
+        return f"{__package__.replace('.', '_')}::{name}"
+    return add_op_namespace_prefix(name)
+
+
+@custom_op(
+    _qualified("span_attention"),
+    mutates_args=(),
+    schema=f"({_TENSORS}, Tensor? sequences, {_SPAN_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+)
+def _span_forward(query, key, value, sequences, *settings):
+    *options, scale, backend = settings
+    options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
+    module = backends.span_backend(backend, query, layout, options)
+    with torch.autocast(query.device.type, enabled=False):
+        output, lse, blocks = module.span_forward(*_readable(query, key, value), layout, options, scale)
+    # How many selections there are, only the table tells; torch needs to know a size without reading it.
+    rows = _selections(query, sequences, options.unit_size)
+    blocks = torch.nn.functional.pad(blocks, (0, 0, 0, rows - blocks.shape[1]), value=-1)
+    return _strided_like(output, query), lse, blocks
+
+
+@_span_forward.register_fake
+def _(query, key, value, sequences, block_size, top_k, chunk_size, selection, query_group, *_rest):
+    rows = _selections(query, sequences, chunk_size if selection == "chunk" else query_group)
+    blocks = query.new_empty((key.shape[1], rows, top_k), dtype=torch.int32)
+    return torch.empty_like(query), _empty_lse(query), blocks
+
+
+@custom_op(
+    _qualified("span_attention_backward"),
+    mutates_args=(),
+    schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, {_SPAN_OPTIONS})"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *settings):
+    *options, scale, backend = settings
+    options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
+    module = backends.span_backend(backend, query, layout, options)
+    blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)]
+    tensors = _readable(grad, query, key, value, output)
+    with torch.autocast(query.device.type, enabled=False):
+        grads = module.span_backward(*tensors, lse, blocks, layout, options, scale)
+    return tuple(map(_strided_like, grads, (query, key, value)))
+
+
+def _rival(name: str, option: str):
+    """Define the operator of a function of `torch_backend` and `flash_backend`, and that of its backward."""
+
+    @custom_op(
+        _qualified(f"{name}_attention"),
+        mutates_args=(),
+        schema=f"({_TENSORS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
+    )
+    def forward(query, key, value, sequences, size, scale, backend):
+        compute = getattr(backends.rival_backend(backend, query), f"{name}_forward")
+        with torch.autocast(query.device.type, enabled=False):
+            tensors = _readable(query, key, value)
+            output, lse = compute(*tensors, SequenceLayout.of(query, sequences), size, scale)
+        return _strided_like(output, query), lse
+
+    @forward.register_fake
+    def _(query, *_rest):
+        return torch.empty_like(query), _empty_lse(query)
+
+    @custom_op(
+        _qualified(f"{name}_attention_backward"),
+        mutates_args=(),
+        schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, {option}, float scale, "
+        "str backend) -> (Tensor, Tensor, Tensor)",
+    )
+    def backward(grad, query, key, value, sequences, output, lse, size, scale, backend):
+        compute = getattr(backends.rival_backend(backend, query), f"{name}_backward")
+        tensors = _readable(grad, query, key, value, output)
+        with torch.autocast(query.device.type, enabled=False):
+            grads = compute(*tensors, lse, SequenceLayout.of(query, sequences), size, scale)
+        return tuple(map(_strided_like, grads, (query, key, value)))
+
+    _differentiate(forward, backward)
+    return forward
+
+
+def _differentiate(forward, backward):
+    """Make `backward` the derivative of `forward`'s first output; the others are constants."""
+
+    def remember(ctx, inputs, output):
+        ctx.settings = inputs[4:]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:4], *output)
+
+    def first(ctx, grad, *_):
+        grads = backward(grad, *ctx.saved_tensors, *ctx.settings)
+        return (*grads, None, *(None for _ in ctx.settings))
+
+    def second(ctx, *_):
+        raise RuntimeError("long attention has first derivatives only; leave out create_graph=True")
+
+    @backward.register_fake
+    def _(grad, query, key, value, *_rest):
+        return tuple(map(torch.empty_like, (query, key, value)))
+
+    forward.register_autograd(first, setup_context=remember)
+    backward.register_autograd(second)
+
+
+def _selections(query: Tensor, sequences: Optional[Tensor], unit_size: int) -> int:
+    """At least as many as there are selections: every sequence may end in one shorter unit."""
+    batch, _, length, _ = query.shape
+    return batch * length // unit_size + (batch if sequences is None else sequences.shape[0])
+
+
+def _empty_lse(query: Tensor) -> Tensor:
+    return query.new_empty(query.shape[:-1], dtype=accumulation_dtype(query.dtype))
+
+
+def _readable(*tensors: Tensor) -> List[Tensor]:
+    """The backends read each token's vector as one run of memory."""
+    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+
+
+def _strided_like(x: Tensor, other: Tensor) -> Tensor:
+    """`x`, laid out in memory as the fake implementations promise."""
+    if x.stride() == torch.empty_like(other, device="meta").stride():
+        return x
+    return torch.empty_like(other).copy_(x)
+
+
+_differentiate(_span_forward, _span_backward)
+_sliding_window = _rival("sliding_window", "SymInt window")
+_shifted_sparse = _rival("shifted_sparse", "Scalar group")
