@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention of each query to its retrieved blocks and, causally, to its own chunk, under one softmax (6.1 to 6.4).
+
+One program computes a tile: some rows of one reader, for one query head or, where readers are short, several heads
+that share a KV head. Keys and values are read where they lie. Scores are in base 2: `exp2` is what the hardware has.
+"""
+
+from __future__ import annotations
+
+from math import e, log2
+from typing import Tuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import launch_for
+from .lists import ReadingLists
+from .tables import SpanTables
+
+
+def attention_forward(
+    query: Tensor, key: Tensor, value: Tensor, lists: ReadingLists, tables: SpanTables, scale: float, block_size: int
+) -> Tuple[Tensor, Tensor]:
+    """Span-expanded attention for given blocks (chapter 6, equations 6.1 to 6.4).
+
+    Args:
+        query: `[B, Hq, L, D]`; of all three, the last dimension is contiguous and the other strides are free.
+        key: `[B, Hkv, L, D]`.
+        value: `[B, Hkv, L, D]`.
+        lists: the blocks that each reader reads; they lie before the reader's chunk.
+        tables: those of the layout.
+        scale: factor of the scores, positive.
+        block_size: tokens in a block.
+
+    Returns:
+        The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
+        denominator, `[B, Hq, L]` float32. Both are exactly 0 at padded positions.
+    """
+    batch, heads, length, head_dim = query.shape
+    kv_heads, groups = key.shape[1], heads // key.shape[1]
+    readers, capacity = lists.blocks.shape[1:]
+    fresh = torch.empty_like if tables.covered else torch.zeros_like
+    output = fresh(query)
+    lse = fresh(query[..., 0], dtype=torch.float32, memory_format=torch.contiguous_format)
+    if readers == 0:
+        return output, lse
+
+    launch = launch_for("forward", head_dim, query.dtype, query.device)
+    rows = min(launch.block_m, triton.next_power_of_2(max(16, tables.reader_size)))
+    # Heads that share keys fill up the tile of a short reader; they are taken by powers of two.
+    heads_per_tile = min(launch.block_m // rows, groups & -groups)
+    tiles = triton.cdiv(tables.reader_size, rows)
+    grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
+    _attention_forward[grid](
+        query,
+        key,
+        value,
+        output,
+        lse,
+        lists.blocks,
+        lists.masks,
+        tables.readers,
+        scale * log2(e),
+        capacity,
+        readers,
+        tiles,
+        groups,
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *value.stride()[:3],
+        *output.stride()[:3],
+        *lse.stride()[:2],
+        BLOCK_SIZE=block_size,
+        HEAD_DIM=head_dim,
+        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        ROWS=rows,
+        HEADS=heads_per_tile,
+        BLOCK_N=launch.block_n,
+        num_warps=min(launch.num_warps, max(4, rows * heads_per_tile // 16)),
+        num_stages=launch.num_stages,
+    )
+    return output, lse
+
+
+@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups"])
+def _attention_forward(
+    query,
+    key,
+    value,
+    output,
+    lse,
+    blocks,
+    masks,
+    table,
+    factor,
+    capacity,
+    readers,
+    tiles,
+    groups,
+    query_b,
+    query_h,
+    query_l,
+    key_b,
+    key_h,
+    key_l,
+    value_b,
+    value_h,
+    value_l,
+    output_b,
+    output_h,
+    output_l,
+    lse_b,
+    lse_h,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Programs that run together share keys: the heads of a group are neighbours, then the tiles of a chunk. Of these
+    # the last, which read most, start first.
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    head_tiles = groups // HEADS
+    tile = program // head_tiles % tiles
+    reader = program // head_tiles // tiles
+    kv_head = tl.program_id(1)
+
+    row = tl.load(table + reader * 7).to(tl.int64)
+    reader_start = tl.load(table + reader * 7 + 1)
+    end = reader_start + tl.load(table + reader * 7 + 2)
+    chunk_start = tl.load(table + reader * 7 + 3)
+    sequence_start = tl.load(table + reader * 7 + 4)
+    start = reader_start + tile * ROWS
+    if start >= end:
+        return
+
+    place = tl.arange(0, HEADS * ROWS)
+    head = kv_head * groups + program % head_tiles * HEADS + place // ROWS
+    position = start + place % ROWS
+    real = position < end
+    column = tl.arange(0, BLOCK_N)
+    dim = tl.arange(0, BLOCK_D)
+
+    query += row * query_b + head.to(tl.int64)[:, None] * query_h + position.to(tl.int64)[:, None] * query_l
+    q = _load(query + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
+    key += row * key_b + kv_head.to(tl.int64) * key_h
+    value += row * value_b + kv_head.to(tl.int64) * value_h
+
+    # A finite pivot: rows that have read nothing yet would otherwise subtract infinities.
+    pivot = tl.full([HEADS * ROWS], -3.0e38, tl.float32)
+    total = tl.zeros([HEADS * ROWS], tl.float32)
+    mixed = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
+
+    # Retrieved blocks, their tokens counted through the list.
+    own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
+    tokens = BLOCK_SIZE * _list_length(blocks + own_list, capacity)
+    for first in range(0, tokens, BLOCK_N):
+        token = first + column
+        visible = token < tokens
+        # What is missing reads the first block, which is whole if any was chosen.
+        block = tl.load(blocks + own_list + token // BLOCK_SIZE, visible, other=0)
+        source = (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
+        k = _load(key + source[:, None] * key_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
+        v = _load(value + source[:, None] * value_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
+        if masks is None:
+            seen = visible[None, :]
+        else:
+            mask = tl.load(masks + own_list + token // BLOCK_SIZE, visible, other=0)
+            seen = _reads(mask, position - reader_start)
+        pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
+
+    # The own chunk: whole tiles before the first query without a mask, then the diagonal.
+    key += chunk_start.to(tl.int64) * key_l
+    value += chunk_start.to(tl.int64) * value_l
+    key_tile = column[:, None] * key_l + dim[None, :]
+    value_tile = column[:, None] * value_l + dim[None, :]
+    diagonal = chunk_start + (start - chunk_start) // BLOCK_N * BLOCK_N
+    for _ in range(chunk_start, diagonal, BLOCK_N):
+        k = _load(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
+        v = _load(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
+        pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
+        key += BLOCK_N * key_l
+        value += BLOCK_N * value_l
+    for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
+        source = first + column
+        # Beyond the reader there may be padding with any content: even with no weight it must not be read.
+        k = _load(key + key_tile, source < end, True, HEAD_DIM, BLOCK_D)
+        v = _load(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
+        seen = source[None, :] <= position[:, None]
+        pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
+        key += BLOCK_N * key_l
+        value += BLOCK_N * value_l
+
+    output += row * output_b + head.to(tl.int64)[:, None] * output_h + position.to(tl.int64)[:, None] * output_l
+    mixed = (mixed / total[:, None]).to(output.dtype.element_ty)
+    tl.store(output + dim[None, :], mixed, real[:, None] & (dim < HEAD_DIM)[None, :])
+    lse += row * lse_b + head.to(tl.int64) * lse_h + position
+    tl.store(lse, (pivot + tl.log2(total)) * 0.6931471805599453, real)
+
+
+@triton.jit
+def _attend(q, k, v, seen, MASKED: tl.constexpr, factor, pivot, total, mixed):
+    """One step of the online softmax over a tile of keys."""
+    products = tl.dot(q, tl.trans(k), input_precision="ieee")
+    if MASKED:
+        products = tl.where(seen, products, float("-inf"))
+    higher = tl.maximum(pivot, tl.max(products, 1) * factor)
+    weights = tl.exp2(products * factor - higher[:, None])
+    shrink = tl.exp2(pivot - higher)
+    total = total * shrink + tl.sum(weights, 1)
+    mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision="ieee")
+    return higher, total, mixed
+
+
+@triton.jit
+def _load(pointers, inside, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Load `[rows, BLOCK_D]`, 0 beyond the head dimension and, if masked, in rows that are not inside."""
+    if HEAD_DIM != BLOCK_D:
+        columns = (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
+        tile = tl.load(pointers, columns & inside[:, None] if MASKED else columns, other=0.0)
+    elif MASKED:
+        tile = tl.load(pointers, inside[:, None], other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit
+def _list_length(blocks, capacity):
+    """Number of blocks before the -1 at the end."""
+    length = 0
+    for first in range(0, capacity, 128):
+        at = first + tl.arange(0, 128)
+        length += tl.sum((tl.load(blocks + at, at < capacity, other=-1) >= 0).to(tl.int32))
+    return length
+
+
+@triton.jit
+def _reads(mask, row):
+    """Bit `row` of each mask, `[rows, masks]`; in halves, since a GPU shifts 32 bits at a time."""
+    low, high = mask.to(tl.int32), (mask >> 32).to(tl.int32)
+    half = tl.where(row[:, None] < 32, low[None, :], high[None, :])
+    return (half << (31 - row[:, None] % 32)) < 0

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forward kernel against explicit masks, for given blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hylora_kernels import SequenceLayout
+from hylora_kernels.options import SpanOptions
+from hylora_kernels.reference import span_mask
+from hylora_kernels.triton_backend.forward import attention_forward
+from hylora_kernels.triton_backend.launch import Launch, forced
+from hylora_kernels.triton_backend.lists import reading_lists
+from hylora_kernels.triton_backend.tables import span_tables
+from tests.kernels.inputs import random_inputs
+from tests.kernels.triton_backend.choices import random_choice
+from tests.tolerances import assert_close
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = Launch(block_m=32, block_n=32, num_warps=4, num_stages=2)
+CHUNK, UNITS, UNION = ("chunk", 1, 80), ("causal", 80, 80), ("causal", 5, 75)  # selection, query_group, chunk_size
+
+
+def options_of(selection=CHUNK, block_size=16, top_k=3):
+    return SpanOptions(block_size, top_k, selection[2], *selection[:2], "relevance", "attention", 0)
+
+
+def expected_attention(query, key, value, layout, options, blocks, scale):
+    """Output and log-sum-exp under `reference.span_mask`, in float64; zeros at padded positions."""
+    output, lse = query.double().zero_(), query[..., 0].double().zero_()
+    first = 0
+    for row, start, length in layout.sequences:
+        at = slice(start, start + length)
+        units = blocks[:, first : first + options.units(length)]
+        first += options.units(length)
+        q, k, v = (x[row, :, at].double() for x in (query, key, value))
+        groups = q.shape[0] // k.shape[0]
+        k, v, mask = (
+            x.repeat_interleave(groups, dim=0) for x in (k, v, span_mask(length, units, options).to(q.device))
+        )
+        scores = (q @ k.mT * scale).masked_fill(~mask, float("-inf"))
+        output[row, :, at] = scores.softmax(dim=-1) @ v
+        lse[row, :, at] = scores.logsumexp(dim=-1)
+    return output, lse
+
+
+def check(inputs, layout, options, blocks=None, scale=0.3, launch=SMALL):
+    query, key, value = inputs = [x.to(DEVICE) for x in inputs]
+    if blocks is None:
+        blocks = random_choice(key.shape[1], layout, options)
+    expected = expected_attention(*inputs, layout, options, blocks, scale)
+    for x in inputs:  # after the expectation is computed: contents of padded positions must not matter
+        x.masked_fill_(padding(layout)[:, None, :, None], float("nan"))
+    tables = span_tables(layout, options, torch.device(DEVICE))
+    lists = reading_lists(blocks.to(DEVICE), tables, options)
+    with forced(forward=launch):
+        output, lse = attention_forward(*inputs, lists, tables, scale, options.block_size)
+    assert (output.dtype, output.shape, lse.dtype) == (query.dtype, query.shape, torch.float32)
+    assert_close(output, expected[0].to(output.dtype))
+    assert_close(lse, expected[1].float(), torch.float32)
+    padded = padding(layout)[:, None].expand_as(lse)
+    assert not output[padded].any() and not lse[padded].any()
+    return output
+
+
+def padding(layout):
+    padded = torch.ones(layout.batch, layout.length, dtype=torch.bool, device=DEVICE)
+    for row, start, length in layout.sequences:
+        padded[row, start : start + length] = False
+    return padded
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+@pytest.mark.parametrize("length", [1, 31, 33, 65, 130, 250])
+def test_lengths(length, selection):
+    inputs = random_inputs(1, 1, 1, length, head_dim=16, dtype=torch.float32)
+    check(inputs, SequenceLayout.dense(1, length), options_of(selection))
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+def test_half_precision(selection):
+    inputs = random_inputs(1, 2, 1, 170, head_dim=16, dtype=torch.float16)
+    check(inputs, SequenceLayout.dense(1, 170), options_of(selection))
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1), (6, 1)])
+@pytest.mark.parametrize("block_m", [16, 128])
+def test_heads_and_tiles_that_hold_several(block_m, heads, kv_heads, selection):
+    inputs = random_inputs(1, heads, kv_heads, 90, head_dim=16, dtype=torch.float32)
+    launch = Launch(block_m=block_m, block_n=64, num_warps=4, num_stages=2)
+    check(inputs, SequenceLayout.dense(1, 90), options_of(selection), launch=launch)
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@pytest.mark.parametrize("head_dim", [8, 24, 64])
+def test_head_dims(head_dim, selection):
+    inputs = random_inputs(1, 1, 1, 170, head_dim=head_dim, dtype=torch.float32)
+    check(inputs, SequenceLayout.dense(1, 170), options_of(selection))
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@pytest.mark.parametrize("block_size", [16, 32, 64])
+@pytest.mark.parametrize("block_n", [16, 64])
+def test_tiles_hold_parts_of_blocks_and_several(block_n, block_size, selection):
+    inputs = random_inputs(1, 1, 1, 250, head_dim=16, dtype=torch.float32)
+    launch = Launch(block_m=64, block_n=block_n, num_warps=4, num_stages=2)
+    check(inputs, SequenceLayout.dense(1, 250), options_of(selection, block_size=block_size), launch=launch)
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+def test_padded_and_packed_rows(selection):
+    layout = SequenceLayout(4, 190, ((0, 17, 173), (1, 0, 90), (1, 90, 1), (1, 91, 99), (3, 0, 160)))
+    check(random_inputs(4, 2, 1, 190, head_dim=16, dtype=torch.float32), layout, options_of(selection))
+
+
+def test_no_sequences():
+    check(random_inputs(2, 2, 1, 5, head_dim=16, dtype=torch.float32), SequenceLayout(2, 5, ()), options_of())
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+def test_strided_memory_is_read_and_written_as_it_lies(selection):
+    length, layout = 100, SequenceLayout.dense(2, 100)
+    fused = torch.randn(2, length, 8, 16, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
+    query = fused[:, :4].transpose(1, 2).contiguous().transpose(1, 2)  # [B, L, H, D] memory
+    output = check((query, fused[:, 4:6].clone(), fused[:, 6:]), layout, options_of(selection))
+    assert output.stride() == query.stride()
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+def test_without_retrieval(selection):
+    inputs = random_inputs(1, 2, 1, 170, head_dim=16, dtype=torch.float32)
+    check(inputs, SequenceLayout.dense(1, 170), options_of(selection, top_k=0))
+
+
+@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+def test_more_asked_for_than_there_is(selection):
+    inputs = random_inputs(1, 2, 1, 250, head_dim=16, dtype=torch.float32)
+    check(inputs, SequenceLayout.dense(1, 250), options_of(selection, top_k=40))
+
+
+def test_lists_longer_than_one_look():
+    """The end of a list is found wherever it is."""
+    layout, options = SequenceLayout.dense(1, 2304), options_of(("chunk", 1, 2240), top_k=144)
+    blocks = torch.full((1, 2, 144), -1, dtype=torch.int32)
+    blocks[0, 1, :133] = torch.arange(133)
+    inputs = random_inputs(1, 1, 1, 2304, head_dim=16, dtype=torch.float32)
+    check(inputs, layout, options, blocks, launch=Launch(block_m=256, block_n=256, num_warps=4, num_stages=1))
+
+
+def test_neighbours_of_one_tile_disagree_wholly():
+    layout, options = SequenceLayout.dense(1, 138), options_of(("causal", 1, 74), top_k=1)
+    blocks = (torch.arange(138) % 5 - 1).to(torch.int32)[None, :, None]  # some read nothing, in the same tile
+    blocks[:, :74] = -1
+    check(random_inputs(1, 2, 1, 138, head_dim=16, dtype=torch.float32), layout, options, blocks)
+
+
+@pytest.mark.parametrize("shift", [-60.0, 60.0])
+def test_scores_far_from_zero(shift):
+    query, key, value = random_inputs(1, 2, 1, 170, head_dim=16, dtype=torch.float32)
+    query[..., 0], key[..., 0] = 1.0, shift
+    key[:, :, :80, 0] *= 2  # retrieved ones the further
+    check((query, key, value), SequenceLayout.dense(1, 170), options_of(UNION), scale=1.0)
+
+
+def test_repeats_bit_for_bit():
+    inputs, layout = random_inputs(1, 2, 1, 90, head_dim=16, dtype=torch.float16), SequenceLayout.dense(1, 90)
+    first, second = (check(inputs, layout, options_of(UNION)) for _ in range(2))
+    assert torch.equal(first, second)
