@@ -17,7 +17,7 @@ _CHOICES = {
     "selection": ("chunk", "causal"),
     "retrieval": ("relevance", "random", "none"),
     "summary": ("attention", "landmark", "mean_key"),
-    "backend": ("auto", "reference", "torch"),
+    "backend": ("auto", "reference", "torch", "flash", "triton"),
 }
 
 
@@ -37,7 +37,7 @@ class SpanConfig:
         retrieval: `"relevance"`, or the controls `"random"` (random past blocks) and `"none"` (no memory).
         summary: how a memory block is compressed: `"attention"` (equation 6.7), `"landmark"` (a fixed query attends
             over the block, section 6.6.2) or `"mean_key"` (the mean of its keys).
-        backend: `"reference"`, `"torch"`, or `"auto"` for the fastest one on the device.
+        backend: `"reference"`, `"torch"`, on GPUs `"flash"` and `"triton"`, or `"auto"` for the fastest on the device.
         window: tokens that a query of `sw_attn` sees, itself included.
         group: group of `s2_attn`, as a fraction of the sequence (a float up to 1) or in tokens (an int).
         seed: of the landmark query and of random retrieval. In training it is mixed with the forward pass's own draw,
@@ -105,9 +105,9 @@ class SpanConfig:
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"span_attention={values!r} must be a dictionary of options, as SpanConfig.to_dict gives")
-        names = [field.name for field in fields(cls)]
         for key in values:
-            if key not in names:
+            if key not in cls.__annotations__:
+                names = [field.name for field in fields(cls)]
                 nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
                 raise ValueError(f"unknown attention option {key!r}; did you mean {nearest!r}?")
         return cls(**values)

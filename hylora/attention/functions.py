@@ -93,16 +93,15 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         if isinstance(attention_mask, CachedKeys):
             output = _full(query, key, value, attention_mask.mask, scaling)
         elif isinstance(attention_mask, Prefill):
-            settle_packing(name, module.config, attention_mask, kwargs)
+            layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             length = query.shape[2]
             # A static cache is longer than what it holds.
             key, value = key[:, :, :length], value[:, :, :length]
             # Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values.
             query, key = query.to(value.dtype), key.to(value.dtype)
-            draw = attention_mask.draw if module.training else None
             options = SpanConfig.of(module.config)
-            layer = attention_mask.ordinal(module)
-            output = compute(query, key, value, attention_mask.layout, options, draw, layer, scaling)
+            draw, layer = _chance(module, attention_mask, options)
+            output = compute(query, key, value, layout, options, draw, layer, scaling)
         else:
             raise ValueError(
                 f"{name} got {_describe(attention_mask)} as its mask; pass padding as a two-dimensional "
@@ -113,6 +112,22 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
     forward.__name__ = f"{name}_forward"
     forward.__doc__ = f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k and v [B, Hkv, L, D]."
     return forward
+
+
+def _chance(module: nn.Module, prefill: Prefill, options: SpanConfig) -> tuple[int | None, int]:
+    """All that a layer's random choices depend on: the draw of this pass (None in evaluation), the layer's number."""
+    drawing = module.training and prefill.draw is not None
+    if not torch.compiler.is_compiling():
+        return int(prefill.draw) if drawing else None, prefill.ordinal(module)
+    random = options.retrieval == "random"
+    if drawing and (random or len(options.chunk_sizes) > 1):
+        raise ValueError(
+            f"chunk_size={options.chunk_size} with retrieval={options.retrieval!r} is drawn anew in every training "
+            "step, and a compiled graph repeats what it was compiled with; give one chunk_size and no random "
+            "retrieval, or compile without fullgraph=True"
+        )
+    # Counting layers changes the Prefill, which a checkpointed layer inside a graph may not.
+    return None, prefill.ordinal(module) if random else 0
 
 
 def _refuse(name: str, module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:

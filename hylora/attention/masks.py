@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from hylora.attention.boundaries import read_layout, read_table
 from hylora_kernels import SequenceLayout
 
 __all__ = ["CachedKeys", "Prefill", "span_mask"]
-
-_REMEDY = "use attn_implementation='sdpa' for this input"
 
 
 class _MaskObject:
@@ -36,14 +35,14 @@ class Prefill(_MaskObject):
     """One forward pass over whole sequences.
 
     Attributes:
-        layout: which tokens form which sequence.
-        draw: key of this pass's random choices, None where gradients are off. It travels with the layout, so that a
-            checkpointed layer that is run again makes the same choices.
+        layout: which tokens form which sequence; inside a compiled graph, the table of their sequences.
+        draw: key of this pass's random choices (a tensor inside a graph), None where gradients are off. It travels
+            with the layout, so that a checkpointed layer that is run again makes the same choices.
         packing_settled: whether all that tells of boundaries was found to agree with the layout.
     """
 
-    layout: SequenceLayout
-    draw: int | None
+    layout: SequenceLayout | torch.Tensor
+    draw: int | torch.Tensor | None
     packing_settled: bool = False
     _ordinals: dict[nn.Module, int] = field(default_factory=dict)
 
@@ -96,24 +95,35 @@ def span_mask(
         )
         return CachedKeys(mask)
     if use_vmap:
-        raise ValueError(f"the model adds a mask of its own, which span-expanded attention does not know; {_REMEDY}")
-    layout = _read_layout(mask_function, attention_mask, batch_size, q_length, device)
+        raise ValueError(
+            "the model adds a mask of its own, which span-expanded attention does not know; "
+            "use attn_implementation='sdpa' for this input"
+        )
+    real = None if attention_mask is None else attention_mask[:, :q_length].to(torch.bool)
+    if torch.compiler.is_compiling():
+        # No value can be read. transformers then describes all input without mask or cache as possibly packed.
+        shown = real is None and mask_function is not causal_mask_function
+        layout = read_table(*_boundaries(mask_function, real, batch_size, q_length, device))
+        return Prefill(layout, torch.randint(2**31, ()) if torch.is_grad_enabled() else None, packing_settled=shown)
+    if mask_function is not causal_mask_function:
+        layout = read_layout(*_boundaries(mask_function, real, batch_size, q_length, device))
+    elif real is not None:
+        layout = SequenceLayout.from_padding_mask(real)
+    else:
+        layout = SequenceLayout.dense(batch_size, q_length)
     # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn.
     draw = int(torch.randint(2**31, ()).item()) if torch.is_grad_enabled() else None
     return Prefill(layout, draw)
 
 
-def _read_layout(
+def _boundaries(
     mask_function: Callable,
-    attention_mask: torch.Tensor | None,
+    real: torch.Tensor | None,
     batch: int,
     length: int,
     device: torch.device | str,
-) -> SequenceLayout:
-    real = None if attention_mask is None else attention_mask[:, :length].to(torch.bool)
-    if mask_function is causal_mask_function:
-        return SequenceLayout.dense(batch, length) if real is None else SequenceLayout.from_padding_mask(real)
-
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where sequences start, which tokens are real, and which see just what a causal sequence shows: `[B, L]` bool."""
     rows = torch.arange(batch, device=device)[:, None]
     queries = torch.arange(length, device=device)[None, :].expand(batch, length)
 
@@ -128,9 +138,4 @@ def _read_layout(
     first = torch.where(starts, queries, 0).cummax(dim=1).values
     causal = ~visible(queries + 1) | (queries == length - 1)
     whole = visible(first) & visible(queries) & (~visible(first - 1) | (first == 0))
-    if not bool(((causal & whole) | ~real).all()):
-        raise ValueError(
-            "unknown kind of mask: within a sequence every token must see all earlier tokens and no later ones "
-            f"(a sliding window, or attention in both directions?); {_REMEDY}"
-        )
-    return SequenceLayout.from_boundaries(starts, real)
+    return starts, real, causal & whole

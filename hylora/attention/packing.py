@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hylora.architecture import is_recurrent
+from hylora.attention.boundaries import checked_table, compare_positions, is_packed
 from hylora.attention.masks import Prefill
 from hylora_kernels import SequenceLayout
 
@@ -31,30 +32,57 @@ _TOLD_BY = {
 }
 
 
-def settle_packing(name: str, config: Any, prefill: Prefill, arguments: dict[str, Any]) -> None:
+def settle_packing(
+    name: str, config: Any, query: torch.Tensor, prefill: Prefill, arguments: dict[str, Any]
+) -> SequenceLayout | torch.Tensor:
     """Read the boundaries that came past the mask, and refuse those that contradict it or that the model would ignore.
 
     Args:
         name: of the attention, for messages.
         config: of the model.
+        query: [B, Hq, L, D].
         prefill: what the mask showed. `seq_idx` may divide its layout further: some models show their positions
             neither to the mask nor to attention.
         arguments: what the attention function was called with beside its tensors.
+
+    Returns:
+        The layout; inside a compiled graph, the table of its sequences.
 
     Raises:
         ValueError: if `position_ids`, `seq_idx` and `cu_seq_lens_q` tell of different sequences, or if several
             sequences are packed in one row and recurrent layers would carry state from one to the next.
     """
+    if torch.compiler.is_compiling():
+        return _settle_in_graph(config, query, prefill, arguments)
     if prefill.packing_settled:
-        return
+        return prefill.layout
+    prefill.layout = SequenceLayout.of(query, prefill.layout)  # a graph that broke off here made a table
     if arguments.get("seq_idx") is not None:
         prefill.layout = _divide(prefill.layout, arguments["seq_idx"])
     layout = prefill.layout
-    if len({row for row, _, _ in layout.sequences}) < len(layout.sequences) and is_recurrent(config):
-        _require_told(config.model_type, arguments)
+    if is_packed(layout) and (reason := _why_no_packing(config, arguments)):
+        raise ValueError(reason)
     _compare_lengths(name, layout, arguments.get("cu_seq_lens_q"))
-    _compare_positions(layout, arguments.get("position_ids"))
+    compare_positions(layout, arguments.get("position_ids"))
     prefill.packing_settled = True
+    return layout
+
+
+def _settle_in_graph(config: Any, query: torch.Tensor, prefill: Prefill, arguments: dict[str, Any]) -> torch.Tensor:
+    for told in ("seq_idx", "cu_seq_lens_q"):
+        if arguments.get(told) is not None:
+            raise ValueError(
+                f"{told} is not read inside a compiled graph; pass position_ids that restart with each sequence, or "
+                "compile without fullgraph=True"
+            )
+    layout = prefill.layout
+    table = layout.table() if isinstance(layout, SequenceLayout) else layout
+    no_packing = _why_no_packing(config, arguments)
+    position_ids = None if prefill.packing_settled else arguments.get("position_ids")
+    if position_ids is None and not no_packing:
+        return table
+    batch, _, length, _ = query.shape
+    return checked_table(table, batch, length, position_ids, no_packing)
 
 
 def _divide(layout: SequenceLayout, seq_idx: torch.Tensor) -> SequenceLayout:
@@ -72,19 +100,22 @@ def _divide(layout: SequenceLayout, seq_idx: torch.Tensor) -> SequenceLayout:
     return SequenceLayout.from_boundaries(starts, real)
 
 
-def _require_told(model_type: str, arguments: dict[str, Any]) -> None:
+def _why_no_packing(config: Any, arguments: dict[str, Any]) -> str:
+    """Why several sequences must not share a row, or nothing if they may."""
+    if not is_recurrent(config):
+        return ""
+    model_type = config.model_type
     names, packages = _TOLD_BY.get(model_type, ((), ()))
     missing = [name for name in names if arguments.get(name) is None]
-    absent = [package for package in packages if importlib.util.find_spec(package) is None]
     if not names:
         cause = f"nothing tells the recurrent layers of {model_type!r} of boundaries"
     elif missing:
         cause = f"the recurrent layers of {model_type!r} are told of boundaries by {' and '.join(names)}"
-    elif absent:
+    elif absent := [package for package in packages if importlib.util.find_spec(package) is None]:
         cause = f"the recurrent layers of {model_type!r} need {' and '.join(absent)} to keep them apart"
     else:
-        return
-    raise ValueError(
+        return ""
+    return (
         "several sequences are packed in one row, and recurrent layers would carry state from one to the next "
         f"({cause}); pack without boundaries (end-of-sequence tokens only), or give each sequence its own row"
     )
@@ -96,16 +127,3 @@ def _compare_lengths(name: str, layout: SequenceLayout, boundaries: torch.Tensor
             f"cu_seq_lens_q={boundaries.tolist()} tells of other sequences than position_ids do; pass position_ids "
             f"that restart with each sequence, use_cache=False and no attention_mask: {name} reads boundaries there"
         )
-
-
-def _compare_positions(layout: SequenceLayout, position_ids: torch.Tensor | None) -> None:
-    # Positions of other shapes belong to images and video, or to another length than this call's.
-    if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] != layout.length:
-        return
-    jumps = (position_ids.diff(dim=1) != 1).cpu()
-    for row, start, length in layout.sequences:
-        if jumps[row % jumps.shape[0], start : start + length - 1].any():
-            raise ValueError(
-                f"position_ids of row {row} restart inside what the mask calls one sequence; pass "
-                "use_cache=False and no attention_mask with packed input, so that the boundaries are found"
-            )

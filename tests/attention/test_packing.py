@@ -20,8 +20,8 @@ CU_SEQ_LENS = torch.tensor([0, 20, 45])
 
 def settled(layout, model_type="llama", **arguments):
     prefill = Prefill(layout, None)
-    settle_packing("se_attn", ZOO[model_type].build().config, prefill, arguments)
-    return prefill.layout.sequences
+    query = torch.zeros(layout.batch, 4, layout.length, 8)
+    return settle_packing("se_attn", ZOO[model_type].build().config, query, prefill, arguments).sequences
 
 
 def test_seq_idx_divides_what_the_mask_calls_one_sequence():

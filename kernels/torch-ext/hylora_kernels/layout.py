@@ -105,21 +105,20 @@ class SequenceLayout:
                 f"expected mask and boundaries of one shape [batch, length], got {tuple(mask.shape)} "
                 f"and {tuple(starts.shape)}"
             )
-        batch, length = mask.shape
-        sequences = []
-        for row, (real, marked) in enumerate(zip(mask.bool().tolist(), starts.bool().tolist())):
-            if not any(real):
-                continue
-            first = real.index(True)
-            end = first + sum(real)
-            if not all(real[first:end]):
-                raise ValueError(
-                    f"padding mask row {row} has a gap between real tokens; "
-                    "padding must lie before or after one contiguous run of real tokens"
-                )
-            bounds = [first, *(t for t in range(first + 1, end) if marked[t]), end]
-            sequences += [(row, left, right - left) for left, right in zip(bounds, bounds[1:])]
-        return cls(batch, length, tuple(sequences))
+        real = mask.bool().cpu()
+        before = torch.nn.functional.pad(real, (1, -1))  # whether the token before is real
+        gaps = ((real & ~before).sum(dim=1) > 1).nonzero().flatten().tolist()
+        if gaps:
+            raise ValueError(
+                f"padding mask row {gaps[0]} has a gap between real tokens; "
+                "padding must lie before or after one contiguous run of real tokens"
+            )
+        begins = real & (starts.bool().cpu() | ~before)
+        # Counted among the real tokens alone, a sequence ends where the next one begins.
+        bounds = [*begins[real].nonzero().flatten().tolist(), int(real.sum())]
+        firsts = begins.nonzero().tolist()
+        sequences = tuple((row, start, end - at) for (row, start), at, end in zip(firsts, bounds, bounds[1:]))
+        return cls(*mask.shape, sequences)
 
     @classmethod
     def from_cu_seqlens(cls, cu_seqlens: Union[Tensor, Sequence[int]], length: Optional[int] = None) -> SequenceLayout:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each kind of attention as one operator of torch, which graphs hold as a single node.
 
-An operator takes a layout as a table of its sequences, `[sequences, 3]` int64 on the CPU with rows (row, start, length),
-or None where every row is one sequence. Which backend computes it is decided when it runs.
+An operator takes a layout as a table of its sequences (int64 on the CPU, one (row, start, length) each), or None where
+every row is one sequence. Which backend computes it is decided when it runs.
 """
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Union
 
 import torch
 from torch import Tensor
