@@ -93,7 +93,7 @@ def _span_forward(query, key, value, sequences, *settings):
     module = backends.span_backend(backend, query, layout, options)
     with torch.autocast(query.device.type, enabled=False):
         output, lse, blocks = module.span_forward(*_readable(query, key, value), layout, options, scale)
-    # How many selections there are, only the table tells; torch needs to know a size without reading it.
+    # How many selections there are, only the table's content tells, and torch has to know sizes without it.
     rows = _selections(query, sequences, options.unit_size)
     blocks = torch.nn.functional.pad(blocks, (0, 0, 0, rows - blocks.shape[1]), value=-1)
     return _strided_like(output, query), lse, blocks
@@ -116,7 +116,7 @@ def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *set
     *options, scale, backend = settings
     options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
     module = backends.span_backend(backend, query, layout, options)
-    blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)]
+    blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)].contiguous()
     tensors = _readable(grad, query, key, value, output)
     with torch.autocast(query.device.type, enabled=False):
         grads = module.span_backward(*tensors, lse, blocks, layout, options, scale)
@@ -183,9 +183,11 @@ def _differentiate(forward, backward):
 
 
 def _selections(query: Tensor, sequences: Optional[Tensor], unit_size: int) -> int:
-    """At least as many as there are selections: every sequence may end in one shorter unit."""
+    """The number of selections; of a table at least that many: each sequence may end in one shorter unit."""
     batch, _, length, _ = query.shape
-    return batch * length // unit_size + (batch if sequences is None else sequences.shape[0])
+    if sequences is None:
+        return batch * -(-length // unit_size)
+    return batch * length // unit_size + sequences.shape[0]
 
 
 def _empty_lse(query: Tensor) -> Tensor:
