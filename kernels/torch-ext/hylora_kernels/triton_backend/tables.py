@@ -38,6 +38,7 @@ class SpanTables(NamedTuple):
         shared: whether all queries of a reader read the same blocks (a reader is a unit).
         reader_size: tokens in a full reader.
         covered: whether every position of the grid belongs to a sequence.
+        chunk_size: tokens in the longest chunk.
     """
 
     blocks: Tensor
@@ -47,6 +48,7 @@ class SpanTables(NamedTuple):
     shared: bool
     reader_size: int
     covered: bool
+    chunk_size: int
 
 
 def span_tables(layout: SequenceLayout, options: SpanOptions, device: torch.device) -> SpanTables:
@@ -90,8 +92,9 @@ def _tables(
         block_base += len(sequence_blocks)
         unit_base += len(sequence_units)
     covered = sum(length for _, _, length in layout.sequences) == layout.batch * layout.length
+    longest_chunk = min(chunk_size, max((length for _, _, length in layout.sequences), default=0))
     moved = (_stack(*pair).to(device) for pair in ((blocks, 3), (units, 6), (readers, 7), (chunks, 3)))
-    return SpanTables(*moved, shared, unit_size if shared else ROWS_PER_MASK, covered)
+    return SpanTables(*moved, shared, unit_size if shared else ROWS_PER_MASK, covered, longest_chunk)
 
 
 def _runs(length: int, size: int):
