@@ -18,14 +18,14 @@ from .layout import SequenceLayout
 class SpanOptions:
     """What `span_attention` retrieves; see there for the meaning of each field."""
 
-    block_size: int
-    top_k: int
-    chunk_size: int
-    selection: str
-    query_group: int
-    retrieval: str
-    summary: str
-    seed: int
+    block_size: int = 32
+    top_k: int = 8
+    chunk_size: int = 4096
+    selection: str = "chunk"
+    query_group: int = 64
+    retrieval: str = "relevance"
+    summary: str = "attention"
+    seed: int = 0
 
     def __post_init__(self):
         for name in ("block_size", "chunk_size", "query_group"):
