@@ -52,6 +52,8 @@ def attention_forward(
     # Heads that share keys fill up the tile of a short reader; they are taken by powers of two.
     heads_per_tile = min(launch.block_m // rows, groups & -groups)
     tiles = triton.cdiv(tables.reader_size, rows)
+    # A tile that stays smaller takes fewer warps and keys, so that more programs fit side by side.
+    shrink = launch.block_m // (rows * heads_per_tile)
     grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
     _attention_forward[grid](
         query,
@@ -77,8 +79,8 @@ def attention_forward(
         BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         ROWS=rows,
         HEADS=heads_per_tile,
-        BLOCK_N=launch.block_n,
-        num_warps=min(launch.num_warps, max(4, rows * heads_per_tile // 16)),
+        BLOCK_N=max(16, launch.block_n // shrink),
+        num_warps=max(4, launch.num_warps // shrink),
         num_stages=launch.num_stages,
     )
     return output, lse
@@ -138,13 +140,13 @@ def _attention_forward(
         return
 
     place = tl.arange(0, HEADS * ROWS)
-    head = kv_head * groups + program % head_tiles * HEADS + place // ROWS
+    head = (kv_head * groups + program % head_tiles * HEADS + place // ROWS).to(tl.int64)
     position = start + place % ROWS
     real = position < end
     column = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
 
-    query += row * query_b + head.to(tl.int64)[:, None] * query_h + position.to(tl.int64)[:, None] * query_l
+    query += row * query_b + head[:, None] * query_h + position.to(tl.int64)[:, None] * query_l
     q = _load(query + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
     key += row * key_b + kv_head.to(tl.int64) * key_h
     value += row * value_b + kv_head.to(tl.int64) * value_h
@@ -155,21 +157,27 @@ def _attention_forward(
     mixed = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
 
     # Retrieved blocks, their tokens counted through the list.
+    RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N  # columns of one block
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
     tokens = BLOCK_SIZE * _list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         token = first + column
         visible = token < tokens
-        # What is missing reads the first block, which is whole if any was chosen.
+        # What is missing reads the first block, which is whole if any was chosen, rather than mask every load.
         block = tl.load(blocks + own_list + token // BLOCK_SIZE, visible, other=0)
         source = (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
         k = _load(key + source[:, None] * key_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
         v = _load(value + source[:, None] * value_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
+        # One look per block, spread over the block's columns.
+        entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
+        listed = entry * BLOCK_SIZE < tokens
         if masks is None:
-            seen = visible[None, :]
+            seen = listed[None, :]
         else:
-            mask = tl.load(masks + own_list + token // BLOCK_SIZE, visible, other=0)
-            seen = _reads(mask, position - reader_start)
+            mask = tl.load(masks + own_list + entry, listed, other=0)
+            seen = _bits(mask[None, :], (position - reader_start)[:, None])
+        seen = tl.broadcast_to(seen[:, :, None], [HEADS * ROWS, BLOCK_N // RUN, RUN])
+        seen = seen.reshape([HEADS * ROWS, BLOCK_N])
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.
@@ -194,10 +202,10 @@ def _attention_forward(
         key += BLOCK_N * key_l
         value += BLOCK_N * value_l
 
-    output += row * output_b + head.to(tl.int64)[:, None] * output_h + position.to(tl.int64)[:, None] * output_l
+    output += row * output_b + head[:, None] * output_h + position.to(tl.int64)[:, None] * output_l
     mixed = (mixed / total[:, None]).to(output.dtype.element_ty)
     tl.store(output + dim[None, :], mixed, real[:, None] & (dim < HEAD_DIM)[None, :])
-    lse += row * lse_b + head.to(tl.int64) * lse_h + position
+    lse += row * lse_b + head * lse_h + position
     tl.store(lse, (pivot + tl.log2(total)) * 0.6931471805599453, real)
 
 
@@ -239,8 +247,7 @@ def _list_length(blocks, capacity):
 
 
 @triton.jit
-def _reads(mask, row):
-    """Bit `row` of each mask, `[rows, masks]`; in halves, since a GPU shifts 32 bits at a time."""
-    low, high = mask.to(tl.int32), (mask >> 32).to(tl.int32)
-    half = tl.where(row[:, None] < 32, low[None, :], high[None, :])
-    return (half << (31 - row[:, None] % 32)) < 0
+def _bits(mask, place):
+    """Whether the bit at that place of an int64 is set; in halves, since a GPU shifts 32 bits at a time."""
+    half = tl.where(place < 32, mask.to(tl.int32), (mask >> 32).to(tl.int32))
+    return (half << (31 - place % 32)) < 0
