@@ -20,8 +20,6 @@ def flash_forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale
     """
     if query.device.type == "cpu":
         return _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scale)
-    if _has_cuda_flash(query):
-        return _aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, False, scale=scale)[:2]
     return math_forward(query, key, value, causal, scale)
 
 
@@ -36,14 +34,6 @@ def flash_backward(
     if query.device.type == "cpu":
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, output, lse, 0.0, causal, scale=scale
-        )
-    if _has_cuda_flash(query):
-        # Undefined sequence offsets mean dense inputs; without dropout the generator's state is not read.
-        state = torch.zeros(2, dtype=torch.uint64, device=query.device)
-        return _aten._scaled_dot_product_flash_attention_backward(
-            *(grad, query, key, value, output, lse.contiguous(), None, None, query.shape[2], key.shape[2]),
-            *(0.0, causal, state, state[0]),
-            scale=scale,
         )
     return math_backward(grad, query, key, value, output, lse, causal, scale)
 
@@ -73,16 +63,6 @@ def math_backward(
         grad_query[at] = grad_scores @ k
         grad_key[at] = grad_scores.T @ q
     return grad_query, grad_key, grad_value
-
-
-def _has_cuda_flash(query: Tensor) -> bool:
-    return (
-        query.device.type == "cuda"
-        and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[-1] % 8 == 0
-        and query.shape[-1] <= 256
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
-    )
 
 
 def _problems(query: Tensor):

@@ -9,7 +9,7 @@ query may occur in several parts; their results are merged by log-sum-exp. The b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -129,26 +129,66 @@ def attend(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float)
     return _Attend.apply(*map(_rows_contiguous, (query, key, value)), parts, scale)
 
 
+def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tuple[Tensor, Tensor]:
+    """What `attend` computes, and the log-sum-exp of each query's scores, -inf where no part has the query."""
+    dtype = accumulation_dtype(query.dtype)
+    groups = query.shape[1] // key.shape[1]
+    output = query.new_zeros(query.shape, dtype=dtype)
+    lse = query.new_full(query.shape[:-1], float("-inf"), dtype=dtype)
+    for part in parts:
+        part_output, part_lse = flash_forward(
+            part.fold_queries(part.queries.of(query), groups),
+            part.take_keys(key, groups),
+            part.take_keys(value, groups),
+            part.causal,
+            scale,
+        )
+        output_tiles, lse_tiles = part.queries.of(output), part.queries.of(lse)
+        part_output, part_lse = (part.unfold_queries(x, lse_tiles, groups) for x in (part_output, part_lse))
+        output_tiles.lerp_(part_output.to(dtype), torch.sigmoid(part_lse - lse_tiles)[..., None])
+        torch.logaddexp(lse_tiles, part_lse, out=lse_tiles)
+    return output.to(query.dtype), lse
+
+
+def attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    parts: List,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `attend_forward` gave and the gradient of its output."""
+    groups = query.shape[1] // key.shape[1]
+    dtype = accumulation_dtype(query.dtype)
+    grad = _rows_contiguous(grad)
+    grads = [x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)]
+    for part in parts:
+        folded = [part.fold_queries(part.queries.of(x), groups) for x in (grad, query, output, lse)]
+        part_grad, part_query, part_output, part_lse = folded
+        grad_query, grad_key, grad_value = flash_backward(
+            part_grad,
+            part_query,
+            part.take_keys(key, groups),
+            part.take_keys(value, groups),
+            part_output,
+            part_lse,
+            part.causal,
+            scale,
+        )
+        tiles = part.queries.of(grads[0])
+        tiles.add_(part.unfold_queries(grad_query, tiles, groups))
+        part.add_key_gradient(grads[1], grad_key, groups)
+        part.add_key_gradient(grads[2], grad_value, groups)
+    return tuple(x.to(query.dtype) for x in grads)
+
+
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, parts, scale):
-        dtype = accumulation_dtype(query.dtype)
-        groups = query.shape[1] // key.shape[1]
-        output = query.new_zeros(query.shape, dtype=dtype)
-        lse = query.new_full(query.shape[:-1], float("-inf"), dtype=dtype)
-        for part in parts:
-            part_output, part_lse = flash_forward(
-                part.fold_queries(part.queries.of(query), groups),
-                part.take_keys(key, groups),
-                part.take_keys(value, groups),
-                part.causal,
-                scale,
-            )
-            output_tiles, lse_tiles = part.queries.of(output), part.queries.of(lse)
-            part_output, part_lse = (part.unfold_queries(x, lse_tiles, groups) for x in (part_output, part_lse))
-            output_tiles.lerp_(part_output.to(dtype), torch.sigmoid(part_lse - lse_tiles)[..., None])
-            torch.logaddexp(lse_tiles, part_lse, out=lse_tiles)
-        output = output.to(query.dtype)
+        output, lse = attend_forward(query, key, value, parts, scale)
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.parts, ctx.scale = parts, scale
         return output
@@ -156,29 +196,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        query, key, value, output, lse = ctx.saved_tensors
-        groups = query.shape[1] // key.shape[1]
-        dtype = accumulation_dtype(query.dtype)
-        grad = _rows_contiguous(grad)
-        grads = [x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)]
-        for part in ctx.parts:
-            folded = [part.fold_queries(part.queries.of(x), groups) for x in (grad, query, output, lse)]
-            part_grad, part_query, part_output, part_lse = folded
-            grad_query, grad_key, grad_value = flash_backward(
-                part_grad,
-                part_query,
-                part.take_keys(key, groups),
-                part.take_keys(value, groups),
-                part_output,
-                part_lse,
-                part.causal,
-                ctx.scale,
-            )
-            tiles = part.queries.of(grads[0])
-            tiles.add_(part.unfold_queries(grad_query, tiles, groups))
-            part.add_key_gradient(grads[1], grad_key, groups)
-            part.add_key_gradient(grads[2], grad_value, groups)
-        return *(x.to(query.dtype) for x in grads), None, None
+        return *attend_backward(grad, *ctx.saved_tensors, ctx.parts, ctx.scale), None, None
 
 
 def _rows_contiguous(x: Tensor) -> Tensor:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Iterator, List, Union
+from typing import Iterable, Iterator, List, Tuple, Union
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from . import selection
 from .layout import Segment, SequenceLayout
-from .options import SpanOptions, group_size
-from .parts import BlockPart, TilePart, Tiles, attend
+from .options import SpanOptions, accumulation_dtype, group_size
+from .parts import BlockPart, TilePart, Tiles, attend, attend_backward, attend_forward
 
 # Gathered keys hold at most about this many numbers per part.
 _GATHER = 1 << 23
@@ -25,31 +26,127 @@ def span_attention(
     if layout.is_dense and layout.length <= options.chunk_size:
         grouped = query.shape[1] != key.shape[1]
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
-    parts = []
-    for segment, blocks in zip(layout.segments(), _select(query, key, value, layout, options, scale)):
-        parts += _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
-        parts += _retrieved(segment, blocks, options, key.shape[-1])
-    return attend(query, key, value, parts, scale)
+    chosen = _select(query, key, value, layout, options, scale)
+    return attend(query, key, value, _span_parts(chosen, layout, options, key.shape[-1]), scale)
+
+
+def span_forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
+    other."""
+    chosen = list(_select(query, key, value, layout, options, scale))
+    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, key.shape[-1]), scale)
+    blocks = _by_sequence(chosen, layout)
+    if not blocks:
+        return output, lse, query.new_empty((key.shape[1], 0, options.top_k), dtype=torch.int32)
+    return output, lse, torch.cat(blocks, dim=1).to(torch.int32)
+
+
+def span_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    blocks: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `span_forward` gave."""
+    units = [options.units(length) for _, _, length in layout.sequences]
+    at = {sequence[:2]: chosen for sequence, chosen in zip(layout.sequences, blocks.long().split(units, dim=1))}
+    chosen = [
+        torch.stack([at[row, start] for row in range(rows.start, rows.stop)]) for rows, start, _ in layout.segments()
+    ]
+    parts = _span_parts(chosen, layout, options, key.shape[-1])
+    return attend_backward(grad, query, key, value, output, lse, parts, scale)
 
 
 def select_blocks(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> List[Tensor]:
     """The retrieved blocks of every sequence."""
-    found = {}
-    for segment, blocks in zip(layout.segments(), _select(query, key, value, layout, options, scale)):
-        for row, chosen in zip(range(segment.rows.start, segment.rows.stop), blocks):
-            found[row, segment.start] = chosen
-    return [found[row, start] for row, start, _ in layout.sequences]
+    return _by_sequence(_select(query, key, value, layout, options, scale), layout)
 
 
 def sliding_window_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
 ) -> Tensor:
-    """Sliding window: the query's own window-sized chunk, causal, and what is left of the chunk before it.
+    """Sliding window: the query's own window-sized chunk, and what is left of the chunk before it."""
+    return attend(query, key, value, _window_parts(layout, window), scale)
 
-    Query a of a chunk sees the keys b > a of the chunk before: a triangle of side `window - 1`, backwards.
-    """
+
+def sliding_window_forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+) -> Tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp `[B, Hq, L]`."""
+    return attend_forward(query, key, value, _window_parts(layout, window), scale)
+
+
+def sliding_window_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    layout: SequenceLayout,
+    window: int,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `sliding_window_forward` gave."""
+    return attend_backward(grad, query, key, value, output, lse, _window_parts(layout, window), scale)
+
+
+def shifted_sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+) -> Tensor:
+    """Shifted sparse attention: one grid of causal tiles for each half of the query heads."""
+    heads = query.shape[1]
+    return attend(query, *_for_each_head(heads, key, value), _shifted_parts(layout, heads, group), scale)
+
+
+def shifted_sparse_forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+) -> Tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp `[B, Hq, L]`."""
+    heads = query.shape[1]
+    return attend_forward(query, *_for_each_head(heads, key, value), _shifted_parts(layout, heads, group), scale)
+
+
+def shifted_sparse_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    layout: SequenceLayout,
+    group: Union[int, float],
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
+    heads, kv_heads = query.shape[1], key.shape[1]
+    repeated = _for_each_head(heads, key, value)
+    parts = _shifted_parts(layout, heads, group)
+    grad_query, *grads = attend_backward(grad, query, *repeated, output, lse, parts, scale)
+    dtype = accumulation_dtype(query.dtype)
+    return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
+
+
+def _span_parts(chosen: Iterable[Tensor], layout: SequenceLayout, options: SpanOptions, head_dim: int) -> List:
+    parts = []
+    for segment, blocks in zip(layout.segments(), chosen):
+        parts += _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
+        parts += _retrieved(segment, blocks, options, head_dim)
+    return parts
+
+
+def _window_parts(layout: SequenceLayout, window: int) -> List[TilePart]:
+    """Query a of a chunk sees the keys b > a of the chunk before: a triangle of side `window - 1`, backwards."""
     parts = []
     side = window - 1
     for rows, start, length in layout.segments():
@@ -66,16 +163,10 @@ def sliding_window_attention(
             parts.append(TilePart(queries, Tiles(rows, before + 1, 1, rest), causal=True, backwards=True))
             if rest < side:
                 parts.append(TilePart(queries, Tiles(rows, before + 1 + rest, 1, side - rest), causal=False))
-    return attend(query, key, value, parts, scale)
+    return parts
 
 
-def shifted_sparse_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
-) -> Tensor:
-    """Shifted sparse attention: one grid of causal tiles for each half of the query heads."""
-    heads = query.shape[1]
-    if key.shape[1] != heads:  # the halves may cut through a group
-        key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
+def _shifted_parts(layout: SequenceLayout, heads: int, group: Union[int, float]) -> List[TilePart]:
     parts = []
     for rows, start, length in layout.segments():
         size = group_size(group, length)
@@ -85,7 +176,21 @@ def shifted_sparse_attention(
         shifted = slice(heads // 2, heads)
         parts += _causal_tiles(rows, start, half, half, shifted)
         parts += _causal_tiles(rows, start + half, length - half, size, shifted)
-    return attend(query, key, value, parts, scale)
+    return parts
+
+
+def _for_each_head(heads: int, *tensors: Tensor) -> Tuple[Tensor, ...]:
+    """Keys and values repeated for every query head, since the halves of the heads may cut through a group."""
+    return tuple(x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1) for x in tensors)
+
+
+def _by_sequence(chosen: Iterable[Tensor], layout: SequenceLayout) -> List[Tensor]:
+    """Choices `[rows, Hkv, units, top_k]` of each segment as `[Hkv, units, top_k]` of each sequence."""
+    found = {}
+    for segment, blocks in zip(layout.segments(), chosen):
+        for row, of_row in zip(range(segment.rows.start, segment.rows.stop), blocks):
+            found[row, segment.start] = of_row
+    return [found[row, start] for row, start, _ in layout.sequences]
 
 
 def _select(

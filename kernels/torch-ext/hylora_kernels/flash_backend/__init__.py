@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fast path on GPUs without kernels of our own: a few calls of flash attention on runs of tokens.
+
+Own chunks are one call, retrieved blocks another, merged by their log-sum-exp. A sliding window is one call, shifted
+sparse attention two. On other devices the same code runs on plain operations, for tests.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from .. import torch_backend
+from ..layout import SequenceLayout
+from ..options import SpanOptions, accumulation_dtype, group_size
+from .retrieved import add_retrieved_backward, retrieved_forward
+from .tokens import put_tokens, take_tokens
+from .varlen import Runs, varlen_backward, varlen_forward
+
+
+def unsupported(query: Tensor) -> Optional[str]:
+    """Why flash attention cannot take these tensors, or None if it can."""
+    head_dim = query.shape[-1]
+    if query.device.type != "cuda":
+        return f"it lies on {query.device.type}, and flash attention runs on CUDA"
+    if query.dtype not in (torch.float16, torch.bfloat16):
+        return f"its dtype is {query.dtype}, and flash attention takes torch.float16 and torch.bfloat16"
+    if head_dim % 8 or head_dim > 256:
+        return f"head_dim={head_dim} is not a multiple of 8 up to 256"
+    if torch.cuda.get_device_capability(query.device) < (8, 0):
+        return "the GPU is older than compute capability 8.0 (Ampere)"
+    return None
+
+
+def span_forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
+    other."""
+    chosen = torch_backend.select_blocks(query, key, value, layout, options, scale)
+    blocks = torch.cat(chosen, dim=1) if chosen else key.new_empty(key.shape[1], 0, options.top_k, dtype=torch.int64)
+    q, k, v = (take_tokens(x, layout) for x in (query, key, value))
+    output, lse = varlen_forward(q, k, v, _chunks(layout, options.chunk_size, query.device), True, scale)
+    lse = lse.T.contiguous()
+    for at, part_output, part_lse in retrieved_forward(q, k, v, blocks, layout, options, scale):
+        own = lse[at]
+        share = torch.sigmoid(part_lse - own)[..., None]
+        output[at] = torch.lerp(output[at].to(lse.dtype), part_output.to(lse.dtype), share).to(output.dtype)
+        lse[at] = torch.logaddexp(own, part_lse)
+    return put_tokens(output, layout), put_tokens(lse, layout), blocks.to(torch.int32)
+
+
+def span_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    blocks: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `span_forward` gave."""
+    tensors = [take_tokens(x, layout) for x in (grad, query, key, value, output, lse)]
+    *whole, lse = tensors
+    own = varlen_backward(*whole, lse.T, _chunks(layout, options.chunk_size, query.device), True, scale)
+    grads = [x.to(lse.dtype) for x in own]
+    add_retrieved_backward(grads, *tensors, blocks.long(), layout, options, scale)
+    return tuple(put_tokens(x.to(query.dtype), layout) for x in grads)
+
+
+def sliding_window_forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+) -> Tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp `[B, Hq, L]`."""
+    runs = _chunks(layout, layout.length, query.device)
+    tokens = [take_tokens(x, layout) for x in (query, key, value)]
+    output, lse = varlen_forward(*tokens, runs, True, scale, window)
+    return put_tokens(output, layout), put_tokens(lse.T, layout)
+
+
+def sliding_window_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    layout: SequenceLayout,
+    window: int,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `sliding_window_forward` gave."""
+    runs = _chunks(layout, layout.length, query.device)
+    *tokens, lse = (take_tokens(x, layout) for x in (grad, query, key, value, output, lse))
+    return tuple(put_tokens(x, layout) for x in varlen_backward(*tokens, lse.T, runs, True, scale, window))
+
+
+def shifted_sparse_forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+) -> Tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp `[B, Hq, L]`."""
+    q, k, v = (take_tokens(x, layout) for x in (query, key, value))
+    outputs, sums = [], []
+    for heads, kv_heads, runs in _pieces(layout, group, query.shape[1], key.shape[1], query.device):
+        output, lse = varlen_forward(q[:, heads], k[:, kv_heads], v[:, kv_heads], runs, True, scale)
+        outputs.append(output)
+        sums.append(lse)
+    return put_tokens(torch.cat(outputs, dim=1), layout), put_tokens(torch.cat(sums).T, layout)
+
+
+def shifted_sparse_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    layout: SequenceLayout,
+    group: Union[int, float],
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
+    g, q, k, v, o, lse = (take_tokens(x, layout) for x in (grad, query, key, value, output, lse))
+    grads = [torch.zeros_like(x, dtype=accumulation_dtype(x.dtype)) for x in (q, k, v)]
+    for heads, kv_heads, runs in _pieces(layout, group, query.shape[1], key.shape[1], query.device):
+        keys, values = k[:, kv_heads], v[:, kv_heads]
+        shares = varlen_backward(
+            g[:, heads], q[:, heads], keys, values, o[:, heads], lse[:, heads].T, runs, True, scale
+        )
+        grads[0][:, heads] = shares[0].to(grads[0].dtype)
+        for total, share in zip(grads[1:], shares[1:]):
+            total[:, kv_heads] += share
+    return tuple(put_tokens(x.to(query.dtype), layout) for x in grads)
+
+
+@lru_cache(maxsize=16)
+def _chunks(layout: SequenceLayout, size: int, device: torch.device) -> Runs:
+    lengths = [tokens for _, _, length in layout.sequences for tokens in _cut(length, size)]
+    return Runs.of(lengths, lengths, device)
+
+
+@lru_cache(maxsize=16)
+def _pieces(
+    layout: SequenceLayout, group: Union[int, float], heads: int, kv_heads: int, device: torch.device
+) -> Tuple[Tuple[slice, slice, Runs], ...]:
+    """Query heads, the KV heads that serve them, and the grid of groups that they attend in."""
+    plain, shifted = [], []
+    for _, _, length in layout.sequences:
+        size = group_size(group, length)
+        half = min(size // 2, length)
+        plain += _cut(length, size)
+        shifted += ([half] if half else []) + _cut(length - half, size)
+    grids = [Runs.of(lengths, lengths, device) for lengths in (plain, shifted)]
+    shared, middle = heads // kv_heads, heads // 2
+    # A KV head whose query heads fall into both halves serves each of them by itself.
+    before, after = middle // shared, -(-middle // shared)
+    cuts = sorted({0, before * shared, middle, after * shared, heads})
+    return tuple(
+        (slice(first, last), slice(first // shared, -(-last // shared)), grids[first >= middle])
+        for first, last in zip(cuts, cuts[1:])
+    )
+
+
+def _cut(length: int, size: int) -> List[int]:
+    """The lengths of the pieces of a stretch of tokens, the last one possibly shorter."""
+    return [min(size, length - first) for first in range(0, length, size)]
