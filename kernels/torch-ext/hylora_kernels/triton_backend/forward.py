@@ -48,10 +48,11 @@ def attention_forward(
         return output, lse
 
     launch = launch_for("forward", head_dim, query.dtype, query.device)
-    rows = min(launch.block_m, triton.next_power_of_2(max(16, tables.reader_size)))
+    reader_size = min(tables.reader_size, tables.chunk_size)
+    rows = min(launch.block_m, triton.next_power_of_2(max(16, reader_size)))
     # Heads that share keys fill up the tile of a short reader; they are taken by powers of two.
     heads_per_tile = min(launch.block_m // rows, groups & -groups)
-    tiles = triton.cdiv(tables.reader_size, rows)
+    tiles = triton.cdiv(reader_size, rows)
     # A tile that stays smaller takes fewer warps and keys, so that more programs fit side by side.
     shrink = launch.block_m // (rows * heads_per_tile)
     grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
