@@ -9,11 +9,9 @@ from typing import List, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from . import reference, torch_backend
+from . import backends, ops
 from .layout import SequenceLayout
 from .options import SpanOptions, check_choice, check_inputs, check_integer
-
-_BACKENDS = {"auto": torch_backend, "reference": reference, "torch": torch_backend}
 
 
 def span_attention(
@@ -21,7 +19,7 @@ def span_attention(
     key: Tensor,
     value: Tensor,
     *,
-    layout: Optional[SequenceLayout] = None,
+    layout: Union[SequenceLayout, Tensor, None] = None,
     block_size: int = 32,
     top_k: int = 8,
     chunk_size: int = 4096,
@@ -47,7 +45,8 @@ def span_attention(
         query: `[B, Hq, L, D]`, after rotary embedding; floating.
         key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
         value: `[B, Hkv, L, D]`; same dtype.
-        layout: the sequences in the batch; None means every row is one, without padding.
+        layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
+            it as a tensor, in the form of `SequenceLayout.table`.
         block_size: tokens per memory block (S).
         top_k: blocks retrieved per selection (k).
         chunk_size: tokens per chunk (M).
@@ -61,7 +60,7 @@ def span_attention(
             (equation 6.7); "landmark": the attention of a fixed random query over the block; "mean_key": mean of K.
         seed: of random retrieval and of the landmark.
         scale: factor on the scores; None means 1 / sqrt(D).
-        backend: "auto", "reference" (plain, quadratic in memory) or "torch".
+        backend: "auto", "reference" (plain, quadratic in memory), "torch", "flash" or "triton" (both on GPUs).
 
     Returns:
         `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
@@ -70,11 +69,13 @@ def span_attention(
         ValueError: tensors that do not belong together, or an option out of range.
     """
     options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
-    implementation = _implementation(backend)
     query, key, value = _autocast(query, key, value)
-    layout = check_inputs(query, key, value, layout)
-    with torch.autocast(query.device.type, enabled=False):
-        return implementation.span_attention(query, key, value, layout, options, _scale(query, scale))
+    check_inputs(query, key, value, layout)
+    if backend == "auto" and not torch.compiler.is_compiling():
+        layout = SequenceLayout.of(query, layout)
+        if layout.is_dense and layout.length <= chunk_size:
+            backend = "torch"  # full causal attention, by torch itself
+    return _attend("span_attention", backend, query, key, value, layout, options, scale)
 
 
 def select_blocks(
@@ -82,7 +83,7 @@ def select_blocks(
     key: Tensor,
     value: Tensor,
     *,
-    layout: Optional[SequenceLayout] = None,
+    layout: Union[SequenceLayout, Tensor, None] = None,
     block_size: int = 32,
     top_k: int = 8,
     chunk_size: int = 4096,
@@ -109,11 +110,13 @@ def select_blocks(
         ValueError: as `span_attention`.
     """
     options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
-    implementation = _implementation(backend)
     query, key, value = _autocast(query, key, value)
-    layout = check_inputs(query, key, value, layout)
+    check_inputs(query, key, value, layout)
+    check_choice("backend", backend, backends.NAMES)
+    layout = SequenceLayout.of(query, layout)
+    module = backends.selecting_backend(backend, query, layout, options)
     with torch.autocast(query.device.type, enabled=False):
-        return implementation.select_blocks(query, key, value, layout, options, _scale(query, scale))
+        return module.select_blocks(query, key, value, layout, options, _scale(query, scale))
 
 
 def sliding_window_attention(
@@ -121,7 +124,7 @@ def sliding_window_attention(
     key: Tensor,
     value: Tensor,
     *,
-    layout: Optional[SequenceLayout] = None,
+    layout: Union[SequenceLayout, Tensor, None] = None,
     window: int = 4096,
     scale: Optional[float] = None,
     backend: str = "auto",
@@ -132,10 +135,11 @@ def sliding_window_attention(
         query: `[B, Hq, L, D]`; floating.
         key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
         value: `[B, Hkv, L, D]`; same dtype.
-        layout: the sequences in the batch; None means every row is one, without padding.
+        layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
+            it as a tensor, in the form of `SequenceLayout.table`.
         window: tokens seen, the token itself included.
         scale: factor on the scores; None means 1 / sqrt(D).
-        backend: "auto", "reference" or "torch".
+        backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
         `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
@@ -144,11 +148,9 @@ def sliding_window_attention(
         ValueError: tensors that do not belong together, or an option out of range.
     """
     check_integer("window", window, minimum=1)
-    implementation = _implementation(backend)
     query, key, value = _autocast(query, key, value)
-    layout = check_inputs(query, key, value, layout)
-    with torch.autocast(query.device.type, enabled=False):
-        return implementation.sliding_window_attention(query, key, value, layout, window, _scale(query, scale))
+    check_inputs(query, key, value, layout)
+    return _attend("sliding_window_attention", backend, query, key, value, layout, window, scale)
 
 
 def shifted_sparse_attention(
@@ -156,7 +158,7 @@ def shifted_sparse_attention(
     key: Tensor,
     value: Tensor,
     *,
-    layout: Optional[SequenceLayout] = None,
+    layout: Union[SequenceLayout, Tensor, None] = None,
     group: Union[int, float] = 0.25,
     scale: Optional[float] = None,
     backend: str = "auto",
@@ -171,10 +173,11 @@ def shifted_sparse_attention(
         query: `[B, Hq, L, D]`; floating.
         key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
         value: `[B, Hkv, L, D]`; same dtype.
-        layout: the sequences in the batch; None means every row is one, without padding.
+        layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
+            it as a tensor, in the form of `SequenceLayout.table`.
         group: tokens per group (an int), or a fraction of the sequence's own length (a float in (0, 1], rounded up).
         scale: factor on the scores; None means 1 / sqrt(D).
-        backend: "auto", "reference" or "torch".
+        backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
         `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
@@ -186,17 +189,29 @@ def shifted_sparse_attention(
         check_integer("group", group, minimum=1)
     elif not 0 < group <= 1:
         raise ValueError(f"group={group} must be a fraction in (0, 1], or an integer number of tokens")
-    implementation = _implementation(backend)
     query, key, value = _autocast(query, key, value)
-    layout = check_inputs(query, key, value, layout)
+    check_inputs(query, key, value, layout)
+    return _attend("shifted_sparse_attention", backend, query, key, value, layout, group, scale)
+
+
+def _attend(
+    function: str,
+    backend: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Union[SequenceLayout, Tensor, None],
+    option,
+    scale: Optional[float],
+) -> Tensor:
+    """Call a backend's function where torch is to see its operations, or else the operator that stands for it."""
+    check_choice("backend", backend, backends.NAMES)
+    scale = _scale(query, scale)
+    module = backends.plain_backend(backend, query)
+    if module is None:
+        return getattr(ops, function)(query, key, value, layout, option, scale, backend)
     with torch.autocast(query.device.type, enabled=False):
-        return implementation.shifted_sparse_attention(query, key, value, layout, group, _scale(query, scale))
-
-
-def _implementation(backend: str):
-    """The module that implements a backend."""
-    check_choice("backend", backend, tuple(_BACKENDS))
-    return _BACKENDS[backend]
+        return getattr(module, function)(query, key, value, SequenceLayout.of(query, layout), option, scale)
 
 
 def _scale(query: Tensor, scale: Optional[float]) -> float:

@@ -119,7 +119,6 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Union[Sequen
             f"layout describes [batch={layout.batch}, length={layout.length}] but query has "
             f"[batch={batch}, length={length}]"
         )
-    return SequenceLayout.of(query, layout)  # for attention.py as it is
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

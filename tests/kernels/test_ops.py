@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators: what torch expects of them, and that they compute what the plain backend does."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import hylora_kernels
+from hylora_kernels import (
+    SequenceLayout,
+    ops,
+    select_blocks,
+    shifted_sparse_attention,
+    sliding_window_attention,
+    span_attention,
+)
+from hylora_kernels.options import SpanOptions
+from tests.kernels.inputs import output_and_gradients, random_inputs
+from tests.tolerances import assert_close
+
+SPAN = {"block_size": 16, "top_k": 2, "chunk_size": 32}
+CAUSAL = {**SPAN, "selection": "causal", "query_group": 8}
+LAYOUTS = {
+    "dense": None,
+    "padded and packed": SequenceLayout(2, 90, ((0, 11, 70), (1, 0, 37), (1, 37, 50))),
+    "all padding": SequenceLayout(2, 90, ()),
+}
+FUNCTIONS = {
+    "span": (span_attention, SPAN),
+    "causal": (span_attention, CAUSAL),
+    "short": (span_attention, {**SPAN, "chunk_size": 128}),
+    "sliding": (sliding_window_attention, {"window": 24}),
+    "shifted by a fraction": (shifted_sparse_attention, {"group": 0.25}),
+    "shifted by tokens": (shifted_sparse_attention, {"group": 24}),
+}
+
+
+def inputs(dtype=torch.float64):
+    return random_inputs(2, 4, 2, 90, head_dim=16, dtype=dtype)
+
+
+def as_operator(function):
+    """The same arguments through the operator of the torch backend."""
+
+    def call(query, key, value, layout=None, **options):
+        scale = query.shape[-1] ** -0.5
+        if function is span_attention:
+            defaults = {"selection": "chunk", "query_group": 64, "retrieval": "relevance", "summary": "attention"}
+            options = SpanOptions(**{**defaults, "seed": 0, **options})
+        else:
+            (options,) = options.values()
+        return getattr(ops, function.__name__)(query, key, value, layout, options, scale, "torch")
+
+    return call
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_operator_computes_what_the_plain_backend_does(name, layout):
+    function, options = FUNCTIONS[name]
+    options = {**options, "layout": LAYOUTS[layout]}
+    plain = output_and_gradients(function, inputs(), backend="torch", **options)
+    operator = output_and_gradients(as_operator(function), inputs(), **options)
+    for actual, expected in zip(operator, plain, strict=True):
+        assert_close(actual, expected)
+
+
+def arguments(layout, options, backend, dtype):
+    """A call of the span operator on tensors in the memory order of transformers' models."""
+    tensors = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in inputs(dtype)]
+    query_group = options.get("query_group", 64)
+    sizes = (options["block_size"], options["top_k"], options["chunk_size"])
+    chosen = (options.get("selection", "chunk"), query_group, options.get("retrieval", "relevance"), "attention", 0)
+    return (*tensors, ops.sequence_table(LAYOUTS[layout]), *sizes, *chosen, 0.25, backend)
+
+
+@pytest.mark.parametrize("layout", ["dense", "padded and packed"])
+@pytest.mark.parametrize("options", [SPAN, CAUSAL], ids=["span", "causal"])
+def test_torch_accepts_the_span_operators(options, layout):
+    call = arguments(layout, options, "torch", torch.float64)
+    torch.library.opcheck(ops._span_forward, call)
+    torch.library.opcheck(ops._span_backward, backward_arguments(ops._span_forward, call))
+
+
+@pytest.mark.parametrize("layout", ["dense", "padded and packed"])
+def test_torch_accepts_the_triton_span_operators(layout):
+    call = arguments(layout, SPAN, "triton", torch.float32)
+    # Changing shapes would be one more run in the interpreter, and changes no code of the backend.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(ops._span_forward, call, test_utils=checks)
+    torch.library.opcheck(ops._span_backward, backward_arguments(ops._span_forward, call), test_utils=checks)
+
+
+@pytest.mark.parametrize("layout", ["dense", "padded and packed"])
+@pytest.mark.parametrize(("operator", "size"), [("_sliding_window", 24), ("_shifted_sparse", 0.25)])
+def test_torch_accepts_the_rivals_operators(operator, size, layout):
+    tensors = [x.requires_grad_() for x in inputs()]
+    call = (*tensors, ops.sequence_table(LAYOUTS[layout]), size, 0.25, "torch")
+    torch.library.opcheck(getattr(ops, operator), call)
+
+
+def backward_arguments(forward, call):
+    detached = [x.detach() for x in call[:3]]
+    outputs = [x.detach() for x in forward(*call)]
+    return (torch.randn_like(outputs[0]), *detached, call[3], *outputs, *call[4:])
+
+
+def test_results_have_the_strides_of_the_inputs():
+    call = arguments("dense", SPAN, "torch", torch.float64)
+    output, lse, blocks = ops._span_forward(*call)
+    output.sum().backward()  # an expanded gradient, of strides 0
+    assert output.stride() == call[0].stride()
+    assert all(x.grad.stride() == x.stride() for x in call[:3])
+    assert output.requires_grad and not lse.requires_grad and not blocks.requires_grad
+
+
+def test_the_blocks_are_those_of_select_blocks():
+    layout = LAYOUTS["padded and packed"]
+    blocks = ops._span_forward(*arguments("padded and packed", CAUSAL, "torch", torch.float64))[2]
+    expected = torch.cat(select_blocks(*inputs(), layout=layout, scale=0.25, **CAUSAL), dim=1)
+    assert torch.equal(blocks[:, : expected.shape[1]].long(), expected)
+    assert (blocks[:, expected.shape[1] :] == -1).all()
+
+
+@pytest.mark.parametrize("function", [span_attention, sliding_window_attention])
+def test_second_derivatives_are_refused(function):
+    query, key, value = (x.requires_grad_() for x in inputs())
+    options = SPAN if function is span_attention else {"window": 24}
+    output = as_operator(function)(query, key, value, **options)
+    (grad,) = torch.autograd.grad(output.sum(), query, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        grad.sum().backward()
+
+
+def test_a_seed_of_any_size_is_taken():
+    query, key, value = inputs()
+    options = {**SPAN, "retrieval": "random", "seed": 2**64 + 5}
+    assert torch.equal(
+        as_operator(span_attention)(query, key, value, **options),
+        span_attention(query, key, value, backend="torch", **{**options, "seed": 5}),
+    )
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_changes_nothing(use_reentrant):
+    attend = as_operator(span_attention)
+
+    def checkpointed(query, key, value):
+        return checkpoint(lambda *x: attend(*x, **CAUSAL), query, key, value, use_reentrant=use_reentrant)
+
+    expected = output_and_gradients(lambda *x: attend(*x, **CAUSAL), inputs())
+    for actual, plain in zip(output_and_gradients(checkpointed, inputs()), expected, strict=True):
+        assert torch.equal(actual, plain)
+
+
+def test_autocast_reaches_no_operation_inside():
+    query, key, value = inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = as_operator(span_attention)(query, key, value, **SPAN)
+    assert torch.equal(inside, as_operator(span_attention)(query, key, value, **SPAN))
+
+
+def test_a_copy_under_another_name_has_operators_of_its_own(tmp_path):
+    """The Hub's loader imports the package under a name that it makes up."""
+    shutil.copytree(Path(hylora_kernels.__file__).parent, tmp_path / "copied_kernels")
+    folder = str(tmp_path / "copied_kernels")
+    spec = importlib.util.spec_from_file_location(
+        "copied_kernels", f"{folder}/__init__.py", submodule_search_locations=[folder]
+    )
+    module = sys.modules["copied_kernels"] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        assert torch.equal(module.span_attention(*inputs(), **SPAN), span_attention(*inputs(), **SPAN))
+        assert torch.ops.copied_kernels.span_attention.default is not torch.ops.hylora_kernels.span_attention.default
+    finally:
+        for name in [name for name in sys.modules if name.startswith("copied_kernels")]:
+            del sys.modules[name]
