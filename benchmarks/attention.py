@@ -12,20 +12,19 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from environment import describe
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-
-from hylora_kernels import shifted_sparse_attention, sliding_window_attention, span_attention
+from suite.checks import check_method, retrieval_for
+from suite.methods import Options, own_methods
+from suite.report import table
+from suite.runs import prepare, random_tensors
 
 RATIOS = [("full", "se"), ("sw", "se"), ("s2", "se"), ("se", "nomem")]
 LABELS = {"full": "Full", "se": "SE-Attn", "nomem": "NoMem", "sw": "SW", "s2": "S2"}
-# Relative error (Frobenius norm) at which a method counts as wrong.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+PASSES = ("forward", "forward+backward")
 
 
 def wall() -> float:
@@ -38,61 +37,6 @@ def wall() -> float:
 CLOCKS = {"wall": wall, "cpu": time.process_time}
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is timed."""
-
-    block_size: int = 32
-    top_k: int = 8
-    chunk_size: int = 2048
-    window: int = 4096
-    group: float = 0.25
-    head_dim: int = 64
-    device: str = "cpu"
-
-
-def full_attention(query: Tensor, key: Tensor, value: Tensor, backend: str) -> Tensor:
-    """Full causal attention by torch itself, or a window over everything for the reference."""
-    if backend == "reference":
-        return sliding_window_attention(query, key, value, window=query.shape[2], backend=backend)
-    return scaled_dot_product_attention(query, key, value, is_causal=True)
-
-
-def methods(options: Options, retrieval: str = "relevance") -> dict:
-    """Each method as a function of query, key, value and backend."""
-    span = {"block_size": options.block_size, "top_k": options.top_k, "chunk_size": options.chunk_size}
-    return {
-        "full": full_attention,
-        "se": lambda q, k, v, backend: span_attention(q, k, v, **span, retrieval=retrieval, backend=backend),
-        "nomem": lambda q, k, v, backend: span_attention(q, k, v, **span, retrieval="none", backend=backend),
-        "sw": lambda q, k, v, backend: sliding_window_attention(q, k, v, window=options.window, backend=backend),
-        "s2": lambda q, k, v, backend: shifted_sparse_attention(q, k, v, group=options.group, backend=backend),
-    }
-
-
-def inputs(heads: int, length: int, options: Options, dtype: torch.dtype) -> list[Tensor]:
-    """Query, key, value and output gradient, standard normal, batch of one."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, heads, length, options.head_dim)
-    return [torch.randn(shape, generator=generator).to(options.device, dtype) for _ in range(4)]
-
-
-def forward_backward(method, query, key, value, grad, backend="torch") -> list[Tensor]:
-    """Output and gradients."""
-    leaves = [x.detach().requires_grad_() for x in (query, key, value)]
-    output = method(*leaves, backend)
-    return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
-
-
-@torch.no_grad()
-def forward(method, query, key, value, grad, backend="torch") -> Tensor:
-    """Output alone."""
-    return method(query, key, value, backend)
-
-
-PASSES = {"forward": forward, "forward+backward": forward_backward}
-
-
 def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
     """Compare every method with the reference in float64, at the options timed and an odd length.
 
@@ -102,30 +46,26 @@ def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
     length = 2 * options.chunk_size + 37
     report = []
     for dtype in [torch.float64, *dtypes]:
-        # In float64 the choice of blocks is checked too; below, near ties may fall otherwise, so it is fixed.
-        table = methods(options, "relevance" if dtype == torch.float64 else "random")
-        tensors = inputs(2, length, options, dtype)
-        for name, method in table.items():
-            expected = forward_backward(method, *(x.double() for x in tensors), backend="reference")
-            actual = forward_backward(method, *tensors)
-            errors = [float((a.double() - e).norm() / e.norm()) for a, e in zip(actual, expected, strict=True)]
-            report.append({"method": name, "dtype": _name(dtype), "length": length, "error": max(errors)})
-            print(f"check {LABELS[name]:8} {_name(dtype):9} relative error {max(errors):.1e}", flush=True)
-            if not max(errors) <= TOLERANCE[dtype]:
-                raise SystemExit(f"{LABELS[name]} is wrong in {_name(dtype)}; nothing was timed")
+        tensors = random_tensors(2, 2, length, options.head_dim, dtype, options.device)
+        for name, method in own_methods(options, retrieval_for(dtype)).items():
+            line = check_method(name, method, tensors)
+            report.append(line)
+            print(f"check {LABELS[name]:8} {line['dtype']:9} relative error {line['error']}", flush=True)
+            if not line["passed"]:
+                raise SystemExit(f"{LABELS[name]} is wrong in {line['dtype']}: {line['failure']}; nothing was timed")
     return report
 
 
 def measure(options: Options, length: int, heads: int, dtype: torch.dtype, pass_name: str, rounds: int, clock) -> dict:
     """Seconds of every method in every round, after one round to warm up."""
-    run = PASSES[pass_name]
-    table = methods(options)
-    tensors = inputs(heads, length, options, dtype)
-    seconds = {name: [] for name in table}
+    methods = own_methods(options)
+    tensors = random_tensors(heads, heads, length, options.head_dim, dtype, options.device)
+    runs = {name: prepare(pass_name, method.bind(*tensors[:3]), tensors) for name, method in methods.items()}
+    seconds = {name: [] for name in runs}
     for round_number in range(-1, rounds):
-        for name, method in table.items():
+        for name, run in runs.items():
             start = clock()
-            run(method, *tensors)
+            run()
             if round_number >= 0:
                 seconds[name].append(clock() - start)
     ratios = {}
@@ -147,19 +87,15 @@ def markdown(report: dict) -> str:
     ratio_names = [f"{LABELS[slow]} / {LABELS[fast]}" for slow, fast in RATIOS]
     method_names = [f"{label} [ms]" for label in LABELS.values()]
     header = ["dtype", "pass", "length", "heads", *method_names, *ratio_names]
-    lines = [_row(header), _row(["---"] * len(header))]
+    rows = []
     for result in report["results"]:
         times = [f"{1e3 * statistics.median(result['seconds'][name]):.0f}" for name in LABELS]
         ratios = ["{:.2f} ({:.2f}-{:.2f})".format(*result["ratios"][f"{slow}/{fast}"]) for slow, fast in RATIOS]
-        lines.append(_row([result["dtype"], result["pass"], result["length"], result["heads"], *times, *ratios]))
+        rows.append([result["dtype"], result["pass"], result["length"], result["heads"], *times, *ratios])
     facts = "\n".join(f"- {key}: {value}" for key, value in {**report["environment"], **report["settings"]}.items())
     return "# Attention on this machine\n\nMedian over rounds; ratios within a round, with (smallest-largest).\n\n" + (
-        "\n".join(lines) + "\n\n" + facts + "\n"
+        table(header, rows) + "\n\n" + facts + "\n"
     )
-
-
-def _row(cells) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -170,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192, 16384, 32768])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    parser.add_argument("--passes", nargs="+", choices=list(PASSES), default=list(PASSES))
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
     parser.add_argument("--heads", type=int, help="default: 8 up to 4k tokens, then fewer, down to 2 from 16k on")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

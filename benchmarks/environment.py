@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+
+# Whose versions matter to times, besides torch's; those that are not installed are not mentioned.
+_PACKAGES = ("triton", "transformers", "peft", "mamba-ssm", "causal-conv1d", "flash-attn", "flash-attn-3", "fla-core")
 
 
 def describe() -> dict:
@@ -21,7 +25,35 @@ def describe() -> dict:
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **_packages(),
+        "gpu": "none",
+        **_gpu(),
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpu() -> dict:
+    """The first GPU, where there is one."""
+    if not torch.cuda.is_available():
+        return {}
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "compute capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory [GiB]": round(properties.total_memory / 2**30, 1),
+        "L2 cache [MiB]": round(properties.L2_cache_size / 2**20, 1),
+        "CUDA": torch.version.cuda,
+        "cuDNN": torch.backends.cudnn.version(),
     }
 
 

@@ -1,42 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark runs, reports, and refuses to time a wrong method."""
+"""The benchmarks run, report, and refuse to time what is wrong."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from hylora_kernels import SequenceLayout, reference
+from hylora_kernels.options import SpanOptions
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+CAUSAL = torch.ones(200, 200, dtype=torch.bool).tril()
 
 
-@pytest.fixture
-def attention(monkeypatch):
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    """The scripts import each other by name, from their own folder."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    for name in ("attention", "environment"):
+    for name in ("attention", "environment", "gpu"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("attention")
 
 
-def test_a_wrong_method_is_not_timed(attention, monkeypatch):
+def load(name: str):
+    return importlib.import_module(name)
+
+
+def span_options(options, selection="chunk") -> SpanOptions:
+    return SpanOptions(**options.span, selection=selection, retrieval="random", summary="attention", seed=0)
+
+
+def test_a_wrong_method_is_not_timed(monkeypatch):
+    attention, methods = load("attention"), load("suite.methods")
     options = attention.Options(block_size=4, top_k=2, chunk_size=16, window=16, head_dim=8)
-    assert all(line["error"] < 1e-2 for line in attention.check(options, [torch.float32]))
-    right = attention.sliding_window_attention
+    assert all(line["passed"] and line["error"] < 1e-2 for line in attention.check(options, [torch.float32]))
+    right = methods.sliding_window_attention
 
     def wrong(*tensors, window, backend):
-        return right(*tensors, window=window + (backend == "torch"), backend=backend)
+        return right(*tensors, window=window + (backend != "reference"), backend=backend)
 
-    monkeypatch.setattr(attention, "sliding_window_attention", wrong)
+    monkeypatch.setattr(methods, "sliding_window_attention", wrong)
     with pytest.raises(SystemExit, match="SW is wrong in float64"):
         attention.check(options, [torch.float32])
 
 
-def test_the_command_writes_its_report(tmp_path):
+def test_the_cpu_command_writes_its_report(tmp_path):
     sizes = "--lengths 40 --block-size 4 --top-k 2 --chunk-size 16 --window 16 --head-dim 8 --rounds 1 --threads 1"
     command = [sys.executable, BENCHMARKS / "attention.py", *sizes.split(), "--dtypes", "float32"]
     run = subprocess.run([*command, "--output", tmp_path], capture_output=True, text=True, check=False)
@@ -46,3 +63,262 @@ def test_the_command_writes_its_report(tmp_path):
     assert set(report["results"][0]["ratios"]) == {"full/se", "sw/se", "s2/se", "se/nomem"}
     assert report["environment"]["torch"] == torch.__version__
     assert "| float32 | forward | 40 |" in (tmp_path / "attention.md").read_text()
+
+
+def not_a_number(query, key, value):
+    return query * float("nan")
+
+
+def raising(query, key, value):
+    raise RuntimeError("no kernel\nfor this")
+
+
+@pytest.mark.parametrize(
+    ("attend", "failure"),
+    [
+        (lambda query, key, value: query, "error above tolerance"),
+        (not_a_number, "error above tolerance"),
+        (raising, "RuntimeError: no kernel"),
+    ],
+)
+def test_a_check_catches(attend, failure):
+    methods, checks, runs = (load(f"suite.{name}") for name in ("methods", "checks", "runs"))
+    method = methods.Method("wrong", methods.unbound(attend), methods.full_reference, None)
+    if failure.startswith("error"):
+        attend_all = lambda q, k, v: attend(q, k, v) + 0 * (k + v)  # noqa: E731  gradients must exist
+        method = methods.Method("wrong", methods.unbound(attend_all), methods.full_reference, None)
+    line = checks.check_method("wrong", method, runs.random_tensors(2, 2, 33, 8, torch.float32, "cpu"))
+    assert not line["passed"]
+    assert line["failure"] == failure
+
+
+def test_a_wrong_choice_of_blocks_is_caught(monkeypatch):
+    checks, methods, runs = (load(f"suite.{name}") for name in ("checks", "methods", "runs"))
+    options = methods.Options(block_size=4, top_k=2, chunk_size=16, head_dim=8)
+    tensors = runs.random_tensors(4, 2, 70, 8, torch.float32, "cpu")
+    assert checks.check_choice("se", options, tensors)["passed"]
+    right = checks.select_blocks
+
+    def wrong(*inputs, backend="auto", **arguments):
+        (blocks,) = right(*inputs, **arguments, backend=backend)
+        return [blocks if backend == "reference" else (blocks - 1).clamp(min=-1)]
+
+    monkeypatch.setattr(checks, "select_blocks", wrong)
+    assert not checks.check_choice("se", options, tensors)["passed"]
+
+
+def test_wrong_span_attention_stops_everything(monkeypatch, tmp_path):
+    gpu, methods, results = load("gpu"), load("suite.methods"), load("suite.results")
+    right = methods.span_attention
+
+    def wrong(*tensors, backend, **options):
+        output = right(*tensors, backend=backend, **options)
+        return output if backend == "reference" else 1.01 * output
+
+    monkeypatch.setattr(methods, "span_attention", wrong)
+    found = results.Results(tmp_path)
+    assert gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100) == gpu.HOPELESS
+    assert "operator" not in found.data
+    gpu.report(found)
+    assert "error above tolerance" in (tmp_path / "gpu.md").read_text()
+
+
+def test_another_wrong_method_is_left_out(monkeypatch, tmp_path):
+    gpu, methods, results = load("gpu"), load("suite.methods"), load("suite.results")
+    right = methods.shifted_sparse_attention
+    monkeypatch.setattr(
+        methods,
+        "shifted_sparse_attention",
+        lambda *x, backend, **o: right(*x, **o, backend=backend) * (1 + (backend != "reference")),
+    )
+    found = results.Results(tmp_path)
+    assert gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100) == gpu.WRONG
+    assert {point["contender"] for point in found.data["operator"]["points"]} == {
+        "full",
+        "se",
+        "nomem",
+        "sw",
+        "se_causal",
+    }
+    assert {"heads": (2, 2), "method": "s2", "reason": "wrong: error above tolerance"} in found.data["operator"][
+        "left_out"
+    ]
+
+
+def test_what_there_is_no_time_for_is_written_down(tmp_path):
+    operators, results, sizes, timing = (load(f"suite.{name}") for name in ("operators", "results", "sizes", "timing"))
+    found = results.Results(tmp_path)
+    operators.measure_operators("operator", sizes.sizes_for("cpu", quick=True), found, timing.Budget(-1))
+    section = json.loads((tmp_path / "gpu.json").read_text())["operator"]
+    assert section["points"] == []
+    assert {"heads": [2, 2], "length": 192, "reason": "no time left"} in section["left_out"]
+
+
+@pytest.mark.parametrize("length", [1, 31, 64, 65, 200])
+def test_pairs_are_those_of_the_masks(length):
+    costs, methods = load("suite.costs"), load("suite.methods")
+    options = methods.Options(block_size=8, top_k=3, chunk_size=32, query_group=16, window=20, group=0.3)
+    tensors = [torch.zeros(1, 2, length, 8)] * 3
+    layout = SequenceLayout.dense(1, length)
+    for selection in ("chunk", "causal"):
+        span = span_options(options, selection)
+        (blocks,) = reference.select_blocks(*tensors, layout, span, 1.0)
+        assert costs.span_pairs(options)(length) == reference.span_mask(length, blocks, span)[0].sum()
+    assert costs.full_pairs(length) == CAUSAL[:length, :length].sum()
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    assert costs.window_pairs(20)(length) == ((distance >= 0) & (distance < 20)).sum()
+    # Uniform weights show how many keys a query sees.
+    value = torch.eye(length).expand(1, 2, -1, -1)
+    scores = torch.zeros(1, 2, length, length)
+    weights = reference.shifted_sparse_attention(scores, scores, value, layout, 0.3, 1.0)
+    assert costs.shifted_pairs(0.3)(length) == (weights > 0).sum() / 2
+
+
+def test_operations_and_bytes():
+    costs = load("suite.costs")
+    assert costs.operations(10, heads=3, head_dim=8, pass_name="forward") == 2 * 2 * 10 * 3 * 8
+    both = sum(costs.operations(10, 3, 8, name) for name in ("forward", "backward"))
+    assert both == costs.operations(10, 3, 8, "forward+backward")
+    assert costs.traffic(4, 2, 100, 8, 2, "forward") == (2 * 4 + 2 * 2) * 100 * 8 * 2
+
+
+@pytest.mark.parametrize("length", [128, 200])
+def test_flex_masks_are_the_references(length):
+    flex, methods = load("suite.flex"), load("suite.methods")
+    options = methods.Options(block_size=8, top_k=3, chunk_size=64, window=32)
+    layout = SequenceLayout.dense(1, length)
+    tensors = torch.zeros(1, 4, length, 8), *[torch.zeros(1, 2, length, 8)] * 2
+    (blocks,) = reference.select_blocks(*tensors, layout, span_options(options), 1.0)
+    mask = flex.span_block_mask(blocks, options, heads=4, length=length, tile=16)
+    expected = reference.span_mask(length, blocks, span_options(options)).repeat_interleave(2, dim=0)
+    assert_is_the_mask(mask, expected)
+
+    mask = flex.window_block_mask(32, length, torch.device("cpu"), tile=16)
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    assert_is_the_mask(mask, ((distance >= 0) & (distance < 32))[None])
+
+
+def assert_is_the_mask(mask, expected):
+    """Element by element, and tile by tile: those looked at are those with anything in them, whole ones are whole."""
+    heads, length = expected.shape[:2]
+    assert torch.equal(create_mask(mask.mask_mod, 1, heads, length, length, "cpu")[0], expected)
+    made = create_block_mask(mask.mask_mod, 1, heads, length, length, "cpu", BLOCK_SIZE=16)
+    assert torch.equal(mask.to_dense(), made.to_dense())
+    whole = tiles_of(mask.full_kv_num_blocks, mask.full_kv_indices)[0]
+    elements = whole.repeat_interleave(16, dim=1).repeat_interleave(16, dim=2)[:, :length, :length]
+    assert whole.any() and expected[elements].all()
+
+
+def tiles_of(counts, indices):
+    listed = torch.arange(indices.shape[-1]) < counts[..., None]
+    return torch.zeros(indices.shape, dtype=torch.bool).scatter(-1, indices.long(), listed)
+
+
+def test_the_one_command_runs_through(tmp_path):
+    """On a CPU, at sizes at which nothing can be learned but that it runs."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    command = [BENCHMARKS / "gpu.sh", tmp_path, "--quick", "--device", "cpu"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=900)
+    assert run.returncode == 0, run.stdout + run.stderr
+    data = json.loads((tmp_path / "gpu.json").read_text())
+    sections = {"ceilings", "operator checks", "operator", "decode", "step", "tests", "flex", "planner"}
+    assert sections | {"environment"} <= set(data)
+    assert data["tests"]["failed"] is False
+    assert all(line["passed"] for name in ("operator", "decode") for line in data[f"{name} checks"]["lines"])
+
+    points = data["operator"]["points"]
+    places = {(*point["heads"], point["length"], point["pass"]) for point in points}
+    assert len(places) == 2 * 2 * 3
+    for point in points:
+        assert point["time"]["smallest"] <= point["time"]["median"] <= point["time"]["largest"]
+        assert point["peak_bytes"] > 0
+        assert point["matmul_fraction"] > 0 and point["copy_fraction"] > 0
+    steps = data["step"]["points"]
+    assert {point["contender"] for point in steps} == {"full", "sw_attn", "s2_attn", "se_attn"}
+    assert all(point["tokens_per_second"] > 0 for point in steps)
+    assert data["planner"]["results"][0]["ratio"] == pytest.approx(1, abs=0.1)
+    # What cannot run here is named, with the reason.
+    left_out = {item["method"]: item["reason"] for item in data["operator"]["left_out"]}
+    assert left_out["cudnn"] == "needs a CUDA device"
+
+    page = (tmp_path / "gpu.md").read_text()
+    assert "the times mean nothing" in page
+    assert "| 2/2 | forward | 128 |" in page
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"attention_2_2.png", "attention_4_2.png", "figure_6_9.png", "speedup.png"}
+
+
+def test_targets_are_judged_by_what_was_measured():
+    targets = load("suite.targets")
+
+    def point(name, milliseconds, pass_name="forward", **more):
+        base = {"heads": [30, 30], "pass": pass_name, "length": 32768, "error": None, "matmul_fraction": None}
+        return {**base, "contender": name, "time": {"median": 1e-3 * milliseconds}, **more}
+
+    times = {"full": 24, "cudnn": 12, "se": 2, "sw": 5, "nomem": 1}
+    points = [point(name, time, input_bytes=100, peak_bytes=20) for name, time in times.items()]
+    found = {(v.what, v.bound): (v.measured, v.met) for v in targets.verdicts({"operator": {"points": points}})}
+    assert found == {
+        ("SDPA flash / SE-Attn", "at least 12"): (pytest.approx(12), True),
+        ("fastest full attention / SE-Attn", "at least 7"): (pytest.approx(6), False),
+        ("SE-Attn / sliding window", "at most 0.5"): (pytest.approx(0.4), True),
+        ("SE-Attn / NoMem", "at most 1.3"): (pytest.approx(2), False),
+    }
+    backward = [
+        point("se", 2, "forward+backward", input_bytes=100, peak_bytes=50),
+        point("full", 2, "forward+backward", input_bytes=100, peak_bytes=20),
+    ]
+    found = {v.what: v for v in targets.verdicts({"operator": {"points": backward}})}
+    assert found["peak memory / that of SDPA flash"].measured == pytest.approx(150 / 120)
+    assert not found["peak memory / that of SDPA flash"].met
+
+
+def test_the_documented_targets_are_those_that_are_judged():
+    targets = load("suite.targets")
+    page = (ROOT / "docs/gpu.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]+ \([a-z+ ]+(?:, [a-z+ ]+)?\)) \| (.*) \|$", page, flags=re.MULTILINE))
+    expected = {}
+    for target in targets.TARGETS:
+        sign = "at least" if target.at_least else "at most"
+        bounds = ", ".join(f"{length // 1024}k: {bound:g}" for length, bound in target.bounds.items())
+        expected[f"{target.what} ({', '.join(target.passes)})"] = f"{sign} {bounds}"
+    assert rows == expected
+
+
+def test_tuning_climbs_to_the_best_launch():
+    tuning = load("suite.tuning")
+    best = tuning.Launch(64, 32, 8, 2)
+
+    def seconds(launch):
+        if launch.block_m * launch.block_n > 128 * 128:
+            return None  # too much shared memory
+        return 1 + sum(abs(a - b) / b for a, b in zip(launch, best, strict=True))
+
+    times = tuning.climb(tuning.Launch(128, 128, 4, 3), seconds, spent=lambda: False)
+    assert next(iter(times)) == best
+    assert all(launch.block_m * launch.block_n <= 128 * 128 for launch in times)
+    stopped = tuning.climb(tuning.Launch(128, 128, 4, 3), seconds, spent=lambda: True)
+    assert list(stopped) == [tuning.Launch(128, 128, 4, 3)]
+    with pytest.raises(ValueError, match="fails or is wrong"):
+        tuning.climb(best, lambda launch: None, spent=lambda: False)
+
+
+def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
+    tuning = load("suite.tuning")
+    kept = Path(reference.__file__).parent / "triton_backend/launches/forward.json"
+    path = tmp_path / "forward.json"
+    path.write_text(kept.read_text())
+    launch = tuning.Launch(64, 16, 2, 5)
+    tuning.keep(tmp_path, "forward", ("sm_90", "half", "128"), launch)
+    before, after = json.loads(kept.read_text()), json.loads(path.read_text())
+    assert after["sm_90"]["half"]["128"] == launch._asdict()
+    before["sm_90"]["half"]["128"] = launch._asdict()
+    assert after == before
+    tuning.keep(
+        tmp_path,
+        "forward",
+        ("sm_90", "half", "128"),
+        tuning.Launch(**json.loads(kept.read_text())["sm_90"]["half"]["128"]),
+    )
+    assert path.read_text() == kept.read_text()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a method right? Its output and gradients, and the choice of blocks, against the reference in float64.
+
+The choice and the attention to what was chosen are checked apart: where two blocks are all but equally relevant, lower
+precision may rank them otherwise, which is no error. So below float64 the attention is checked on random blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hylora_kernels import select_blocks
+
+from .methods import Method, Options
+from .runs import output_and_gradients, random_tensors
+
+# Relative error (Frobenius norm) at which a method counts as wrong.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+# Share of blocks that may be chosen otherwise.
+CHOICE_TOLERANCE = 2e-3
+
+
+def retrieval_for(dtype: torch.dtype) -> str:
+    """How blocks are chosen where attention to them is checked."""
+    return "relevance" if dtype == torch.float64 else "random"
+
+
+def check_method(name: str, method: Method, tensors: list[Tensor]) -> dict:
+    """Compare a method with its reference, output and gradients."""
+    expected = output_and_gradients(method.expected, [tensor.double() for tensor in tensors])
+
+    def errors() -> list[float]:
+        _poison(tensors)
+        actual = output_and_gradients(method.bind(*tensors[:3]), tensors)
+        return [relative_error(a, e) for a, e in zip(actual, expected, strict=True)]
+
+    return judge(name, tensors, TOLERANCE[tensors[0].dtype], errors)
+
+
+def check_choice(name: str, options: Options, tensors: list[Tensor], **arguments) -> dict:
+    """Compare the blocks that are chosen with those that the reference chooses."""
+    inputs = tensors[:3]
+    expected = select_blocks(*(x.double() for x in inputs), **options.span, **arguments, backend="reference")[0]
+
+    def errors() -> list[float]:
+        actual = select_blocks(*inputs, **options.span, **arguments)[0]
+        return [(actual.sort(dim=-1).values != expected.sort(dim=-1).values).double().mean().item()]
+
+    return {**judge(name, tensors, CHOICE_TOLERANCE, errors), "choice": True}
+
+
+def judge(name: str, tensors: list[Tensor], tolerance: float, errors: Callable[[], list[float]]) -> dict:
+    """A line of the report: the largest error against its tolerance; an exception is an error of its own."""
+    heads, length = tensors[0].shape[1:3]
+    line = {
+        "method": name,
+        "dtype": str(tensors[0].dtype).removeprefix("torch."),
+        "heads": [heads, tensors[1].shape[1]],
+        "length": length,
+        "error": None,
+        "tolerance": tolerance,
+    }
+    try:
+        found = errors()
+    except Exception as error:
+        return {**line, "passed": False, "failure": describe_error(error)}
+    # Also where an error is not a number.
+    passed = all(error <= tolerance for error in found)
+    return {**line, "error": max(found), "passed": passed, "failure": None if passed else "error above tolerance"}
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """By the Frobenius norm."""
+    return float((actual.double() - expected).norm() / expected.norm())
+
+
+def check_tensors(method: Method, heads: tuple[int, int], options: Options, length: int, dtype) -> list[Tensor]:
+    """Tensors to check a method at: few heads in the proportion of those timed, and a length of no special size."""
+    few = (2 * heads[0] // heads[1], 2)
+    return random_tensors(
+        *(method.check_heads or few), method.check_length or length, options.head_dim, dtype, options.device
+    )
+
+
+def describe_error(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _poison(tensors: list[Tensor]) -> None:
+    """Fill memory that the next results are likely to get with NaN, so that what is never written shows."""
+    filled = [torch.full_like(tensor, float("nan")) for tensor in tensors for _ in range(2)]
+    del filled

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention of a decode step: one new token and what is kept of those before it.
+
+Span-expanded attention reads its blocks and its own chunk, full attention the whole cache. On a GPU every method is
+captured in a graph and replayed, as a decoding loop would: launching its kernels takes longer than running them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from hylora_eval.runtime.rounds import measure
+from hylora_kernels import span_attention
+from hylora_kernels.decode import DecodeState, span_decode
+
+from .checks import TOLERANCE, describe_error, judge, relative_error
+from .libraries import find
+from .results import Results
+from .runs import random_tensors
+from .sizes import Sizes
+from .timing import Budget, cold_stopwatch
+
+LABELS = {
+    "full": "Full",
+    "cudnn": "Full, SDPA cuDNN",
+    "fa2": "Full, flash-attn 2",
+    "fa3": "Full, flash-attn 3",
+    "se": "SE-Attn",
+}
+# Room for the tokens that replays append.
+_ROOM = 256
+# From query, key and value of all tokens to what computes the last one's output.
+Prepare = Callable[[Tensor, Tensor, Tensor], Callable[[], Tensor]]
+
+
+def measure_decoding(sizes: Sizes, results: Results, budget: Budget) -> bool:
+    """Check every method, then time those that are right, at all lengths that the budget allows.
+
+    Returns:
+        Whether all are right.
+    """
+    options, device = sizes.options, torch.device(sizes.options.device)
+    timed = cold_stopwatch(device)
+    methods, missing = _methods(sizes)
+    lines = results.start("decode checks", {"lines": []})["lines"]
+    section = results.start("decode", {"settings": sizes.to_dict(), "labels": LABELS, "points": [], "left_out": []})
+    section["left_out"] += [{"method": name, "reason": reason} for name, reason in missing.items()]
+    for heads in sizes.heads:
+        tensors = random_tensors(*heads, sizes.check_length, options.head_dim, sizes.dtype, options.device)
+        lines += [_check(name, prepare, sizes, tensors) for name, prepare in methods.items()]
+    wrong = {line["method"]: line["failure"] for line in lines if not line["passed"]}
+    section["left_out"] += [{"method": name, "reason": f"wrong: {how}"} for name, how in wrong.items()]
+    for length in sizes.cache_lengths:
+        for heads in sizes.heads:
+            place = {"heads": heads, "length": length}
+            if budget.spent:
+                section["left_out"].append({**place, "reason": "no time left"})
+                continue
+            # Half-way through a chunk: at its start there would be next to nothing of it to read.
+            tokens = length - options.chunk_size // 2
+            inputs = random_tensors(*heads, tokens, options.head_dim, sizes.dtype, options.device)[:3]
+            ready = {}
+            for name in methods.keys() - wrong.keys():
+                try:
+                    ready[name] = _captured(methods[name](*inputs), device)
+                except Exception as error:
+                    section["left_out"].append({**place, "method": name, "reason": describe_error(error)})
+            for point in measure(
+                lambda name, _, ready=ready: ready[name],
+                ready,
+                length,
+                device=device,
+                rounds=2 * sizes.rounds,
+                baseline="full" if "full" in ready else None,
+                timed=timed,
+            ):
+                section["points"].append({**place, "pass": "decode", **point.to_dict()})
+                print(f"decode {heads} {length} {point.contender} {1e6 * point.time.median:.1f} us", flush=True)
+            results.save()
+    results.save()
+    return not wrong
+
+
+def _methods(sizes: Sizes) -> tuple[dict[str, Prepare], dict[str, str]]:
+    """What can run here, and why the rest cannot."""
+    methods: dict[str, Prepare] = {"se": partial(_span, options=sizes.options.span)}
+    if sizes.options.device == "cpu":
+        return {**methods, "full": partial(_full, backend=None)}, {}
+    methods["full"] = partial(_full, backend=SDPBackend.FLASH_ATTENTION)
+    methods["cudnn"] = partial(_full, backend=SDPBackend.CUDNN_ATTENTION)
+    missing = {}
+    for name, module in (("fa2", "flash_attn"), ("fa3", "flash_attn_interface")):
+        function, reason = find(module, "flash_attn_with_kvcache")
+        if reason is None:
+            methods[name] = partial(_flash_attn, function=function)
+        else:
+            missing[name] = reason
+    return methods, missing
+
+
+def _span(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[[], Tensor]:
+    before, last = ([x[:, :, at] for x in (query, key, value)] for at in (slice(-1), slice(-1, None)))
+    state = DecodeState.from_prefill(*before, capacity=query.shape[2] + _ROOM, **options)
+    return partial(span_decode, *last, state)
+
+
+def _full(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None) -> Callable[[], Tensor]:
+    # As caches keep them: a head's tokens side by side.
+    last, key, value = query[:, :, -1:], key.contiguous(), value.contiguous()
+    attend = partial(scaled_dot_product_attention, last, key, value, enable_gqa=query.shape[1] != key.shape[1])
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        if backend is None:
+            return attend()
+        with sdpa_kernel(backend):
+            return attend()
+
+    return step
+
+
+def _flash_attn(query: Tensor, key: Tensor, value: Tensor, function: Callable) -> Callable[[], Tensor]:
+    """flash-attn's decoding kernel, which splits the cache among multiprocessors; its caches are `[B, L, H, D]`."""
+    last, key, value = (x.transpose(1, 2).contiguous() for x in (query[:, :, -1:], key, value))
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        output = function(last, key, value, causal=True)
+        return (output[0] if isinstance(output, tuple) else output).transpose(1, 2)
+
+    return step
+
+
+def _check(name: str, prepare: Prepare, sizes: Sizes, tensors: list[Tensor]) -> dict:
+    """Against the last row of the reference on all tokens, in float64."""
+    query, key, value, _ = tensors
+    wide = [x.double() for x in (query, key, value)]
+    if name == "se":
+        expected = span_attention(*wide, **sizes.options.span, backend="reference")[:, :, -1:]
+    else:
+        expected = _full(*wide, backend=SDPBackend.MATH)()
+    errors = lambda: [relative_error(prepare(query, key, value)(), expected)]  # noqa: E731
+    line = judge(name, tensors, TOLERANCE[sizes.dtype], errors)
+    print(f"check decode {name} {line['heads']} {'ok' if line['passed'] else line['failure']}", flush=True)
+    return line
+
+
+def _captured(step: Callable[[], Tensor], device: torch.device) -> Callable[[], object]:
+    """The step as one graph, on a GPU."""
+    if device.type != "cuda":
+        return step
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    # The graph knows addresses alone: whoever replays it must hold the step, which holds what lies there.
+    return partial(_replay, graph, step)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], Tensor]) -> None:
+    graph.replay()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attentions of this library that are timed, each beside the reference that defines it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from hylora_kernels import shifted_sparse_attention, sliding_window_attention, span_attention
+
+from . import costs
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is timed."""
+
+    block_size: int = 32
+    top_k: int = 8
+    chunk_size: int = 2048
+    query_group: int = 64
+    window: int = 4096
+    group: float = 0.25
+    head_dim: int = 64
+    device: str = "cpu"
+
+    @property
+    def span(self) -> dict[str, int]:
+        """Those that `span_attention` takes."""
+        names = ("block_size", "top_k", "chunk_size", "query_group")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attention that can be timed.
+
+    Attributes:
+        label: its name in tables.
+        bind: from query, key and value to the function of them that is timed; work done here is not timed.
+        expected: the same function by the reference, for inputs in float64.
+        pairs: how many pairs of a query and a key a head computes, by length; None where that is not known.
+        check_length: the length to check it at, where not every length will do.
+        check_heads: query and KV heads to check it with, where not all will do.
+        lengths: the lengths to time it at, where those are few.
+        missing: why it cannot run here.
+    """
+
+    label: str
+    bind: Callable[[Tensor, Tensor, Tensor], Attend]
+    expected: Attend
+    pairs: Callable[[int], float] | None
+    check_length: int | None = None
+    check_heads: tuple[int, int] | None = None
+    lengths: tuple[int, ...] | None = None
+    missing: str | None = None
+
+
+def unbound(attend: Attend) -> Callable[..., Attend]:
+    """The `bind` of a function that needs no preparation."""
+    return lambda query, key, value: attend
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Full causal attention, by whatever torch chooses."""
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+
+
+def full_reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Full causal attention by the reference: a window over everything."""
+    return sliding_window_attention(query, key, value, window=query.shape[2], backend="reference")
+
+
+def own_methods(options: Options, retrieval: str = "relevance", backend: str = "auto") -> dict[str, Method]:
+    """Full attention, span-expanded attention, the same without memory, and the rivals."""
+
+    def method(label: str, function: Callable, pairs: Callable[[int], float], **arguments) -> Method:
+        attend = partial(function, **arguments, backend=backend)
+        return Method(label, unbound(attend), partial(function, **arguments, backend="reference"), pairs)
+
+    span = partial(method, function=span_attention, **options.span)
+    return {
+        "full": Method("Full", unbound(full_attention), full_reference, costs.full_pairs),
+        "se": span("SE-Attn", pairs=costs.span_pairs(options), retrieval=retrieval),
+        "nomem": span("NoMem", pairs=costs.chunk_pairs(options.chunk_size), retrieval="none"),
+        "sw": method("SW", sliding_window_attention, costs.window_pairs(options.window), window=options.window),
+        "s2": method("S2", shifted_sparse_attention, costs.shifted_pairs(options.group), group=options.group),
+    }
+
+
+def causal_method(options: Options, retrieval: str = "relevance", backend: str = "auto") -> Method:
+    """Span-expanded attention whose blocks are chosen by the group of queries before."""
+    span = {**options.span, "selection": "causal", "retrieval": retrieval}
+    return Method(
+        "SE-Attn causal",
+        unbound(partial(span_attention, **span, backend=backend)),
+        partial(span_attention, **span, backend="reference"),
+        costs.span_pairs(options),
+    )

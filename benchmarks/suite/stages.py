@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each Triton kernel inside the smallest computation that runs it, so that its launches can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import sqrt
+from pathlib import Path
+
+import torch
+
+import hylora_kernels
+from hylora_kernels import SequenceLayout
+from hylora_kernels.options import SpanOptions
+
+from .methods import Options
+from .runs import random_tensors
+
+Stage = Callable[[], object]
+
+
+def stages(
+    options: Options, heads: tuple[int, int], length: int, dtype: torch.dtype, selection: str
+) -> dict[str, Stage]:
+    """For the name of each kernel's file of launches, what to run; kernels of one computation share it."""
+    from hylora_kernels.triton_backend.backward import attention_backward
+    from hylora_kernels.triton_backend.forward import attention_forward
+    from hylora_kernels.triton_backend.lists import reading_lists
+    from hylora_kernels.triton_backend.retrieval import pool_queries, retrieve
+    from hylora_kernels.triton_backend.summary import summarize_blocks
+    from hylora_kernels.triton_backend.tables import span_tables
+
+    span = SpanOptions(**options.span, selection=selection)
+    scale = 1 / sqrt(options.head_dim)
+    query, key, value, grad = random_tensors(*heads, length, options.head_dim, dtype, options.device)
+    tables = span_tables(SequenceLayout.dense(1, length), span, query.device)
+
+    summarize = partial(summarize_blocks, query, key, value, tables, span, scale)
+    summaries, sums = summarize()
+    pool = partial(pool_queries, query, sums, tables, span)
+    choose = partial(retrieve, pool(), summaries, tables, span.top_k)
+    lists = reading_lists(choose(), tables, span)
+    attend = partial(attention_forward, query, key, value, lists, tables, scale, span.block_size)
+    rest = (lists, tables, scale, span.block_size)
+    differentiate = partial(attention_backward, grad, query, key, value, *attend(), *rest)
+    found = {"summary": summarize, "pool_queries": pool, "retrieve": choose, "forward": attend}
+    return {**found, **dict.fromkeys(_kernels("backward*"), differentiate)}
+
+
+def _kernels(pattern: str) -> list[str]:
+    """Names of files of launches."""
+    return sorted(
+        path.stem
+        for path in (Path(hylora_kernels.__file__).parent / "triton_backend/launches").glob(f"{pattern}.json")
+    )

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clocks for a GPU and a CPU, and the time a part of the benchmarks may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from hylora_eval.runtime.rounds import stopwatch
+
+
+class Budget:
+    """Seconds that run out."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self._end - time.monotonic()
+
+    @property
+    def spent(self) -> bool:
+        """Whether there are none."""
+        return self.left <= 0
+
+
+def cold_stopwatch(device: torch.device) -> Callable[[Callable[[], object], torch.device], float]:
+    """A stopwatch before whose start a GPU's L2 cache is overwritten; on a CPU the wall clock.
+
+    The overwriting also keeps the GPU busy while the first kernels of the run are launched, so that the time is the
+    device's and not that of the host's first call.
+    """
+    if device.type != "cuda":
+        return stopwatch
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    flush = torch.empty(max(4 * cache, 1 << 28), dtype=torch.int8, device=device)
+
+    def timed(run: Callable[[], object], device: torch.device) -> float:
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        flush.zero_()
+        start.record()
+        run()
+        stop.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(stop) / 1000
+
+    return timed
+
+
+def rounds_for(length: int, most: int) -> int:
+    """How many rounds a length gets: long runs are steady, and dear."""
+    return min(most, max(3, 2**18 // length))
