@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gradients of attention for given blocks: three kernels, each of which owns what it writes."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from .backward_own import own_gradients
+from .backward_query import query_gradient
+from .backward_retrieved import add_retrieved_gradients
+from .inverse import inverse_lists
+from .lists import ReadingLists
+from .tables import SpanTables
+
+
+def attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    lists: ReadingLists,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `attention_forward` (chapter 6, equations 6.1 to 6.4); the choice of blocks has none.
+
+    Results repeat bit for bit.
+
+    Args:
+        grad: `[B, Hq, L, D]`, gradient of the output, any strides.
+        query: `[B, Hq, L, D]`; of it and the following three, the last dimension is contiguous.
+        key: `[B, Hkv, L, D]`.
+        value: `[B, Hkv, L, D]`.
+        output: `[B, Hq, L, D]`, what the forward gave.
+        lse: `[B, Hq, L]` float32, likewise.
+        lists: the blocks that each reader reads.
+        tables: those of the layout.
+        scale: factor of the scores, positive.
+        block_size: tokens in a block.
+
+    Returns:
+        Gradients of query, key and value in their shapes, strides and dtype, exactly 0 at padded positions.
+    """
+    if grad.stride(-1) != 1:  # the gradient of a sum is one number, expanded
+        grad = grad.contiguous()
+    lse = lse.contiguous()
+    query_grad, delta = query_gradient(grad, query, key, value, output, lse, lists, tables, scale, block_size)
+    fresh = torch.empty_like if tables.covered else torch.zeros_like
+    key_grad, value_grad = fresh(key), fresh(value)
+    shared = grad, query, key, value, lse, delta, key_grad, value_grad
+    own_gradients(*shared, tables, scale)
+    if lists.blocks.numel():
+        add_retrieved_gradients(*shared, inverse_lists(lists, tables), tables, scale, block_size)
+    return query_grad, key_grad, value_grad

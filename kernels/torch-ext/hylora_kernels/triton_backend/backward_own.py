@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of keys and values from the queries of their own chunk."""
+
+from __future__ import annotations
+
+from math import e, log2
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .backward_query import weights_and_gradients
+from .forward import _load
+from .launch import launch_for
+from .tables import SpanTables
+
+
+def own_gradients(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    key_grad: Tensor,
+    value_grad: Tensor,
+    tables: SpanTables,
+    scale: float,
+):
+    """Write the gradients of keys and values within chunks, causal; padded positions are left as they are.
+
+    Args:
+        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
+        query: `[B, Hq, L, D]`.
+        key: `[B, Hkv, L, D]`.
+        value: `[B, Hkv, L, D]`.
+        lse: `[B, Hq, L]` float32, contiguous, from the forward.
+        delta: `[B, Hq, L]` float32, contiguous, from `query_gradient`.
+        key_grad: `[B, Hkv, L, D]`, written.
+        value_grad: `[B, Hkv, L, D]`, written.
+        tables: those of the layout.
+        scale: factor of the scores, positive.
+    """
+    head_dim, kv_heads = key.shape[3], key.shape[1]
+    launch = launch_for("backward_own", head_dim, query.dtype, query.device)
+    block_n = min(launch.block_n, triton.next_power_of_2(max(16, tables.chunk_size)))
+    tiles = triton.cdiv(tables.chunk_size, block_n)
+    if tiles == 0:
+        return
+    _own_gradients[(tables.chunks.shape[0] * tiles, kv_heads)](
+        grad,
+        query,
+        key,
+        value,
+        lse,
+        delta,
+        key_grad,
+        value_grad,
+        tables.chunks,
+        scale,
+        scale * log2(e),
+        tiles,
+        query.shape[1] // kv_heads,
+        *grad.stride()[:3],
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *value.stride()[:3],
+        *key_grad.stride()[:3],
+        *value_grad.stride()[:3],
+        *lse.stride()[:2],
+        HEAD_DIM=head_dim,
+        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        BLOCK_M=launch.block_m,
+        BLOCK_N=block_n,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+    )
+
+
+@triton.jit(do_not_specialize=["tiles", "groups"])
+def _own_gradients(
+    grad,
+    query,
+    key,
+    value,
+    lse,
+    delta,
+    key_grad,
+    value_grad,
+    table,
+    scale,
+    factor,
+    tiles,
+    groups,
+    grad_b,
+    grad_h,
+    grad_l,
+    query_b,
+    query_h,
+    query_l,
+    key_b,
+    key_h,
+    key_l,
+    value_b,
+    value_h,
+    value_l,
+    key_grad_b,
+    key_grad_h,
+    key_grad_l,
+    value_grad_b,
+    value_grad_h,
+    value_grad_l,
+    lse_b,
+    lse_h,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # The first tiles of a chunk have the most queries and start first.
+    chunk = tl.program_id(0) // tiles
+    kv_head = tl.program_id(1).to(tl.int64)
+    row = tl.load(table + chunk * 3).to(tl.int64)
+    chunk_start = tl.load(table + chunk * 3 + 1)
+    end = chunk_start + tl.load(table + chunk * 3 + 2)
+    start = chunk_start + tl.program_id(0) % tiles * BLOCK_N
+    if start >= end:
+        return
+
+    source = start + tl.arange(0, BLOCK_N)
+    real = source < end
+    at = source.to(tl.int64)[:, None]
+    dim = tl.arange(0, BLOCK_D)[None, :]
+    k = _load(key + row * key_b + kv_head * key_h + at * key_l + dim, real, True, HEAD_DIM, BLOCK_D)
+    v = _load(value + row * value_b + kv_head * value_h + at * value_l + dim, real, True, HEAD_DIM, BLOCK_D)
+    dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+
+    # All tiles of queries of all heads in one loop, so that its pipeline fills up once.
+    steps = tl.cdiv(end - start, BLOCK_M)
+    for step in range(steps * groups):
+        head = kv_head * groups + step // steps
+        first = start + step % steps * BLOCK_M
+        position = first + tl.arange(0, BLOCK_M)
+        asks = position < end
+        place = position.to(tl.int64)
+        q = _load(
+            query + row * query_b + head * query_h + place[:, None] * query_l + dim, asks, True, HEAD_DIM, BLOCK_D
+        )
+        do = _load(grad + row * grad_b + head * grad_h + place[:, None] * grad_l + dim, asks, True, HEAD_DIM, BLOCK_D)
+        statistics = row * lse_b + head * lse_h + place
+        # Queries that do not exist get no weights.
+        log_total = tl.load(lse + statistics, asks, other=float("inf")) * 1.4426950408889634
+        ratio = tl.load(delta + statistics, asks, other=0.0)
+        # Keys are rows: then the weights are a left operand as they are.
+        products = tl.dot(k, tl.trans(q), input_precision="ieee")
+        if first < start + BLOCK_N:
+            products = tl.where(source[:, None] <= position[None, :], products, float("-inf"))
+        weights, ds = weights_and_gradients(products, v, do, log_total[None, :], ratio[None, :], factor)
+        dv = tl.dot(weights.to(do.dtype), do, dv, input_precision="ieee")
+        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+
+    inside = real[:, None] & (dim < HEAD_DIM)
+    key_grad += row * key_grad_b + kv_head * key_grad_h + at * key_grad_l + dim
+    value_grad += row * value_grad_b + kv_head * value_grad_h + at * value_grad_l + dim
+    tl.store(key_grad, (dk * scale).to(key_grad.dtype.element_ty), inside)
+    tl.store(value_grad, dv.to(value_grad.dtype.element_ty), inside)

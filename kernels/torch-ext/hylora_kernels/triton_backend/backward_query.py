@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradient of the queries: the forward's walk over retrieved blocks and own chunk, with its weights recomputed.
+
+With P the weights, dP = dO V^T and delta = rowsum(dO * O), the gradient of the scores is dS = P * (dP - delta), and
+dQ = scale dS K. Delta is needed by the gradients of keys and values too and stored for them.
+"""
+
+from __future__ import annotations
+
+from math import e, log2
+from typing import Tuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .forward import _bits, _list_length, _load
+from .launch import launch_for
+from .lists import ReadingLists
+from .tables import SpanTables
+
+
+def query_gradient(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    lists: ReadingLists,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+) -> Tuple[Tensor, Tensor]:
+    """Gradient of the queries for given blocks.
+
+    Args:
+        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
+        query: `[B, Hq, L, D]`.
+        key: `[B, Hkv, L, D]`.
+        value: `[B, Hkv, L, D]`.
+        output: `[B, Hq, L, D]`, what the forward gave.
+        lse: `[B, Hq, L]` float32, contiguous, likewise.
+        lists: the blocks that each reader reads.
+        tables: those of the layout.
+        scale: factor of the scores, positive.
+        block_size: tokens in a block.
+
+    Returns:
+        The gradient in the query's shape, strides and dtype, 0 at padded positions; and `rowsum(grad * output)`,
+        `[B, Hq, L]` float32, without meaning there.
+    """
+    heads, head_dim = query.shape[1], query.shape[3]
+    kv_heads, groups = key.shape[1], heads // key.shape[1]
+    readers, capacity = lists.blocks.shape[1:]
+    query_grad = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
+    delta = torch.empty_like(lse)
+    if readers == 0:
+        return query_grad, delta
+
+    launch = launch_for("backward_query", head_dim, query.dtype, query.device)
+    rows = min(launch.block_m, triton.next_power_of_2(max(16, tables.reader_size)))
+    # Heads that share keys fill up the tile of a short reader; they are taken by powers of two.
+    heads_per_tile = min(launch.block_m // rows, groups & -groups)
+    tiles = triton.cdiv(tables.reader_size, rows)
+    grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
+    _query_gradient[grid](
+        grad,
+        query,
+        key,
+        value,
+        output,
+        lse,
+        query_grad,
+        delta,
+        lists.blocks,
+        lists.masks,
+        tables.readers,
+        scale,
+        scale * log2(e),
+        capacity,
+        readers,
+        tiles,
+        groups,
+        *grad.stride()[:3],
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *value.stride()[:3],
+        *output.stride()[:3],
+        *query_grad.stride()[:3],
+        *lse.stride()[:2],
+        BLOCK_SIZE=block_size,
+        HEAD_DIM=head_dim,
+        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        ROWS=rows,
+        HEADS=heads_per_tile,
+        BLOCK_N=launch.block_n,
+        num_warps=min(launch.num_warps, max(4, rows * heads_per_tile // 16)),
+        num_stages=launch.num_stages,
+    )
+    return query_grad, delta
+
+
+@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups"])
+def _query_gradient(
+    grad,
+    query,
+    key,
+    value,
+    output,
+    lse,
+    query_grad,
+    delta,
+    blocks,
+    masks,
+    table,
+    scale,
+    factor,
+    capacity,
+    readers,
+    tiles,
+    groups,
+    grad_b,
+    grad_h,
+    grad_l,
+    query_b,
+    query_h,
+    query_l,
+    key_b,
+    key_h,
+    key_l,
+    value_b,
+    value_h,
+    value_l,
+    output_b,
+    output_h,
+    output_l,
+    query_grad_b,
+    query_grad_h,
+    query_grad_l,
+    lse_b,
+    lse_h,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Neighbours share keys, and the tiles that read most start first, as in the forward.
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    head_tiles = groups // HEADS
+    tile = program // head_tiles % tiles
+    reader = program // head_tiles // tiles
+    kv_head = tl.program_id(1)
+
+    row = tl.load(table + reader * 7).to(tl.int64)
+    reader_start = tl.load(table + reader * 7 + 1)
+    end = reader_start + tl.load(table + reader * 7 + 2)
+    chunk_start = tl.load(table + reader * 7 + 3)
+    sequence_start = tl.load(table + reader * 7 + 4)
+    start = reader_start + tile * ROWS
+    if start >= end:
+        return
+
+    place = tl.arange(0, HEADS * ROWS)
+    head = (kv_head * groups + program % head_tiles * HEADS + place // ROWS).to(tl.int64)
+    position = start + place % ROWS
+    at = position.to(tl.int64)
+    real = position < end
+    column = tl.arange(0, BLOCK_N)
+    dim = tl.arange(0, BLOCK_D)
+
+    query += row * query_b + (head * query_h + at * query_l)[:, None] + dim[None, :]
+    grad += row * grad_b + (head * grad_h + at * grad_l)[:, None] + dim[None, :]
+    output += row * output_b + (head * output_h + at * output_l)[:, None] + dim[None, :]
+    q = _load(query, real, True, HEAD_DIM, BLOCK_D)
+    do = _load(grad, real, True, HEAD_DIM, BLOCK_D)
+    o = _load(output, real, True, HEAD_DIM, BLOCK_D)
+    ratio = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+    statistics = row * lse_b + head * lse_h + at
+    tl.store(delta + statistics, ratio, real)
+    # Rows beyond the reader get no weights.
+    log_total = tl.load(lse + statistics, real, other=float("inf")) * 1.4426950408889634
+    key += row * key_b + kv_head.to(tl.int64) * key_h
+    value += row * value_b + kv_head.to(tl.int64) * value_h
+    dq = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
+
+    # Retrieved blocks, their tokens counted through the list.
+    RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N  # columns of one block
+    own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
+    tokens = BLOCK_SIZE * _list_length(blocks + own_list, capacity)
+    for first in range(0, tokens, BLOCK_N):
+        token = first + column
+        # What is missing reads the first block, which is whole if any was chosen.
+        block = tl.load(blocks + own_list + token // BLOCK_SIZE, token < tokens, other=0)
+        source = (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
+        k = _load(key + source[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        v = _load(value + source[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        # One look per block, spread over the block's columns.
+        entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
+        listed = entry * BLOCK_SIZE < tokens
+        if masks is None:
+            seen = listed[None, :]
+        else:
+            mask = tl.load(masks + own_list + entry, listed, other=0)
+            seen = _bits(mask[None, :], (position - reader_start)[:, None])
+        seen = tl.broadcast_to(seen[:, :, None], [HEADS * ROWS, BLOCK_N // RUN, RUN])
+        seen = seen.reshape([HEADS * ROWS, BLOCK_N])
+        products = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
+        _, ds = weights_and_gradients(products, do, v, log_total[:, None], ratio[:, None], factor)
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+
+    # The own chunk up to the diagonal.
+    for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
+        source = first + column
+        # Beyond the reader there may be padding with any content: even with no weight it must not be read.
+        k = _load(key + source.to(tl.int64)[:, None] * key_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+        v = _load(value + source.to(tl.int64)[:, None] * value_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+        products = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if first + BLOCK_N > start:
+            products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
+        _, ds = weights_and_gradients(products, do, v, log_total[:, None], ratio[:, None], factor)
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+
+    query_grad += row * query_grad_b + (head * query_grad_h + at * query_grad_l)[:, None] + dim[None, :]
+    dq = (dq * scale).to(query_grad.dtype.element_ty)
+    tl.store(query_grad, dq, real[:, None] & (dim < HEAD_DIM)[None, :])
+
+
+@triton.jit
+def weights_and_gradients(products, left, right, log_total, ratio, factor):
+    """Weights of the products of queries and keys, and the gradient of the scores, from dO and V or the reverse."""
+    weights = tl.exp2(products * factor - log_total)
+    slopes = tl.dot(left, tl.trans(right), input_precision="ieee")
+    return weights, weights * (slopes - ratio)

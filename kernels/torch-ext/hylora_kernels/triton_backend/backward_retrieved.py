@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of keys and values from the queries of later chunks that retrieved their block.
+
+One program owns a block (or, of a large one, some of its keys), walks the list of its readers and adds the sum to what
+its own chunk gave: no atomics, always the same order, the same bits.
+"""
+
+from __future__ import annotations
+
+from math import e, log2
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .backward_query import weights_and_gradients
+from .forward import _bits, _load
+from .inverse import InverseLists
+from .launch import launch_for
+from .tables import SpanTables
+
+
+def add_retrieved_gradients(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    key_grad: Tensor,
+    value_grad: Tensor,
+    inverse: InverseLists,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+):
+    """Add to the gradients of keys and values what the readers of their blocks contribute.
+
+    Args:
+        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
+        query: `[B, Hq, L, D]`.
+        key: `[B, Hkv, L, D]`.
+        value: `[B, Hkv, L, D]`.
+        lse: `[B, Hq, L]` float32, contiguous, from the forward.
+        delta: `[B, Hq, L]` float32, contiguous, from `query_gradient`.
+        key_grad: `[B, Hkv, L, D]`, added to.
+        value_grad: `[B, Hkv, L, D]`, added to.
+        inverse: the readers of each block.
+        tables: those of the layout.
+        scale: factor of the scores, positive.
+        block_size: tokens in a block.
+    """
+    head_dim, kv_heads = key.shape[3], key.shape[1]
+    groups = query.shape[1] // kv_heads
+    launch = launch_for("backward_retrieved", head_dim, query.dtype, query.device)
+    rows = min(launch.block_m, triton.next_power_of_2(max(16, tables.reader_size)))
+    heads_per_tile = min(launch.block_m // rows, groups & -groups)
+    block_n = min(launch.block_n, block_size)
+    _add_retrieved_gradients[(inverse.order.shape[0], block_size // block_n)](
+        grad,
+        query,
+        key,
+        value,
+        lse,
+        delta,
+        key_grad,
+        value_grad,
+        *inverse,
+        tables.blocks,
+        tables.readers,
+        scale,
+        scale * log2(e),
+        tables.blocks.shape[0],
+        groups,
+        *grad.stride()[:3],
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *value.stride()[:3],
+        *key_grad.stride()[:3],
+        *value_grad.stride()[:3],
+        *lse.stride()[:2],
+        HEAD_DIM=head_dim,
+        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        ROWS=rows,
+        HEADS=heads_per_tile,
+        BLOCK_N=block_n,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+    )
+
+
+@triton.jit(do_not_specialize=["block_count", "groups"])
+def _add_retrieved_gradients(
+    grad,
+    query,
+    key,
+    value,
+    lse,
+    delta,
+    key_grad,
+    value_grad,
+    offsets,
+    readers,
+    masks,
+    order,
+    block_table,
+    reader_table,
+    scale,
+    factor,
+    block_count,
+    groups,
+    grad_b,
+    grad_h,
+    grad_l,
+    query_b,
+    query_h,
+    query_l,
+    key_b,
+    key_h,
+    key_l,
+    value_b,
+    value_h,
+    value_l,
+    key_grad_b,
+    key_grad_h,
+    key_grad_l,
+    value_grad_b,
+    value_grad_h,
+    value_grad_l,
+    lse_b,
+    lse_h,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # Longest lists first: one block that all read should not be what everything else waits for.
+    owned = tl.load(order + tl.program_id(0))
+    first_entry = tl.load(offsets + owned)
+    last_entry = tl.load(offsets + owned + 1)
+    if first_entry == last_entry:
+        return
+    kv_head = (owned // block_count).to(tl.int64)
+    block = owned % block_count
+
+    # A block that is read is whole, and its readers belong to its sequence, in its row.
+    row = tl.load(block_table + block * 3).to(tl.int64)
+    source = tl.load(block_table + block * 3 + 1) + tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    at = source.to(tl.int64)
+    dim = tl.arange(0, BLOCK_D)
+    key += row * key_b + kv_head * key_h
+    value += row * value_b + kv_head * value_h
+    k = _load(key + at[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+    v = _load(value + at[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+    # Transposed: a matrix unit wants 64 rows or more, and a block may have fewer keys.
+    dk = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+    dv = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+
+    place = tl.arange(0, HEADS * ROWS)
+    head_tiles = groups // HEADS
+    query += row * query_b
+    grad += row * grad_b
+    for entry in range(first_entry, last_entry):
+        reader = tl.load(readers + entry)
+        reader_start = tl.load(reader_table + reader * 7 + 1)
+        tokens = tl.load(reader_table + reader * 7 + 2)
+        for tile in range(tl.cdiv(tokens, ROWS) * head_tiles):
+            head = kv_head * groups + tile % head_tiles * HEADS + place // ROWS
+            offset = tile // head_tiles * ROWS + place % ROWS
+            asks = offset < tokens
+            if masks is not None:
+                asks = asks & _bits(tl.load(masks + entry), offset)
+            position = (reader_start + offset).to(tl.int64)
+            q = _load(
+                query + (head * query_h + position * query_l)[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D
+            )
+            do = _load(
+                grad + (head * grad_h + position * grad_l)[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D
+            )
+            statistics = row * lse_b + head * lse_h + position
+            # Queries that do not read this block get no weights.
+            log_total = tl.load(lse + statistics, asks, other=float("inf")) * 1.4426950408889634
+            ratio = tl.load(delta + statistics, asks, other=0.0)
+            products = tl.dot(q, tl.trans(k), input_precision="ieee")
+            weights, ds = weights_and_gradients(products, do, v, log_total[:, None], ratio[:, None], factor)
+            dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
+            dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
+
+    # The share of the own chunk was rounded already, which costs half a unit in the last place at most; keeping it
+    # exact would take float32 copies of both gradients.
+    inside = (dim < HEAD_DIM)[:, None] & (at >= 0)[None, :]
+    key_grad += row * key_grad_b + kv_head * key_grad_h + at[None, :] * key_grad_l + dim[:, None]
+    value_grad += row * value_grad_b + kv_head * value_grad_h + at[None, :] * value_grad_l + dim[:, None]
+    dk = tl.load(key_grad, inside, other=0.0).to(tl.float32) + dk * scale
+    dv = tl.load(value_grad, inside, other=0.0).to(tl.float32) + dv
+    tl.store(key_grad, dk.to(key_grad.dtype.element_ty), inside)
+    tl.store(value_grad, dv.to(value_grad.dtype.element_ty), inside)
