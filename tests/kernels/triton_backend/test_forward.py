@@ -85,7 +85,7 @@ def test_half_precision(selection):
 
 
 @pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1), (6, 1)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1), (6, 1)])
 @pytest.mark.parametrize("block_m", [16, 128])
 def test_heads_and_tiles_that_hold_several(block_m, heads, kv_heads, selection):
     inputs = random_inputs(1, heads, kv_heads, 90, head_dim=16, dtype=torch.float32)
@@ -104,9 +104,9 @@ def test_head_dims(head_dim, selection):
 @pytest.mark.parametrize("block_size", [16, 32, 64])
 @pytest.mark.parametrize("block_n", [16, 64])
 def test_tiles_hold_parts_of_blocks_and_several(block_n, block_size, selection):
-    inputs = random_inputs(1, 1, 1, 250, head_dim=16, dtype=torch.float32)
+    inputs = random_inputs(1, 1, 1, 190, head_dim=16, dtype=torch.float32)
     launch = Launch(block_m=64, block_n=block_n, num_warps=4, num_stages=2)
-    check(inputs, SequenceLayout.dense(1, 250), options_of(selection, block_size=block_size), launch=launch)
+    check(inputs, SequenceLayout.dense(1, 190), options_of(selection, block_size=block_size), launch=launch)
 
 
 @pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
