@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoding step is the last row of span-expanded attention over the tokens so far."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hylora_kernels import SequenceLayout, span_attention
+from hylora_kernels.decode import DecodeState, span_decode
+from tests.kernels.decode.stepping import decode, empty_state
+from tests.kernels.inputs import random_inputs
+from tests.tolerances import assert_close
+
+SELECTIONS = {
+    "chunk": {"selection": "chunk"},
+    "each": {"selection": "causal", "query_group": 1},
+    "groups": {"selection": "causal", "query_group": 4},
+}
+# Lengths cross many blocks, units and chunks; chunks are no multiple of blocks, capacity and chunks no power of two.
+SMALL = {"block_size": 4, "chunk_size": 12, "top_k": 2}
+
+
+def last_rows(inputs, backend="torch", **options):
+    """The last row of the attention over every prefix."""
+    prefixes = ([x[:, :, :length] for x in inputs] for length in range(1, inputs[0].shape[2] + 1))
+    return torch.cat([span_attention(*x, backend=backend, **options)[:, :, -1:] for x in prefixes], dim=2)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2)])
+def test_steps_are_last_rows(heads, kv_heads, selection):
+    inputs = random_inputs(2, heads, kv_heads, 50)
+    options = {**SMALL, **selection}
+    state = empty_state(inputs, **options)
+    assert_close(decode(inputs, state), last_rows(inputs, **options))
+    assert state.lengths.tolist() == [50, 50] and state.held == 50
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_the_definition(selection):
+    inputs = random_inputs(1, 4, 2, 28)
+    options = {**SMALL, **selection}
+    expected = last_rows(inputs, backend="reference", **options)
+    assert_close(decode(inputs, empty_state(inputs, **options)), expected)
+    state = empty_state(inputs, keep_queries=True, **options)
+    assert_close(decode(inputs, state, backend="reference"), expected)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"summary": "mean_key"},
+        {"summary": "landmark", "seed": 3},
+        {"retrieval": "random", "seed": -5},
+        {"retrieval": "none"},
+        {"top_k": 0},
+        {"top_k": 20},
+        {"chunk_size": 100},
+        {"scale": 0.2},
+        {"block_size": 16, "chunk_size": 20},
+    ],
+    ids=lambda variant: "-".join(map(str, *variant.items())) if len(variant) == 1 else None,
+)
+@pytest.mark.parametrize("selection", [SELECTIONS["chunk"], SELECTIONS["groups"]], ids=["chunk", "groups"])
+def test_options(selection, variant):
+    inputs = random_inputs(1, 4, 2, 60)
+    options = {**SMALL, **selection, **variant}
+    assert_close(decode(inputs, empty_state(inputs, **options), backend="torch"), last_rows(inputs, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_lower_precision(dtype):
+    inputs = random_inputs(1, 2, 1, 50, dtype=dtype)
+    options = {**SMALL, **SELECTIONS["groups"]}
+    assert_close(decode(inputs, empty_state(inputs, **options)), last_rows(inputs, **options))
+
+
+@pytest.mark.parametrize("selection", [SELECTIONS["each"], SELECTIONS["groups"]], ids=["each", "groups"])
+def test_causal_steps_are_the_rows_of_one_prefill(selection):
+    inputs = random_inputs(1, 2, 2, 61)
+    options = {**SMALL, **selection}
+    assert_close(decode(inputs, empty_state(inputs, **options)), span_attention(*inputs, **options))
+
+
+@pytest.mark.parametrize("keep_queries", [False, True])
+@pytest.mark.parametrize("length", [1, 4, 23, 36])
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_going_on_after_a_prefill(selection, length, keep_queries):
+    inputs = random_inputs(2, 4, 2, 50)
+    options = {**SMALL, **selection, "keep_queries": keep_queries}
+    expected = decode(inputs, empty_state(inputs, **options))
+    state = DecodeState.from_prefill(*(x[:, :, :length] for x in inputs), **options)
+    assert state.held == length
+    assert_close(decode(inputs, state, first=length), expected[:, :, length:])
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_rows_of_different_length(selection):
+    """Padded prompts: every row goes on as it does alone, an empty one from nothing."""
+    lengths, starts = [37, 0, 12, 25], [3, 0, 28, 7]
+    inputs = random_inputs(4, 2, 1, 60)
+    prompt = [torch.full_like(x[:, :, :40], float("nan")) for x in inputs]
+    for x, tokens in zip(prompt, inputs, strict=True):
+        for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            x[row, :, start : start + length] = tokens[row, :, :length]
+    sequences = tuple((row, start, n) for row, (start, n) in enumerate(zip(starts, lengths, strict=True)) if n)
+    options = {**SMALL, **selection}
+    state = DecodeState.from_prefill(*prompt, layout=SequenceLayout(4, 40, sequences), **options)
+    assert state.lengths.tolist() == lengths
+    new = [torch.stack([x[row, :, n : n + 23] for row, n in enumerate(lengths)]) for x in inputs]
+    actual = decode(new, state)
+    for row, length in enumerate(lengths):
+        alone = [x[row : row + 1, :, : length + 23] for x in inputs]
+        assert_close(actual[row : row + 1], decode(alone, empty_state(alone, **options))[:, :, length:])
+
+
+def test_beams_change_rows():
+    inputs = random_inputs(3, 2, 2, 40)
+    options = {**SMALL, **SELECTIONS["groups"]}
+    state = empty_state(inputs, **options)
+    decode(inputs, state, last=26)
+    rows = torch.tensor([2, 2, 0])
+    state.reorder(rows)
+    actual = decode(inputs, state, first=26)
+    mixed = [torch.cat([x[rows, :, :26], x[:, :, 26:]], dim=2) for x in inputs]
+    assert_close(actual, decode(mixed, empty_state(mixed, **options))[:, :, 26:])
+
+
+def test_room_is_made_when_it_runs_out_and_beforehand():
+    inputs = random_inputs(1, 2, 2, 40)
+    state = empty_state(inputs, **SMALL)
+    decode(inputs, state, last=17)
+    assert state.capacity == 32
+    state.reserve(15)
+    assert state.capacity == 32
+    state.reserve(16)
+    assert state.capacity == 64
+    assert_close(decode(inputs, state, first=17), last_rows(inputs, **SMALL)[:, :, 17:])
+    assert state.summaries.shape[2] == 16 and state.queries.shape[2] == 4
+
+
+def test_no_gradient_and_no_trace_of_one_in_the_state():
+    inputs = [x.requires_grad_() for x in random_inputs(1, 2, 2, 3)]
+    state = empty_state(inputs, **SMALL)
+    assert not decode(inputs, state).requires_grad
+    assert not any(x.requires_grad for x in state.tensors())
+
+
+def test_autocast_is_followed():
+    inputs = random_inputs(1, 2, 2, 20, dtype=torch.float32)
+    halves = [x.bfloat16() for x in inputs]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        state = DecodeState.from_prefill(*(x[:, :, :9] for x in inputs), **SMALL)
+        actual = decode(inputs, state, first=9)
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, decode(halves, empty_state(halves, **SMALL))[:, :, 9:])
+
+
+def test_packed_rows_are_refused():
+    layout = SequenceLayout(2, 10, ((0, 0, 10), (1, 0, 4), (1, 4, 6)))
+    with pytest.raises(ValueError, match="row 1 holds 2 packed sequences"):
+        DecodeState.from_prefill(*random_inputs(2, 2, 2, 10), layout=layout)
+
+
+def test_too_little_room_for_the_prompt_is_refused():
+    with pytest.raises(ValueError, match="capacity=9 is less than the 10 tokens"):
+        DecodeState.from_prefill(*random_inputs(2, 2, 2, 10), capacity=9)
+
+
+def test_what_does_not_fit_the_state_is_refused():
+    token = random_inputs(2, 4, 2, 1)
+    state = empty_state(token)
+    for other in (random_inputs(1, 4, 2, 1), random_inputs(2, 2, 2, 1), random_inputs(2, 4, 2, 2)):
+        with pytest.raises(ValueError, match="one token of each row of the state"):
+            span_decode(*other, state)
+    with pytest.raises(ValueError, match="float32"):
+        span_decode(*(x.float() for x in token), state)
+    with pytest.raises(ValueError, match="keep_queries=True"):
+        span_decode(*token, state, backend="reference")
+    with pytest.raises(ValueError, match="backend='flash' is unknown"):
+        span_decode(*token, state, backend="flash")
+    with pytest.raises(ValueError, match="one row for each of 2"):
+        state.reorder(torch.tensor([0]))
+    assert state.lengths.tolist() == [0, 0] and state.held == 0
+    with pytest.raises(ValueError, match="cannot be shared out"):
+        DecodeState.empty(1, 3, 2, 8, capacity=4)
