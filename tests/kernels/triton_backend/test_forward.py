@@ -146,7 +146,10 @@ def test_lists_longer_than_one_look():
     blocks = torch.full((1, 2, 144), -1, dtype=torch.int32)
     blocks[0, 1, :133] = torch.arange(133)
     inputs = random_inputs(1, 1, 1, 2304, head_dim=16, dtype=torch.float32)
-    check(inputs, layout, options, blocks, launch=Launch(block_m=256, block_n=256, num_warps=4, num_stages=1))
+    size = (
+        256 if DEVICE == "cpu" else 64
+    )  # the interpreter takes as long for a small tile as for one no GPU could hold
+    check(inputs, layout, options, blocks, launch=Launch(size, size, num_warps=4, num_stages=1))
 
 
 def test_neighbours_of_one_tile_disagree_wholly():

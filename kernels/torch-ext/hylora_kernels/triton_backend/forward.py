@@ -38,8 +38,8 @@ def attention_forward(
         The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
         denominator, `[B, Hq, L]` float32. Both are exactly 0 at padded positions.
     """
-    batch, heads, length, head_dim = query.shape
-    kv_heads, groups = key.shape[1], heads // key.shape[1]
+    kv_heads, head_dim = key.shape[1], query.shape[3]
+    groups = query.shape[1] // kv_heads
     readers, capacity = lists.blocks.shape[1:]
     fresh = torch.empty_like if tables.covered else torch.zeros_like
     output = fresh(query)

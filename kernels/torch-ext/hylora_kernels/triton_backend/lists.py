@@ -16,7 +16,7 @@ _SLICE = 1 << 24  # temporaries hold about this many numbers: with a choice per 
 
 
 class ReadingLists(NamedTuple):
-    """One list of memory blocks for each KV head and reader.
+    """One list of memory blocks for each KV head and reader, contiguous in memory.
 
     Attributes:
         blocks: `[Hkv, readers, capacity]` int32, numbered from the sequence's start; -1 fills up the end.
@@ -39,10 +39,10 @@ def reading_lists(blocks: Tensor, tables: SpanTables, options: SpanOptions) -> R
         options: what was chosen and for whom.
 
     Returns:
-        The units' own rows (no copy) where readers are units; otherwise each reader's union, in ascending order.
+        The units' own rows (no copy if contiguous) where readers are units; otherwise each reader's union, in ascending order.
     """
     if tables.shared:
-        return ReadingLists(blocks if options.retrieves else blocks[:, :, :0], None)
+        return ReadingLists(blocks.contiguous() if options.retrieves else blocks[:, :, :0], None)
     heads, readers = blocks.shape[0], tables.readers.shape[0]
     slots = _units_per_reader(options)
     capacity = min(slots * blocks.shape[2], tables.blocks.shape[0]) if options.retrieves else 0
