@@ -39,7 +39,8 @@ def reading_lists(blocks: Tensor, tables: SpanTables, options: SpanOptions) -> R
         options: what was chosen and for whom.
 
     Returns:
-        The units' own rows (no copy if contiguous) where readers are units; otherwise each reader's union, in ascending order.
+        The units' own rows (no copy if contiguous) where readers are units; otherwise each reader's union, in
+        ascending order.
     """
     if tables.shared:
         return ReadingLists(blocks.contiguous() if options.retrieves else blocks[:, :, :0], None)
