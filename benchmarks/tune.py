@@ -23,8 +23,8 @@ if not torch.cuda.is_available():
 
 from suite.report import table
 from suite.sizes import sizes_for
-from suite.stages import stages
-from suite.timing import Budget, cold_stopwatch
+from suite.stages import Stage, stages
+from suite.timing import Budget, captured, cold_stopwatch
 from suite.tuning import climb, keep
 
 from hylora_kernels.triton_backend import launch as launches
@@ -41,13 +41,15 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
     length = arguments.length or sizes.lengths[0]
     runs = stages(options, sizes.heads[arguments.grouped], length, dtype, arguments.selection)
     architecture = "sm_{}{}".format(*launches.capability(device))
-    place = (architecture, "half" if dtype.itemsize == 2 else "single", _listed_head_dim(options.head_dim))
     timed, budget, found = cold_stopwatch(device), Budget(arguments.seconds), []
     names = arguments.kernels or list(runs)
     for number, name in enumerate(names):
         share = Budget(budget.left / (len(names) - number))
+        stage = runs[name]
+        dtype = stage.dtype
+        place = (architecture, "half" if dtype.itemsize == 2 else "single", _listed_head_dim(options.head_dim))
         start = launches.launch_for(name, options.head_dim, dtype, device)
-        clock = _Clock(name, runs[name], timed, device, 1 if arguments.quick else 15)
+        clock = _Clock(name, stage, timed, device, 1 if arguments.quick else 15)
         times = climb(start, clock, lambda share=share: share.spent)
         best = next(iter(times))
         found.append({"kernel": name, "place": place, "launch": best._asdict(), "seconds": times[best]})
@@ -64,19 +66,20 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
 class _Clock:
     """Seconds of a computation under a launch of one of its kernels; the first launch gives the right results."""
 
-    def __init__(self, kernel, run, timed, device, repetitions: int) -> None:
-        self.kernel, self.run, self.timed, self.device, self.repetitions = kernel, run, timed, device, repetitions
+    def __init__(self, kernel: str, stage: Stage, timed, device: torch.device, repetitions: int) -> None:
+        self.kernel, self.stage, self.timed, self.device, self.repetitions = kernel, stage, timed, device, repetitions
         self.expected = None
 
     def __call__(self, launch: launches.Launch) -> float | None:
         with launches.forced(**{self.kernel: launch}):
             try:
-                results = self.run()
+                results = self.stage.run()
                 if self.expected is None:
                     self.expected = results
                 if not _alike(results, self.expected):
                     return None
-                return statistics.median(self.timed(self.run, self.device) for _ in range(self.repetitions))
+                run = captured(self.stage.run, self.device) if self.stage.captured else self.stage.run
+                return statistics.median(self.timed(run, self.device) for _ in range(self.repetitions))
             except Exception as error:  # too much shared memory, too many registers, a compiler's bug
                 print(f"{self.kernel} {tuple(launch)}: {type(error).__name__}", flush=True)
                 return None

@@ -24,7 +24,7 @@ from .libraries import find
 from .results import Results
 from .runs import random_tensors
 from .sizes import Sizes
-from .timing import Budget, cold_stopwatch
+from .timing import Budget, captured, cold_stopwatch
 
 LABELS = {
     "full": "Full",
@@ -68,7 +68,7 @@ def measure_decoding(sizes: Sizes, results: Results, budget: Budget) -> bool:
             ready = {}
             for name in methods.keys() - wrong.keys():
                 try:
-                    ready[name] = _captured(methods[name](*inputs), device)
+                    ready[name] = captured(methods[name](*inputs), device)
                 except Exception as error:
                     section["left_out"].append({**place, "method": name, "reason": describe_error(error)})
             for point in measure(
@@ -149,25 +149,3 @@ def _check(name: str, prepare: Prepare, sizes: Sizes, tensors: list[Tensor]) -> 
     line = judge(name, tensors, TOLERANCE[sizes.dtype], errors)
     print(f"check decode {name} {line['heads']} {'ok' if line['passed'] else line['failure']}", flush=True)
     return line
-
-
-def _captured(step: Callable[[], Tensor], device: torch.device) -> Callable[[], object]:
-    """The step as one graph, on a GPU."""
-    if device.type != "cuda":
-        return step
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-
-    # The graph knows addresses alone: whoever replays it must hold the step, which holds what lies there.
-    return partial(_replay, graph, step)
-
-
-def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], Tensor]) -> None:
-    graph.replay()

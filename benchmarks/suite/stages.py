@@ -7,17 +7,26 @@ from collections.abc import Callable
 from functools import partial
 from math import sqrt
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 import hylora_kernels
 from hylora_kernels import SequenceLayout
+from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SpanOptions
 
 from .methods import Options
 from .runs import random_tensors
 
-Stage = Callable[[], object]
+
+class Stage(NamedTuple):
+    """What to run, the dtype by which the kernel looks up its launch, and whether to time it as a graph."""
+
+    run: Callable[[], object]
+    dtype: torch.dtype
+    captured: bool = False
 
 
 def stages(
@@ -38,14 +47,34 @@ def stages(
 
     summarize = partial(summarize_blocks, query, key, value, tables, span, scale)
     summaries, sums = summarize()
-    pool = partial(pool_queries, query, sums, tables, span)
+    pool = partial(pool_queries, query, sums, heads[1], tables, span)
     choose = partial(retrieve, pool(), summaries, tables, span.top_k)
     lists = reading_lists(choose(), tables, span)
     attend = partial(attention_forward, query, key, value, lists, tables, scale, span.block_size)
     rest = (lists, tables, scale, span.block_size)
     differentiate = partial(attention_backward, grad, query, key, value, *attend(), *rest)
-    found = {"summary": summarize, "pool_queries": pool, "retrieve": choose, "forward": attend}
-    return {**found, **dict.fromkeys(_kernels("backward*"), differentiate)}
+    runs = {"summary": summarize, "pool_queries": pool, "forward": attend}
+    runs |= dict.fromkeys(_kernels("backward*"), differentiate)
+    found = {name: Stage(run, dtype) for name, run in runs.items()}
+    found["retrieve"] = Stage(choose, summaries.dtype)
+    decode = Stage(_decode_step(query, key, value, options.span | {"selection": selection}), dtype, captured=True)
+    return {**found, **dict.fromkeys(_kernels("decode*"), decode)}
+
+
+def _decode_step(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[[], Tensor]:
+    """The same step again and again: what it changes is set back first."""
+    before, last = ([x[:, :, at] for x in (query, key, value)] for at in (slice(-1), slice(-1, None)))
+    state = DecodeState.from_prefill(*before, capacity=query.shape[2], **options)
+    changed = (state.unit_sum, state.previous_sum, state.lengths)
+    kept = [tensor.clone() for tensor in changed]
+
+    def step() -> Tensor:
+        for tensor, content in zip(changed, kept, strict=True):
+            tensor.copy_(content)
+        state.held = query.shape[2] - 1
+        return span_decode(*last, state, backend="triton")
+
+    return step
 
 
 def _kernels(pattern: str) -> list[str]:

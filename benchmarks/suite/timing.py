@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -55,3 +56,25 @@ def cold_stopwatch(device: torch.device) -> Callable[[Callable[[], object], torc
 def rounds_for(length: int, most: int) -> int:
     """How many rounds a length gets: long runs are steady, and dear."""
     return min(most, max(3, 2**18 // length))
+
+
+def captured(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The step as one graph, on a GPU."""
+    if device.type != "cuda":
+        return step
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    # The graph knows addresses alone: whoever replays it must hold the step, which holds what lies there.
+    return partial(_replay, graph, step)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], object]) -> None:
+    graph.replay()

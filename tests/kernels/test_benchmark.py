@@ -322,3 +322,26 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
         tuning.Launch(**json.loads(kept.read_text())["sm_90"]["half"]["128"]),
     )
     assert path.read_text() == kept.read_text()
+
+
+def test_tuning_times_a_kernel_in_its_computation(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("triton")
+    tune = load("tune")
+    output = tmp_path / "launches.json"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    command = (
+        f"tune.py --quick --device {device} --length 128 --seconds 0 --kernels forward retrieve --output {output}"
+    )
+    monkeypatch.setattr(sys, "argv", command.split())
+    tune.main()
+    assert "| block_m | block_n |" in capsys.readouterr().out
+    found = {item["kernel"]: item for item in json.loads(output.read_text())}
+    assert set(found) == {"forward", "retrieve"}
+    assert all(item["seconds"] > 0 and item["place"][1:] == ["single", "64"] for item in found.values())
+
+    monkeypatch.setattr(tune, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", f"tune.py --take {output} --write".split())
+    tune.main()
+    architecture, width, head_dim = found["forward"]["place"]
+    kept = json.loads((tmp_path / "forward.json").read_text())
+    assert kept[architecture][width][head_dim] == found["forward"]["launch"]
