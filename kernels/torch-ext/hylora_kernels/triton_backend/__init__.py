@@ -1,1 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Span-expanded attention by Triton kernels: summaries, retrieval, attention, and its backward."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import torch
+import triton
+from torch import Tensor
+
+from .. import torch_backend
+from ..layout import SequenceLayout
+from ..options import SpanOptions
+from .backward import attention_backward
+from .forward import attention_forward
+from .launch import capability
+from .lists import reading_lists
+from .retrieval import pool_queries, retrieve
+from .summary import summarize_blocks
+from .tables import SpanTables, span_tables
+
+_BLOCK_SIZES = (16, 32, 64, 128)
+_MOST_BLOCKS = 64
+_MOST_DIMENSIONS = 256
+
+
+def unsupported(query: Tensor, options: SpanOptions) -> Optional[str]:
+    """Why the kernels cannot compute attention of this query under these options, or None if they can."""
+    if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
+        return "query is on the CPU, where Triton has its interpreter alone (TRITON_INTERPRET=1)"
+    if query.device.type not in ("cpu", "cuda"):
+        return f"query is on {query.device.type!r}, and the kernels are for CUDA"
+    if capability(query.device) < (8, 0):
+        return f"the device has compute capability {capability(query.device)}, and the kernels need (8, 0)"
+    # The interpreter computes bfloat16 wrongly without saying so.
+    exact = (torch.float16, torch.float32)
+    dtypes = exact if query.device.type == "cpu" else (*exact, torch.bfloat16)
+    if query.dtype not in dtypes:
+        return f"query has dtype {query.dtype}, and the kernels take {', '.join(map(str, dtypes))}"
+    if query.shape[-1] % 8 or not 0 < query.shape[-1] <= _MOST_DIMENSIONS:
+        return f"head_dim={query.shape[-1]} is not a multiple of 8 up to {_MOST_DIMENSIONS}"
+    if options.block_size not in _BLOCK_SIZES:
+        return f"block_size={options.block_size} is not one of {', '.join(map(str, _BLOCK_SIZES))}"
+    if options.top_k > _MOST_BLOCKS:
+        return f"top_k={options.top_k} is more than {_MOST_BLOCKS}"
+    return None
+
+
+def span_forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Span-expanded attention, its log-sum-exp `[B, Hq, L]`, and the retrieved blocks `[Hkv, units, top_k]`."""
+    tables = span_tables(layout, options, query.device)
+    blocks = _choose(query, key, value, layout, options, tables, scale)
+    lists = reading_lists(blocks, tables, options)
+    return *attention_forward(query, key, value, lists, tables, scale, options.block_size), blocks
+
+
+def span_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    blocks: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and value, given what `span_forward` returned."""
+    tables = span_tables(layout, options, query.device)
+    lists = reading_lists(blocks, tables, options)
+    return attention_backward(grad, query, key, value, output, lse, lists, tables, scale, options.block_size)
+
+
+def select_blocks(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> List[Tensor]:
+    """The retrieved blocks of every sequence."""
+    tables = span_tables(layout, options, query.device)
+    blocks = _choose(query, key, value, layout, options, tables, scale).long()
+    return list(blocks.split([options.units(length) for _, _, length in layout.sequences], dim=1))
+
+
+def _choose(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    tables: SpanTables,
+    scale: float,
+) -> Tensor:
+    """The blocks that each unit retrieves: `[Hkv, units, top_k]` int32."""
+    if not options.retrieves or not _any_candidates(layout, options):
+        return torch.full(
+            (key.shape[1], tables.units.shape[0], options.top_k), -1, dtype=torch.int32, device=key.device
+        )
+    if options.retrieval == "random":
+        chosen = torch_backend.select_blocks(query, key, value, layout, options, scale)
+        return torch.cat(chosen, dim=1).to(torch.int32)
+    summaries, query_sums = summarize_blocks(query, key, value, tables, options, scale)
+    pooled = pool_queries(query, query_sums, key.shape[1], tables, options)
+    return retrieve(pooled, summaries, tables, options.top_k)
+
+
+def _any_candidates(layout: SequenceLayout, options: SpanOptions) -> bool:
+    return any(length > options.chunk_size for _, _, length in layout.sequences)

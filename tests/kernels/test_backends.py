@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backend computes what, and what is said when the one asked for cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from hylora_kernels import (
+    SequenceLayout,
+    backends,
+    flash_backend,
+    reference,
+    shifted_sparse_attention,
+    sliding_window_attention,
+    span_attention,
+    torch_backend,
+    triton_backend,
+)
+from hylora_kernels.options import SpanOptions
+from tests.kernels.inputs import random_inputs
+
+KERNELS = Path(backends.__file__).parents[1]
+
+
+class CudaQuery:
+    """As much of a query on a GPU as the choice of a backend looks at."""
+
+    def __init__(self, dtype=torch.bfloat16, head_dim=64, length=8192):
+        self.device = torch.device("cuda")
+        self.dtype, self.shape = dtype, (1, 4, length, head_dim)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Sets the compute capability of a GPU that is not there."""
+
+    def capable_of(*capability):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+
+    capable_of(9, 0)
+    backends._warn_once.cache_clear()
+    return capable_of
+
+
+def options(**changes):
+    fields = {"block_size": 32, "top_k": 8, "chunk_size": 2048, "selection": "chunk", "query_group": 64}
+    return SpanOptions(**{**fields, "retrieval": "relevance", "summary": "attention", "seed": 0, **changes})
+
+
+def chosen(query, name="auto", **changes):
+    layout = SequenceLayout.dense(query.shape[0], query.shape[2])
+    return backends.span_backend(name, query, layout, options(**changes))
+
+
+def test_a_cpu_gets_torch():
+    query = random_inputs(1, 2, 1, 8)[0]
+    assert chosen(query) is torch_backend
+    assert backends.rival_backend("auto", query) is torch_backend
+
+
+def test_a_gpu_gets_triton_and_libraries_for_what_they_have(gpu):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert chosen(CudaQuery()) is triton_backend
+        assert chosen(CudaQuery(length=2048)) is flash_backend  # a single chunk
+        assert backends.rival_backend("auto", CudaQuery()) is flash_backend
+        assert backends.rival_backend("auto", CudaQuery(torch.float32)) is torch_backend
+
+
+@pytest.mark.parametrize(
+    ("query", "changes", "module", "message"),
+    [
+        ({"head_dim": 512}, {}, torch_backend, "head_dim=512 is not a multiple of 8 up to 256; .*backend='torch'"),
+        ({"head_dim": 60}, {}, torch_backend, "head_dim=60 .*backend='torch'"),
+        ({"dtype": torch.float64}, {}, torch_backend, "torch.float64, .*torch.bfloat16; .*backend='torch'"),
+        ({}, {"block_size": 48}, flash_backend, "block_size=48 is not one of 16, 32, 64, 128; .*backend='flash'"),
+        ({}, {"top_k": 65}, flash_backend, "top_k=65 is more than 64; .*backend='flash'"),
+    ],
+)
+def test_what_triton_does_not_take_is_said_once_and_computed_otherwise(gpu, query, changes, module, message):
+    with pytest.warns(UserWarning, match=message):
+        assert chosen(CudaQuery(**query), **changes) is module
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert chosen(CudaQuery(**query), **changes) is module
+
+
+def test_an_old_gpu_gets_torch(gpu):
+    gpu(7, 5)
+    with pytest.warns(UserWarning, match=r"compute capability \(7, 5\), and the kernels need \(8, 0\)"):
+        assert chosen(CudaQuery()) is torch_backend
+
+
+def test_without_triton_a_gpu_gets_flash(gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hylora_kernels.triton_backend", None)
+    monkeypatch.delattr("hylora_kernels.triton_backend")
+    with pytest.warns(UserWarning, match="triton cannot be imported .*backend='flash'"):
+        assert chosen(CudaQuery()) is flash_backend
+    with pytest.raises(ValueError, match="backend='triton' does not take this input: triton cannot be imported"):
+        chosen(CudaQuery(), "triton")
+
+
+def test_a_backend_asked_for_by_name_refuses_and_names_another(gpu):
+    with pytest.raises(ValueError, match="backend='triton' .*top_k=65 .*use backend='flash' or 'auto'"):
+        chosen(CudaQuery(), "triton", top_k=65)
+    with pytest.raises(ValueError, match="backend='flash' .*use backend='torch' or 'auto'"):
+        chosen(CudaQuery(torch.float32), "flash")
+    assert chosen(CudaQuery(torch.float32), "torch") is torch_backend
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [(sliding_window_attention, {"window": 4}), (shifted_sparse_attention, {"group": 4})],
+)
+def test_the_rivals_have_no_triton_kernels(function, given):
+    with pytest.raises(ValueError, match="backend='triton' .*no kernel for this attention; use backend='torch'"):
+        function(*random_inputs(1, 2, 1, 8), backend="triton", **given)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels then run compiled")
+def test_the_interpreter_is_not_trusted_with_bfloat16():
+    with pytest.raises(ValueError, match="torch.bfloat16, and the kernels take torch.float16, torch.float32"):
+        inputs = random_inputs(1, 2, 1, 40, head_dim=16, dtype=torch.bfloat16)
+        span_attention(*inputs, block_size=16, chunk_size=16, backend="triton")
+
+
+def test_only_the_plain_backends_show_their_operations():
+    query = random_inputs(1, 2, 1, 8)[0]
+    plain = {name: backends.plain_backend(name, query) for name in backends.NAMES}
+    expected = {"auto": torch_backend, "reference": reference, "torch": torch_backend, "flash": None, "triton": None}
+    assert plain == expected
+    assert backends.plain_backend("auto", CudaQuery()) is None
+
+
+def run(code):
+    """Python in a process of its own, where nothing has been imported and Triton has no interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=KERNELS, env={"PATH": ""}, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_package_imports_without_triton():
+    done = run(
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, hylora_kernels as h\n"
+        "x = torch.ones(1, 1, 40, 16)\n"
+        "assert h.span_attention(x, x, x, block_size=8, chunk_size=16).shape == x.shape\n"
+        "h.span_attention(x, x, x, block_size=16, chunk_size=16, backend='triton')"
+    )
+    assert "ValueError: backend='triton' does not take this input: triton cannot be imported" in done.stderr
+
+
+def test_a_cpu_without_the_interpreter_is_told():
+    done = run(
+        "import torch, hylora_kernels as h\n"
+        "x = torch.ones(1, 1, 40, 16)\n"
+        "h.span_attention(x, x, x, block_size=16, chunk_size=16, backend='triton')"
+    )
+    assert "its interpreter alone (TRITON_INTERPRET=1); use backend='torch' or 'auto'" in done.stderr
