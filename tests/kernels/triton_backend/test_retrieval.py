@@ -15,7 +15,9 @@ from hylora_kernels.triton_backend.tables import span_tables
 from tests.kernels.inputs import random_inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = Launch(16, 16, 4, 1)  # several steps over few blocks
 RAGGED = SequenceLayout(3, 150, ((0, 7, 143), (2, 0, 1), (2, 1, 60), (2, 65, 85)))
+SHORT = SequenceLayout(3, 150, ((1, 3, 70), (2, 0, 1)))
 # A chunk is not a multiple of blocks, units are of every kind: a chunk, a token, less and more than a block.
 UNITS = pytest.mark.parametrize(
     ("selection", "chunk_size", "query_group"),
@@ -50,18 +52,19 @@ def test_pooled_queries(selection, chunk_size, query_group, with_sums, heads, kv
     assert (pooled - torch.stack(expected, dim=1)).abs().max() < 1e-4
 
 
-@UNITS
-@pytest.mark.parametrize("top_k", [1, 3, 8, 20])
-@pytest.mark.parametrize("launch", [Launch(16, 16, 4, 1), Launch(16, 64, 4, 2)])
-def test_ties_go_to_the_earlier_block(selection, chunk_size, query_group, top_k, launch):
+@pytest.mark.parametrize(
+    ("selection", "chunk_size", "query_group", "top_k"),
+    [("chunk", 32, 1, 1), ("chunk", 32, 1, 20), ("causal", 50, 10, 3), ("causal", 50, 1, 2)],
+)
+def test_ties_go_to_the_earlier_block(selection, chunk_size, query_group, top_k):
     options = span_options(selection, chunk_size, query_group, top_k)
-    tables = tables_of(RAGGED, options)
+    tables = tables_of(SHORT if query_group == 1 else RAGGED, options)
     generator = torch.Generator().manual_seed(0)
     pooled, summaries = (
-        torch.randint(-1, 2, (2, count, 24), generator=generator).float().to(DEVICE)
+        torch.randint(-1, 2, (1, count, 24), generator=generator).float().to(DEVICE)
         for count in (len(tables.units), len(tables.blocks))
     )
-    with forced(retrieve=launch):
+    with forced(retrieve=SMALL):
         chosen = retrieve(pooled, summaries, tables, top_k)
     for unit, (_, _, _, _, base, candidates) in enumerate(tables.units.tolist()):
         scores = pooled[:, unit, None] @ summaries[:, base : base + candidates].mT
@@ -74,14 +77,17 @@ def selected(scores, candidates, top_k):
     return selection.rank(scores, counts, top_k)[:, 0].int()
 
 
-@UNITS
-@pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
+@pytest.mark.parametrize(
+    ("selection", "chunk_size", "query_group", "summary"),
+    [("chunk", 50, 1, "attention"), ("chunk", 32, 1, "landmark"), ("causal", 48, 16, "mean_key")],
+)
 def test_choice_equals_the_reference(selection, chunk_size, query_group, summary):
     options = span_options(selection, chunk_size, query_group, summary=summary)
     inputs = [x.to(DEVICE) for x in random_inputs(3, 4, 2, 150, 16, torch.float32)]
     tables = tables_of(RAGGED, options)
     summaries, sums = summarize_blocks(*inputs, tables, options, 0.3)
-    chosen = retrieve(pool_queries(inputs[0], sums, 2, tables, options), summaries, tables, options.top_k)
+    with forced(retrieve=SMALL):
+        chosen = retrieve(pool_queries(inputs[0], sums, 2, tables, options), summaries, tables, options.top_k)
     expected = reference.select_blocks(*inputs, RAGGED, options, 0.3)
     assert torch.equal(chosen, torch.cat(expected, dim=1).int())
 
@@ -94,9 +100,13 @@ def test_signs_and_odd_numbers_keep_their_order():
     pooled, summaries = torch.zeros(1, 2, 16, device=DEVICE), torch.zeros(1, 11, 16, device=DEVICE)
     pooled[:, :, 0] = 1
     summaries[0, :, 0] = scores.to(DEVICE).clamp(-3e38, 3e38)
-    assert retrieve(pooled, summaries, tables, 10)[0, 1].tolist() == [5, 9, 3, 6, 1, 2, 7, 0, 8, 4]
+    with forced(retrieve=SMALL):
+        chosen = retrieve(pooled, summaries, tables, 10)
+    assert chosen[0, 1].tolist() == [5, 9, 3, 6, 1, 2, 7, 0, 8, 4]
     summaries[0, 3] = torch.nan
-    assert sorted(retrieve(pooled, summaries, tables, 10)[0, 1].tolist()) == list(range(10))
+    with forced(retrieve=SMALL):
+        chosen = retrieve(pooled, summaries, tables, 10)
+    assert sorted(chosen[0, 1].tolist()) == list(range(10))
 
 
 @pytest.mark.gpu
