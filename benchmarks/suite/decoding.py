@@ -81,7 +81,8 @@ def measure_decoding(sizes: Sizes, results: Results, budget: Budget) -> bool:
                 timed=timed,
             ):
                 section["points"].append({**place, "pass": "decode", **point.to_dict()})
-                print(f"decode {heads} {length} {point.contender} {1e6 * point.time.median:.1f} us", flush=True)
+                time = f"{1e6 * point.time.median:.1f} us" if point.time else point.error
+                print(f"decode {heads} {length} {point.contender} {time}", flush=True)
             results.save()
     results.save()
     return not wrong

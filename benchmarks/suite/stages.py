@@ -20,6 +20,9 @@ from hylora_kernels.options import SpanOptions
 from .methods import Options
 from .runs import random_tensors
 
+# Kernels that look up their launch by the dtype of the summaries, which is wider than that of the queries.
+_BY_SUMMARIES = ("retrieve", "decode_rank")
+
 
 class Stage(NamedTuple):
     """What to run, the dtype by which the kernel looks up its launch, and whether to time it as a graph."""
@@ -53,12 +56,14 @@ def stages(
     attend = partial(attention_forward, query, key, value, lists, tables, scale, span.block_size)
     rest = (lists, tables, scale, span.block_size)
     differentiate = partial(attention_backward, grad, query, key, value, *attend(), *rest)
-    runs = {"summary": summarize, "pool_queries": pool, "forward": attend}
+    runs = {"summary": summarize, "pool_queries": pool, "retrieve": choose, "forward": attend}
     runs |= dict.fromkeys(_kernels("backward*"), differentiate)
-    found = {name: Stage(run, dtype) for name, run in runs.items()}
-    found["retrieve"] = Stage(choose, summaries.dtype)
-    decode = Stage(_decode_step(query, key, value, options.span | {"selection": selection}), dtype, captured=True)
-    return {**found, **dict.fromkeys(_kernels("decode*"), decode)}
+    decode = _decode_step(query, key, value, options.span | {"selection": selection})
+    decoding = dict.fromkeys(_kernels("decode*"), decode)
+    return {
+        name: Stage(run, summaries.dtype if name in _BY_SUMMARIES else dtype, captured=name in decoding)
+        for name, run in {**runs, **decoding}.items()
+    }
 
 
 def _decode_step(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[[], Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hylora_kernels.triton_backend.launch import Launch
 
 # Largest and smallest value of each field; all but the stages are powers of two.
-_BOUNDS = {"block_m": (16, 256), "block_n": (16, 256), "num_warps": (2, 8), "num_stages": (1, 5)}
+_BOUNDS = {"block_m": (16, 512), "block_n": (16, 512), "num_warps": (2, 8), "num_stages": (1, 5)}
 # A launch must be faster by so much to count as better than what was there: less is noise.
 _GAIN = 0.01
 
