@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoding step in four kernels: append the token, rank the blocks, attend in splits, combine the splits.
+
+All positions come from the lengths on the device, and grids depend on options and capacity alone: a CUDA graph of a
+step can be replayed for every token to come. What there is nothing to do for exits early. A token beyond the capacity,
+which only replays can meet, is not stored and gets NaN.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...options import SpanOptions
+from .attention import attend
+from .retrieval import rank_blocks
+from .update import append
+
+
+def span_decode(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    queries: Tensor,
+    summaries: Tensor,
+    unit_sum: Tensor,
+    previous_sum: Tensor,
+    lengths: Tensor,
+    options: SpanOptions,
+    scale: float,
+) -> Tensor:
+    """One step; of the token's tensors the last dimension is contiguous, the state's tensors are wholly so."""
+    append(
+        *(query, key, value, key_cache, value_cache, queries, summaries, unit_sum, previous_sum, lengths),
+        *(options, scale),
+    )
+    best = None
+    if options.retrieves:
+        chooses_for_next = options.selection == "causal" and options.query_group > 1
+        best = rank_blocks(previous_sum if chooses_for_next else unit_sum, summaries, lengths, options)
+    output = attend(query, key_cache, value_cache, best, lengths, options, scale)
+    lengths.add_(1)
+    return output

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The candidates with the highest scores, found by several programs that each look through some of the summaries."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...options import SpanOptions
+from ..forward import _load
+from ..launch import launch_for
+from ..retrieval import _MISSING, _sort_keys
+
+# Whoever reads the blocks first ranks what this many programs found.
+_SPLITS = 16
+
+
+def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: SpanOptions) -> Tuple[Tensor, int]:
+    """The best candidates of each program.
+
+    Args:
+        pooled: `[B, Hkv, D]` float32, the queries that choose.
+        summaries: `[B, Hkv, blocks, D]` float32.
+        lengths: `[B]` int32, tokens before the new one.
+        options: chunks, blocks and how many to choose.
+
+    Returns:
+        `[B, Hkv, programs, kept]` int64: score and index, packed so that larger is better, best first. `kept` is
+        `top_k` rounded up to a power of two. Programs that have no candidate write nothing. And how many blocks each
+        program looks through.
+    """
+    batch, kv_heads, blocks, head_dim = summaries.shape
+    launch = launch_for("decode_rank", head_dim, summaries.dtype, summaries.device)
+    kept = triton.next_power_of_2(max(2, options.top_k))
+    step = max(launch.block_n, kept)
+    share = triton.cdiv(max(launch.block_m, triton.cdiv(blocks, _SPLITS)), step) * step
+    splits = triton.cdiv(blocks, share)
+    best = torch.empty(batch, kv_heads, splits, kept, dtype=torch.int64, device=summaries.device)
+    _rank_blocks[(splits, kv_heads, batch)](
+        pooled,
+        summaries,
+        best,
+        lengths,
+        blocks,
+        share,
+        CHUNK_SIZE=options.chunk_size,
+        BLOCK_SIZE=options.block_size,
+        HEAD_DIM=head_dim,
+        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        BLOCK_N=step,
+        KEPT=kept,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+    )
+    return best, share
+
+
+@triton.jit(do_not_specialize=["blocks", "share"])
+def _rank_blocks(
+    pooled,
+    summaries,
+    best,
+    lengths,
+    blocks,
+    share,
+    CHUNK_SIZE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    split = tl.program_id(0)
+    row = tl.program_id(2).to(tl.int64)
+    problem = row * tl.num_programs(1) + tl.program_id(1)
+    # Replays may go on beyond the capacity.
+    count = tl.minimum(tl.load(lengths + row) // CHUNK_SIZE * CHUNK_SIZE // BLOCK_SIZE, blocks)
+    last = tl.minimum((split + 1) * share, count)
+    if split * share >= last:
+        return
+
+    dim = tl.arange(0, BLOCK_D)
+    asked = tl.load(pooled + problem * HEAD_DIM + dim, dim < HEAD_DIM, other=0.0)
+    summaries += problem * blocks * HEAD_DIM
+    kept = tl.full([KEPT], _MISSING, tl.int64)
+    for first in range(split * share, last, BLOCK_N):
+        block = first + tl.arange(0, BLOCK_N)
+        real = block < last
+        pointers = summaries + block.to(tl.int64)[:, None] * HEAD_DIM + dim[None, :]
+        summary = _load(pointers, real, True, HEAD_DIM, BLOCK_D)
+        found = tl.where(real, _sort_keys(tl.sum(summary * asked[None, :], 1), block), _MISSING)
+        kept = tl.topk(tl.join(kept, tl.topk(found, KEPT)).reshape([2 * KEPT]), KEPT)
+    tl.store(best + (problem * tl.num_programs(0) + split) * KEPT + tl.arange(0, KEPT), kept)
