@@ -38,11 +38,13 @@ class Prefill(_MaskObject):
         layout: which tokens form which sequence; inside a compiled graph, the table of their sequences.
         draw: key of this pass's random choices (a tensor inside a graph), None where gradients are off. It travels
             with the layout, so that a checkpointed layer that is run again makes the same choices.
+        positions_shown: whether the mask was made from the positions, so that they cannot contradict it.
         packing_settled: whether all that tells of boundaries was found to agree with the layout.
     """
 
     layout: SequenceLayout | torch.Tensor
     draw: int | torch.Tensor | None
+    positions_shown: bool = False
     packing_settled: bool = False
     _ordinals: dict[nn.Module, int] = field(default_factory=dict)
 
@@ -104,7 +106,7 @@ def span_mask(
         # No value can be read. transformers then describes all input without mask or cache as possibly packed.
         shown = real is None and mask_function is not causal_mask_function
         layout = read_table(*_boundaries(mask_function, real, batch_size, q_length, device))
-        return Prefill(layout, torch.randint(2**31, ()) if torch.is_grad_enabled() else None, packing_settled=shown)
+        return Prefill(layout, torch.randint(2**31, ()) if torch.is_grad_enabled() else None, positions_shown=shown)
     if mask_function is not causal_mask_function:
         layout = read_layout(*_boundaries(mask_function, real, batch_size, q_length, device))
     elif real is not None:

@@ -78,7 +78,7 @@ def _settle_in_graph(config: Any, query: torch.Tensor, prefill: Prefill, argumen
     layout = prefill.layout
     table = layout.table() if isinstance(layout, SequenceLayout) else layout
     no_packing = _why_no_packing(config, arguments)
-    position_ids = None if prefill.packing_settled else arguments.get("position_ids")
+    position_ids = None if prefill.positions_shown else arguments.get("position_ids")
     if position_ids is None and not no_packing:
         return table
     batch, _, length, _ = query.shape

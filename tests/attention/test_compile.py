@@ -142,6 +142,17 @@ def test_what_training_draws_is_refused_in_a_single_graph_and_drawn_around_sever
         assert_close(actual, plain)
 
 
+def test_seq_idx_is_refused_in_a_single_graph_and_read_between_several():
+    model = build("llama")
+    seq_idx = torch.tensor([[0] * 20 + [1] * 30] * 2)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="seq_idx is not read inside a compiled graph"):
+        logits(compiled(model), seq_idx=seq_idx)
+    torch._dynamo.reset()
+    apart = logits(torch.compile(model, backend=NodeCounter()), seq_idx=seq_idx)
+    assert_close(apart, logits(model, seq_idx=seq_idx))
+    assert not torch.allclose(apart, logits(model), atol=1e-3)
+
+
 def test_random_retrieval_in_evaluation_differs_between_layers_inside_a_graph_too():
     model = build("llama", retrieval="random", chunk_size=(8, 16))
     assert_close(logits(compiled(model)), logits(model))
