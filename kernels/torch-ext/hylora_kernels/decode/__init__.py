@@ -12,7 +12,7 @@ from torch.library import custom_op
 from .. import backends
 from ..attention import _autocast
 from ..hashing import signed
-from ..ops import _SPAN_OPTIONS, _TENSORS, _qualified, _readable
+from ..ops import _SPAN_OPTIONS, _TENSORS, _readable, add_op_namespace_prefix
 from ..options import SpanOptions, check_choice, check_inputs
 from . import reference, torch_backend
 from .state import DecodeState
@@ -63,7 +63,7 @@ def span_decode(query: Tensor, key: Tensor, value: Tensor, state: DecodeState, *
 
 
 @custom_op(
-    _qualified("span_decode"),
+    add_op_namespace_prefix("span_decode"),
     mutates_args=_STATE,
     schema=f"({_TENSORS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _STATE))}, {_SPAN_OPTIONS})"
     " -> Tensor",

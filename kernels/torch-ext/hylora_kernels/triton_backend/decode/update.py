@@ -162,7 +162,7 @@ def _append(
                         real = (at < HEAD_DIM)[None, :]
                         q = tl.load(queries + slot[:, None] * HEAD_DIM + at[None, :], real, other=0.0)
                         tile = tl.load(block_keys + at[None, :], real, other=0.0)
-                        products = tl.dot(q, tl.trans(tile), products, input_precision="ieee")
+                        products = tl.dot(q, tl.trans(tile), products, input_precision="tf32x3")
                     exponentials = tl.exp2((products - tl.max(products, 1)[:, None]) * factor)
                     weights += tl.sum(exponentials / tl.sum(exponentials, 1)[:, None], 0)
                 weights = weights / (groups * BLOCK_SIZE)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoding step is one operator of torch, which compiled graphs hold as it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from hylora_kernels.decode import _span_decode, span_decode
+from tests.kernels.decode.stepping import decode, empty_state
+from tests.kernels.inputs import random_inputs
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OPTIONS = {"block_size": 16, "chunk_size": 20, "top_k": 2}
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_torch_is_told_the_truth(backend):
+    inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 1, head_dim=16, dtype=torch.float32)]
+    state = empty_state(inputs, **OPTIONS)
+    settings = (16, 2, 20, "causal", 4, "relevance", "attention", 0, 0.25, backend)
+    torch.library.opcheck(_span_decode, (*inputs, *state.tensors(), *settings))
+
+
+def test_compiled_steps_are_the_same_and_no_step_compiles_anew():
+    inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 45, head_dim=16, dtype=torch.float32)]
+    compiled, eager = (empty_state(inputs, **{"capacity": 64, **OPTIONS}) for _ in range(2))
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(fullgraph=True, backend=counter)
+    def step(query, key, value):
+        return span_decode(2 * query, key, value, compiled) + 1
+
+    outputs = [step(*token) for token in zip(*(x.split(1, dim=2) for x in inputs), strict=True)]
+    assert counter.frame_count <= 2  # the second knows that the number of tokens changes
+    expected = decode([2 * inputs[0], *inputs[1:]], eager) + 1
+    assert torch.equal(torch.cat(outputs, dim=2), expected)
+    assert compiled.held == 45 and all(map(torch.equal, compiled.tensors(), eager.tensors()))
