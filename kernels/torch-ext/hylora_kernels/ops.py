@@ -73,17 +73,20 @@ def sequence_table(layout: Union[SequenceLayout, Tensor, None]) -> Optional[Tens
     return layout
 
 
-def _qualified(name: str) -> str:
-    """The operator's name in this package's own namespace: a copy under another module name registers beside it."""
+def add_op_namespace_prefix(name: str) -> str:
+    """The operator's name in this package's own namespace: a copy under another module name registers beside it.
+
+    The Hub's kernel-builder refuses registrations that call no function of this name. It writes one into `_ops`.
+    """
     try:
-        from ._ops import add_op_namespace_prefix
+        from . import _ops
     except ImportError:
         return f"{__package__.replace('.', '_')}::{name}"
-    return add_op_namespace_prefix(name)
+    return _ops.add_op_namespace_prefix(name)
 
 
 @custom_op(
-    _qualified("span_attention"),
+    add_op_namespace_prefix("span_attention"),
     mutates_args=(),
     schema=f"({_TENSORS}, Tensor? sequences, {_SPAN_OPTIONS}) -> (Tensor, Tensor, Tensor)",
 )
@@ -107,7 +110,7 @@ def _(query, key, value, sequences, block_size, top_k, chunk_size, selection, qu
 
 
 @custom_op(
-    _qualified("span_attention_backward"),
+    add_op_namespace_prefix("span_attention_backward"),
     mutates_args=(),
     schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, {_SPAN_OPTIONS})"
     " -> (Tensor, Tensor, Tensor)",
@@ -127,7 +130,7 @@ def _rival(name: str, option: str):
     """Define the operator of a function of `torch_backend` and `flash_backend`, and that of its backward."""
 
     @custom_op(
-        _qualified(f"{name}_attention"),
+        add_op_namespace_prefix(f"{name}_attention"),
         mutates_args=(),
         schema=f"({_TENSORS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
     )
@@ -143,7 +146,7 @@ def _rival(name: str, option: str):
         return torch.empty_like(query), _empty_lse(query)
 
     @custom_op(
-        _qualified(f"{name}_attention_backward"),
+        add_op_namespace_prefix(f"{name}_attention_backward"),
         mutates_args=(),
         schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, {option}, float scale, "
         "str backend) -> (Tensor, Tensor, Tensor)",
