@@ -10,27 +10,9 @@ from __future__ import annotations
 import torch
 
 from hylora_kernels import SequenceLayout
+from hylora_kernels.visibility import read_layout
 
-__all__ = ["checked_table", "compare_positions", "is_packed", "read_layout", "read_table"]
-
-
-def read_layout(starts: torch.Tensor, real: torch.Tensor, known: torch.Tensor) -> SequenceLayout:
-    """The layout that a mask shows.
-
-    Args:
-        starts: [B, L] bool, where a sequence starts.
-        real: [B, L] bool, False at padding.
-        known: [B, L] bool, whether the token sees what it must: its sequence up to itself.
-
-    Raises:
-        ValueError: if a real token sees anything else, or if padding lies inside a sequence.
-    """
-    if not bool((known | ~real).all()):
-        raise ValueError(
-            "unknown kind of mask: within a sequence every token must see all earlier tokens and no later ones "
-            "(a sliding window, or attention in both directions?); use attn_implementation='sdpa' for this input"
-        )
-    return SequenceLayout.from_boundaries(starts, real)
+__all__ = ["checked_table", "compare_positions", "is_packed", "read_table"]
 
 
 def is_packed(layout: SequenceLayout) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from hylora.attention.config import SpanConfig
 from hylora.attention.masks import CachedKeys, Prefill
@@ -19,17 +18,9 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
+from hylora_kernels.interface import attend_to_cache, refuse_unknown
 
 __all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
-
-# What an attention layer may ask for and these functions do not compute; silence would be a wrong answer.
-_REFUSED = {
-    "sliding_window": "the model's own sliding window",
-    "softcap": "logit soft-capping",
-    "s_aux": "attention sinks",
-    "position_bias": "an additive position bias",
-    "output_attentions": "attention weights",
-}
 
 
 def chunk_size_of(options: SpanConfig, draw: int | None, layer: int) -> int:
@@ -89,9 +80,9 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
-        _refuse(name, module, dropout, kwargs)
+        refuse_unknown(name, module, dropout, kwargs)
         if isinstance(attention_mask, CachedKeys):
-            output = _full(query, key, value, attention_mask.mask, scaling)
+            output = attend_to_cache(query, key, value, attention_mask.mask, scaling)
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             length = query.shape[2]
@@ -128,28 +119,6 @@ def _chance(module: nn.Module, prefill: Prefill, options: SpanConfig) -> tuple[i
         )
     # Counting layers changes the Prefill, which a checkpointed layer inside a graph may not.
     return None, prefill.ordinal(module) if random else 0
-
-
-def _refuse(name: str, module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
-    for argument, meaning in _REFUSED.items():
-        asked = kwargs.get(argument)
-        if asked is not None and asked is not False:
-            raise ValueError(f"{name} does not compute {meaning} ({argument}={asked!r}); use 'eager'")
-    if dropout:
-        raise ValueError(
-            f"{name} has no attention dropout; set attention_dropout (now {dropout}) to 0.0 on model.config"
-        )
-    if not getattr(module, "is_causal", True) or kwargs.get("is_causal") is False:
-        raise ValueError(f"{name} is causal, and {type(module).__name__} attends in both directions; use 'sdpa'")
-
-
-def _full(query, key, value, mask, scaling):
-    causal = mask is None and query.shape[2] > 1
-    if causal and key.shape[2] > query.shape[2]:
-        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-    )
 
 
 def _describe(mask: Any) -> str:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from hylora.attention.boundaries import read_layout, read_table
+from hylora.attention.boundaries import read_table
 from hylora_kernels import SequenceLayout
+from hylora_kernels.visibility import find_boundaries, read_layout
 
 __all__ = ["CachedKeys", "Prefill", "span_mask"]
 
@@ -126,18 +127,11 @@ def _boundaries(
     device: torch.device | str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where sequences start, which tokens are real, and which see just what a causal sequence shows: `[B, L]` bool."""
-    rows = torch.arange(batch, device=device)[:, None]
-    queries = torch.arange(length, device=device)[None, :].expand(batch, length)
-
-    def visible(keys: torch.Tensor) -> torch.Tensor:
-        return mask_function(rows, rows.new_zeros(()), queries, keys.clamp(0, length - 1)).expand(batch, length)
-
     if real is None:
         real = torch.ones(batch, length, dtype=torch.bool, device=device)
-    # A sequence starts where a token does not see the one before it: O(L) questions instead of an L x L mask.
-    starts = ~visible(queries - 1)
-    starts[:, 0] = True
-    first = torch.where(starts, queries, 0).cummax(dim=1).values
-    causal = ~visible(queries + 1) | (queries == length - 1)
-    whole = visible(first) & visible(queries) & (~visible(first - 1) | (first == 0))
-    return starts, real, causal & whole
+
+    def visible(rows: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        return mask_function(rows, rows.new_zeros(()), queries, keys)
+
+    starts, known = find_boundaries(visible, batch, length, device)
+    return starts, real, known
