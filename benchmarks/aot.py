@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile every Triton kernel with its shipped launches for GPUs that need not be there, and record what it takes.
+
+The kernels' own Python callers run on small CPU tensors; Triton is told that the device is the target and compiles
+each launch, with the argument types and the specialisation that a real call would have, but launches nothing.
+Registers, the stack (where spilled registers go) and shared memory are read off the machine code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from unittest import mock
+
+# Before Triton is imported: its interpreter compiles nothing.
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from environment import describe
+from triton.backends.compiler import GPUTarget
+
+from hylora_kernels import SequenceLayout
+from hylora_kernels.decode import DecodeState
+from hylora_kernels.options import SpanOptions
+from hylora_kernels.triton_backend import launch, span_backward, span_forward
+from hylora_kernels.triton_backend.decode import span_decode
+
+# What one program may have of it, in bytes.
+SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of call: for an architecture, a head dimension, a dtype and a kind of reader.
+
+    Attributes:
+        arch: 80 or 90, ten times the compute capability.
+        head_dim: D.
+        dtype: a key of `DTYPES`.
+        readers: "shared" (a choice per chunk, one query head per KV head) or "union" (a choice per token, four).
+    """
+
+    arch: int
+    head_dim: int
+    dtype: str
+    readers: str
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a compiled kernel takes: registers per thread, bytes of stack per thread, bytes of shared memory."""
+
+    kernel: str
+    num_warps: int
+    num_stages: int
+    registers: int
+    stack: int
+    shared: int
+
+
+class _Driver:
+    """As much of a GPU's driver as compiling asks for."""
+
+    def __init__(self, arch: int):
+        self.target = GPUTarget("cuda", arch, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> str:
+        return f"sm_{self.target.arch}"  # what is compiled is kept by device
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+@contextmanager
+def compiling_for(arch: int) -> Iterator[list]:
+    """Within, launches compile for the architecture and run nothing; gives the list of what was compiled.
+
+    Triton keeps the target as its device: the process is good for nothing but compiling afterwards.
+    """
+    compiled = []
+    run = triton.JITFunction.run
+
+    def compile_only(function, *args, warmup, **options):
+        compiled.append(run(function, *args, warmup=True, **options))
+        return compiled[-1]
+
+    version = divmod(arch, 10)
+    triton.runtime.driver.set_active(_Driver(arch))
+    with (
+        mock.patch.object(triton.JITFunction, "run", compile_only),
+        mock.patch.object(launch, "capability", lambda device: version),
+    ):
+        yield compiled
+
+
+def compile_case(case: Case) -> list[Resources]:
+    """Compile all kernels that a training step and a decoding step of this kind launch."""
+    selection = ("chunk", 1) if case.readers == "shared" else ("causal", 1)
+    options = SpanOptions(32, 8, 256, *selection, "relevance", "attention", 0)
+    heads, layout = (
+        (2, SequenceLayout.dense(1, 512)) if case.readers == "shared" else (8, SequenceLayout.dense(1, 300))
+    )
+    kv_heads, dtype = 2, DTYPES[case.dtype]
+    query, key, value = (
+        torch.zeros(1, n, layout.length, case.head_dim, dtype=dtype) for n in (heads, kv_heads, kv_heads)
+    )
+    with compiling_for(case.arch) as compiled:
+        # What was not computed is not read as an index.
+        with mock.patch("torch.empty", torch.zeros):
+            output, lse, blocks = span_forward(query, key, value, layout, options, 0.1)
+            span_backward(output, query, key, value, output, lse, blocks, layout, options, 0.1)
+        state = DecodeState.empty(1, heads, kv_heads, case.head_dim, capacity=512, dtype=dtype, **vars(options))
+        kept = (state.key, state.value, state.queries, state.summaries, state.unit_sum, state.previous_sum)
+        span_decode(query[:, :, :1], key[:, :, :1], value[:, :, :1], *kept, state.lengths, options, 0.1)
+    found = {kernel.hash: _resources(kernel) for kernel in compiled}
+    return sorted(found.values(), key=lambda r: (r.kernel, r.num_warps))
+
+
+def _resources(kernel) -> Resources:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        tool = triton.knobs.nvidia.cuobjdump.path
+        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|SHARED):(\d+)", usage)}
+    metadata = kernel.metadata
+    return Resources(
+        metadata.name.strip("_"),
+        metadata.num_warps,
+        metadata.num_stages,
+        found["REG"],
+        found["STACK"],
+        metadata.shared,
+    )
+
+
+def too_much(case: Case, resources: Resources) -> str | None:
+    """What is wrong with a kernel: spills at head dimensions up to 128, or more shared memory than there is."""
+    if resources.stack and case.head_dim <= 128:
+        return f"{resources.kernel} spills {resources.stack} bytes per thread in {case}"
+    if resources.shared > SHARED_MEMORY[case.arch]:
+        return f"{resources.kernel} takes {resources.shared} bytes of shared memory in {case}"
+    return None
+
+
+def all_cases() -> list[Case]:
+    """Every supported head dimension in bfloat16, and the other dtypes at two of them."""
+    sizes = [("bfloat16", d) for d in (64, 80, 96, 128, 160, 256)]
+    sizes += [(dtype, d) for dtype in ("float16", "float32") for d in (64, 128)]
+    return [
+        Case(arch, head_dim, dtype, readers)
+        for arch in (80, 90)
+        for dtype, head_dim in sizes
+        for readers in ("shared", "union")
+    ]
+
+
+def markdown(report: dict) -> str:
+    """The results as tables, one for each architecture and kind of reader."""
+    lines = [
+        "# What the kernels take",
+        "",
+        "Registers per thread / bytes of stack per thread (where spills go) / KiB of shared memory, of each kernel",
+        "with the launch it ships with, compiled ahead of time; nothing was run. Shared: a choice per chunk, one",
+        "query head per KV head. Union: a choice per token, four query heads per KV head.",
+    ]
+    tables: dict[tuple, dict] = {}
+    for entry in report["results"]:
+        case, column = entry["case"], f"{entry['case']['dtype']} {entry['case']['head_dim']}"
+        rows = tables.setdefault((case["arch"], case["readers"]), {})
+        for r in entry["kernels"]:
+            rows.setdefault(r["kernel"], {})[column] = f"{r['registers']} / {r['stack']} / {r['shared'] / 1024:.0f}"
+    for (arch, readers), rows in tables.items():
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        lines += ["", f"## sm_{arch}, {readers}", "", _row(["kernel", *columns]), _row(["---"] * (len(columns) + 1))]
+        lines += [
+            _row([f"`{name}`", *(row.get(column, "") for column in columns)]) for name, row in sorted(rows.items())
+        ]
+    facts = [f"- {key}: {value}" for key, value in report["environment"].items()]
+    return "\n".join([*lines, "", *facts, ""])
+
+
+def _row(cells) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, nargs="+", choices=list(SHARED_MEMORY), default=list(SHARED_MEMORY))
+    parser.add_argument("--head-dim", type=int, nargs="+", help="default: all")
+    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="folder for aot.json and aot.md")
+    args = parser.parse_args()
+    cases = [
+        case
+        for case in all_cases()
+        if case.arch in args.arch and case.dtype in args.dtype and case.head_dim in (args.head_dim or [case.head_dim])
+    ]
+    report = {"environment": {**describe(), "triton": triton.__version__}, "results": []}
+    wrong = []
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        for case, kernels in zip(cases, pool.map(compile_case, cases), strict=True):
+            report["results"].append({"case": asdict(case), "kernels": [asdict(kernel) for kernel in kernels]})
+            wrong += filter(None, (too_much(case, kernel) for kernel in kernels))
+            print(f"{case}: {len(kernels)} kernels", flush=True)
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "aot.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.output / "aot.md").write_text(markdown(report))
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel compiles for real GPUs with the launches it ships with, and fits them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KERNELS = {
+    "add_retrieved_gradients",
+    "append",
+    "attend_tile",
+    "attention_forward",
+    "combine_tiles",
+    "own_gradients",
+    "pool_queries",
+    "query_gradient",
+    "rank_blocks",
+    "retrieve",
+    "summarize",
+}
+
+pytest.importorskip("triton")
+
+
+def compile_kernels(folder, *arguments):
+    """Run the command in a process of its own: this one has Triton's interpreter."""
+    command = [sys.executable, str(ROOT / "benchmarks/aot.py"), "--output", str(folder), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "kernels/torch-ext")}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return json.loads((folder / "aot.json").read_text())["results"]
+
+
+@pytest.mark.parametrize("arch", ["80", "90"])
+def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
+    """The command fails where registers spill at head dimensions up to 128, or shared memory does not suffice."""
+    results = compile_kernels(tmp_path, "--arch", arch, "--head-dim", "64", "128", "--dtype", "bfloat16")
+    assert [(r["case"]["head_dim"], r["case"]["readers"]) for r in results] == [
+        (head_dim, readers) for head_dim in (64, 128) for readers in ("shared", "union")
+    ]
+    for result in results:
+        assert {kernel["kernel"] for kernel in result["kernels"]} == KERNELS
+        assert all(kernel["registers"] > 0 for kernel in result["kernels"])
+    assert "attention_forward" in (tmp_path / "aot.md").read_text()
+
+
+def test_the_documented_table_covers_what_is_supported():
+    results = json.loads((ROOT / "docs/benchmarks/aot.json").read_text())["results"]
+    cases = {tuple(result["case"].values()) for result in results}
+    for arch in (80, 90):
+        for readers in ("shared", "union"):
+            assert cases >= {(arch, head_dim, "bfloat16", readers) for head_dim in (64, 80, 96, 128, 160, 256)}
+    for result in results:
+        assert {kernel["kernel"] for kernel in result["kernels"]} == KERNELS
