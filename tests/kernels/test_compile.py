@@ -107,3 +107,17 @@ def test_inductor_gives_the_same(name):
     expected = output_and_gradients(lambda *x: function(*x, layout=LAYOUT, **options) * 2, inputs)
     for actual, plain in zip(output_and_gradients(compiled, inputs), expected, strict=True):
         assert_close(actual, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", [None, LAYOUT], ids=["dense", "padded and packed"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_inductor_on_a_gpu(name, layout):
+    function, options = FUNCTIONS[name]
+    if name == "span":
+        options = {"block_size": 16, "top_k": 2, "chunk_size": 16}
+    compiled = torch.compile(lambda *x: function(*x, layout=layout, **options), fullgraph=True)
+    inputs = [x.cuda() for x in random_inputs(2, 4, 2, 50, head_dim=32, dtype=torch.bfloat16)]
+    expected = output_and_gradients(function, inputs, layout=layout, **options)
+    for actual, plain in zip(output_and_gradients(compiled, inputs), expected, strict=True):
+        assert_close(actual, plain)

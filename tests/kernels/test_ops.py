@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import hylora_kernels
 from hylora_kernels import (
     SequenceLayout,
+    flash_backend,
     ops,
     select_blocks,
     shifted_sparse_attention,
@@ -72,26 +73,34 @@ def test_the_operator_computes_what_the_plain_backend_does(name, layout):
         assert_close(actual, expected)
 
 
-def arguments(layout, options, backend, dtype):
+def arguments(layout, options, backend, dtype, device="cpu"):
     """A call of the span operator on tensors in the memory order of transformers' models."""
-    tensors = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in inputs(dtype)]
+    tensors = [x.to(device).transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in inputs(dtype)]
     query_group = options.get("query_group", 64)
     sizes = (options["block_size"], options["top_k"], options["chunk_size"])
     chosen = (options.get("selection", "chunk"), query_group, options.get("retrieval", "relevance"), "attention", 0)
     return (*tensors, ops.sequence_table(LAYOUTS[layout]), *sizes, *chosen, 0.25, backend)
 
 
+@pytest.fixture(params=["torch", "flash"])
+def backend(request, monkeypatch):
+    """Backends, on a CPU; flash's runs there on plain operations."""
+    monkeypatch.setattr(flash_backend, "unsupported", lambda query: None)
+    return request.param
+
+
 @pytest.mark.parametrize("layout", ["dense", "padded and packed"])
 @pytest.mark.parametrize("options", [SPAN, CAUSAL], ids=["span", "causal"])
-def test_torch_accepts_the_span_operators(options, layout):
-    call = arguments(layout, options, "torch", torch.float64)
+def test_torch_accepts_the_span_operators(options, layout, backend):
+    call = arguments(layout, options, backend, torch.float64)
     torch.library.opcheck(ops._span_forward, call)
     torch.library.opcheck(ops._span_backward, backward_arguments(ops._span_forward, call))
 
 
-@pytest.mark.parametrize("layout", ["dense", "padded and packed"])
+@pytest.mark.parametrize("layout", [pytest.param("dense", marks=pytest.mark.slow), "padded and packed"])
 def test_torch_accepts_the_triton_span_operators(layout):
-    call = arguments(layout, SPAN, "triton", torch.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    call = arguments(layout, SPAN, "triton", torch.float32, device)
     # Changing shapes would be one more run in the interpreter, and changes no code of the backend.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(ops._span_forward, call, test_utils=checks)
@@ -100,9 +109,9 @@ def test_torch_accepts_the_triton_span_operators(layout):
 
 @pytest.mark.parametrize("layout", ["dense", "padded and packed"])
 @pytest.mark.parametrize(("operator", "size"), [("_sliding_window", 24), ("_shifted_sparse", 0.25)])
-def test_torch_accepts_the_rivals_operators(operator, size, layout):
+def test_torch_accepts_the_rivals_operators(operator, size, layout, backend):
     tensors = [x.requires_grad_() for x in inputs()]
-    call = (*tensors, ops.sequence_table(LAYOUTS[layout]), size, 0.25, "torch")
+    call = (*tensors, ops.sequence_table(LAYOUTS[layout]), size, 0.25, backend)
     torch.library.opcheck(getattr(ops, operator), call)
 
 
@@ -182,3 +191,13 @@ def test_a_copy_under_another_name_has_operators_of_its_own(tmp_path):
     finally:
         for name in [name for name in sys.modules if name.startswith("copied_kernels")]:
             del sys.modules[name]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["dense", "padded and packed"])
+@pytest.mark.parametrize("backend", ["auto", "flash", "torch"])
+def test_torch_accepts_the_operators_on_a_gpu(backend, layout):
+    call = arguments(layout, SPAN, backend, torch.bfloat16, "cuda")
+    torch.library.opcheck(ops._span_forward, call, rtol=1e-2, atol=1e-2)
+    torch.library.opcheck(ops._sliding_window, (*call[:4], 24, 0.25, backend), rtol=1e-2, atol=1e-2)
+    torch.library.opcheck(ops._shifted_sparse, (*call[:4], 0.25, 0.25, backend), rtol=1e-2, atol=1e-2)

@@ -99,7 +99,7 @@ def _span_forward(query, key, value, sequences, *settings):
     # How many selections there are, only the table's content tells, and torch has to know sizes without it.
     rows = _selections(query, sequences, options.unit_size)
     blocks = torch.nn.functional.pad(blocks, (0, 0, 0, rows - blocks.shape[1]), value=-1)
-    return _strided_like(output, query), lse, blocks
+    return _strided_like(output, query), lse.contiguous(), blocks
 
 
 @_span_forward.register_fake
@@ -139,7 +139,7 @@ def _rival(name: str, option: str):
         with torch.autocast(query.device.type, enabled=False):
             tensors = _readable(query, key, value)
             output, lse = compute(*tensors, SequenceLayout.of(query, sequences), size, scale)
-        return _strided_like(output, query), lse
+        return _strided_like(output, query), lse.contiguous()
 
     @forward.register_fake
     def _(query, *_rest):
