@@ -49,11 +49,10 @@ def attention_backward(
     """
     if grad.stride(-1) != 1:  # the gradient of a sum is one number, expanded
         grad = grad.contiguous()
-    lse = lse.contiguous()
-    query_grad, delta = query_gradient(grad, query, key, value, output, lse, lists, tables, scale, block_size)
+    query_grad, statistics = query_gradient(grad, query, key, value, output, lse, lists, tables, scale, block_size)
     fresh = torch.empty_like if tables.covered else torch.zeros_like
     key_grad, value_grad = fresh(key), fresh(value)
-    shared = grad, query, key, value, lse, delta, key_grad, value_grad
+    shared = grad, query, key, value, statistics, key_grad, value_grad
     own_gradients(*shared, tables, scale)
     if lists.blocks.numel():
         add_retrieved_gradients(*shared, inverse_lists(lists, tables), tables, scale, block_size)

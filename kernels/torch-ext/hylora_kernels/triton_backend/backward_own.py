@@ -20,8 +20,7 @@ def own_gradients(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    lse: Tensor,
-    delta: Tensor,
+    statistics: Tensor,
     key_grad: Tensor,
     value_grad: Tensor,
     tables: SpanTables,
@@ -34,8 +33,7 @@ def own_gradients(
         query: `[B, Hq, L, D]`.
         key: `[B, Hkv, L, D]`.
         value: `[B, Hkv, L, D]`.
-        lse: `[B, Hq, L]` float32, contiguous, from the forward.
-        delta: `[B, Hq, L]` float32, contiguous, from `query_gradient`.
+        statistics: from `query_gradient`.
         key_grad: `[B, Hkv, L, D]`, written.
         value_grad: `[B, Hkv, L, D]`, written.
         tables: those of the layout.
@@ -52,8 +50,7 @@ def own_gradients(
         query,
         key,
         value,
-        lse,
-        delta,
+        *statistics,
         key_grad,
         value_grad,
         tables.chunks,
@@ -67,7 +64,7 @@ def own_gradients(
         *value.stride()[:3],
         *key_grad.stride()[:3],
         *value_grad.stride()[:3],
-        *lse.stride()[:2],
+        *query.shape[1:3],
         HEAD_DIM=head_dim,
         BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         BLOCK_M=launch.block_m,
@@ -77,14 +74,14 @@ def own_gradients(
     )
 
 
-@triton.jit(do_not_specialize=["tiles", "groups"])
+@triton.jit(do_not_specialize=["tiles", "groups", "heads", "length"])
 def _own_gradients(
     grad,
     query,
     key,
     value,
-    lse,
-    delta,
+    log_totals,
+    deltas,
     key_grad,
     value_grad,
     table,
@@ -110,8 +107,8 @@ def _own_gradients(
     value_grad_b,
     value_grad_h,
     value_grad_l,
-    lse_b,
-    lse_h,
+    heads,
+    length,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -138,25 +135,23 @@ def _own_gradients(
 
     # All tiles of queries of all heads in one loop, so that its pipeline fills up once.
     steps = tl.cdiv(end - start, BLOCK_M)
+    column = tl.arange(0, BLOCK_M)
     for step in range(steps * groups):
         head = kv_head * groups + step // steps
         first = start + step % steps * BLOCK_M
-        position = first + tl.arange(0, BLOCK_M)
-        asks = position < end
-        place = position.to(tl.int64)
-        q = _load(
-            query + row * query_b + head * query_h + place[:, None] * query_l + dim, asks, True, HEAD_DIM, BLOCK_D
-        )
-        do = _load(grad + row * grad_b + head * grad_h + place[:, None] * grad_l + dim, asks, True, HEAD_DIM, BLOCK_D)
-        statistics = row * lse_b + head * lse_h + place
-        # Queries that do not exist get no weights.
-        log_total = tl.load(lse + statistics, asks, other=float("inf")) * 1.4426950408889634
-        ratio = tl.load(delta + statistics, asks, other=0.0)
+        place = (first + column).to(tl.int64)[:, None]
+        asks = column < end - first
+        q = _load(query + row * query_b + head * query_h + place * query_l + dim, asks, True, HEAD_DIM, BLOCK_D)
+        do = _load(grad + row * grad_b + head * grad_h + place * grad_l + dim, asks, True, HEAD_DIM, BLOCK_D)
+        # Each thread loads these for many queries. From one address, and without masks, it costs few registers, of
+        # which there are none to spare. Queries that do not exist get no weights.
+        kept = (row * heads + head) * length + first
+        log_total = tl.where(asks, tl.load(log_totals + kept + column), float("inf"))
+        delta = tl.load(deltas + kept + column)
         # Keys are rows: then the weights are a left operand as they are.
         products = tl.dot(k, tl.trans(q), input_precision="ieee")
-        if first < start + BLOCK_N:
-            products = tl.where(source[:, None] <= position[None, :], products, float("-inf"))
-        weights, ds = weights_and_gradients(products, v, do, log_total[None, :], ratio[None, :], factor)
+        products = tl.where((source - first)[:, None] <= column[None, :], products, float("-inf"))
+        weights, ds = weights_and_gradients(products, v, do, log_total[None, :], delta[None, :], factor)
         dv = tl.dot(weights.to(do.dtype), do, dv, input_precision="ieee")
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
 

@@ -2,7 +2,7 @@
 """Gradient of the queries: the forward's walk over retrieved blocks and own chunk, with its weights recomputed.
 
 With P the weights, dP = dO V^T and delta = rowsum(dO * O), the gradient of the scores is dS = P * (dP - delta), and
-dQ = scale dS K. Delta is needed by the gradients of keys and values too and stored for them.
+dQ = scale dS K. The gradients of keys and values need the same two numbers for each query, which are kept for them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from .forward import _bits, _list_length, _load
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
+
+LARGEST_TILE = 128
 
 
 def query_gradient(
@@ -41,23 +43,24 @@ def query_gradient(
         key: `[B, Hkv, L, D]`.
         value: `[B, Hkv, L, D]`.
         output: `[B, Hq, L, D]`, what the forward gave.
-        lse: `[B, Hq, L]` float32, contiguous, likewise.
+        lse: `[B, Hq, L]` float32, likewise.
         lists: the blocks that each reader reads.
         tables: those of the layout.
         scale: factor of the scores, positive.
         block_size: tokens in a block.
 
     Returns:
-        The gradient in the query's shape, strides and dtype, 0 at padded positions; and `rowsum(grad * output)`,
-        `[B, Hq, L]` float32, without meaning there.
+        The gradient in the query's shape, strides and dtype, 0 at padded positions; and `[2, B * Hq * L]` float32,
+        longer by a tile: for each query the log-sum-exp in base 2 and delta, 0 at padded positions and at the end.
     """
-    heads, head_dim = query.shape[1], query.shape[3]
+    heads, length, head_dim = query.shape[1:]
     kv_heads, groups = key.shape[1], heads // key.shape[1]
     readers, capacity = lists.blocks.shape[1:]
     query_grad = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
-    delta = torch.empty_like(lse)
+    # Other kernels look at whole tiles of queries, past the last one too, and what they see there must be finite.
+    statistics = lse.new_zeros(2, triton.cdiv(lse.numel(), LARGEST_TILE) * LARGEST_TILE + LARGEST_TILE)
     if readers == 0:
-        return query_grad, delta
+        return query_grad, statistics
 
     launch = launch_for("backward_query", head_dim, query.dtype, query.device)
     rows = min(launch.block_m, triton.next_power_of_2(max(16, tables.reader_size)))
@@ -73,7 +76,7 @@ def query_gradient(
         output,
         lse,
         query_grad,
-        delta,
+        *statistics,
         lists.blocks,
         lists.masks,
         tables.readers,
@@ -89,7 +92,9 @@ def query_gradient(
         *value.stride()[:3],
         *output.stride()[:3],
         *query_grad.stride()[:3],
-        *lse.stride()[:2],
+        *lse.stride(),
+        heads,
+        length,
         BLOCK_SIZE=block_size,
         HEAD_DIM=head_dim,
         BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
@@ -99,10 +104,10 @@ def query_gradient(
         num_warps=min(launch.num_warps, max(4, rows * heads_per_tile // 16)),
         num_stages=launch.num_stages,
     )
-    return query_grad, delta
+    return query_grad, statistics
 
 
-@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups"])
+@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups", "heads", "length"])
 def _query_gradient(
     grad,
     query,
@@ -111,7 +116,8 @@ def _query_gradient(
     output,
     lse,
     query_grad,
-    delta,
+    log_totals,
+    deltas,
     blocks,
     masks,
     table,
@@ -141,6 +147,9 @@ def _query_gradient(
     query_grad_l,
     lse_b,
     lse_h,
+    lse_l,
+    heads,
+    length,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -178,11 +187,11 @@ def _query_gradient(
     q = _load(query, real, True, HEAD_DIM, BLOCK_D)
     do = _load(grad, real, True, HEAD_DIM, BLOCK_D)
     o = _load(output, real, True, HEAD_DIM, BLOCK_D)
-    ratio = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
-    statistics = row * lse_b + head * lse_h + at
-    tl.store(delta + statistics, ratio, real)
-    # Rows beyond the reader get no weights.
-    log_total = tl.load(lse + statistics, real, other=float("inf")) * 1.4426950408889634
+    delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+    log_total = tl.load(lse + row * lse_b + head * lse_h + at * lse_l, real, other=0.0) * 1.4426950408889634
+    kept = (row * heads + head) * length + at
+    tl.store(log_totals + kept, log_total, real)
+    tl.store(deltas + kept, delta, real)
     key += row * key_b + kv_head.to(tl.int64) * key_h
     value += row * value_b + kv_head.to(tl.int64) * value_h
     dq = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
@@ -209,7 +218,7 @@ def _query_gradient(
         seen = tl.broadcast_to(seen[:, :, None], [HEADS * ROWS, BLOCK_N // RUN, RUN])
         seen = seen.reshape([HEADS * ROWS, BLOCK_N])
         products = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
-        _, ds = weights_and_gradients(products, do, v, log_total[:, None], ratio[:, None], factor)
+        _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
     # The own chunk up to the diagonal.
@@ -221,7 +230,7 @@ def _query_gradient(
         products = tl.dot(q, tl.trans(k), input_precision="ieee")
         if first + BLOCK_N > start:
             products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
-        _, ds = weights_and_gradients(products, do, v, log_total[:, None], ratio[:, None], factor)
+        _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
     query_grad += row * query_grad_b + (head * query_grad_h + at * query_grad_l)[:, None] + dim[None, :]
@@ -230,8 +239,8 @@ def _query_gradient(
 
 
 @triton.jit
-def weights_and_gradients(products, left, right, log_total, ratio, factor):
+def weights_and_gradients(products, left, right, log_total, delta, factor):
     """Weights of the products of queries and keys, and the gradient of the scores, from dO and V or the reverse."""
     weights = tl.exp2(products * factor - log_total)
-    slopes = tl.dot(left, tl.trans(right), input_precision="ieee")
-    return weights, weights * (slopes - ratio)
+    slopes = tl.dot(left, tl.trans(right), tl.zeros_like(products) - delta, input_precision="ieee")
+    return weights, weights * slopes

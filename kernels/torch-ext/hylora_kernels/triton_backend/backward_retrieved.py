@@ -25,8 +25,7 @@ def add_retrieved_gradients(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    lse: Tensor,
-    delta: Tensor,
+    statistics: Tensor,
     key_grad: Tensor,
     value_grad: Tensor,
     inverse: InverseLists,
@@ -41,8 +40,7 @@ def add_retrieved_gradients(
         query: `[B, Hq, L, D]`.
         key: `[B, Hkv, L, D]`.
         value: `[B, Hkv, L, D]`.
-        lse: `[B, Hq, L]` float32, contiguous, from the forward.
-        delta: `[B, Hq, L]` float32, contiguous, from `query_gradient`.
+        statistics: from `query_gradient`.
         key_grad: `[B, Hkv, L, D]`, added to.
         value_grad: `[B, Hkv, L, D]`, added to.
         inverse: the readers of each block.
@@ -61,8 +59,7 @@ def add_retrieved_gradients(
         query,
         key,
         value,
-        lse,
-        delta,
+        *statistics,
         key_grad,
         value_grad,
         *inverse,
@@ -78,7 +75,7 @@ def add_retrieved_gradients(
         *value.stride()[:3],
         *key_grad.stride()[:3],
         *value_grad.stride()[:3],
-        *lse.stride()[:2],
+        *query.shape[1:3],
         HEAD_DIM=head_dim,
         BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         ROWS=rows,
@@ -89,14 +86,14 @@ def add_retrieved_gradients(
     )
 
 
-@triton.jit(do_not_specialize=["block_count", "groups"])
+@triton.jit(do_not_specialize=["block_count", "groups", "heads", "length"])
 def _add_retrieved_gradients(
     grad,
     query,
     key,
     value,
-    lse,
-    delta,
+    log_totals,
+    deltas,
     key_grad,
     value_grad,
     offsets,
@@ -127,8 +124,8 @@ def _add_retrieved_gradients(
     value_grad_b,
     value_grad_h,
     value_grad_l,
-    lse_b,
-    lse_h,
+    heads,
+    length,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr,
@@ -178,12 +175,12 @@ def _add_retrieved_gradients(
             do = _load(
                 grad + (head * grad_h + position * grad_l)[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D
             )
-            statistics = row * lse_b + head * lse_h + position
+            kept = (row * heads + head) * length + position
             # Queries that do not read this block get no weights.
-            log_total = tl.load(lse + statistics, asks, other=float("inf")) * 1.4426950408889634
-            ratio = tl.load(delta + statistics, asks, other=0.0)
+            log_total = tl.load(log_totals + kept, asks, other=float("inf"))
+            delta = tl.load(deltas + kept, asks, other=0.0)
             products = tl.dot(q, tl.trans(k), input_precision="ieee")
-            weights, ds = weights_and_gradients(products, do, v, log_total[:, None], ratio[:, None], factor)
+            weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
             dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
             dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
 
