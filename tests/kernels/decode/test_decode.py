@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from hylora_kernels import SequenceLayout, span_attention
+from hylora_kernels import decode as decoding
 from hylora_kernels.decode import DecodeState, span_decode
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
@@ -185,3 +189,13 @@ def test_what_does_not_fit_the_state_is_refused():
     assert state.lengths.tolist() == [0, 0] and state.held == 0
     with pytest.raises(ValueError, match="cannot be shared out"):
         DecodeState.empty(1, 3, 2, 8, capacity=4)
+
+
+def test_the_page_keeps_its_word():
+    page = (Path(__file__).parents[3] / "docs/decode.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, "docs/decode.md", "exec"), {})
+    for name in [*decoding.__all__, "reserve", "reorder", "capacity", "lengths", "from_prefill", "empty"]:
+        assert name in page, name
