@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
+from hylora.planning.long_attention import is_long_attention, long_attention_operations, long_attention_workspace
+
 __all__ = ["attention_operations", "count_operations", "is_attention", "kernel_workspace", "without_kernel"]
 
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -31,6 +33,8 @@ def count_operations(func: Callable, args: tuple, kwargs: dict[str, Any], output
         _, query, key, _, _, _, _, causal = args[:8]
         # Gradients are four products; the scores are made once more.
         return _flash(query, key, causal, products=5)
+    if is_long_attention(func):
+        return long_attention_operations(func, args)
     if func is _GROUPED:
         # Mixture of experts: each row, or each column, belongs to one expert.
         first, second = args[:2]
@@ -51,7 +55,7 @@ def attention_operations(heads_width: int, length: int) -> int:
 
 def is_attention(func: Callable) -> bool:
     """Whether an operator is the softmax attention itself, forward or backward."""
-    return func in (_FLASH, _FLASH_BACKWARD)
+    return func in (_FLASH, _FLASH_BACKWARD) or is_long_attention(func)
 
 
 def without_kernel(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
@@ -75,10 +79,13 @@ def without_kernel(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tenso
 
 
 def kernel_workspace(func: Callable, args: tuple) -> int:
-    """Bytes that torch's flash attention on a GPU allocates inside its backward pass.
+    """Bytes that attention on a GPU allocates inside.
 
-    The gradient of the queries is summed in float32, and grouped key heads get a gradient per query head.
+    In the backward pass of torch's flash attention the gradient of the queries is summed in float32, and grouped key
+    heads get a gradient per query head.
     """
+    if is_long_attention(func):
+        return long_attention_workspace(func, args)
     if func is not _FLASH_BACKWARD:
         return 0
     _, query, key = args[:3]

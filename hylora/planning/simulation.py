@@ -53,7 +53,7 @@ class Simulation:
         accumulate: whether gradients of an earlier micro-batch are there.
         kernels: of Mamba layers: "fused" for the memory and operations of mamba-ssm, "torch" for transformers' own
             code.
-        on_gpu: account for the extra memory inside a GPU's attention kernels.
+        on_gpu: attention as on a GPU: whole operators and the memory inside them, not the CPU's operations one by one.
 
     Raises:
         ValueError: for "torch" where mamba-ssm is installed, which transformers then runs whatever is asked.
@@ -78,7 +78,7 @@ class Simulation:
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                _for_simulation(plan.config),
+                _for_simulation(plan.config, on_gpu),
                 attn_implementation=plan.attention,
                 dtype=weights_dtype(recipe, mixed_precision),
                 trust_remote_code=recipe.model.trust_remote_code,
@@ -158,17 +158,19 @@ def _move_to_cpu(model: nn.Module) -> None:
                     tensors[name] = moved[id(tensor)]
 
 
-def _for_simulation(config: PretrainedConfig) -> PretrainedConfig:
+def _for_simulation(config: PretrainedConfig, on_gpu: bool) -> PretrainedConfig:
     """The config with options that cost nothing here and change no shape, and without chance.
 
     Which blocks are retrieved changes no shape, and scoring them takes long on tensors that are not there. Of several
-    chunk sizes the largest is the one that evaluation uses.
+    chunk sizes the largest is the one that evaluation uses. A GPU's backends are operators that torch does not look
+    into, whichever it is.
     """
     config = copy.deepcopy(config)
     text = config.get_text_config()
     span = SpanConfig.of(text)
     retrieval = "random" if span.retrieval == "relevance" else span.retrieval
-    replace(span, retrieval=retrieval, chunk_size=max(span.chunk_sizes)).keep_on(text)
+    backend = "triton" if on_gpu else span.backend
+    replace(span, retrieval=retrieval, chunk_size=max(span.chunk_sizes), backend=backend).keep_on(text)
     return config
 
 

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hylora.planning.long_attention import is_long_attention
 from hylora.planning.operations import (
     attention_operations,
     count_operations,
@@ -11,6 +12,8 @@ from hylora.planning.operations import (
     kernel_workspace,
     without_kernel,
 )
+from hylora_kernels import ops, reference, shifted_sparse_attention, sliding_window_attention
+from hylora_kernels.options import SpanOptions
 
 GROUPED = torch.ops.aten._grouped_mm.default
 
@@ -68,3 +71,44 @@ def test_expert_products_have_the_shape_and_cost_of_the_real_ones(transposed):
 
 def test_other_operators_run_themselves():
     assert without_kernel(torch.ops.aten.mm.default, (torch.ones(2, 2), torch.ones(2, 2)), {}) is None
+
+
+LENGTH = 150
+SPAN = SpanOptions(16, 2, 64, "chunk", 1, "random", "attention", 0)
+
+
+def seen(name, size):
+    """Pairs of queries and keys that an attention of one head over LENGTH tokens sees, averaged over heads."""
+    if name == "span":
+        blocks = torch.arange(2).expand(1, 3, 2).clone()
+        blocks[:, 0] = -1
+        return reference.span_mask(LENGTH, blocks, SPAN).sum()
+    attend = {"window": sliding_window_attention, "shifted": shifted_sparse_attention}[name]
+    option = {"window": "window", "shifted": "group"}[name]
+    # Values that are unit vectors make the weights the output.
+    one_hot = torch.eye(LENGTH).expand(1, 2, LENGTH, LENGTH)
+    weights = attend(torch.zeros_like(one_hot), torch.zeros_like(one_hot), one_hot, **{option: size})
+    return (weights > 0).sum() / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("span", SPAN), ("window", 40), ("window", 400), ("shifted", 0.25), ("shifted", 31)]
+)
+def test_long_attention_counts_what_is_seen(name, size):
+    operator = {
+        "span": ops.span_attention,
+        "window": ops.sliding_window_attention,
+        "shifted": ops.shifted_sparse_attention,
+    }[name]
+    query, key = torch.randn(2, 4, LENGTH, 8, requires_grad=True), torch.randn(2, 2, LENGTH, 8, requires_grad=True)
+    with Record() as forward:
+        output = operator(query, key, key, None, size, 0.3, "torch")
+    (call,) = [call for call in forward.calls if is_long_attention(call[0])]
+    expected = int(2 * 2 * 2 * 4 * 8 * seen(name, size))
+    assert count_operations(*call) == expected
+    with Record() as backward:
+        output.sum().backward()
+    (call,) = [call for call in backward.calls if is_long_attention(call[0])]
+    assert is_attention(call[0])
+    assert count_operations(*call) == 2.5 * expected
+    assert kernel_workspace(*call[:2]) > 0
