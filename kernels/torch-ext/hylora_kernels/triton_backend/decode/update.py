@@ -144,7 +144,7 @@ def _append(
                 block_values = block_keys
             elif SUMMARY == "landmark":
                 scores = tl.zeros([BLOCK_SIZE], tl.float32)
-                for begin in tl.static_range(0, BLOCK_D, COLUMNS):
+                for begin in range(0, BLOCK_D, COLUMNS):
                     at = begin + tl.arange(0, COLUMNS)
                     tile = tl.load(block_keys + at[None, :], (at < HEAD_DIM)[None, :], other=0.0).to(tl.float32)
                     scores += tl.sum(tile * tl.load(landmark + at, at < HEAD_DIM, other=0.0)[None, :], 1)
@@ -157,7 +157,7 @@ def _append(
                     asker = begin_row + tl.arange(0, ROWS)
                     slot = (problem * groups + asker // BLOCK_SIZE) * slots + (first + asker % BLOCK_SIZE) % slots
                     products = tl.zeros([ROWS, BLOCK_SIZE], tl.float32)
-                    for begin in tl.static_range(0, BLOCK_D, COLUMNS):
+                    for begin in range(0, BLOCK_D, COLUMNS):
                         at = begin + tl.arange(0, COLUMNS)
                         real = (at < HEAD_DIM)[None, :]
                         q = tl.load(queries + slot[:, None] * HEAD_DIM + at[None, :], real, other=0.0)
@@ -167,7 +167,7 @@ def _append(
                     weights += tl.sum(exponentials / tl.sum(exponentials, 1)[:, None], 0)
                 weights = weights / (groups * BLOCK_SIZE)
             summary = summaries + (problem * (capacity // BLOCK_SIZE) + position // BLOCK_SIZE) * HEAD_DIM
-            for begin in tl.static_range(0, BLOCK_D, COLUMNS):
+            for begin in range(0, BLOCK_D, COLUMNS):
                 at = begin + tl.arange(0, COLUMNS)
                 tile = tl.load(block_values + at[None, :], (at < HEAD_DIM)[None, :], other=0.0).to(tl.float32)
                 tl.store(summary + at, tl.sum(weights[:, None] * tile, 0), at < HEAD_DIM)
