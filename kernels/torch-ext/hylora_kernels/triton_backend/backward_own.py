@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .backward_query import weights_and_gradients
-from .forward import _load
 from .launch import launch_for
 from .tables import SpanTables
+from .tiles import load_tile
 
 
 def own_gradients(
@@ -128,8 +128,8 @@ def _own_gradients(
     real = source < end
     at = source.to(tl.int64)[:, None]
     dim = tl.arange(0, BLOCK_D)[None, :]
-    k = _load(key + row * key_b + kv_head * key_h + at * key_l + dim, real, True, HEAD_DIM, BLOCK_D)
-    v = _load(value + row * value_b + kv_head * value_h + at * value_l + dim, real, True, HEAD_DIM, BLOCK_D)
+    k = load_tile(key + row * key_b + kv_head * key_h + at * key_l + dim, real, True, HEAD_DIM, BLOCK_D)
+    v = load_tile(value + row * value_b + kv_head * value_h + at * value_l + dim, real, True, HEAD_DIM, BLOCK_D)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
@@ -141,8 +141,8 @@ def _own_gradients(
         first = start + step % steps * BLOCK_M
         place = (first + column).to(tl.int64)[:, None]
         asks = column < end - first
-        q = _load(query + row * query_b + head * query_h + place * query_l + dim, asks, True, HEAD_DIM, BLOCK_D)
-        do = _load(grad + row * grad_b + head * grad_h + place * grad_l + dim, asks, True, HEAD_DIM, BLOCK_D)
+        q = load_tile(query + row * query_b + head * query_h + place * query_l + dim, asks, True, HEAD_DIM, BLOCK_D)
+        do = load_tile(grad + row * grad_b + head * grad_h + place * grad_l + dim, asks, True, HEAD_DIM, BLOCK_D)
         # Each thread loads these for many queries. From one address, and without masks, it costs few registers, of
         # which there are none to spare. Queries that do not exist get no weights.
         kept = (row * heads + head) * length + first

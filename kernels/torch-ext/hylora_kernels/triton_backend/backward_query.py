@@ -15,10 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .forward import _bits, _list_length, _load
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
+from .tiles import has_bit, list_length, load_tile, tile_rows
 
 LARGEST_TILE = 128
 
@@ -63,9 +63,7 @@ def query_gradient(
         return query_grad, statistics
 
     launch = launch_for("backward_query", head_dim, query.dtype, query.device)
-    rows = min(launch.block_m, triton.next_power_of_2(max(16, tables.reader_size)))
-    # Heads that share keys fill up the tile of a short reader; they are taken by powers of two.
-    heads_per_tile = min(launch.block_m // rows, groups & -groups)
+    rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
     tiles = triton.cdiv(tables.reader_size, rows)
     grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
     _query_gradient[grid](
@@ -184,9 +182,9 @@ def _query_gradient(
     query += row * query_b + (head * query_h + at * query_l)[:, None] + dim[None, :]
     grad += row * grad_b + (head * grad_h + at * grad_l)[:, None] + dim[None, :]
     output += row * output_b + (head * output_h + at * output_l)[:, None] + dim[None, :]
-    q = _load(query, real, True, HEAD_DIM, BLOCK_D)
-    do = _load(grad, real, True, HEAD_DIM, BLOCK_D)
-    o = _load(output, real, True, HEAD_DIM, BLOCK_D)
+    q = load_tile(query, real, True, HEAD_DIM, BLOCK_D)
+    do = load_tile(grad, real, True, HEAD_DIM, BLOCK_D)
+    o = load_tile(output, real, True, HEAD_DIM, BLOCK_D)
     delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     log_total = tl.load(lse + row * lse_b + head * lse_h + at * lse_l, real, other=0.0) * 1.4426950408889634
     kept = (row * heads + head) * length + at
@@ -199,14 +197,14 @@ def _query_gradient(
     # Retrieved blocks, their tokens counted through the list.
     RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N  # columns of one block
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
-    tokens = BLOCK_SIZE * _list_length(blocks + own_list, capacity)
+    tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         token = first + column
         # What is missing reads the first block, which is whole if any was chosen.
         block = tl.load(blocks + own_list + token // BLOCK_SIZE, token < tokens, other=0)
         source = (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
-        k = _load(key + source[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        v = _load(value + source[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        k = load_tile(key + source[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + source[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
         # One look per block, spread over the block's columns.
         entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
         listed = entry * BLOCK_SIZE < tokens
@@ -214,7 +212,7 @@ def _query_gradient(
             seen = listed[None, :]
         else:
             mask = tl.load(masks + own_list + entry, listed, other=0)
-            seen = _bits(mask[None, :], (position - reader_start)[:, None])
+            seen = has_bit(mask[None, :], (position - reader_start)[:, None])
         seen = tl.broadcast_to(seen[:, :, None], [HEADS * ROWS, BLOCK_N // RUN, RUN])
         seen = seen.reshape([HEADS * ROWS, BLOCK_N])
         products = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
@@ -225,8 +223,10 @@ def _query_gradient(
     for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
         source = first + column
         # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-        k = _load(key + source.to(tl.int64)[:, None] * key_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-        v = _load(value + source.to(tl.int64)[:, None] * value_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+        k = load_tile(key + source.to(tl.int64)[:, None] * key_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+        v = load_tile(
+            value + source.to(tl.int64)[:, None] * value_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D
+        )
         products = tl.dot(q, tl.trans(k), input_precision="ieee")
         if first + BLOCK_N > start:
             products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))

@@ -14,10 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .backward_query import weights_and_gradients
-from .forward import _bits, _load
 from .inverse import InverseLists
 from .launch import launch_for
 from .tables import SpanTables
+from .tiles import has_bit, load_tile, tile_rows
 
 
 def add_retrieved_gradients(
@@ -51,8 +51,7 @@ def add_retrieved_gradients(
     head_dim, kv_heads = key.shape[3], key.shape[1]
     groups = query.shape[1] // kv_heads
     launch = launch_for("backward_retrieved", head_dim, query.dtype, query.device)
-    rows = min(launch.block_m, triton.next_power_of_2(max(16, tables.reader_size)))
-    heads_per_tile = min(launch.block_m // rows, groups & -groups)
+    rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
     block_n = min(launch.block_n, block_size)
     _add_retrieved_gradients[(inverse.order.shape[0], block_size // block_n)](
         grad,
@@ -148,8 +147,8 @@ def _add_retrieved_gradients(
     dim = tl.arange(0, BLOCK_D)
     key += row * key_b + kv_head * key_h
     value += row * value_b + kv_head * value_h
-    k = _load(key + at[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-    v = _load(value + at[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+    k = load_tile(key + at[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+    v = load_tile(value + at[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
     # Transposed: a matrix unit wants 64 rows or more, and a block may have fewer keys.
     dk = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
     dv = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
@@ -167,12 +166,12 @@ def _add_retrieved_gradients(
             offset = tile // head_tiles * ROWS + place % ROWS
             asks = offset < tokens
             if masks is not None:
-                asks = asks & _bits(tl.load(masks + entry), offset)
+                asks = asks & has_bit(tl.load(masks + entry), offset)
             position = (reader_start + offset).to(tl.int64)
-            q = _load(
+            q = load_tile(
                 query + (head * query_h + position * query_l)[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D
             )
-            do = _load(
+            do = load_tile(
                 grad + (head * grad_h + position * grad_l)[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D
             )
             kept = (row * heads + head) * length + position

@@ -18,6 +18,7 @@ from torch import Tensor
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
+from .tiles import has_bit, list_length, load_tile, tile_rows
 
 
 def attention_forward(
@@ -48,11 +49,8 @@ def attention_forward(
         return output, lse
 
     launch = launch_for("forward", head_dim, query.dtype, query.device)
-    reader_size = min(tables.reader_size, tables.chunk_size)
-    rows = min(launch.block_m, triton.next_power_of_2(max(16, reader_size)))
-    # Heads that share keys fill up the tile of a short reader; they are taken by powers of two.
-    heads_per_tile = min(launch.block_m // rows, groups & -groups)
-    tiles = triton.cdiv(reader_size, rows)
+    rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
+    tiles = triton.cdiv(tables.reader_size, rows)
     # A tile that stays smaller takes fewer warps and keys, so that more programs fit side by side.
     shrink = launch.block_m // (rows * heads_per_tile)
     grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
@@ -148,7 +146,7 @@ def _attention_forward(
     dim = tl.arange(0, BLOCK_D)
 
     query += row * query_b + head[:, None] * query_h + position.to(tl.int64)[:, None] * query_l
-    q = _load(query + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
+    q = load_tile(query + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
     key += row * key_b + kv_head.to(tl.int64) * key_h
     value += row * value_b + kv_head.to(tl.int64) * value_h
 
@@ -160,15 +158,15 @@ def _attention_forward(
     # Retrieved blocks, their tokens counted through the list.
     RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N  # columns of one block
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
-    tokens = BLOCK_SIZE * _list_length(blocks + own_list, capacity)
+    tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         token = first + column
         visible = token < tokens
         # What is missing reads the first block, which is whole if any was chosen, rather than mask every load.
         block = tl.load(blocks + own_list + token // BLOCK_SIZE, visible, other=0)
         source = (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
-        k = _load(key + source[:, None] * key_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
-        v = _load(value + source[:, None] * value_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
+        k = load_tile(key + source[:, None] * key_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + source[:, None] * value_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
         # One look per block, spread over the block's columns.
         entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
         listed = entry * BLOCK_SIZE < tokens
@@ -176,7 +174,7 @@ def _attention_forward(
             seen = listed[None, :]
         else:
             mask = tl.load(masks + own_list + entry, listed, other=0)
-            seen = _bits(mask[None, :], (position - reader_start)[:, None])
+            seen = has_bit(mask[None, :], (position - reader_start)[:, None])
         seen = tl.broadcast_to(seen[:, :, None], [HEADS * ROWS, BLOCK_N // RUN, RUN])
         seen = seen.reshape([HEADS * ROWS, BLOCK_N])
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
@@ -188,16 +186,16 @@ def _attention_forward(
     value_tile = column[:, None] * value_l + dim[None, :]
     diagonal = chunk_start + (start - chunk_start) // BLOCK_N * BLOCK_N
     for _ in range(chunk_start, diagonal, BLOCK_N):
-        k = _load(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
-        v = _load(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
+        k = load_tile(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
         pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
         key += BLOCK_N * key_l
         value += BLOCK_N * value_l
     for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
         source = first + column
         # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-        k = _load(key + key_tile, source < end, True, HEAD_DIM, BLOCK_D)
-        v = _load(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
+        k = load_tile(key + key_tile, source < end, True, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
         seen = source[None, :] <= position[:, None]
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
         key += BLOCK_N * key_l
@@ -222,33 +220,3 @@ def _attend(q, k, v, seen, MASKED: tl.constexpr, factor, pivot, total, mixed):
     total = total * shrink + tl.sum(weights, 1)
     mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision="ieee")
     return higher, total, mixed
-
-
-@triton.jit
-def _load(pointers, inside, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Load `[rows, BLOCK_D]`, 0 beyond the head dimension and, if masked, in rows that are not inside."""
-    if HEAD_DIM != BLOCK_D:
-        columns = (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
-        tile = tl.load(pointers, columns & inside[:, None] if MASKED else columns, other=0.0)
-    elif MASKED:
-        tile = tl.load(pointers, inside[:, None], other=0.0)
-    else:
-        tile = tl.load(pointers)
-    return tile
-
-
-@triton.jit
-def _list_length(blocks, capacity):
-    """Number of blocks before the -1 at the end."""
-    length = 0
-    for first in range(0, capacity, 128):
-        at = first + tl.arange(0, 128)
-        length += tl.sum((tl.load(blocks + at, at < capacity, other=-1) >= 0).to(tl.int32))
-    return length
-
-
-@triton.jit
-def _bits(mask, place):
-    """Whether the bit at that place of an int64 is set; in halves, since a GPU shifts 32 bits at a time."""
-    half = tl.where(place < 32, mask.to(tl.int32), (mask >> 32).to(tl.int32))
-    return (half << (31 - place % 32)) < 0

@@ -15,7 +15,7 @@ from .launch import launch_for
 from .tables import SpanTables
 
 # Below the key of every score.
-_MISSING = tl.constexpr(-(1 << 63))
+MISSING = tl.constexpr(-(1 << 63))
 
 
 def pool_queries(
@@ -186,26 +186,26 @@ def _retrieve(
     asked = tl.load(
         pooled + (kv_head * count + unit)[:, None] * HEAD_DIM + dim[None, :], real[:, None] & inside, other=0.0
     )
-    best = tl.full([BLOCK_M, KEPT], _MISSING, tl.int64)
+    best = tl.full([BLOCK_M, KEPT], MISSING, tl.int64)
     for first in range(start, last, BLOCK_N):
         block = first + tl.arange(0, BLOCK_N)
         at = (kv_head * block_count + block)[:, None] * HEAD_DIM + dim[None, :]
         summary = tl.load(summaries + at, (block < last)[:, None] & inside, other=0.0)
         scores = tl.dot(asked, tl.trans(summary), input_precision="ieee")
         candidate = (block[None, :] >= base[:, None]) & (block[None, :] < end[:, None])
-        found = tl.where(candidate, _sort_keys(scores, block[None, :] - base[:, None]), _MISSING)
+        found = tl.where(candidate, sort_keys(scores, block[None, :] - base[:, None]), MISSING)
         found = tl.topk(found, KEPT)
         best = tl.topk(tl.join(best, found).reshape([BLOCK_M, 2 * KEPT]), KEPT)
 
     rank = tl.arange(0, KEPT)
     index = (0xFFFFFFFF - (best & 0xFFFFFFFF)).to(tl.int32)
-    index = tl.where(best == _MISSING, -1, index)
+    index = tl.where(best == MISSING, -1, index)
     place = (kv_head * count + unit)[:, None] * TOP_K + rank[None, :]
     tl.store(chosen + place, index, real[:, None] & (rank < TOP_K)[None, :])
 
 
 @triton.jit
-def _sort_keys(scores, index):
+def sort_keys(scores, index):
     """int64 keys whose descending order is that of the scores and, among equals, of the ascending index."""
     scores = tl.where(scores == 0, 0.0, scores)  # both zeros are one
     bits = scores.to(tl.int32, bitcast=True)

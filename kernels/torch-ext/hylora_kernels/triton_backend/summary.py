@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import SpanOptions, landmark_query
-from .forward import _load
 from .launch import launch_for
 from .tables import SpanTables
+from .tiles import load_tile
 
 
 def summarize_blocks(
@@ -105,11 +105,11 @@ def _summarize(
     dim = tl.arange(0, BLOCK_D)
     place = (kv_head * count + block) * HEAD_DIM + dim
 
-    k = _load(key + row * key_b + kv_head * key_h + at * key_l + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
+    k = load_tile(key + row * key_b + kv_head * key_h + at * key_l + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
     if SUMMARY == "mean_key":
         summary = tl.sum(k.to(tl.float32), 0) / BLOCK_SIZE
     else:
-        v = _load(
+        v = load_tile(
             value + row * value_b + kv_head * value_h + at * value_l + dim[None, :], real, True, HEAD_DIM, BLOCK_D
         )
         if SUMMARY == "landmark":
@@ -123,7 +123,7 @@ def _summarize(
             total = tl.zeros([BLOCK_D], tl.float32)
             query += row * query_b + at * query_l + dim[None, :]
             for head in range(groups):
-                q = _load(query + (kv_head * groups + head) * query_h, real, True, HEAD_DIM, BLOCK_D)
+                q = load_tile(query + (kv_head * groups + head) * query_h, real, True, HEAD_DIM, BLOCK_D)
                 total += tl.sum(q.to(tl.float32), 0)
                 scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
                 scores = tl.where(real[None, :], scores, float("-inf"))

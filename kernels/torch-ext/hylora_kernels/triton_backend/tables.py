@@ -36,7 +36,7 @@ class SpanTables(NamedTuple):
             is served one list of blocks: a unit, or up to 64 tokens of a chunk where units are smaller than that.
         chunks: `[chunks, 3]`: row, first position, tokens.
         shared: whether all queries of a reader read the same blocks (a reader is a unit).
-        reader_size: tokens in a full reader.
+        reader_size: tokens in the longest reader, or more.
         covered: whether every position of the grid belongs to a sequence.
         chunk_size: tokens in the longest chunk.
     """
@@ -94,7 +94,8 @@ def _tables(
     covered = sum(length for _, _, length in layout.sequences) == layout.batch * layout.length
     longest_chunk = min(chunk_size, max((length for _, _, length in layout.sequences), default=0))
     moved = (_stack(*pair).to(device) for pair in ((blocks, 3), (units, 6), (readers, 7), (chunks, 3)))
-    return SpanTables(*moved, shared, unit_size if shared else ROWS_PER_MASK, covered, longest_chunk)
+    reader_size = min(unit_size if shared else ROWS_PER_MASK, longest_chunk)
+    return SpanTables(*moved, shared, reader_size, covered, longest_chunk)
 
 
 def _runs(length: int, size: int):

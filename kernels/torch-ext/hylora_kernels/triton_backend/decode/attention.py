@@ -16,9 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ...options import SpanOptions
-from ..forward import _load
 from ..launch import launch_for
-from ..retrieval import _MISSING
+from ..retrieval import MISSING
+from ..tiles import load_tile
 
 
 def attend(
@@ -153,12 +153,12 @@ def _attend_tile(
     dim = tl.arange(0, BLOCK_D)
     head = kv_head * GROUPS + member
     real = member < GROUPS
-    q = _load(
+    q = load_tile(
         query + row * query_b + head.to(tl.int64)[:, None] * query_h + dim[None, :], real, True, HEAD_DIM, BLOCK_D
     )
     at = (problem * capacity + source)[:, None] * HEAD_DIM + dim[None, :]
-    k = _load(key_cache + at, visible, True, HEAD_DIM, BLOCK_D)
-    v = _load(value_cache + at, visible, True, HEAD_DIM, BLOCK_D)
+    k = load_tile(key_cache + at, visible, True, HEAD_DIM, BLOCK_D)
+    v = load_tile(value_cache + at, visible, True, HEAD_DIM, BLOCK_D)
     products = tl.dot(q, tl.trans(k), input_precision="tf32x3") * factor
     products = tl.where(visible[None, :], products, float("-inf"))
     pivot = tl.max(products, 1)
@@ -175,7 +175,7 @@ def _attend_tile(
 def _ranked(best, count, share, SPLITS: tl.constexpr, KEPT: tl.constexpr):
     """The best of `count` candidates, best first; only programs that had candidates wrote what they found."""
     entry = tl.arange(0, SPLITS * KEPT)
-    found = tl.load(best + entry, entry // KEPT * share < count, other=_MISSING)
+    found = tl.load(best + entry, entry // KEPT * share < count, other=MISSING)
     return (0xFFFFFFFF - (tl.topk(found, KEPT) & 0xFFFFFFFF)).to(tl.int32)
 
 

@@ -11,9 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ...options import SpanOptions
-from ..forward import _load
 from ..launch import launch_for
-from ..retrieval import _MISSING, _sort_keys
+from ..retrieval import MISSING, sort_keys
+from ..tiles import load_tile
 
 # Whoever reads the blocks first ranks what this many programs found.
 _SPLITS = 16
@@ -86,12 +86,12 @@ def _rank_blocks(
     dim = tl.arange(0, BLOCK_D)
     asked = tl.load(pooled + problem * HEAD_DIM + dim, dim < HEAD_DIM, other=0.0)
     summaries += problem * blocks * HEAD_DIM
-    kept = tl.full([KEPT], _MISSING, tl.int64)
+    kept = tl.full([KEPT], MISSING, tl.int64)
     for first in range(split * share, last, BLOCK_N):
         block = first + tl.arange(0, BLOCK_N)
         real = block < last
         pointers = summaries + block.to(tl.int64)[:, None] * HEAD_DIM + dim[None, :]
-        summary = _load(pointers, real, True, HEAD_DIM, BLOCK_D)
-        found = tl.where(real, _sort_keys(tl.sum(summary * asked[None, :], 1), block), _MISSING)
+        summary = load_tile(pointers, real, True, HEAD_DIM, BLOCK_D)
+        found = tl.where(real, sort_keys(tl.sum(summary * asked[None, :], 1), block), MISSING)
         kept = tl.topk(tl.join(kept, tl.topk(found, KEPT)).reshape([2 * KEPT]), KEPT)
     tl.store(best + (problem * tl.num_programs(0) + split) * KEPT + tl.arange(0, KEPT), kept)
