@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as a kernel of the Hub: assembled here, loaded by the `kernels` package, called by transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import hylora_kernels
+from hylora_kernels import SequenceLayout, flash_attn_forward, span_attention
+from tests.kernels.inputs import masked_attention, output_and_gradients, random_inputs
+from tests.tolerances import assert_close
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = {"block_size": 4, "top_k": 2, "chunk_size": 16}
+
+
+@pytest.fixture(scope="module")
+def assembled(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("assemble", ROOT / "kernels/assemble.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("hub")
+    module.assemble(folder / "build")
+    return folder
+
+
+def test_the_build_description_names_the_package():
+    general = tomllib.loads((ROOT / "kernels/build.toml").read_text())["general"]
+    assert general["name"].replace("-", "_") == hylora_kernels.__name__
+    assert (ROOT / "kernels/torch-ext" / hylora_kernels.__name__).is_dir()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_an_assembled_copy_holds_all_sources_and_launches(assembled, backend):
+    variant = assembled / "build" / f"torch-{backend}"
+    sources = Path(hylora_kernels.__file__).parent
+    for suffix in ("py", "json"):
+        names = {path.relative_to(sources) for path in sources.rglob(f"*.{suffix}")}
+        assert names <= {path.relative_to(variant) for path in variant.rglob(f"*.{suffix}")}
+    metadata = json.loads((variant / "metadata.json").read_text())
+    assert (metadata["name"], metadata["backend"]) == ("hylora-kernels", {"type": backend})
+
+
+def test_a_loaded_copy_computes_the_same_beside_the_package(assembled):
+    copy = pytest.importorskip("kernels").get_local_kernel(assembled)
+    assert set(copy.__all__) == set(hylora_kernels.__all__)
+    assert copy.span_attention.__module__ != span_attention.__module__
+    inputs = random_inputs(2, 4, 2, 50)
+    expected = output_and_gradients(span_attention, inputs, **OPTIONS)
+    for a, e in zip(output_and_gradients(copy.span_attention, inputs, **OPTIONS), expected, strict=True):
+        assert torch.equal(a, e)
+    # Inside graphs each copy has operators of its own.
+    compiled = torch.compile(copy.span_attention, backend="aot_eager", fullgraph=True)
+    assert_close(compiled(*inputs, **OPTIONS), expected[0])
+
+
+TRANSFORMERS = """
+import importlib.metadata, sys, torch
+version = importlib.metadata.version
+# The release of the `kernels` package that this transformers asks for may not be out.
+importlib.metadata.version = lambda name: "0.18.2" if name == "kernels" else version(name)
+from transformers import LlamaConfig, LlamaForCausalLM
+import hylora_kernels
+config = LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+                     num_key_value_heads=2)
+config.span_attention = {"block_size": 4, "top_k": 2, "chunk_size": [8, 16]}
+torch.manual_seed(0)
+model = LlamaForCausalLM(config).eval()
+ids = torch.randint(32, (2, 50))
+mask = torch.ones_like(ids)
+mask[0, :7] = 0
+full = model(ids, attention_mask=mask).logits
+model.set_attn_implementation("hylora/hylora-kernels")
+assert model.config._attn_implementation == "hylora/hylora-kernels"
+span = model(ids, attention_mask=mask).logits
+assert not torch.allclose(full[1], span[1], atol=1e-4)
+torch.testing.assert_close(full[0, 7:23], span[0, 7:23])  # the first chunk sees the same
+model.generate(ids, attention_mask=mask, max_new_tokens=3)
+print("loaded", sorted(name for name in sys.modules if name.startswith("_hylora_kernels_"))[0])
+"""
+
+
+def test_transformers_takes_the_kernel_by_its_name(assembled):
+    pytest.importorskip("kernels")
+    environment = {
+        **os.environ,
+        "LOCAL_KERNELS": f"hylora/hylora-kernels={assembled}",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT / "kernels/torch-ext"),
+    }
+    command = [sys.executable, "-c", TRANSFORMERS]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "loaded _hylora_kernels_cpu_" in run.stdout
+
+
+def layer(**options):
+    return SimpleNamespace(config=SimpleNamespace(span_attention={**OPTIONS, **options}), is_causal=True)
+
+
+def mask_of(layout):
+    """What transformers makes of padding and packing: `[B, 1, L, L]`, True where a query sees a key."""
+    sequence = torch.full((layout.batch, layout.length), -1)
+    for number, (row, start, length) in enumerate(layout.sequences):
+        sequence[row, start : start + length] = number
+    same = (sequence[:, :, None] == sequence[:, None, :]) & (sequence >= 0)[:, :, None]
+    return (same & torch.ones(layout.length, layout.length, dtype=torch.bool).tril())[:, None]
+
+
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        ((0, 0, 50), (1, 0, 50)),
+        ((0, 9, 41), (1, 0, 50)),
+        ((0, 0, 33), (1, 0, 49)),
+        ((0, 0, 20), (0, 20, 30), (1, 0, 1), (1, 1, 49)),
+    ],
+    ids=["dense", "left", "right", "packed"],
+)
+def test_masks_are_read_as_layouts(sequences):
+    layout = SequenceLayout(2, 50, sequences)
+    query, key, value = random_inputs(2, 4, 2, 50)
+    mask = None if layout.is_dense else mask_of(layout)
+    output, weights = flash_attn_forward(layer(chunk_size=[8, 16], window=7), query, key, value, mask, scaling=0.3)
+    expected = span_attention(query, key, value, layout=layout, scale=0.3, **OPTIONS)
+    assert weights is None
+    assert_close(output, expected.transpose(1, 2))
+
+
+def test_queries_that_continue_a_cache_attend_to_all_of_it():
+    query, key, value = random_inputs(1, 4, 2, 30)
+    mask = torch.ones(1, 1, 3, 30, dtype=torch.bool).tril(27)
+    output, _ = flash_attn_forward(layer(), query[:, :, 27:], key, value, mask)
+    full = masked_attention(query, key, value, torch.ones(30, 30, dtype=torch.bool).tril())
+    assert_close(output, full[:, :, 27:].transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 0.1}, "dropout.*0.1.*0.0"),
+        ({"sliding_window": 5}, "sliding_window=5"),
+        ({"is_causal": False}, "both directions"),
+    ],
+)
+def test_what_is_not_computed_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        flash_attn_forward(layer(), *random_inputs(1, 2, 2, 20), None, **options)
+
+
+def test_masks_of_other_kinds_are_refused():
+    inputs = random_inputs(1, 2, 2, 20)
+    window = torch.ones(1, 1, 20, 20, dtype=torch.bool).tril().triu(-5)
+    both_ways = torch.ones(1, 1, 20, 20, dtype=torch.bool)
+    for mask in (window, both_ways):
+        with pytest.raises(ValueError, match="unknown kind of mask"):
+            flash_attn_forward(layer(), *inputs, mask)
+    with pytest.raises(ValueError, match="not a boolean"):
+        flash_attn_forward(layer(), *inputs, torch.zeros(1, 1, 20, 20))
