@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block summaries and query sums by the kernel equal the reference's."""
+"""Summaries of blocks, and sums of their queries, against the reference's."""
 
 from __future__ import annotations
 
@@ -8,65 +8,127 @@ import torch
 
 from hylora_kernels import SequenceLayout, reference
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.triton_backend.launch import Launch, forced
 from hylora_kernels.triton_backend.summary import summarize_blocks
 from hylora_kernels.triton_backend.tables import span_tables
 from tests.kernels.inputs import random_inputs
+from tests.kernels.triton_backend.test_forward import DEVICE, padding
+from tests.tolerances import assert_close
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SCALE = 0.3
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-RAGGED = SequenceLayout(3, 90, ((0, 7, 83), (2, 0, 1), (2, 1, 33), (2, 40, 50)))
+SUMMARIES = pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
+RAGGED = SequenceLayout(4, 110, ((0, 17, 93), (1, 0, 50), (1, 50, 1), (1, 51, 59), (3, 0, 80)))
 
 
-def check(layout, summary, block_size=16, heads=2, kv_heads=2, head_dim=16, dtype=torch.float32, strided=False):
-    options = SpanOptions(block_size, 2, 64, "chunk", 1, "relevance", summary, 5)
-    inputs = random_inputs(layout.batch, heads, kv_heads, layout.length, head_dim, dtype)
-    real = torch.zeros(layout.batch, layout.length, dtype=torch.bool)
+def options_of(summary="attention", block_size=16, selection="chunk", query_group=1):
+    return SpanOptions(block_size, 3, 2 * block_size, selection, query_group, "relevance", summary, 5)
+
+
+def check(inputs, layout, options, scale=0.3, garbage=float("nan")):
+    """Compare each sequence's blocks with those of the sequence alone."""
+    query, key, value = inputs = [x.to(DEVICE) for x in inputs]
+    for x in inputs:
+        x.masked_fill_(padding(layout)[:, None, :, None], garbage)
+    tables = span_tables(layout, options, torch.device(DEVICE))
+    summaries, sums = summarize_blocks(query, key, value, tables, options, scale)
+    size, kv_heads, wide = options.block_size, key.shape[1], [x.float() for x in inputs]
+    assert summaries.dtype == torch.float32
+    assert summaries.shape == (kv_heads, len(tables.blocks), key.shape[3])
+    assert (sums is None) == (options.unit_size % size != 0)
+    first = 0
     for row, start, length in layout.sequences:
-        real[row, start : start + length] = True
-    inputs = [x.masked_fill(~real[:, None, :, None], float("nan")).to(DEVICE) for x in inputs]
-    if strided:
-        inputs = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
-    tables = span_tables(layout, options, inputs[0].device)
-    summaries, sums = summarize_blocks(*inputs, tables, options, SCALE)
-    assert (sums is None) == (summary != "attention")
-
-    base = 0
-    for row, start, length in layout.sequences:
-        q, k, v = (x[row, :, start : start + length].float() for x in inputs)
-        q = q.unflatten(0, (kv_heads, -1))
+        at, blocks = slice(start, start + length), slice(first, first + -(-length // size))
         for head in range(kv_heads):
-            expected = reference.summarize_blocks(q[head], k[head], v[head], options, SCALE)
-            found = summaries[head, base : base + len(expected)]
-            assert (found - expected).abs().max() <= TOLERANCE[dtype] if len(expected) else True
+            q, k, v = (x[row].unflatten(0, (kv_heads, -1))[head, :, at] for x in wide)
+            expected = reference.summarize_blocks(q, k[0], v[0], options, scale)
+            assert_close(summaries[head, blocks][: length // size], expected)
+            assert summaries[head, blocks].isfinite().all()
             if sums is not None:
-                for block, tokens in enumerate(q[head].split(block_size, dim=1)):
-                    expected = tokens.sum(dim=(0, 1))
-                    assert (sums[head, base + block] - expected).abs().max() <= 1e-4
-        base += -(-length // block_size)
-    assert base == summaries.shape[1]
+                assert_close(sums[head, blocks], torch.stack([part.sum(dim=(0, 1)) for part in q.split(size, dim=1)]))
+        first = blocks.stop
+    return summaries, sums
 
 
-@pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
+@SUMMARIES
 @pytest.mark.parametrize("block_size", [16, 32])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
-def test_summaries_of_ragged_sequences(summary, block_size, heads, kv_heads):
-    check(RAGGED, summary, block_size, heads, kv_heads)
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_heads_that_share_keys(heads, block_size, summary):
+    inputs = random_inputs(1, 2 * heads, 2, 110, head_dim=16, dtype=torch.float32)
+    check(inputs, SequenceLayout.dense(1, 110), options_of(summary, block_size))
 
 
-@pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(("head_dim", "strided"), [(24, False), (64, True)])
-def test_head_dimensions_dtypes_and_strides(summary, dtype, head_dim, strided):
-    check(SequenceLayout.dense(2, 70), summary, 16, 4, 2, head_dim, dtype, strided)
+@SUMMARIES
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
+def test_padded_and_packed_rows(garbage, summary):
+    check(random_inputs(4, 2, 1, 110, 16, torch.float32), RAGGED, options_of(summary), garbage=garbage)
+
+
+@SUMMARIES
+@pytest.mark.parametrize("head_dim", [8, 24, 64])
+def test_head_dims(head_dim, summary):
+    inputs = random_inputs(1, 2, 1, 70, head_dim, torch.float32)
+    check(inputs, SequenceLayout.dense(1, 70), options_of(summary))
+
+
+@SUMMARIES
+def test_half_precision(summary):
+    """Computed in float32 from the numbers as they are: no less exact than float32."""
+    check(random_inputs(4, 2, 1, 110, 16, torch.float16), RAGGED, options_of(summary))
+
+
+@pytest.mark.parametrize("block_size", [16, 64, 128])
+@pytest.mark.parametrize("keys_and_rows", [(16, 16), (128, 16), (32, 128)])
+def test_tiles_of_several_blocks_and_of_parts_of_queries(keys_and_rows, block_size):
+    inputs = random_inputs(1, 2, 1, 300, 16, torch.float32)
+    with forced(summary=Launch(*keys_and_rows, num_warps=4, num_stages=2)):
+        check(inputs, SequenceLayout.dense(1, 300), options_of(block_size=block_size))
+
+
+@pytest.mark.parametrize("scale", [0.3, -2.0])
+def test_strided_memory(scale):
+    """As `[B, L, H, D]`: slices of a fused projection."""
+    fused = torch.randn(2, 50, 8, 16, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
+    check((fused[:, :4], fused[:, 4:6], fused[:, 6:]), SequenceLayout.dense(2, 50), options_of(), scale)
+
+
+def test_large_scores():
+    query, key, value = random_inputs(1, 1, 1, 64, 16, torch.float32)
+    query[..., 0], key[..., 0] = 20.0, torch.linspace(-20, 20, 64)
+    check((query, key, value), SequenceLayout.dense(1, 64), options_of(), scale=1.0)
+
+
+@SUMMARIES
+def test_what_is_not_a_number_stays_within_its_block(summary):
+    inputs = [x.to(DEVICE) for x in random_inputs(1, 1, 1, 64, 16, torch.float32)]
+    tables = span_tables(SequenceLayout.dense(1, 64), options_of(summary), torch.device(DEVICE))
+    expected, _ = summarize_blocks(*inputs, tables, options_of(summary), 0.3)
+    for x in inputs:
+        x[:, :, 20] = float("nan")
+    actual, _ = summarize_blocks(*inputs, tables, options_of(summary), 0.3)
+    assert actual[:, 1].isnan().all()
+    torch.testing.assert_close(actual[:, [0, 2, 3]], expected[:, [0, 2, 3]])
+
+
+@SUMMARIES
+def test_no_sums_where_units_are_not_whole_blocks(summary):
+    options = options_of(summary, selection="causal", query_group=8)
+    check(random_inputs(1, 2, 1, 70, 16, torch.float32), SequenceLayout.dense(1, 70), options)
+
+
+def test_no_sequences():
+    summaries, sums = check(random_inputs(2, 2, 1, 5, 16, torch.float32), SequenceLayout(2, 5, ()), options_of())
+    assert summaries.shape == sums.shape == (1, 0, 16)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
-@pytest.mark.parametrize("head_dim", [64, 80, 128, 160, 256])
-def test_on_a_gpu(summary, head_dim):
-    check(SequenceLayout(1, 900, ((0, 3, 450), (0, 453, 447))), summary, 32, 8, 2, head_dim, torch.bfloat16, True)
-
-
-def test_nothing_to_summarize():
-    check(SequenceLayout(1, 5, ()), "attention")
+@SUMMARIES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+@pytest.mark.parametrize("block_size", [16, 32, 64, 128])
+def test_real_sizes(block_size, head_dim, dtype, summary):
+    layout = SequenceLayout(2, 4200, ((0, 100, 4100), (1, 0, 3000), (1, 3000, 1111)))
+    inputs = [x.to(DEVICE) for x in random_inputs(2, 6, 2, 4200, head_dim, dtype)]
+    inputs = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]  # as models have them
+    options, scale = options_of(summary, block_size), head_dim**-0.5
+    first = check(inputs, layout, options, scale)
+    again = summarize_blocks(*inputs, span_tables(layout, options, torch.device(DEVICE)), options, scale)
+    assert all(map(torch.equal, first, again))

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of blocks: each unit's summed queries, and the best candidates by their product with the summaries."""
+"""The choice of memory blocks from pooled queries and summaries (6.5), without a matrix of all scores.
+
+A program takes a tile of units, streams over their candidates and keeps each unit's best. A candidate is one int64:
+its score, as an integer of the same order, above the complement of the block's number. Such keys are unique and the
+highest is the best, ties going to the lower block, in whatever order they are met.
+"""
 
 from __future__ import annotations
 
@@ -14,194 +19,234 @@ from ..options import SpanOptions
 from .launch import launch_for
 from .tables import SpanTables
 
+# Few units with many candidates are shared out among up to this many programs, which fill a large GPU, as long as each
+# gets so many candidates.
+_PROGRAMS, _SHARE = 256, 256
 # Below the key of every score.
-MISSING = tl.constexpr(-(1 << 63))
+MISSING = tl.constexpr(-(2**63))
 
 
 def pool_queries(
     query: Tensor, query_sums: Optional[Tensor], kv_heads: int, tables: SpanTables, options: SpanOptions
 ) -> Tensor:
-    """The queries by which each unit selects, summed over tokens and the heads of the group (equation 6.5).
+    """The queries by which each unit selects, summed over tokens and the heads that share a KV head (6.5).
 
     Args:
-        query: `[B, Hq, L, D]`, the last dimension contiguous.
-        query_sums: the same sums of each block, `[Hkv, blocks, D]` float32, which save reading the queries again where
-            units are made of whole blocks; or None.
+        query: `[B, Hq, L, D]`, the last dimension contiguous. Not read where there are sums of blocks.
+        query_sums: `[Hkv, blocks, D]` float32 or None, as `summarize_blocks` gives it.
         kv_heads: Hkv.
         tables: those of the layout and the options.
-        options: the units.
+        options: what is chosen for whom.
 
     Returns:
-        `[Hkv, units, D]` float32; zeros for units that nobody selects for.
+        `[Hkv, units, D]` float32, 0 for units for which no queries choose.
     """
-    count, head_dim = tables.units.shape[0], query.shape[3]
-    pooled = torch.empty(kv_heads, count, head_dim, dtype=torch.float32, device=query.device)
-    if count == 0:
+    units, head_dim = tables.units.shape[0], query.shape[3]
+    pooled = torch.empty(kv_heads, units, head_dim, dtype=torch.float32, device=query.device)
+    if units == 0:
         return pooled
-    from_sums = query_sums is not None and options.unit_size % options.block_size == 0
-    if from_sums:
-        source, groups, size = query_sums[None], 1, options.unit_size // options.block_size
+    if query_sums is None:
+        source, block_size, groups = query, 1, query.shape[1] // kv_heads
     else:
-        source, groups, size = query, query.shape[1] // kv_heads, options.unit_size
+        # The sums are one row of queries, one for each block.
+        source, block_size, groups = query_sums[None], options.block_size, 1
+
     launch = launch_for("pool_queries", head_dim, query.dtype, query.device)
-    items = min(launch.block_m, triton.next_power_of_2(size))
-    units = launch.block_m // items
-    _pool_queries[(triton.cdiv(count, units), kv_heads)](
+    items = min(launch.block_m, triton.next_power_of_2(options.unit_size // block_size))
+    columns = min(launch.block_n, triton.next_power_of_2(head_dim))
+    grid = (triton.cdiv(units, launch.block_m // items) * triton.cdiv(head_dim, columns), kv_heads)
+    _pool_queries[grid](
         source,
         pooled,
         tables.units,
         tables.blocks,
-        count,
+        units,
         groups,
-        size,
         *source.stride()[:3],
-        FROM_SUMS=from_sums,
-        BLOCK_SIZE=options.block_size,
-        UNITS=units,
-        ITEMS=items,
+        BLOCK_SIZE=block_size,
         HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        BLOCK_D=columns,
+        UNITS=launch.block_m // items,
+        ITEMS=items,
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
     )
     return pooled
 
 
-def retrieve(pooled: Tensor, summaries: Tensor, tables: SpanTables, top_k: int) -> Tensor:
-    """The best candidates of each unit by the inner product of its queries with the summaries (equation 6.5).
-
-    Scores never leave the kernel: each program walks over the candidates of a few units and keeps their best.
-
-    Args:
-        pooled: `[Hkv, units, D]` float32.
-        summaries: `[Hkv, blocks, D]` float32.
-        tables: those of the layout.
-        top_k: blocks per unit, at least 1.
-
-    Returns:
-        `[Hkv, units, top_k]` int32, numbered from the sequence's start, best first and the earlier one among equals,
-        filled up with -1.
-    """
-    kv_heads, count, head_dim = pooled.shape
-    chosen = torch.empty(kv_heads, count, top_k, dtype=torch.int32, device=pooled.device)
-    if count == 0:
-        return chosen
-    launch = launch_for("retrieve", head_dim, pooled.dtype, pooled.device)
-    kept = triton.next_power_of_2(max(2, top_k))
-    _retrieve[(triton.cdiv(count, launch.block_m), kv_heads)](
-        pooled,
-        summaries,
-        chosen,
-        tables.units,
-        count,
-        summaries.shape[1],
-        TOP_K=top_k,
-        KEPT=kept,
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
-        BLOCK_M=launch.block_m,
-        BLOCK_N=max(launch.block_n, kept),
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
-    )
-    return chosen
-
-
-@triton.jit(do_not_specialize=["count", "groups", "size"])
+@triton.jit(do_not_specialize=["count", "groups"])
 def _pool_queries(
     source,
     pooled,
-    unit_table,
-    block_table,
+    table,
+    blocks,
     count,
     groups,
-    size,
     source_b,
     source_h,
     source_l,
-    FROM_SUMS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    UNITS: tl.constexpr,
-    ITEMS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    UNITS: tl.constexpr,
+    ITEMS: tl.constexpr,
 ):
+    SLICES: tl.constexpr = (HEAD_DIM + BLOCK_D - 1) // BLOCK_D
     kv_head = tl.program_id(1).to(tl.int64)
-    slot = tl.arange(0, UNITS * ITEMS)
-    unit = tl.program_id(0) * UNITS + slot // ITEMS
-    asker = tl.load(unit_table + unit * 6 + 3, unit < count, other=-1)
-    asked = asker >= 0
-    row = tl.load(unit_table + asker * 6, asked, other=0).to(tl.int64)
-    first = tl.load(unit_table + asker * 6 + 1, asked, other=0)
-    items = tl.load(unit_table + asker * 6 + 2, asked, other=0)
-    if FROM_SUMS:
-        # Units begin where blocks do; the sequence's first block tells where the sequence begins.
-        first_block = tl.load(unit_table + asker * 6 + 4, asked, other=0)
-        sequence_start = tl.load(block_table + first_block * 3 + 1, asked, other=0)
+    first_unit = tl.program_id(0) // SLICES * UNITS
+    dim = tl.program_id(0) % SLICES * BLOCK_D + tl.arange(0, BLOCK_D)
+    place = tl.arange(0, UNITS * ITEMS)
+    unit = first_unit + place // ITEMS
+    chooser = tl.load(table + unit * 6 + 3, unit < count, other=-1)
+    row = tl.load(table + chooser * 6, chooser >= 0, other=0).to(tl.int64)
+    first = tl.load(table + chooser * 6 + 1, chooser >= 0, other=0)
+    items = tl.load(table + chooser * 6 + 2, chooser >= 0, other=0)
+    if BLOCK_SIZE > 1:
+        # From a run of tokens to the run of their blocks.
+        first_block = tl.load(table + chooser * 6 + 4, chooser >= 0, other=0)
+        sequence_start = tl.load(blocks + first_block * 3 + 1, chooser >= 0, other=0)
         first = first_block + (first - sequence_start) // BLOCK_SIZE
         items = tl.cdiv(items, BLOCK_SIZE)
         row = row * 0
-    dim = tl.arange(0, BLOCK_D)
-    inside = (dim < HEAD_DIM)[None, :]
-    total = tl.zeros([UNITS * ITEMS, BLOCK_D], tl.float32)
-    for head in range(groups):
-        for begin in range(0, size, ITEMS):
-            item = begin + slot % ITEMS
-            at = row * source_b + (kv_head * groups + head) * source_h + (first + item).to(tl.int64) * source_l
-            x = tl.load(source + at[:, None] + dim[None, :], (item < items)[:, None] & inside, other=0.0)
-            total += x.to(tl.float32)
-    total = tl.sum(total.reshape([UNITS, ITEMS, BLOCK_D]), 1)
-    unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
-    place = (kv_head * count + unit)[:, None] * HEAD_DIM + dim[None, :]
-    tl.store(pooled + place, total, (unit < count)[:, None] & inside)
+
+    source += (row * source_b)[:, None] + kv_head * groups * source_h + dim[None, :]
+    total = tl.zeros([UNITS, BLOCK_D], tl.float32)
+    for _ in range(groups):
+        for start in range(0, tl.max(items, 0), ITEMS):
+            item = start + place % ITEMS
+            inside = (item < items)[:, None] & (dim < HEAD_DIM)[None, :]
+            x = tl.load(source + (first + item).to(tl.int64)[:, None] * source_l, inside, other=0.0)
+            total += tl.sum(tl.reshape(x.to(tl.float32), [UNITS, ITEMS, BLOCK_D]), 1)
+        source += source_h
+
+    unit = first_unit + tl.arange(0, UNITS)
+    at = (kv_head * count + unit)[:, None] * HEAD_DIM + dim[None, :]
+    tl.store(pooled + at, total, (unit < count)[:, None] & (dim < HEAD_DIM)[None, :])
 
 
-@triton.jit(do_not_specialize=["count", "block_count"])
+def retrieve(pooled: Tensor, summaries: Tensor, tables: SpanTables, top_k: int) -> Tensor:
+    """The blocks of highest score `pooled . summary` among each unit's candidates, ties to the lower block.
+
+    Args:
+        pooled: `[Hkv, units, D]` float32, contiguous.
+        summaries: `[Hkv, blocks, D]` float32, contiguous.
+        tables: those of the layout and the options.
+        top_k: blocks wanted, at least 1.
+
+    Returns:
+        `[Hkv, units, top_k]` int32: numbered from the unit's sequence's start, best first, filled up with -1.
+    """
+    kv_heads, units, head_dim = pooled.shape
+    blocks = summaries.shape[1]
+    chosen = torch.empty(kv_heads, units, top_k, dtype=torch.int32, device=pooled.device)
+    if units == 0:
+        return chosen
+
+    launch = launch_for("retrieve", head_dim, pooled.dtype, pooled.device)
+    rows = min(launch.block_m, triton.next_power_of_2(max(16, units)))
+    tiles = triton.cdiv(units, rows)
+    splits = max(1, min(_PROGRAMS // (tiles * kv_heads), blocks // _SHARE))
+    splits = 1 << (splits.bit_length() - 1)
+    kept = triton.next_power_of_2(top_k)
+    found = chosen if splits == 1 else chosen.new_empty(kv_heads, units, splits * kept, dtype=torch.int64)
+    _retrieve[(tiles * splits, kv_heads)](
+        pooled,
+        summaries,
+        found,
+        tables.units,
+        units,
+        blocks,
+        top_k,
+        SPLITS=splits,
+        KEPT=kept,
+        HEAD_DIM=head_dim,
+        BLOCK_D=32,
+        ROWS=rows,
+        COLUMNS=launch.block_n,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+    )
+    if splits > 1:
+        _merge[(units, kv_heads)](found, chosen, tables.units, top_k, KEYS=splits * kept, num_warps=1)
+    return chosen
+
+
+@triton.jit(do_not_specialize=["count", "blocks", "top_k"])
 def _retrieve(
     pooled,
     summaries,
-    chosen,
+    found,
     table,
     count,
-    block_count,
-    TOP_K: tl.constexpr,
+    blocks,
+    top_k,
+    SPLITS: tl.constexpr,
     KEPT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
+    # Later units of a sequence have more candidates and start first.
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = tl.program_id(1).to(tl.int64)
-    # The units that read most come last and start first.
-    unit = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real = unit < count
-    base = tl.load(table + unit * 6 + 4, real, other=0)
-    end = base + tl.load(table + unit * 6 + 5, real, other=0)
-    # Units of several sequences may meet in one program: it walks over the candidates of all of them.
-    last = tl.max(end, 0)
-    start = tl.min(tl.where(end > base, base, last), 0)
+    unit = program // SPLITS * ROWS + tl.arange(0, ROWS)
+    first = tl.load(table + unit * 6 + 4, unit < count, other=0)
+    end = first + tl.load(table + unit * 6 + 5, unit < count, other=0)
 
-    dim = tl.arange(0, BLOCK_D)
-    inside = (dim < HEAD_DIM)[None, :]
-    asked = tl.load(
-        pooled + (kv_head * count + unit)[:, None] * HEAD_DIM + dim[None, :], real[:, None] & inside, other=0.0
-    )
-    best = tl.full([BLOCK_M, KEPT], MISSING, tl.int64)
-    for first in range(start, last, BLOCK_N):
-        block = first + tl.arange(0, BLOCK_N)
-        at = (kv_head * block_count + block)[:, None] * HEAD_DIM + dim[None, :]
-        summary = tl.load(summaries + at, (block < last)[:, None] & inside, other=0.0)
-        scores = tl.dot(asked, tl.trans(summary), input_precision="ieee")
-        candidate = (block[None, :] >= base[:, None]) & (block[None, :] < end[:, None])
-        found = tl.where(candidate, sort_keys(scores, block[None, :] - base[:, None]), MISSING)
-        found = tl.topk(found, KEPT)
-        best = tl.topk(tl.join(best, found).reshape([BLOCK_M, 2 * KEPT]), KEPT)
+    # A tile may hold units of several sequences: it streams over all their blocks, each row sees its own.
+    begin = tl.min(tl.where(first < end, first, blocks), 0)
+    stop = tl.max(tl.where(first < end, end, 0), 0)
+    share = tl.cdiv(tl.maximum(stop - begin, 0), SPLITS)
+    begin += program % SPLITS * share
+    stop = tl.minimum(stop, begin + share)
 
-    rank = tl.arange(0, KEPT)
-    index = (0xFFFFFFFF - (best & 0xFFFFFFFF)).to(tl.int32)
-    index = tl.where(best == MISSING, -1, index)
-    place = (kv_head * count + unit)[:, None] * TOP_K + rank[None, :]
-    tl.store(chosen + place, index, real[:, None] & (rank < TOP_K)[None, :])
+    # Places without a candidate differ a little, so that they are taken one at a time.
+    slot = tl.arange(0, KEPT)
+    best = tl.zeros([ROWS, KEPT], tl.int64) + (slot.to(tl.int64) + MISSING)[None, :]
+    pooled += (kv_head * count + unit)[:, None] * HEAD_DIM
+    summaries += kv_head * blocks * HEAD_DIM
+    for start in range(begin, stop, COLUMNS):
+        block = start + tl.arange(0, COLUMNS)
+        scores = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for at in range(0, HEAD_DIM, BLOCK_D):
+            dim = (at + tl.arange(0, BLOCK_D))[None, :]
+            q = tl.load(pooled + dim, (unit < count)[:, None] & (dim < HEAD_DIM), other=0.0)
+            c = summaries + block.to(tl.int64)[:, None] * HEAD_DIM + dim
+            c = tl.load(c, (block < stop)[:, None] & (dim < HEAD_DIM), other=0.0)
+            # Three products of TF32 make one of float32 on tensor cores.
+            scores = tl.dot(q, tl.trans(c), scores, input_precision="tf32x3")
+        candidate = (block[None, :] >= first[:, None]) & (block[None, :] < tl.minimum(end, stop)[:, None])
+        keys = tl.where(candidate, sort_keys(scores, block[None, :]), MISSING)
+
+        # Swap the best of the tile for the worst that is kept, as long as any row gains by it. Beyond the first tiles
+        # few candidates are of use, and this takes fewer steps than to sort.
+        highest, worst = tl.max(keys, 1), tl.min(best, 1)
+        while tl.max((highest > worst).to(tl.int32), 0) > 0:
+            swapped = (best == worst[:, None]) & (highest > worst)[:, None]
+            best = tl.where(swapped, highest[:, None], best)
+            keys = tl.where(keys == highest[:, None], MISSING, keys)
+            highest, worst = tl.max(keys, 1), tl.min(best, 1)
+
+    row = kv_head * count + unit
+    if SPLITS == 1:
+        local = _local_blocks(tl.sort(best, descending=True), first[:, None])
+        inside = (unit < count)[:, None] & (slot < top_k)[None, :]
+        tl.store(found + row[:, None] * top_k + slot[None, :], local, inside)
+    else:
+        at = row[:, None] * (SPLITS * KEPT) + program % SPLITS * KEPT + slot[None, :]
+        tl.store(found + at, best, (unit < count)[:, None])
+
+
+@triton.jit(do_not_specialize=["top_k"])
+def _merge(found, chosen, table, top_k, KEYS: tl.constexpr):
+    """The best of what the shares of one unit's candidates gave."""
+    unit = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + unit
+    place = tl.arange(0, KEYS)
+    best = tl.sort(tl.load(found + row * KEYS + place), descending=True)
+    local = _local_blocks(best, tl.load(table + unit * 6 + 4))
+    tl.store(chosen + row * top_k + place, local, place < top_k)
 
 
 @triton.jit
@@ -212,3 +257,10 @@ def sort_keys(scores, index):
     # Negative numbers count backwards in their bits.
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
+
+
+@triton.jit
+def _local_blocks(keys, first_block):
+    """The block numbers of packed keys, from a sequence's start, or -1 where the key is none."""
+    block = ~keys.to(tl.int32)
+    return tl.where(block >= 0, block - first_block, -1)

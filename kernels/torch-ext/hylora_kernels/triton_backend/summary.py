@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vector for each memory block, and the sum of its queries, in one pass over queries, keys and values."""
+"""One vector for each memory block (6.7 and its variants), and the sum of the block's queries, in one pass.
+
+Since the mean over rows commutes with the product by V, a summary is one weighted sum of the rows of V. One program
+takes a tile of one or several whole blocks of one KV head: the products between different blocks of a tile are wasted,
+which costs nothing where reading the tile takes longer than computing on it.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import e, log2
 from typing import Optional, Tuple
 
@@ -20,67 +26,79 @@ from .tiles import load_tile
 def summarize_blocks(
     query: Tensor, key: Tensor, value: Tensor, tables: SpanTables, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """Summaries of all blocks (chapter 6, equation 6.7 and its variants).
+    """Summaries of all blocks of a layout (chapter 6, equation 6.7 and its variants).
 
     Args:
         query: `[B, Hq, L, D]`; of all three, the last dimension is contiguous and the other strides are free.
         key: `[B, Hkv, L, D]`.
         value: `[B, Hkv, L, D]`.
         tables: those of the layout and the options.
-        options: which summary.
-        scale: factor of the scores, positive.
+        options: which summary, and what is chosen for whom.
+        scale: factor of the scores inside a summary.
 
     Returns:
-        The summaries `[Hkv, blocks, D]` float32, those of incomplete blocks without meaning; and where the summary
-        reads the queries anyway ("attention"), each block's queries summed over tokens and the heads of the group,
-        `[Hkv, blocks, D]` float32, else None.
+        The summaries, `[Hkv, blocks, D]` float32; those of incomplete blocks, which are no candidates, have no
+        meaning. And where units are made of whole blocks, the sum of each block's queries over its tokens and the
+        heads that share a KV head, `[Hkv, blocks, D]` float32; otherwise None.
     """
+    if options.summary == "mean_key":
+        value = key  # of which the kernel then takes the plain mean
     kv_heads, head_dim = key.shape[1], key.shape[3]
-    count = tables.blocks.shape[0]
-    summaries = torch.empty(kv_heads, count, head_dim, dtype=torch.float32, device=key.device)
-    attends = options.summary == "attention"
-    sums = torch.empty_like(summaries) if attends else None
-    if count == 0:
-        return summaries, sums
-    landmark = None
-    if options.summary == "landmark":
-        landmark = landmark_query(head_dim, options.seed).to(summaries)
+    blocks, size = tables.blocks.shape[0], options.block_size
+    summaries = torch.empty(kv_heads, blocks, head_dim, dtype=torch.float32, device=key.device)
+    query_sums = None if options.unit_size % size else torch.empty_like(summaries)
+    if blocks == 0:
+        return summaries, query_sums
+
     launch = launch_for("summary", head_dim, query.dtype, query.device)
-    _summarize[(count, kv_heads)](
+    keys = max(launch.block_m, size)
+    # A block as large as the tile may meet its queries in parts.
+    rows = min(launch.block_n, size) if keys == size else keys
+    _summarize[(triton.cdiv(blocks, keys // size) * kv_heads,)](
         query,
         key,
         value,
-        landmark,
+        _landmark(head_dim, options.seed, query.device) if options.summary == "landmark" else None,
         summaries,
-        sums,
+        query_sums,
         tables.blocks,
         scale * log2(e),
-        count,
+        blocks,
+        kv_heads,
         query.shape[1] // kv_heads,
         *query.stride()[:3],
         *key.stride()[:3],
         *value.stride()[:3],
         SUMMARY=options.summary,
-        BLOCK_SIZE=options.block_size,
+        BLOCK_SIZE=size,
         HEAD_DIM=head_dim,
         BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        KEYS=keys,
+        ROWS=rows,
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
     )
-    return summaries, sums
+    return summaries, query_sums
 
 
-@triton.jit(do_not_specialize=["count", "groups"])
+@lru_cache(maxsize=16)
+def _landmark(head_dim: int, seed: int, device: torch.device) -> Tensor:
+    """The landmark's query in float32 on the device; kept, for copies to a device wait for it."""
+    return landmark_query(head_dim, seed).float().to(device)
+
+
+@triton.jit(do_not_specialize=["count", "kv_heads", "groups"])
 def _summarize(
     query,
     key,
     value,
     landmark,
     summaries,
-    sums,
+    query_sums,
     table,
     factor,
     count,
+    kv_heads,
     groups,
     query_b,
     query_h,
@@ -95,41 +113,76 @@ def _summarize(
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    KEYS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    block = tl.program_id(0)
-    kv_head = tl.program_id(1).to(tl.int64)
-    row = tl.load(table + block * 3).to(tl.int64)
-    token = tl.arange(0, BLOCK_SIZE)
-    at = (tl.load(table + block * 3 + 1) + token).to(tl.int64)[:, None]
-    real = token < tl.load(table + block * 3 + 2)
+    BLOCKS: tl.constexpr = KEYS // BLOCK_SIZE
+    # In most models' memory the heads of a token lie side by side: their programs run together.
+    kv_head = (tl.program_id(0) % kv_heads).to(tl.int64)
+    first_block = tl.program_id(0) // kv_heads * BLOCKS
+    place = tl.arange(0, KEYS)
     dim = tl.arange(0, BLOCK_D)
-    place = (kv_head * count + block) * HEAD_DIM + dim
+    row, position, real = _tokens(table, first_block, place, count, BLOCK_SIZE)
 
-    k = load_tile(key + row * key_b + kv_head * key_h + at * key_l + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
     if SUMMARY == "mean_key":
-        summary = tl.sum(k.to(tl.float32), 0) / BLOCK_SIZE
+        weights = tl.full([KEYS], 1 / BLOCK_SIZE, tl.float32)
     else:
-        v = load_tile(
-            value + row * value_b + kv_head * value_h + at * value_l + dim[None, :], real, True, HEAD_DIM, BLOCK_D
-        )
-        if SUMMARY == "landmark":
-            q = tl.load(landmark + dim, dim < HEAD_DIM, other=0.0)
-            scores = tl.where(real, tl.sum(k.to(tl.float32) * q[None, :], 1) * factor, float("-inf"))
-            weights = tl.exp2(scores - tl.max(scores, 0))
-            weights = weights / tl.sum(weights, 0)
-        else:
-            # The mean over rows commutes with the product by V, so only one row of weights is left to multiply.
-            weights = tl.zeros([BLOCK_SIZE], tl.float32)
-            total = tl.zeros([BLOCK_D], tl.float32)
-            query += row * query_b + at * query_l + dim[None, :]
-            for head in range(groups):
-                q = load_tile(query + (kv_head * groups + head) * query_h, real, True, HEAD_DIM, BLOCK_D)
-                total += tl.sum(q.to(tl.float32), 0)
-                scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
-                scores = tl.where(real[None, :], scores, float("-inf"))
-                exponentials = tl.exp2(scores - tl.max(scores, 1)[:, None])
-                weights += tl.sum(exponentials / tl.sum(exponentials, 1)[:, None], 0)
-            weights = weights / (groups * BLOCK_SIZE)
-            tl.store(sums + place, total, dim < HEAD_DIM)
-        summary = tl.sum(weights[:, None] * v.to(tl.float32), 0)
-    tl.store(summaries + place, summary, dim < HEAD_DIM)
+        keys = key + (row * key_b + kv_head * key_h + position * key_l)[:, None] + dim[None, :]
+        k = load_tile(keys, real, True, HEAD_DIM, BLOCK_D)
+        weights = tl.zeros([KEYS], tl.float32)
+    if SUMMARY == "landmark":
+        asked = tl.load(landmark + dim, dim < HEAD_DIM, other=0.0)
+        products = tl.sum(k.to(tl.float32) * asked[None, :], 1)
+        weights = tl.reshape(_softmax(tl.reshape(products * factor, [BLOCKS, BLOCK_SIZE])), [KEYS])
+
+    if SUMMARY == "attention" or query_sums is not None:
+        sums = tl.zeros([BLOCKS, BLOCK_D], tl.float32)
+        for start in range(0, KEYS, ROWS):
+            asking = start + tl.arange(0, ROWS)
+            query_row, query_position, asks = _tokens(table, first_block, asking, count, BLOCK_SIZE)
+            at = query_row * query_b + kv_head * groups * query_h + query_position * query_l
+            queries = query + at[:, None] + dim[None, :]
+            for _ in range(groups):
+                q = load_tile(queries, asks, True, HEAD_DIM, BLOCK_D)
+                queries += query_h
+                if query_sums is not None:
+                    sums += tl.sum(tl.reshape(q.to(tl.float32), [BLOCKS, ROWS // BLOCKS, BLOCK_D]), 1)
+                if SUMMARY == "attention":
+                    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+                    if BLOCKS == 1:
+                        shares = _softmax(scores)
+                    else:
+                        # Masked before and after: what is not a number stays within its block.
+                        same = (asking // BLOCK_SIZE)[:, None] == (place // BLOCK_SIZE)[None, :]
+                        shares = tl.where(same, _softmax(tl.where(same, scores, float("-inf"))), 0.0)
+                    weights += tl.sum(shares, 0)
+    if SUMMARY == "attention":
+        weights = weights / (BLOCK_SIZE * groups)
+
+    values = value + (row * value_b + kv_head * value_h + position * value_l)[:, None] + dim[None, :]
+    v = load_tile(values, real, True, HEAD_DIM, BLOCK_D).to(tl.float32)
+    summary = tl.sum(tl.reshape(v * weights[:, None], [BLOCKS, BLOCK_SIZE, BLOCK_D]), 1)
+    block = first_block + tl.arange(0, BLOCKS)
+    at = (kv_head * count + block)[:, None] * HEAD_DIM + dim[None, :]
+    inside = (block < count)[:, None] & (dim < HEAD_DIM)[None, :]
+    tl.store(summaries + at, summary, inside)
+    if query_sums is not None:
+        tl.store(query_sums + at, sums, inside)
+
+
+@triton.jit
+def _tokens(table, first_block, place, count, BLOCK_SIZE: tl.constexpr):
+    """Row and position of tokens counted from the start of a block, and whether there are such tokens."""
+    block = first_block + place // BLOCK_SIZE
+    exists = block < count
+    row = tl.load(table + block * 3, exists, other=0).to(tl.int64)
+    start = tl.load(table + block * 3 + 1, exists, other=0)
+    real = place % BLOCK_SIZE < tl.load(table + block * 3 + 2, exists, other=0)
+    return row, (start + place % BLOCK_SIZE).to(tl.int64), real
+
+
+@triton.jit
+def _softmax(scores):
+    """Over the last dimension, of scores in base 2."""
+    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    return weights / tl.sum(weights, 1)[:, None]
