@@ -58,7 +58,7 @@ def summarize_blocks(
         query,
         key,
         value,
-        _landmark(head_dim, options.seed, query.device) if options.summary == "landmark" else None,
+        landmark_on_device(head_dim, options.seed, query.device) if options.summary == "landmark" else None,
         summaries,
         query_sums,
         tables.blocks,
@@ -82,7 +82,7 @@ def summarize_blocks(
 
 
 @lru_cache(maxsize=16)
-def _landmark(head_dim: int, seed: int, device: torch.device) -> Tensor:
+def landmark_on_device(head_dim: int, seed: int, device: torch.device) -> Tensor:
     """The landmark's query in float32 on the device; kept, for copies to a device wait for it."""
     return landmark_query(head_dim, seed).float().to(device)
 

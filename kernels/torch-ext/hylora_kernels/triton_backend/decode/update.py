@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import e, log2
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...options import SpanOptions, landmark_query
+from ...options import SpanOptions
 from ..launch import launch_for
+from ..summary import landmark_on_device
 
 
 def append(
@@ -34,7 +33,7 @@ def append(
     launch = launch_for("decode_append", head_dim, query.dtype, query.device)
     landmark = None
     if options.summary == "landmark":
-        landmark = _landmark(head_dim, options.seed, query.device)
+        landmark = landmark_on_device(head_dim, options.seed, query.device)
     _append[(kv_heads, batch)](
         query,
         key,
@@ -64,12 +63,6 @@ def append(
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
     )
-
-
-@lru_cache(maxsize=16)
-def _landmark(head_dim: int, seed: int, device: torch.device) -> Tensor:
-    """The landmark on the device: once there, steps need not wait for it."""
-    return landmark_query(head_dim, seed).to(device, torch.float32)
 
 
 @triton.jit(do_not_specialize=["capacity", "slots", "groups"])
