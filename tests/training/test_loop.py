@@ -147,6 +147,15 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     assert signal.getsignal(number) == before
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts what runs in its background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_is_not_held_back(tmp_path):
     task = stop_at(toy.ToyTask(), 3, signal.SIGINT)
     first = task.model.forward
