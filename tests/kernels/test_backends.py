@@ -163,3 +163,27 @@ def test_a_cpu_without_the_interpreter_is_told():
         "h.span_attention(x, x, x, block_size=16, chunk_size=16, backend='triton')"
     )
     assert "its interpreter alone (TRITON_INTERPRET=1); use backend='torch' or 'auto'" in done.stderr
+
+
+def test_kernels_are_launched_on_the_tensors_device(monkeypatch):
+    """Triton launches on the current device, which need not be that of the tensors."""
+    entered = []
+
+    class Device:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __enter__(self):
+            entered.append(self.tensor)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "device_of", Device)
+    query, key, value = random_inputs(1, 2, 1, 8, 16, torch.float32)
+    small = options(block_size=16, chunk_size=16, retrieval="none")
+    layout = SequenceLayout.dense(1, 8)
+    output, lse, blocks = triton_backend.span_forward(query, key, value, layout, small, 0.3)
+    triton_backend.span_backward(output, query, key, value, output, lse, blocks, layout, small, 0.3)
+    triton_backend.select_blocks(query, key, value, layout, small, 0.3)
+    assert [x is y for x, y in zip(entered, (query, output, query), strict=True)] == [True] * 3

@@ -14,7 +14,7 @@ from ..layout import SequenceLayout
 from ..options import SpanOptions
 from .backward import attention_backward
 from .forward import attention_forward
-from .launch import capability
+from .launch import capability, on_its_device
 from .lists import reading_lists
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
@@ -47,6 +47,7 @@ def unsupported(query: Tensor, options: SpanOptions) -> Optional[str]:
     return None
 
 
+@on_its_device
 def span_forward(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
@@ -57,6 +58,7 @@ def span_forward(
     return *attention_forward(query, key, value, lists, tables, scale, options.block_size), blocks
 
 
+@on_its_device
 def span_backward(
     grad: Tensor,
     query: Tensor,
@@ -75,6 +77,7 @@ def span_backward(
     return attention_backward(grad, query, key, value, output, lse, lists, tables, scale, options.block_size)
 
 
+@on_its_device
 def select_blocks(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> List[Tensor]:

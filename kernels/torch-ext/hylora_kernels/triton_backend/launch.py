@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Dict, Iterator, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Tuple
 
 import torch
 
@@ -38,6 +38,17 @@ def launch_for(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.dev
 def capability(device: torch.device) -> Tuple[int, int]:
     """The device's compute capability; on a CPU, for the interpreter, that of an H100."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def on_its_device(function: Callable) -> Callable:
+    """Make the device of the first argument current for a call: Triton launches there, wherever tensors lie."""
+
+    @wraps(function)
+    def call(tensor: torch.Tensor, *args, **kwargs):
+        with torch.cuda.device_of(tensor):
+            return function(tensor, *args, **kwargs)
+
+    return call
 
 
 @contextmanager

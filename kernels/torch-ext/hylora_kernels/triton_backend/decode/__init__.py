@@ -11,11 +11,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...options import SpanOptions
+from ..launch import on_its_device
 from .attention import attend
 from .retrieval import rank_blocks
 from .update import append
 
 
+@on_its_device
 def span_decode(
     query: Tensor,
     key: Tensor,
