@@ -49,7 +49,7 @@ def flash_attn_forward(
     Args:
         module: the layer.
         query: `[B, Hq, Lq, D]`, after rotary embedding.
-        key: `[B, Hkv, Lk, D]`.
+        key: `[B, Hkv, Lk, D]`; in a prompt the keys behind the first Lq are those of a static cache, not yet filled.
         value: `[B, Hkv, Lk, D]`.
         attention_mask: `[B, 1, Lq, Lk]` bool, True where a query sees a key; None means causal without padding.
         dropout: must be 0.
@@ -63,10 +63,13 @@ def flash_attn_forward(
         ValueError: for what is not computed, and for a mask that shows anything but causal sequences and padding.
     """
     refuse_unknown("span-expanded attention", module, dropout, kwargs)
-    length = query.shape[2]
-    if key.shape[2] != length or length == 1:
+    if not _is_prompt(query, key, attention_mask):
         output = attend_to_cache(query, key, value, attention_mask, scaling)
     else:
+        length = query.shape[2]
+        # A static cache is longer than what it holds.
+        key, value = key[:, :, :length], value[:, :, :length]
+        attention_mask = None if attention_mask is None else attention_mask[..., :length]
         # Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values.
         query, key = query.to(value.dtype), key.to(value.dtype)
         layout = layout_of_mask(attention_mask, query)
@@ -120,6 +123,14 @@ def attend_to_cache(
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+def _is_prompt(query: Tensor, key: Tensor, mask: Optional[Tensor]) -> bool:
+    """Whether the queries are a whole input, so that even the last of them sees no key behind as many."""
+    length, held = query.shape[2], key.shape[2]
+    if length == 1 or held < length:
+        return False
+    return held == length or mask is None or not bool(mask[:, :, -1, length:].any())
 
 
 def _options(module: nn.Module) -> Dict[str, Any]:
