@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,19 @@ def test_imports_are_relative_torch_triton_or_standard_library(source):
             assert package in {"torch", "triton"} or package in sys.stdlib_module_names, f"{source.name}: {name}"
 
 
+def called(node):
+    function = node.func if isinstance(node, ast.Call) else None
+    return getattr(function, "id", getattr(function, "attr", None))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_operators_are_named_in_a_namespace_of_their_copy(source):
+    """kernel-builder refuses to build what registers operators otherwise."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if called(node) in {"custom_op", "triton_op", "register_kernel", "register_fake"} and node.args:
+            assert called(node.args[0]) == "add_op_namespace_prefix", f"{source.name}:{node.lineno}"
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_syntax_is_that_of_python_3_9(source):
     ast.parse(source.read_text(), feature_version=(3, 9))
@@ -38,3 +54,21 @@ def test_syntax_is_that_of_python_3_9(source):
 def test_folders_named_like_other_packages_are_no_packages(folder):
     assert (ROOT / folder).is_dir()
     assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_a_wheel_holds_the_package_with_its_launches(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    tree, built = tmp_path / "tree", tmp_path / "built"
+    hidden = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    for name in ("hylora", "vision_extras", "eval", "kernels"):
+        shutil.copytree(ROOT / name, tree / name, ignore=hidden)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, tree)
+    built.mkdir()
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(built)], cwd=tree, check=True, capture_output=True)
+    held = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
+    sources = ROOT / "kernels/torch-ext"
+    for suffix in ("py", "json"):
+        assert held >= {str(path.relative_to(sources)) for path in sources.rglob(f"*.{suffix}")}
+    assert not any(name.startswith("kernels/") for name in held)
