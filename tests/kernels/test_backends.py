@@ -23,6 +23,7 @@ from hylora_kernels import (
     triton_backend,
 )
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.triton_backend import launch
 from tests.kernels.inputs import random_inputs
 
 KERNELS = Path(backends.__file__).parents[1]
@@ -95,6 +96,23 @@ def test_an_old_gpu_gets_torch(gpu):
     gpu(7, 5)
     with pytest.warns(UserWarning, match=r"compute capability \(7, 5\), and the kernels need \(8, 0\)"):
         assert chosen(CudaQuery()) is torch_backend
+
+
+@pytest.mark.parametrize("version", [(8, 6), (8, 9), (12, 0)])
+def test_a_gpu_with_little_shared_memory_gets_what_fits(gpu, version):
+    gpu(*version)
+    assert chosen(CudaQuery(head_dim=128)) is triton_backend
+    with pytest.warns(UserWarning, match="head_dim=256 takes more shared memory than the device has"):
+        assert chosen(CudaQuery(head_dim=256)) is flash_backend
+    ampere = launch._listed("forward", 64, "half", (8, 0))
+    assert launch.launch_for("forward", 64, torch.bfloat16, torch.device("cuda")) == ampere
+    assert ampere != launch._listed("forward", 64, "half", (9, 0))
+
+
+def test_padding_alone_is_no_causal_attention(gpu):
+    """Libraries refuse to compute nothing; the kernels do not."""
+    layout = SequenceLayout(1, 8192, ())
+    assert backends.span_backend("auto", CudaQuery(), layout, options()) is triton_backend
 
 
 def test_without_triton_a_gpu_gets_flash(gpu, monkeypatch):

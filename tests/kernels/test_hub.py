@@ -64,6 +64,24 @@ def test_a_loaded_copy_computes_the_same_beside_the_package(assembled):
     assert_close(compiled(*inputs, **OPTIONS), expected[0])
 
 
+def test_the_card_names_everything_public_and_its_example_runs(assembled, monkeypatch):
+    kernels = pytest.importorskip("kernels")
+    general = tomllib.loads((ROOT / "kernels/build.toml").read_text())["general"]
+    template = pytest.importorskip("jinja2").Template((ROOT / "kernels/CARD.md").read_text(), trim_blocks=True)
+    card = template.render(repo_id=general["hub"]["repo-id"], version=general["version"])
+    for name in hylora_kernels.__all__:
+        assert f"`{name}`" in card, name
+
+    def get_kernel(repo_id, *, version, trust_remote_code):
+        assert (repo_id, version) == (general["hub"]["repo-id"], general["version"])
+        return kernels.get_local_kernel(assembled)
+
+    monkeypatch.setattr(kernels, "get_kernel", get_kernel)
+    names = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    assert names["query"].grad.abs().sum() > 0
+
+
 TRANSFORMERS = """
 import importlib.metadata, sys
 from transformers.utils import import_utils

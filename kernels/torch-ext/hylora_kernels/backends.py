@@ -40,7 +40,8 @@ def span_backend(name: str, query: Tensor, layout: SequenceLayout, options: Span
         return _named(name, query, why_not_triton(query, options) if name == "triton" else None)
     if query.device.type == "cpu":
         return torch_backend
-    if all(length <= options.chunk_size for _, _, length in layout.sequences) and not flash_backend.unsupported(query):
+    within_chunks = layout.sequences and all(length <= options.chunk_size for _, _, length in layout.sequences)
+    if within_chunks and not flash_backend.unsupported(query):
         return flash_backend  # nothing to retrieve: causal attention, which libraries have
     reason = why_not_triton(query, options)
     if reason is None:

@@ -13,8 +13,8 @@ from ..layout import SequenceLayout
 from ..options import SpanOptions
 from .varlen import Runs, varlen_backward, varlen_forward
 
-# Gathered keys hold at most about this many numbers at a time.
-_GATHER = 1 << 27
+# Gathered keys hold at most about this many numbers at a time, and a CUDA grid is at most so wide.
+_GATHER, _RUNS = 1 << 27, 65535
 
 
 class Slice(NamedTuple):
@@ -131,7 +131,7 @@ def _slices(
                 queries.append(base + first + torch.arange(lengths[-1]))
                 slots.append(unit_number * options.top_k + torch.arange(count))
                 bases.append(torch.full((count,), base))
-                if sum(counts) >= most:
+                if sum(counts) >= most or (len(counts) + 1) * kv_heads > _RUNS:
                     close()
             unit_number += 1
         base += length

@@ -43,6 +43,8 @@ def varlen_forward(
     Query is `[T, H, D]`, key and value are `[S, Hkv, D]`, `Hkv` divides `H`. Returns the output and the log-sum-exp
     `[H, T]` of the scaled scores, the latter in at least float32.
     """
+    if query.shape[0] == 0:  # flash attention wants at least one run
+        return torch.empty_like(query), query.new_empty((query.shape[1], 0), dtype=accumulation_dtype(query.dtype))
     if query.device.type == "cpu":
         return _plain_forward(query, key, value, runs, causal, scale, window)
     output, lse, *_ = _aten._flash_attention_forward(
@@ -64,6 +66,8 @@ def varlen_backward(
     window: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The share of these keys in the gradients of a softmax over possibly more keys; see `flash.flash_backward`."""
+    if query.shape[0] == 0:
+        return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     if query.device.type == "cpu":
         return _plain_backward(grad, query, key, value, output, lse, runs, causal, scale, window)
     # Without dropout the generator's state is not read.

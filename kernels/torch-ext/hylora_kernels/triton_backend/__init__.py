@@ -14,7 +14,7 @@ from ..layout import SequenceLayout
 from ..options import SpanOptions
 from .backward import attention_backward
 from .forward import attention_forward
-from .launch import capability, on_its_device
+from .launch import capability, has_small_memory, on_its_device
 from .lists import reading_lists
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
@@ -40,6 +40,8 @@ def unsupported(query: Tensor, options: SpanOptions) -> Optional[str]:
         return f"query has dtype {query.dtype}, and the kernels take {', '.join(map(str, dtypes))}"
     if query.shape[-1] % 8 or not 0 < query.shape[-1] <= _MOST_DIMENSIONS:
         return f"head_dim={query.shape[-1]} is not a multiple of 8 up to {_MOST_DIMENSIONS}"
+    if query.shape[-1] > _MOST_DIMENSIONS // 2 and has_small_memory(capability(query.device)):
+        return f"head_dim={query.shape[-1]} takes more shared memory than the device has; it can take up to 128"
     if options.block_size not in _BLOCK_SIZES:
         return f"block_size={options.block_size} is not one of {', '.join(map(str, _BLOCK_SIZES))}"
     if options.top_k > _MOST_BLOCKS:

@@ -105,7 +105,7 @@ def query_gradient(
     return query_grad, statistics
 
 
-@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups", "heads", "length"])
+@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups", "heads", "length", "lse_b", "lse_h", "lse_l"])
 def _query_gradient(
     grad,
     query,

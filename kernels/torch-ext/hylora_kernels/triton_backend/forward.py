@@ -85,7 +85,7 @@ def attention_forward(
     return output, lse
 
 
-@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups"])
+@triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups", "lse_b", "lse_h"])
 def _attention_forward(
     query,
     key,

@@ -40,6 +40,11 @@ def capability(device: torch.device) -> Tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
+def has_small_memory(version: Tuple[int, int]) -> bool:
+    """Whether a program has only about 99 KiB of shared memory, as on GPUs for workstations."""
+    return version in ((8, 6), (8, 9)) or version[0] == 12
+
+
 def on_its_device(function: Callable) -> Callable:
     """Make the device of the first argument current for a call: Triton launches there, wherever tensors lie."""
 
@@ -66,7 +71,7 @@ def forced(**launches: Launch) -> Iterator[None]:
 @lru_cache(maxsize=None)
 def _listed(kernel: str, head_dim: int, width: str, version: Tuple[int, int]) -> Launch:
     architectures = json.loads((_FOLDER / f"{kernel}.json").read_text())
-    number = 10 * version[0] + version[1]
+    number = 80 if has_small_memory(version) else 10 * version[0] + version[1]
     name = max((a for a in architectures if int(a[3:]) <= number), key=lambda a: int(a[3:]))
     by_head_dim = architectures[name][width]
     return Launch(**by_head_dim[min((d for d in by_head_dim if int(d) >= head_dim), key=int)])

@@ -167,7 +167,9 @@ def retrieve(pooled: Tensor, summaries: Tensor, tables: SpanTables, top_k: int) 
         num_stages=launch.num_stages,
     )
     if splits > 1:
-        _merge[(units, kv_heads)](found, chosen, tables.units, top_k, KEYS=splits * kept, num_warps=1)
+        _merge[(units, kv_heads)](
+            found, chosen, tables.units, top_k, KEYS=splits * kept, num_warps=max(1, min(8, splits * kept // 256))
+        )
     return chosen
 
 
