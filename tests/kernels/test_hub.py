@@ -38,6 +38,12 @@ def test_the_build_description_names_the_package():
     general = tomllib.loads((ROOT / "kernels/build.toml").read_text())["general"]
     assert general["name"].replace("-", "_") == hylora_kernels.__name__
     assert (ROOT / "kernels/torch-ext" / hylora_kernels.__name__).is_dir()
+    assert not (ROOT / "kernels/torch-ext" / hylora_kernels.__name__ / "_ops.py").exists()
+
+
+def test_the_build_description_has_no_unknown_fields():
+    build = pytest.importorskip("kernels._rust").Build.open(ROOT / "kernels")
+    assert [str(backend) for backend in build.general.backends] == ["cpu", "cuda"]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
