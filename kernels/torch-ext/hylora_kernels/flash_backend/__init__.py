@@ -145,7 +145,7 @@ def _chunks(layout: SequenceLayout, size: int, device: torch.device) -> Runs:
     return Runs.of(lengths, lengths, device)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16, typed=True)  # one token (1) is not the whole sequence (1.0)
 def _pieces(
     layout: SequenceLayout, group: Union[int, float], heads: int, kv_heads: int, device: torch.device
 ) -> Tuple[Tuple[slice, slice, Runs], ...]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Iterator, List, NamedTuple, Tuple
 
@@ -13,7 +14,8 @@ from ..layout import SequenceLayout
 from ..options import SpanOptions
 from .varlen import Runs, varlen_backward, varlen_forward
 
-# Gathered keys hold at most about this many numbers at a time, and a CUDA grid is at most so wide.
+# Keys gathered at a time, in numbers, counted once for every query head: the backward of flash attention writes their
+# gradients so, before it adds them up. And runs at a time: a CUDA grid is no wider.
 _GATHER, _RUNS = 1 << 27, 65535
 
 
@@ -46,7 +48,7 @@ def retrieved_forward(
 
     Query is `[T, H, D]`, key and value are `[T, Hkv, D]`, blocks `[Hkv, units, top_k]`.
     """
-    for part in _slices(layout, options, *key.shape[1:], key.device):
+    for part in slices_of(query, key, layout, options):
         index = _token_index(part, blocks, options.block_size)
         folded = [_fold_queries(query[part.queries], key.shape[1]), _gather(key, index), _gather(value, index)]
         output, lse = varlen_forward(*folded, part.runs, False, scale)
@@ -69,7 +71,7 @@ def add_retrieved_backward(
     """Add the retrieved keys' share to the gradients of query, key and value; `lse` is `[T, H]`."""
     kv_heads = key.shape[1]
     head = torch.arange(kv_heads, device=key.device)[:, None]
-    for part in _slices(layout, options, *key.shape[1:], key.device):
+    for part in slices_of(query, key, layout, options):
         index = _token_index(part, blocks, options.block_size)
         folded = [_fold_queries(x[part.queries], kv_heads) for x in (grad, query, output, lse)]
         shares = varlen_backward(
@@ -105,35 +107,43 @@ def _token_index(part: Slice, blocks: Tensor, block_size: int) -> Tensor:
     return (first[..., None] + torch.arange(block_size, device=blocks.device)).flatten(1)
 
 
+def slices_of(query: Tensor, key: Tensor, layout: SequenceLayout, options: SpanOptions) -> Tuple[Slice, ...]:
+    """The units that retrieve, a bounded number of them at a time, for query `[T, H, D]` and key `[T, Hkv, D]`."""
+    heads, head_dim = query.shape[1:]
+    kv_heads = key.shape[1]
+    most = min(_GATHER // (heads * options.block_size * head_dim), _RUNS // kv_heads)
+    # Random retrieval draws a seed for every layer; the slices of all layers are the same.
+    return _slices(layout, replace(options, seed=0), kv_heads, max(1, most), key.device)
+
+
 @lru_cache(maxsize=16)
 def _slices(
-    layout: SequenceLayout, options: SpanOptions, kv_heads: int, head_dim: int, device: torch.device
+    layout: SequenceLayout, options: SpanOptions, kv_heads: int, most: int, device: torch.device
 ) -> Tuple[Slice, ...]:
-    most = max(1, _GATHER // (kv_heads * options.block_size * head_dim))
-    found, queries, slots, bases, lengths, counts = [], [], [], [], [], []
-
-    def close():
-        if counts:
-            keys = [count * options.block_size for count in counts]
-            places = (torch.cat(queries), torch.cat(slots), torch.cat(bases))
-            found.append(Slice(*(p.to(device) for p in places), Runs.of(lengths * kv_heads, keys * kv_heads, device)))
-        for gathered in (queries, slots, bases, lengths, counts):
-            gathered.clear()
-
-    unit_number = base = 0
+    units, unit_base, base = [], 0, 0
     for _, _, length in layout.sequences:
         for unit in range(options.units(length)):
-            count = options.retrieved(unit)
-            first = unit * options.unit_size
+            first, count = unit * options.unit_size, options.retrieved(unit)
             if count:
-                lengths.append(min(options.unit_size, length - first))
-                counts.append(count)
-                queries.append(base + first + torch.arange(lengths[-1]))
-                slots.append(unit_number * options.top_k + torch.arange(count))
-                bases.append(torch.full((count,), base))
-                if sum(counts) >= most or (len(counts) + 1) * kv_heads > _RUNS:
-                    close()
-            unit_number += 1
+                tokens = min(options.unit_size, length - first)
+                units.append((base + first, tokens, (unit_base + unit) * options.top_k, count, base))
+        unit_base += options.units(length)
         base += length
-    close()
-    return tuple(found)
+    units = torch.tensor(units, dtype=torch.int64).reshape(-1, 5)
+    # Every unit reads a block or more, so that no slice has more than `most` units.
+    numbers = (units[:, 3].cumsum(0) - 1) // most
+    sizes = numbers.unique_consecutive(return_counts=True)[1].tolist()
+    return tuple(_slice(part, options.block_size, kv_heads, device) for part in units.split(sizes) if len(part))
+
+
+def _slice(units: Tensor, block_size: int, kv_heads: int, device: torch.device) -> Slice:
+    first, tokens, slot, count, base = units.unbind(1)
+    places = (_count_from(first, tokens), _count_from(slot, count), base.repeat_interleave(count))
+    keys = (count * block_size).tolist()
+    return Slice(*(p.to(device) for p in places), Runs.of(tokens.tolist() * kv_heads, keys * kv_heads, device))
+
+
+def _count_from(first: Tensor, lengths: Tensor) -> Tensor:
+    """`first[0], first[0] + 1, ...`, as many as `lengths[0]`, then from `first[1]` on, and so forth."""
+    skipped = first - (lengths.cumsum(0) - lengths)
+    return skipped.repeat_interleave(lengths) + torch.arange(int(lengths.sum()))
