@@ -133,7 +133,7 @@ def _slices(
     # Every unit reads a block or more, so that no slice has more than `most` units.
     numbers = (units[:, 3].cumsum(0) - 1) // most
     sizes = numbers.unique_consecutive(return_counts=True)[1].tolist()
-    return tuple(_slice(part, options.block_size, kv_heads, device) for part in units.split(sizes) if len(part))
+    return tuple(_slice(part, options.block_size, kv_heads, device) for part in units.split(sizes))
 
 
 def _slice(units: Tensor, block_size: int, kv_heads: int, device: torch.device) -> Slice:
