@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from math import sqrt
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Union
 
 import torch
 from torch import Tensor
 
 from . import backends, ops
 from .layout import SequenceLayout
-from .options import SpanOptions, check_choice, check_inputs, check_integer
+from .options import SpanOptions, check_choice, check_inputs, check_integer, follow_autocast, positive_scale
 
 
 def span_attention(
@@ -69,7 +68,7 @@ def span_attention(
         ValueError: tensors that do not belong together, or an option out of range.
     """
     options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
-    query, key, value = _autocast(query, key, value)
+    query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     if backend == "auto" and not torch.compiler.is_compiling():
         layout = SequenceLayout.of(query, layout)
@@ -110,13 +109,13 @@ def select_blocks(
         ValueError: as `span_attention`.
     """
     options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
-    query, key, value = _autocast(query, key, value)
+    query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, backends.NAMES)
     layout = SequenceLayout.of(query, layout)
     module = backends.selecting_backend(backend, query, layout, options)
     with torch.autocast(query.device.type, enabled=False):
-        return module.select_blocks(query, key, value, layout, options, _scale(query, scale))
+        return module.select_blocks(query, key, value, layout, options, positive_scale(query, scale))
 
 
 def sliding_window_attention(
@@ -148,7 +147,7 @@ def sliding_window_attention(
         ValueError: tensors that do not belong together, or an option out of range.
     """
     check_integer("window", window, minimum=1)
-    query, key, value = _autocast(query, key, value)
+    query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     return _attend("sliding_window_attention", backend, query, key, value, layout, window, scale)
 
@@ -189,7 +188,7 @@ def shifted_sparse_attention(
         check_integer("group", group, minimum=1)
     elif not 0 < group <= 1:
         raise ValueError(f"group={group} must be a fraction in (0, 1], or an integer number of tokens")
-    query, key, value = _autocast(query, key, value)
+    query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     return _attend("shifted_sparse_attention", backend, query, key, value, layout, group, scale)
 
@@ -206,27 +205,9 @@ def _attend(
 ) -> Tensor:
     """Call a backend's function where torch is to see its operations, or else the operator that stands for it."""
     check_choice("backend", backend, backends.NAMES)
-    scale = _scale(query, scale)
+    scale = positive_scale(query, scale)
     module = backends.plain_backend(backend, query)
     if module is None:
         return getattr(ops, function)(query, key, value, layout, option, scale, backend)
     with torch.autocast(query.device.type, enabled=False):
         return getattr(module, function)(query, key, value, SequenceLayout.of(query, layout), option, scale)
-
-
-def _scale(query: Tensor, scale: Optional[float]) -> float:
-    if scale is None:
-        return 1 / sqrt(query.shape[-1])
-    # The flash kernels give NaN for a scale that is not positive.
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
-        raise ValueError(f"scale={scale!r} must be a positive number; scale the query to change signs")
-    return float(scale)
-
-
-def _autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
-    """Follow autocast as torch's own attention does: cast all inputs to its dtype."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

@@ -7,7 +7,7 @@ every row is one sequence. Which backend computes it is decided when it runs.
 
 from __future__ import annotations
 
-from typing import List, Optional, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from . import backends
 from .hashing import signed
 from .layout import SequenceLayout
 from .options import SpanOptions, accumulation_dtype
+from .parts import rows_contiguous
 
-_TENSORS = "Tensor query, Tensor key, Tensor value"
-_SPAN_OPTIONS = (
+TENSOR_ARGUMENTS = "Tensor query, Tensor key, Tensor value"
+SPAN_ARGUMENTS = (
     "SymInt block_size, SymInt top_k, SymInt chunk_size, str selection, SymInt query_group, str retrieval, "
     "str summary, SymInt seed, float scale, str backend"
 )
@@ -88,14 +89,14 @@ def add_op_namespace_prefix(name: str) -> str:
 @custom_op(
     add_op_namespace_prefix("span_attention"),
     mutates_args=(),
-    schema=f"({_TENSORS}, Tensor? sequences, {_SPAN_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"({TENSOR_ARGUMENTS}, Tensor? sequences, {SPAN_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
 )
 def _span_forward(query, key, value, sequences, *settings):
     *options, scale, backend = settings
     options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
     module = backends.span_backend(backend, query, layout, options)
     with torch.autocast(query.device.type, enabled=False):
-        output, lse, blocks = module.span_forward(*_readable(query, key, value), layout, options, scale)
+        output, lse, blocks = module.span_forward(*map(rows_contiguous, (query, key, value)), layout, options, scale)
     # How many selections there are, only the table's content tells, and torch has to know sizes without it.
     rows = _selections(query, sequences, options.unit_size)
     blocks = torch.nn.functional.pad(blocks, (0, 0, 0, rows - blocks.shape[1]), value=-1)
@@ -112,7 +113,7 @@ def _(query, key, value, sequences, block_size, top_k, chunk_size, selection, qu
 @custom_op(
     add_op_namespace_prefix("span_attention_backward"),
     mutates_args=(),
-    schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, {_SPAN_OPTIONS})"
+    schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, {SPAN_ARGUMENTS})"
     " -> (Tensor, Tensor, Tensor)",
 )
 def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *settings):
@@ -120,7 +121,7 @@ def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *set
     options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
     module = backends.span_backend(backend, query, layout, options)
     blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)].contiguous()
-    tensors = _readable(grad, query, key, value, output)
+    tensors = map(rows_contiguous, (grad, query, key, value, output))
     with torch.autocast(query.device.type, enabled=False):
         grads = module.span_backward(*tensors, lse, blocks, layout, options, scale)
     return tuple(map(_strided_like, grads, (query, key, value)))
@@ -132,12 +133,12 @@ def _rival(name: str, option: str):
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention"),
         mutates_args=(),
-        schema=f"({_TENSORS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
+        schema=f"({TENSOR_ARGUMENTS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
     )
     def forward(query, key, value, sequences, size, scale, backend):
         compute = getattr(backends.rival_backend(backend, query), f"{name}_forward")
         with torch.autocast(query.device.type, enabled=False):
-            tensors = _readable(query, key, value)
+            tensors = map(rows_contiguous, (query, key, value))
             output, lse = compute(*tensors, SequenceLayout.of(query, sequences), size, scale)
         return _strided_like(output, query), lse.contiguous()
 
@@ -148,12 +149,12 @@ def _rival(name: str, option: str):
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention_backward"),
         mutates_args=(),
-        schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, {option}, float scale, "
+        schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, {option}, float scale, "
         "str backend) -> (Tensor, Tensor, Tensor)",
     )
     def backward(grad, query, key, value, sequences, output, lse, size, scale, backend):
         compute = getattr(backends.rival_backend(backend, query), f"{name}_backward")
-        tensors = _readable(grad, query, key, value, output)
+        tensors = map(rows_contiguous, (grad, query, key, value, output))
         with torch.autocast(query.device.type, enabled=False):
             grads = compute(*tensors, lse, SequenceLayout.of(query, sequences), size, scale)
         return tuple(map(_strided_like, grads, (query, key, value)))
@@ -195,11 +196,6 @@ def _selections(query: Tensor, sequences: Optional[Tensor], unit_size: int) -> i
 
 def _empty_lse(query: Tensor) -> Tensor:
     return query.new_empty(query.shape[:-1], dtype=accumulation_dtype(query.dtype))
-
-
-def _readable(*tensors: Tensor) -> List[Tensor]:
-    """The backends read each token's vector as one run of memory."""
-    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
 
 
 def _strided_like(x: Tensor, other: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import ceil
+from math import ceil, sqrt
 from typing import Optional, Tuple, Union
 
 import torch
@@ -134,3 +134,22 @@ def group_size(group: Union[int, float], length: int) -> int:
 def landmark_query(head_dim: int, seed: int) -> Tensor:
     """The fixed query of the "landmark" summary, `[D]` in float64: standard normal, not learned, one for all heads."""
     return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
+
+
+def positive_scale(query: Tensor, scale: Optional[float]) -> float:
+    """The factor on the scores, by default 1 / sqrt(D)."""
+    if scale is None:
+        return 1 / sqrt(query.shape[-1])
+    # The flash kernels give NaN for a scale that is not positive.
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise ValueError(f"scale={scale!r} must be a positive number; scale the query to change signs")
+    return float(scale)
+
+
+def follow_autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
+    """Follow autocast as torch's own attention does: cast all inputs to its dtype."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

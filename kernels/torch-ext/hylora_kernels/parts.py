@@ -126,7 +126,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float)
 
     The parts of one query must not overlap in keys.
     """
-    return _Attend.apply(*map(_rows_contiguous, (query, key, value)), parts, scale)
+    return _Attend.apply(*map(rows_contiguous, (query, key, value)), parts, scale)
 
 
 def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tuple[Tensor, Tensor]:
@@ -163,7 +163,7 @@ def attend_backward(
     """Gradients of query, key and value, from what `attend_forward` gave and the gradient of its output."""
     groups = query.shape[1] // key.shape[1]
     dtype = accumulation_dtype(query.dtype)
-    grad = _rows_contiguous(grad)
+    grad = rows_contiguous(grad)
     grads = [x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)]
     for part in parts:
         folded = [part.fold_queries(part.queries.of(x), groups) for x in (grad, query, output, lse)]
@@ -199,6 +199,6 @@ class _Attend(torch.autograd.Function):
         return *attend_backward(grad, *ctx.saved_tensors, ctx.parts, ctx.scale), None, None
 
 
-def _rows_contiguous(x: Tensor) -> Tensor:
-    # The flash kernels read each token's vector as one run of memory.
+def rows_contiguous(x: Tensor) -> Tensor:
+    """The tensor, copied if a token's vector is not one run of memory, as which kernels read it."""
     return x if x.stride(-1) == 1 else x.contiguous()

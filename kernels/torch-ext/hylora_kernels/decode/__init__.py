@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .. import backends
-from ..attention import _autocast
 from ..hashing import signed
-from ..ops import _SPAN_OPTIONS, _TENSORS, _readable, add_op_namespace_prefix
-from ..options import SpanOptions, check_choice, check_inputs
+from ..ops import SPAN_ARGUMENTS, TENSOR_ARGUMENTS, add_op_namespace_prefix
+from ..options import SpanOptions, check_choice, check_inputs, follow_autocast
+from ..parts import rows_contiguous
 from . import reference, torch_backend
 from .state import DecodeState
 
@@ -45,7 +45,7 @@ def span_decode(query: Tensor, key: Tensor, value: Tensor, state: DecodeState, *
         ValueError: tensors that do not belong together or to the state, or a backend that does not take them.
     """
     check_choice("backend", backend, _BACKENDS)
-    query, key, value = _autocast(query, key, value)
+    query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, None)
     _check_state(query, key, state)
     if backend == "reference" and not state.keeps_queries:
@@ -65,7 +65,7 @@ def span_decode(query: Tensor, key: Tensor, value: Tensor, state: DecodeState, *
 @custom_op(
     add_op_namespace_prefix("span_decode"),
     mutates_args=_STATE,
-    schema=f"({_TENSORS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _STATE))}, {_SPAN_OPTIONS})"
+    schema=f"({TENSOR_ARGUMENTS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _STATE))}, {SPAN_ARGUMENTS})"
     " -> Tensor",
 )
 def _span_decode(*arguments):
@@ -75,7 +75,7 @@ def _span_decode(*arguments):
         if backend == "triton" or (backend == "auto" and query.is_cuda and not _why_not_triton(query, options)):
             from ..triton_backend import decode
 
-            return decode.span_decode(*_readable(*tensors[:3]), *tensors[3:], options, scale)
+            return decode.span_decode(*map(rows_contiguous, tensors[:3]), *tensors[3:], options, scale)
         return torch_backend.span_decode(*tensors, options, scale)
 
 

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..attention import _autocast, _scale
 from ..layout import SequenceLayout
-from ..options import SpanOptions, accumulation_dtype, check_inputs, check_integer
+from ..options import (
+    SpanOptions,
+    accumulation_dtype,
+    check_inputs,
+    check_integer,
+    follow_autocast,
+    positive_scale,
+)
 from ..selection import summarize_blocks
 
 
@@ -64,7 +70,7 @@ class DecodeState:
         self.previous_sum = torch.zeros_like(self.unit_sum)
         self.lengths = like.new_zeros(batch, dtype=torch.int32)
         self.keeps_queries = keep_queries
-        self.scale = _scale(self.key, scale)
+        self.scale = positive_scale(self.key, scale)
 
     @classmethod
     def empty(
@@ -138,7 +144,7 @@ class DecodeState:
             ValueError: a row with several sequences, a capacity below the longest sequence, or as `span_attention`.
         """
         options = SpanOptions(**options)
-        query, key, value = _autocast(query, key, value)
+        query, key, value = follow_autocast(query, key, value)
         check_inputs(query, key, value, layout)
         layout = SequenceLayout.of(query, layout)
         rows = [row for row, _, _ in layout.sequences]
