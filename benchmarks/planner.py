@@ -21,10 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 import hylora  # noqa: F401  registers attention and models
+from hylora.language.model import plan_model, prepare_model, weights_dtype
+from hylora.language.recipe import LanguageRecipe
+from hylora.language.task import CausalLoss
 from hylora.planning.simulation import Simulation
-from hylora.training.language import CausalLoss
-from hylora.training.model import plan_model, prepare_model, weights_dtype
-from hylora.training.recipe import Recipe
 
 LLAMA = {
     "model_type": "llama",
@@ -67,11 +67,11 @@ class Case:
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
         return f"{self.config['model_type']}, {shape}, {self.length} tokens, {self.attention}, {checkpointing}"
 
-    def recipe(self, folder: str) -> Recipe:
+    def recipe(self, folder: str) -> LanguageRecipe:
         """The recipe of this step; its config is written to a folder."""
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(self.config))
-        return Recipe.from_tree(
+        return LanguageRecipe.from_tree(
             {
                 "model": {"path": str(path)},
                 "attention": {"name": self.attention, **self.options},

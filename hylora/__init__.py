@@ -7,10 +7,10 @@ model `mamba2attn` with its Auto classes; models that do not ask for them by nam
 
 from hylora.adapters import HyLoraConfig, add_adapter, merge_adapter, print_trainable_parameters, trainable_groups
 from hylora.attention import SpanConfig, register_attention, set_attention
-from hylora.loading import load
-from hylora.manifest import RunManifest
 from hylora.models import register_models
 from hylora.rope import RopeScaling
+from hylora.runs.loading import load
+from hylora.runs.manifest import RunManifest
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hylora.training import Recipe, RecipeError, train
+from hylora.language import LanguageRecipe, train
+from hylora.training import RecipeError
 from hylora.training.checkpoint import CheckpointError
 from hylora.training.loop import TrainingError
 from hylora.training.processes import process_state
@@ -36,7 +37,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     try:
-        result = train(Recipe.load(recipe, overrides))
+        result = train(LanguageRecipe.load(recipe, overrides))
         return 0 if result.stopped_by is None else EXIT_STOPPED
     except (RecipeError, TrainingError, CheckpointError) as error:
         if state.is_main_process:

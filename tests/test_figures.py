@@ -5,8 +5,8 @@ import json
 import re
 from pathlib import Path
 
-from hylora.demo.report import markdown
-from hylora.demo.settings import DemoSettings
+from hylora_eval.demo.report import markdown
+from hylora_eval.demo.settings import DemoSettings
 
 ROOT = Path(__file__).parents[1]
 

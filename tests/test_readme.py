@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hylora.demo.miniature import ASSETS
-from hylora.training import Recipe
+from hylora.language import LanguageRecipe
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -36,7 +36,7 @@ def test_launched_recipes_are_valid():
         if command.startswith("accelerate"):
             words = command.split()
             recipe, *overrides = words[words.index("hylora.train") + 1 :]
-            Recipe.load(ROOT / recipe, overrides)
+            LanguageRecipe.load(ROOT / recipe, overrides)
 
 
 def test_code_runs():

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import hylora
 from hylora import RopeScaling
-from hylora.cli.evaluate.model_options import ModelOptions
 from hylora.cli.main import build_app
+from hylora_eval.commands.model_options import ModelOptions
 from tests.architectures.zoo import ZOO
 from tests.tiny import tiny_bamba, tiny_llama, tiny_mamba2attn
 from tests.tolerances import assert_close

@@ -23,10 +23,10 @@ ALLOWED = {
 }
 
 
-def imported_packages(tree: ast.AST, top_level_only: bool) -> set[str]:
-    nodes = tree.body if top_level_only else ast.walk(tree)
+def imported_packages(tree: ast.AST) -> set[str]:
+    """Every package that a module imports, inside functions too."""
     names = set()
-    for node in nodes:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -38,9 +38,7 @@ def imported_packages(tree: ast.AST, top_level_only: bool) -> set[str]:
 def test_imports_go_one_way(package):
     forbidden = set(FOLDERS) - ALLOWED[package] - {package}
     for path in FOLDERS[package].rglob("*.py"):
-        # The command line and the demo may reach up, but only inside the function that needs it.
-        lazily = package == "hylora" and path.relative_to(ROOT).parts[1] in ("cli", "demo")
-        found = imported_packages(ast.parse(path.read_text()), top_level_only=lazily) & forbidden
+        found = imported_packages(ast.parse(path.read_text())) & forbidden
         assert not found, f"{path.relative_to(ROOT)} imports {found}"
 
 

@@ -108,7 +108,7 @@ class Stepper:
     def prepare(self, attention: str, length: int) -> Callable[[], None]:
         """One step on random tokens under an attention."""
         import hylora
-        from hylora.language_model import decoder_and_head
+        from hylora.language.head import decoder_and_head
 
         options = {} if attention == "full" else {**self.span, **self.rivals}
         hylora.set_attention(self.model, attention, **options)

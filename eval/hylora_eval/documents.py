@@ -13,8 +13,8 @@ from datasets.exceptions import DatasetsError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hylora.training.data.recipe import SourceRecipe
-from hylora.training.data.sources import load_source
+from hylora.language.data.recipe import SourceRecipe
+from hylora.language.data.sources import load_source
 from hylora_eval.corpora import where_to_get
 
 __all__ = ["DocumentSet", "fingerprint", "load_documents"]

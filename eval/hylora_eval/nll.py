@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hylora.language_model import decoder_and_head
+from hylora.language.head import decoder_and_head
 
 __all__ = ["evaluation_mode", "token_nll"]
 
@@ -36,7 +36,7 @@ def token_nll(
 
     Raises:
         ValueError: if there is nothing to predict, `slice_length` is below 1, or the model's head is not supported
-            (see `hylora.language_model.decoder_and_head`).
+            (see `hylora.language.head.decoder_and_head`).
     """
     if input_ids.ndim != 2 or input_ids.shape[1] < 2:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; [B, L] with at least 2 tokens is needed")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hylora.language_model import decoder_and_head, verify_head
+from hylora.language.head import decoder_and_head, verify_head
 from hylora_eval.estimates import mean_and_standard_error
 from hylora_eval.nll import evaluation_mode
 

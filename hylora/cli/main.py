@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.metadata import entry_points
 
 import typer
 
@@ -16,17 +17,21 @@ __all__ = ["build_app", "main"]
 _COMMANDS = {
     "train": ("hylora.cli.train", "train", "Fine-tune a model as a recipe says."),
     "plan": ("hylora.cli.plan", "plan", "Tell what fine-tuning takes and whether it fits, before renting a GPU."),
-    "eval": ("hylora.cli.evaluate", "COMMANDS", "Evaluate a model."),
     "convert": ("hylora.cli.convert", "COMMANDS", "Convert a checkpoint to safetensors in transformers' format."),
     "export": ("hylora.cli.export", "export", "Write a run as an ordinary model, merged."),
-    "demo": ("hylora.cli.demo", "demo", "The whole story in miniature, on a laptop CPU without network."),
     "env": ("hylora.cli.env", "env", "Show versions, devices, and which kernels will be used and why."),
 }
 
 
+def _all_commands() -> dict[str, tuple[str, str, str]]:
+    """The commands of this package, and those that other packages bring."""
+    found = entry_points(group="hylora.commands")
+    return {**_COMMANDS, **{entry.name: (entry.module, entry.attr, "") for entry in found}}
+
+
 def build_app(
     arguments: list[str],
-    commands: dict[str, tuple[str, str, str]] = _COMMANDS,
+    commands: dict[str, tuple[str, str, str]] | None = None,
     text: str = "Stretch hybrid language models to long contexts.",
 ) -> typer.Typer:
     """The command line, with only the subcommand that `arguments` name imported: what it does not need stays out.
@@ -37,7 +42,7 @@ def build_app(
         text: help of the whole.
     """
     app = typer.Typer(help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    for name, (module, attribute, line) in commands.items():
+    for name, (module, attribute, line) in (_all_commands() if commands is None else commands).items():
         target = getattr(import_module(module), attribute) if name in arguments[:1] else _not_imported
         if isinstance(target, dict):
             app.add_typer(build_app(arguments[1:], target, line), name=name)

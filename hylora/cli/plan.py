@@ -40,9 +40,9 @@ def plan(
     Nothing is downloaded but the model's config, and nothing of the model's size is allocated.
     """
     # Building the command line must not take the seconds that the training stack takes to import.
+    from hylora.language.recipe import LanguageRecipe
     from hylora.planning import Hardware, Setup, advise, plan_training
     from hylora.planning.report import print_plan, to_dict
-    from hylora.training.recipe import Recipe
     from hylora.training.recipe_loading import parse_overrides, read_yaml
 
     if (model is None) == (recipe is None):
@@ -65,7 +65,9 @@ def plan(
         "optimizer.name": optimizer,
     }
     given = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
-    setup = Setup(Recipe.from_tree(parse_overrides(tree, [*given, *(overrides or [])])), hardware, sharding, kernels)
+    setup = Setup(
+        LanguageRecipe.from_tree(parse_overrides(tree, [*given, *(overrides or [])])), hardware, sharding, kernels
+    )
 
     console = Console()
     with Console(stderr=True).status("Trying a step without weights ..."):

@@ -19,7 +19,7 @@ from hylora.demo.data import write_recall, write_text
 from hylora.demo.miniature import ASSETS, CONTEXT
 from hylora.demo.recall import RecallTask
 from hylora.demo.tokenizer import train_tokenizer
-from hylora.training import Recipe, train
+from hylora.language import LanguageRecipe, train
 
 FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
@@ -62,7 +62,7 @@ def main() -> None:
         write_data()
     for stage in STAGES:
         if arguments.only in (None, stage):
-            train(Recipe.load(RECIPES / f"{stage}.yaml", ["training.resume=true"]))
+            train(LanguageRecipe.load(RECIPES / f"{stage}.yaml", ["training.resume=true"]))
     if arguments.only in (None, "ship"):
         ship(FOLDER / STAGES[-1], arguments.assets)
 

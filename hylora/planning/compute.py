@@ -10,8 +10,8 @@ from torch import nn
 
 from hylora.adapters.structure import base_model, find_groups, unwrapped
 from hylora.attention import SpanConfig
+from hylora.language.recipe import AttentionRecipe
 from hylora.planning.operations import attention_operations
-from hylora.training.recipe import AttentionRecipe
 
 __all__ = ["ComputeEstimate", "estimate_compute"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hylora.language_model import decoder_and_head
+from hylora.language.head import decoder_and_head
+from hylora.language.model import plan_model
+from hylora.language.recipe import LanguageRecipe
 from hylora.planning.compute import ComputeEstimate, estimate_compute
 from hylora.planning.context import longest_context
 from hylora.planning.hardware import Hardware
 from hylora.planning.memory import MemoryEstimate, Sharding, check_sharding, estimate_memory
 from hylora.planning.parameters import GroupParameters, count_parameters
 from hylora.planning.simulation import Simulation
-from hylora.training.model import plan_model
-from hylora.training.recipe import Recipe
 
 __all__ = ["KERNELS", "Estimator", "Setup", "TrainingPlan", "plan_training"]
 
@@ -34,7 +34,7 @@ class Setup:
         ValueError: if the sharding or the kernels are unknown, or do not go with the hardware.
     """
 
-    recipe: Recipe
+    recipe: LanguageRecipe
     hardware: Hardware
     sharding: str = "none"
     kernels: str = "fused"

@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from hylora.adapters.structure import base_model, find_groups
 from hylora.attention import SpanConfig
-from hylora.language_model import decoder_and_head
+from hylora.language.head import decoder_and_head
+from hylora.language.model import ModelPlan, prepare_model, weights_dtype
+from hylora.language.recipe import LanguageRecipe
+from hylora.language.task import CausalLoss
 from hylora.planning.fused import use_fused_scans
 from hylora.planning.tracker import StepTracker
-from hylora.training.language import CausalLoss
-from hylora.training.model import ModelPlan, prepare_model, weights_dtype
 from hylora.training.optimizer import trainable
-from hylora.training.recipe import Recipe
 
 __all__ = ["Simulation", "StepProfile"]
 
@@ -61,7 +61,7 @@ class Simulation:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: LanguageRecipe,
         plan: ModelPlan,
         mixed_precision: str,
         *,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: typed recipes and the loop that runs them."""
+"""The loop: it trains any task as a typed recipe says."""
 
 from hylora.training.recipe import Recipe, RecipeError
-from hylora.training.run import RunResult, train
 
-__all__ = ["Recipe", "RecipeError", "RunResult", "train"]
+__all__ = ["Recipe", "RecipeError"]

@@ -1,115 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe: everything that defines a training run, typed. Defaults are the thesis's (sections 6.3.2 and 6.6.1)."""
+"""What every training run is made of, whatever it trains: the sections that the loop reads, typed."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 
-from hylora.attention import SpanConfig
-from hylora.rope import RopeScaling
 from hylora.training import schedules
-from hylora.training.data.recipe import DataRecipe
 from hylora.training.recipe_loading import RecipeError, build, parse_overrides, read_yaml, to_tree
 
 __all__ = [
-    "AdapterRecipe",
-    "AttentionRecipe",
     "EvaluationRecipe",
     "LoopRecipe",
-    "ModelRecipe",
     "OptimizerRecipe",
     "OutputRecipe",
     "Recipe",
     "RecipeError",
     "ScheduleRecipe",
     "TrackingRecipe",
-    "TrainingRecipe",
+    "at_least",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRecipe:
-    """The model to train.
-
-    Args:
-        path: hub id or folder of the pre-trained model.
-        revision: revision on the hub.
-        config: with `from_scratch`, the model's configuration: a mapping with `model_type`, or a JSON file.
-        from_scratch: start from random weights instead of pre-trained ones.
-        tokenizer: hub id or folder of the tokenizer; the model's own where it is null.
-        dtype: type of the weights; `auto` is bfloat16 under an adapter where bf16 is used, else float32. What is
-            trained is float32 in any case.
-        trust_remote_code: run code that comes with the model.
-        freeze: regular expressions; parameters whose name one of them finds are not trained.
-        rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
-    """
-
-    path: str | None = None
-    revision: str | None = None
-    config: dict[str, Any] | str | None = None
-    from_scratch: bool = False
-    tokenizer: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    trust_remote_code: bool = False
-    freeze: tuple[str, ...] = ()
-    rope: RopeScaling | None = None
-
-    def __post_init__(self) -> None:
-        if self.from_scratch and (self.config is None or self.path is not None):
-            raise ValueError("from_scratch=True needs model.config and no model.path")
-        if self.from_scratch and self.tokenizer is None:
-            raise ValueError("tokenizer=None: a model from scratch brings none; name a folder or a hub id")
-        if not self.from_scratch and self.path is None:
-            raise ValueError("path is missing: name a hub id or a folder, or set model.from_scratch and model.config")
-        if not self.from_scratch and self.config is not None:
-            raise ValueError("config is only used with model.from_scratch=true; a pre-trained model brings its own")
-
-
-@dataclass(frozen=True)
-class AttentionRecipe(SpanConfig):
-    """The attention to train with: its name and the options of `SpanConfig`.
-
-    Args:
-        name: `se_attn`, its rivals `sw_attn` and `s2_attn`, or `full`.
-    """
-
-    name: Literal["se_attn", "sw_attn", "s2_attn", "full"] = "se_attn"
-
-    @property
-    def span(self) -> SpanConfig:
-        """The options alone."""
-        return SpanConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(SpanConfig)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterRecipe:
-    """What is trained.
-
-    Args:
-        variant: `lora` (attention projections), `longlora` (and embeddings and norms), `hylora` (and convolutions), or
-            `none` to train every parameter.
-        r: rank; the thesis uses 32 for hybrids and 8 for Llama.
-        lora_alpha: scale; the thesis uses twice the rank.
-        lora_dropout: dropout on the adapter's input.
-    """
-
-    variant: Literal["none", "lora", "longlora", "hylora"] = "hylora"
-    r: int = 32
-    lora_alpha: int = 64
-    lora_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        _at_least("r", self.r, 1)
-        _at_least("lora_alpha", self.lora_alpha, 1)
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout={self.lora_dropout!r} must be in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +50,7 @@ class ScheduleRecipe:
     points: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        _at_least("warmup_steps", self.warmup_steps, 0)
+        at_least("warmup_steps", self.warmup_steps, 0)
         self.build()
 
     def build(self) -> schedules.Schedule:
@@ -157,7 +72,7 @@ class OptimizerRecipe:
 
     Args:
         name: the optimizer; `adamw_8bit` needs bitsandbytes and a GPU.
-        lr: learning rate; null is the thesis's, 2e-4, and 2e-5 for `s2_attn`.
+        lr: learning rate; null is the task's own (of language models 2e-4, and 2e-5 for `s2_attn`, as in the thesis).
         betas: of AdamW; the thesis gives none, these are LongLoRA's.
         eps: of AdamW.
         weight_decay: decoupled for AdamW.
@@ -193,48 +108,33 @@ class LoopRecipe:
 
     Args:
         steps: updates of the weights.
-        global_batch_size: sequences per update, over all processes and accumulated micro-batches.
-        batch_size: sequences per process and forward pass; how many are accumulated follows.
-        seed: of weights, data order, dropout and chunk sizes.
+        global_batch_size: rows per update, over all processes and accumulated micro-batches.
+        batch_size: rows per process and forward pass; how many are accumulated follows.
+        workers: processes that make batches ahead of the training process; 0 makes them in it, null is 2 beside a GPU
+            and 0 on a CPU.
+        seed: of weights, data order, and whatever else is random.
         mixed_precision: `auto` is bf16 on GPUs that have it and float32 elsewhere.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         resume: continue from the latest complete checkpoint in `output.path`; start where there is none.
     """
 
     steps: int = 1000
     global_batch_size: int = 64
     batch_size: int = 1
+    workers: int | None = None
     seed: int = 0
     mixed_precision: Literal["auto", "bf16", "float32"] = "auto"
-    gradient_checkpointing: bool = True
     resume: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch_size", "batch_size"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("seed", self.seed, 0)
+            at_least(name, getattr(self, name), 1)
+        at_least("seed", self.seed, 0)
+        if self.workers is not None:
+            at_least("workers", self.workers, 0)
         if self.global_batch_size % self.batch_size:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} is not a multiple of batch_size={self.batch_size}"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecipe(LoopRecipe):
-    """The loop, and how it trains language models.
-
-    Args:
-        sequence_length: tokens per sequence.
-        loss_slice: positions per slice of the language-model head.
-    """
-
-    sequence_length: int = 8192
-    loss_slice: int = 1024
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least("sequence_length", self.sequence_length, 2)
-        _at_least("loss_slice", self.loss_slice, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,20 +144,16 @@ class EvaluationRecipe:
     Args:
         every: updates between evaluations; 0 for none in between.
         at_end: evaluate when training ends.
-        batch_size: sequences per process and forward pass.
-        max_sequences: at most so many sequences of the split; null for all.
+        batch_size: rows per process and forward pass.
     """
 
     every: int = 0
     at_end: bool = True
     batch_size: int = 1
-    max_sequences: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least("every", self.every, 0)
-        _at_least("batch_size", self.batch_size, 1)
-        if self.max_sequences is not None:
-            _at_least("max_sequences", self.max_sequences, 1)
+        at_least("every", self.every, 0)
+        at_least("batch_size", self.batch_size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +173,7 @@ class TrackingRecipe:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _at_least("every", self.every, 1)
+        at_least("every", self.every, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,22 +193,19 @@ class OutputRecipe:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        _at_least("checkpoint_every", self.checkpoint_every, 0)
-        _at_least("keep_checkpoints", self.keep_checkpoints, 1)
+        at_least("checkpoint_every", self.checkpoint_every, 0)
+        at_least("keep_checkpoints", self.keep_checkpoints, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run.
+    """A training run, without what it trains: a task adds its sections, and may widen these.
 
     Args:
-        model: the model to train.
-        attention: the attention to train with.
-        adapter: what is trained.
-        data: the text.
+        task: name of what is trained; see `hylora.training.tasks`.
         optimizer: how weights are updated.
         training: the loop.
-        evaluation: evaluation on the held-out split during training.
+        evaluation: evaluation on held-out data during training.
         tracking: where progress is shown.
         output: what is written.
 
@@ -320,38 +213,15 @@ class Recipe:
         RecipeError: if sections contradict each other.
     """
 
-    model: ModelRecipe
-    attention: AttentionRecipe = field(default_factory=AttentionRecipe)
-    adapter: AdapterRecipe = field(default_factory=AdapterRecipe)
-    data: DataRecipe
+    task: str
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
-    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    training: LoopRecipe = field(default_factory=LoopRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
     output: OutputRecipe
 
-    def __post_init__(self) -> None:
-        if self.optimizer.lr is None:
-            lr = 2e-5 if self.attention.name == "s2_attn" else 2e-4
-            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, lr=lr))
-        if self.model.from_scratch and self.adapter.variant != "none":
-            raise RecipeError(
-                f"adapter.variant={self.adapter.variant!r} leaves most of a model.from_scratch=true at its random "
-                "weights; set adapter.variant=none"
-            )
-        if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
-            raise RecipeError(
-                f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set data.validation, or "
-                "data.validation_fraction to a share such as 0.01"
-            )
-        if self.model.dtype == "bfloat16" and self.adapter.variant == "none":
-            raise RecipeError(
-                "model.dtype='bfloat16' with adapter.variant='none' would train in bfloat16, where small updates are "
-                "lost; leave model.dtype=auto and set training.mixed_precision=bf16"
-            )
-
     @classmethod
-    def load(cls, path: str | PathLike, overrides: Sequence[str] = ()) -> Recipe:
+    def load(cls, path: str | PathLike, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML recipe and set `section.key=value` overrides.
 
         Raises:
@@ -360,7 +230,7 @@ class Recipe:
         return cls.from_tree(parse_overrides(read_yaml(path), overrides))
 
     @classmethod
-    def from_tree(cls, tree: dict[str, Any]) -> Recipe:
+    def from_tree(cls, tree: dict[str, Any]) -> Self:
         """A recipe from nested plain values, such as YAML gives.
 
         Raises:
@@ -378,6 +248,7 @@ class Recipe:
             yaml.safe_dump(self.to_tree(), file, sort_keys=False)
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def at_least(name: str, value: int, least: int) -> None:
+    """Refuse a number that is too small, by the name of its field."""
     if value < least:
         raise ValueError(f"{name}={value!r} must be at least {least}")

@@ -11,7 +11,7 @@ import hylora
 from hylora.adapters.structure import find_groups
 from hylora.architecture import attention_layers, is_recurrent
 from hylora.attention import check_attention
-from hylora.training.data import DataRecipe, SourceRecipe, check_packing
+from hylora.language.data import DataRecipe, SourceRecipe, check_packing
 from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import SIZES, ZOO
 from tests.tiny import tiny_model

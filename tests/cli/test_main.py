@@ -33,10 +33,10 @@ def test_every_command_explains_itself(arguments):
 def test_only_the_evaluation_asked_for_is_imported():
     script = (
         "import sys; from hylora.cli.main import build_app; build_app(['eval', 'ppl', '--help']); "
-        "print(sorted(name for name in sys.modules if name.startswith('hylora.cli.evaluate.')))"
+        "print(sorted(name for name in sys.modules if name.startswith('hylora_eval.commands.')))"
     )
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
-    assert "'hylora.cli.evaluate.ppl'" in output.stdout and "runtime" not in output.stdout
+    assert "'hylora_eval.commands.ppl'" in output.stdout and "runtime" not in output.stdout
 
 
 def test_a_misspelt_command_is_met_with_the_nearest():

@@ -9,7 +9,7 @@ from hylora.demo.corpus import Document
 from hylora.demo.data import write_recall, write_text
 from hylora.demo.miniature import load_tokenizer
 from hylora.demo.recall import RecallTask
-from hylora.training.data import DataRecipe, SourceRecipe, build_datasets
+from hylora.language.data import DataRecipe, SourceRecipe, build_datasets
 
 
 def test_recall_rows_are_whole_documents_with_labelled_answers(tmp_path):

@@ -10,9 +10,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from hylora.demo.run import DemoError, run_demo
-from hylora.demo.settings import NOT_TUNED, VARIANTS, DemoSettings
-from hylora.demo.worker import tuning_recipe
+from hylora_eval.demo.run import DemoError, run_demo
+from hylora_eval.demo.settings import NOT_TUNED, VARIANTS, DemoSettings
+from hylora_eval.demo.worker import tuning_recipe
 
 
 def demo(*arguments):

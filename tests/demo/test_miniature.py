@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import hylora
 from hylora.demo.corpus import load_corpus
-from hylora.demo.measure import recall_sequences
 from hylora.demo.miniature import ASSETS, CONTEXT, load_miniature, load_tokenizer
+from hylora_eval.demo.measure import recall_sequences
 from hylora_eval.perplexity import perplexity
 from hylora_eval.recall import recall_by_distance
 

@@ -10,21 +10,21 @@ from transformers import AutoConfig
 
 from hylora.attention import SpanConfig
 from hylora.demo.miniature import ASSETS, CONTEXT
-from hylora.demo.settings import VARIANTS, DemoSettings
-from hylora.training import Recipe
+from hylora.language import LanguageRecipe
+from hylora_eval.demo.settings import VARIANTS, DemoSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "demo"
 
 
 @pytest.mark.parametrize("name", ["1_recall", "2_text"])
 def test_stages_train_the_shipped_context_with_frozen_decay(name):
-    recipe = Recipe.load(RECIPES / f"{name}.yaml")
+    recipe = LanguageRecipe.load(RECIPES / f"{name}.yaml")
     assert recipe.training.sequence_length == CONTEXT
     assert recipe.model.freeze == ("A_log",)
 
 
 def test_first_stage_describes_the_shipped_model():
-    described = dict(Recipe.load(RECIPES / "1_recall.yaml").model.config)
+    described = dict(LanguageRecipe.load(RECIPES / "1_recall.yaml").model.config)
     shipped = AutoConfig.from_pretrained(ASSETS).to_dict()
     assert described.pop("model_type") == shipped["model_type"]
     assert {name: shipped[name] for name in described} == {
@@ -33,7 +33,7 @@ def test_first_stage_describes_the_shipped_model():
 
 
 def test_stretch_is_one_of_the_demos_runs():
-    recipe = Recipe.load(RECIPES / "stretch.yaml")
+    recipe = LanguageRecipe.load(RECIPES / "stretch.yaml")
     settings = DemoSettings()
     published = next(variant for variant in VARIANTS if variant.name == "se")
     assert recipe.attention.span == SpanConfig.from_dict(published.options)

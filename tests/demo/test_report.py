@@ -8,9 +8,9 @@ import io
 import pytest
 from rich.console import Console
 
-from hylora.demo.picture import draw
-from hylora.demo.report import Cell, grids, markdown, show
-from hylora.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings
+from hylora_eval.demo.picture import draw
+from hylora_eval.demo.report import Cell, grids, markdown, show
+from hylora_eval.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings
 
 SETTINGS = DemoSettings()
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 import hylora
 from hylora.demo.miniature import ASSETS
-from hylora.export import export
+from hylora.runs.export import export
 from tests.ecosystem.scripts import QUIETLY, SIZES
 from tests.tiny import tiny_bamba
 

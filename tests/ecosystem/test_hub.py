@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import hylora
-from hylora.cli.evaluate.model_options import ModelOptions
 from hylora.demo.miniature import ASSETS
-from hylora.loading import read_manifest
+from hylora.runs.loading import read_manifest
+from hylora_eval.commands.model_options import ModelOptions
 from tests.ecosystem.fake_hub import COMMIT, serve
 from tests.ecosystem.push_and_pull import IDS
 from tests.ecosystem.scripts import SIZES

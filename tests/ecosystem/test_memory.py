@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from hylora.language_model import decoder_and_head
-from hylora.training.loss import sliced_causal_loss
+from hylora.language.head import decoder_and_head
+from hylora.language.loss import sliced_causal_loss
 from tests.ecosystem.scripts import trainer
 from tests.tiny import tiny_llama
 

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from hylora.training.data.recipe import SourceRecipe
+from hylora.language.data.recipe import SourceRecipe
 from hylora_eval.documents import fingerprint, load_documents
 
 

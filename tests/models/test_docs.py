@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 import hylora
 from hylora.adapters import HyLoraConfig, add_adapter, trainable_groups
 from hylora.demo.miniature import ASSETS
+from hylora.language import LanguageRecipe, train
 from hylora.models.mamba2attn import Mamba2AttnConfig, Mamba2AttnForCausalLM
-from hylora.training import Recipe, train
 from tests.tiny import tiny_mamba2attn
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_the_page_names_what_exists():
 
 
 def test_the_recipe_is_the_thesiss():
-    recipe, bamba = (Recipe.load(path) for path in (RECIPE, ROOT / "recipes/bamba_8k.yaml"))
+    recipe, bamba = (LanguageRecipe.load(path) for path in (RECIPE, ROOT / "recipes/bamba_8k.yaml"))
     assert recipe.training.steps * recipe.training.global_batch_size * recipe.training.sequence_length == 524_288_000
     for section in ("attention", "adapter", "data", "optimizer", "training", "evaluation"):
         assert getattr(recipe, section) == getattr(bamba, section), section
@@ -84,7 +84,7 @@ def test_the_recipe_trains_a_model_of_its_kind(tmp_path):
         "evaluation.max_sequences=2",
         f"output.path={tmp_path / 'run'}",
     ]
-    result = train(Recipe.load(RECIPE, overrides))
+    result = train(LanguageRecipe.load(RECIPE, overrides))
     model = hylora.load(result.folder).get_base_model()
     assert model.config._attn_implementation == "se_attn"
     assert model.config.rope_parameters["rope_type"] == "linear"

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hylora.language.model import plan_model
 from hylora.planning.fused import Mamba2Scan, use_fused_scans
 from hylora.planning.simulation import Simulation
-from hylora.training.model import plan_model
 from tests.planning.tiny_plans import BAMBA, LLAMA, tiny_recipe
 
 JAMBA = {

@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hylora.adapters import trainable_groups
+from hylora.language.model import plan_model
 from hylora.planning import Hardware, Setup, advise, plan_training
 from hylora.planning.operations import attention_operations
 from hylora.planning.parameters import count_parameters
 from hylora.planning.planner import Estimator
 from hylora.planning.simulation import Simulation
-from hylora.training.model import plan_model
 from hylora.training.recipe import RecipeError
 from tests.planning.tiny_plans import BAMBA, LLAMA, SMALL_SPAN, tiny_recipe
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import hylora  # noqa: F401  registers attention and models
-from hylora.training.recipe import Recipe
+from hylora.language.recipe import LanguageRecipe
 
 LLAMA = {
     "model_type": "llama",
@@ -36,7 +36,7 @@ def config_file(folder: Path, config: dict) -> str:
     return str(path)
 
 
-def tiny_recipe(folder: Path, config: dict = LLAMA, **sections: dict) -> Recipe:
+def tiny_recipe(folder: Path, config: dict = LLAMA, **sections: dict) -> LanguageRecipe:
     """A recipe of a tiny model in float32; sections are merged into the defaults."""
     defaults = {
         # Chunks and slices of the usual size: a search for the longest context makes many of them.
@@ -51,4 +51,4 @@ def tiny_recipe(folder: Path, config: dict = LLAMA, **sections: dict) -> Recipe:
     }
     for name, values in {**defaults, **sections}.items():
         tree[name] = {**defaults.get(name, {}), **values}
-    return Recipe.from_tree(tree)
+    return LanguageRecipe.from_tree(tree)

@@ -8,7 +8,8 @@ import re
 import pytest
 import yaml
 
-from hylora.training.recipe import Recipe, RecipeError
+from hylora.language.recipe import LanguageRecipe
+from hylora.training.recipe import RecipeError
 from hylora.training.recipe_loading import recipe_keys
 
 MINIMAL = """
@@ -25,7 +26,7 @@ def load(tmp_path):
     def load(*overrides, text=MINIMAL):
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
-        return Recipe.load(path, overrides)
+        return LanguageRecipe.load(path, overrides)
 
     return load
 
@@ -55,7 +56,7 @@ def test_saved_recipe_reads_back_equal(load, tmp_path):
         "attention.group=64",
     )
     recipe.save(tmp_path / "again.yaml")
-    assert Recipe.load(tmp_path / "again.yaml") == recipe
+    assert LanguageRecipe.load(tmp_path / "again.yaml") == recipe
 
 
 def test_overrides_are_typed_like_yaml(load):
@@ -167,7 +168,7 @@ def test_wrong_file_is_explained(load, text, message):
 
 def test_a_missing_file_is_explained(tmp_path):
     with pytest.raises(RecipeError, match="cannot read the recipe"):
-        Recipe.load(tmp_path / "absent.yaml")
+        LanguageRecipe.load(tmp_path / "absent.yaml")
 
 
 def test_rates_need_neither_dot_nor_sign(load):
@@ -196,6 +197,6 @@ def test_every_key_of_the_whole_tree_is_known(load):
                 yield from flatten(value[0], f"{full}.N")
 
     saved = set(flatten(yaml.safe_load(yaml.safe_dump(load("model.rope={}").to_tree()))))
-    assert saved <= set(recipe_keys(Recipe))
+    assert saved <= set(recipe_keys(LanguageRecipe))
     # Validation sources are the one part that a minimal recipe lacks.
-    assert all(key.startswith("data.validation.N.") for key in set(recipe_keys(Recipe)) - saved)
+    assert all(key.startswith("data.validation.N.") for key in set(recipe_keys(LanguageRecipe)) - saved)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hylora.manifest import absolute
+from hylora.runs.manifest import absolute
 from hylora_eval.report.fields import pick
 from hylora_eval.report.records import NOT_RECORDED, NOT_TUNED, Source, Subject, attention_label
 from hylora_eval.report.run_facts import adapter_facts

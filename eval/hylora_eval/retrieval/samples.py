@@ -8,8 +8,8 @@ import os
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hylora.demo.measure import recall_sequences
 from hylora_eval import ruler
+from hylora_eval.demo.measure import recall_sequences
 from hylora_eval.retrieval.needles import Needles, Sample
 from hylora_eval.ruler.counting import prompt_tokens
 

@@ -13,8 +13,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import hylora
 from hylora.attention import CachedKeys, Prefill, SpanConfig, resolve_name
 from hylora.attention.functions import FUNCTIONS
-from hylora.language_model import decoder_and_head
-from hylora.training.language import CausalLoss
+from hylora.language.head import decoder_and_head
+from hylora.language.task import CausalLoss
 from hylora_kernels import SequenceLayout
 
 __all__ = ["WORKS", "AttentionWorkload", "ModelWorkload"]

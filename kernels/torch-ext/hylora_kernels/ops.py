@@ -113,8 +113,8 @@ def _(query, key, value, sequences, block_size, top_k, chunk_size, selection, qu
 @custom_op(
     add_op_namespace_prefix("span_attention_backward"),
     mutates_args=(),
-    schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, {SPAN_ARGUMENTS})"
-    " -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, "
+    f"{SPAN_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
 )
 def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *settings):
     *options, scale, backend = settings
@@ -149,8 +149,8 @@ def _rival(name: str, option: str):
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention_backward"),
         mutates_args=(),
-        schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, {option}, float scale, "
-        "str backend) -> (Tensor, Tensor, Tensor)",
+        schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, {option}, "
+        "float scale, str backend) -> (Tensor, Tensor, Tensor)",
     )
     def backward(grad, query, key, value, sequences, output, lse, size, scale, backend):
         compute = getattr(backends.rival_backend(backend, query), f"{name}_backward")

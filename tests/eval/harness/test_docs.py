@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 import hylora
-from hylora.cli.evaluate.model_options import ModelOptions
 from hylora.cli.main import build_app
+from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.harness import TASK_SETS
 from tests.eval.harness.conftest import network
 

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import hylora
-from hylora.cli.evaluate.model_options import ModelOptions
 from hylora.cli.main import build_app
 from hylora_eval import ruler
+from hylora_eval.commands.model_options import ModelOptions
 from tests.eval.ruler.conftest import prose
 from tests.tiny import tiny_llama
 

@@ -65,8 +65,8 @@ def span_decode(query: Tensor, key: Tensor, value: Tensor, state: DecodeState, *
 @custom_op(
     add_op_namespace_prefix("span_decode"),
     mutates_args=_STATE,
-    schema=f"({TENSOR_ARGUMENTS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _STATE))}, {SPAN_ARGUMENTS})"
-    " -> Tensor",
+    schema=f"({TENSOR_ARGUMENTS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _STATE))}, "
+    f"{SPAN_ARGUMENTS}) -> Tensor",
 )
 def _span_decode(*arguments):
     tensors, (*options, scale, backend) = arguments[:10], arguments[10:]

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that say which model is evaluated and how; every evaluation takes them and records them alike."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from hylora.attention import SpanConfig, resolve_name
+from hylora.attention.functions import FUNCTIONS
+from hylora.cli.env import environment
+from hylora.rope import RopeScaling
+from hylora.runs.loading import check_exists, load, read_manifest
+from hylora.runs.manifest import RunManifest
+from hylora.runs.tokenizer import find_tokenizer
+
+__all__ = [
+    "Attention",
+    "AttentionOption",
+    "Device",
+    "Dtype",
+    "Model",
+    "ModelOptions",
+    "Output",
+    "Overwrite",
+    "Revision",
+    "Rope",
+    "check_device",
+]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+Model = Annotated[str, typer.Option(help="A run's folder, a model folder or a hub id.")]
+Attention = Annotated[str, typer.Option(help="'full', 'same' (as trained), or a name such as 'se_attn'.")]
+AttentionOption = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of that attention, e.g. top_k=4.")
+]
+Dtype = Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}; auto is the checkpoint's.")]
+Device = Annotated[str | None, typer.Option(help="cuda where there is one, otherwise cpu.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
+Rope = Annotated[
+    str | None, typer.Option(metavar="TYPE:FACTOR", help="Stretch the rotary positions of a model, e.g. yarn:4.")
+]
+Output = Annotated[Path | None, typer.Option(help="Where to write the result, as JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
+
+
+@dataclass
+class ModelOptions:
+    """What a command line says about the model: checked here and now, loaded when it is needed.
+
+    Args:
+        model: a run's folder, a model folder or a hub id.
+        attention: "full", "same" (as trained) or an attention's name.
+        attention_option: options of that attention as KEY=VALUE.
+        dtype: one of `DTYPES`.
+        device: a torch device; None for CUDA where there is one, otherwise the CPU.
+        revision: of a hub model.
+        rope: RoPE scaling for a model that was not trained with one, as TYPE:FACTOR.
+
+    Attributes:
+        manifest: what is known of how the model was trained.
+        span_options: `attention_option`, read.
+        rope_scaling: `rope`, read.
+
+    Raises:
+        FileNotFoundError: if the model looks like a path and does not exist.
+        ValueError: if an option is wrong.
+    """
+
+    model: str
+    attention: str = "full"
+    attention_option: list[str] | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    revision: str | None = None
+    rope: str | None = None
+    manifest: RunManifest = field(init=False)
+    span_options: dict[str, Any] = field(init=False)
+    rope_scaling: RopeScaling | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_exists(self.model)
+        self.manifest = read_manifest(self.model, self.revision)
+        self.span_options = _span_options(self.attention, self.attention_option or [], self.manifest)
+        self.rope_scaling = None if self.rope is None else _rope_scaling(self.rope)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        self.device = check_device(self.device)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer beside a run or a model, or of its base model where there is none.
+
+        Raises:
+            ValueError: if there is none in either.
+        """
+        return find_tokenizer(self.model, self.manifest, self.revision)
+
+    def load_model(self, trainable: bool = False) -> nn.Module:
+        """The model on its device, with the attention that was asked for.
+
+        Args:
+            trainable: in training mode, with an adapter that can be trained further, instead of evaluation mode.
+        """
+        return load(
+            self.model,
+            None if self.attention == "same" else self.attention,
+            dtype=self.dtype,
+            device_map=None if self.device == "cpu" else self.device,
+            revision=self.revision,
+            rope=self.rope_scaling,
+            trainable=trainable,
+            **self.span_options,
+        )
+
+    def header(self, kind: str, model: nn.Module) -> dict[str, Any]:
+        """What every result file starts with.
+
+        Args:
+            kind: what was evaluated, such as "perplexity".
+            model: as `load_model` gave it.
+
+        Returns:
+            `kind`, `created` (UTC), `model` (path, base, revision, how it was trained, adapter, RoPE, dtype, device),
+            `attention` (of the evaluation, with its options) and `environment` (versions), all plain JSON types.
+        """
+        manifest, config = self.manifest, model.config.get_text_config()
+        name = model.config._attn_implementation
+        return {
+            "kind": kind,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": {
+                "path": self.model,
+                "base_model": manifest.base_model,
+                "revision": manifest.base_revision or getattr(model.config, "_commit_hash", None),
+                "training_attention": manifest.attention,
+                "training_attention_options": manifest.span_attention,
+                "training_context_length": manifest.context_length,
+                "adapter": _describe_adapter(model),
+                "rope_parameters": getattr(config, "rope_parameters", None),
+                "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
+                "device": self.device,
+            },
+            "attention": {
+                "asked": self.attention,
+                "name": name,
+                "options": SpanConfig.of(config).to_dict() if name in FUNCTIONS else {},
+            },
+            "environment": environment(),
+        }
+
+
+def check_device(device: str | None) -> str:
+    """The device to evaluate on: CUDA by default where there is one.
+
+    Raises:
+        ValueError: if `device` is not a device, or is CUDA and none is visible.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"--device {device!r} is not a device: {error}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device!r}: no CUDA device is visible; leave it out to run on the CPU")
+    return device
+
+
+def _describe_adapter(model: nn.Module) -> dict[str, Any] | None:
+    """What tells adapters apart: their rank, and what they train in full. None for a model without one."""
+    for config in getattr(model, "peft_config", {}).values():
+        saved = getattr(config, "modules_to_save", None)
+        rank, alpha = (getattr(config, name, None) for name in ("r", "lora_alpha"))
+        return {"r": rank, "lora_alpha": alpha, "modules_to_save": saved and sorted(saved)}
+    return None
+
+
+def _rope_scaling(text: str) -> RopeScaling:
+    try:
+        return RopeScaling.parse(text)
+    except ValueError as error:
+        raise ValueError(f"--rope: {error}") from error
+
+
+def _span_options(attention: str, pairs: list[str], manifest: RunManifest) -> dict[str, Any]:
+    """Check the attention's name and read its options."""
+    name = manifest.attention if attention == "same" else resolve_name(attention)
+    if pairs and name not in FUNCTIONS:
+        raise ValueError(f"--attention-option {pairs[0]!r}: {attention!r} attention is {name!r}, which has no options")
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    SpanConfig.from_dict({**manifest.span_attention, **options})
+    return options

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is measured on one model: perplexity, recall by distance, retrieval, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+import hylora
+from hylora.demo.corpus import load_corpus
+from hylora.demo.miniature import load_tokenizer
+from hylora.demo.recall import RecallTask
+from hylora_eval.demo.settings import RETRIEVALS, SPAN, DemoSettings, Variant
+
+__all__ = ["EvaluationData", "activation_memory", "measure", "recall_sequences"]
+
+# Long documents would otherwise outweigh all others.
+WINDOWS_PER_DOCUMENT = 2
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What every model is measured on.
+
+    Attributes:
+        text: held-out documents, cut to multiples of the longest context, so that every context size is measured on
+            the same tokens.
+        recall: for each document length, documents of the recall task (`hylora_eval.recall.RecallSequence`).
+    """
+
+    text: list[Tensor]
+    recall: dict[int, list[Any]]
+
+    @classmethod
+    def build(cls, settings: DemoSettings) -> EvaluationData:
+        """Cut held-out text and draw recall documents; the same for all variants and seeds."""
+        tokenizer = load_tokenizer()
+        longest = settings.lengths[-1]
+        text = []
+        for document in load_corpus("held_out"):
+            tokens = torch.tensor(tokenizer(document.text, verbose=False)["input_ids"])
+            windows = min(len(tokens) // longest, WINDOWS_PER_DOCUMENT)
+            text += [tokens[: windows * longest]] if windows else []
+        recall = {
+            length: recall_sequences(tokenizer, length - 1, settings.recall_documents)
+            for length in (settings.tuned_length, longest)
+        }
+        return cls(text[: settings.text_documents], recall)
+
+
+def recall_sequences(
+    tokenizer: PreTrainedTokenizerBase, tokens: int, number: int, seed: str = "evaluate"
+) -> list[Any]:
+    """Evaluation documents of the recall task.
+
+    Args:
+        tokenizer: the checkpoint's.
+        tokens: length of a document, odd.
+        number: of documents.
+        seed: names the documents.
+
+    Returns:
+        `hylora_eval.recall.RecallSequence` for each.
+    """
+    from hylora_eval.recall import RecallSequence
+
+    task = RecallTask.for_tokenizer(tokenizer)
+    # Facts that come twice spread their distances over the whole document.
+    documents = [task.document(tokens, f"{seed}-{index}", repeats=2) for index in range(number)]
+    return [
+        RecallSequence(
+            torch.tensor(tokenizer(document.text, verbose=False)["input_ids"]),
+            answers=torch.tensor([query.position + 1 for query in document.queries]),
+            sources=torch.tensor([query.needle + 1 for query in document.queries]),
+        )
+        for document in documents
+    ]
+
+
+def measure(
+    model: nn.Module,
+    variant: Variant,
+    data: EvaluationData,
+    settings: DemoSettings,
+    progress: Callable[[str], None] = lambda note: None,
+) -> dict[str, Any]:
+    """Measure a model with full attention and with its own.
+
+    Args:
+        model: the model; its attention is changed.
+        variant: which names the model's own attention.
+        data: to measure on.
+        settings: of the demo.
+        progress: told what comes next.
+
+    Returns:
+        Plain JSON types: "perplexity" and "recall", each under "full" and "own", and "retrieval" by
+        way to choose.
+    """
+    from hylora_eval.perplexity import perplexity
+    from hylora_eval.recall import recall_by_distance
+    from hylora_eval.retrieval import retrieval_hit_rate
+
+    result: dict[str, Any] = {"perplexity": {}, "recall": {}, "retrieval": {}}
+    ways = {"full": ("full", {}), "own": (variant.attention, variant.options)}
+    if variant.attention == "full":
+        del ways["own"]
+    for way, (name, options) in ways.items():
+        progress(f"evaluating with {way} attention")
+        hylora.set_attention(model, name, **options)
+        result["perplexity"][way] = {
+            length: perplexity(model, data.text, length, batch_size=4096 // length).to_dict()
+            for length in settings.lengths
+        }
+        result["recall"][way] = {
+            length: recall_by_distance(model, sequences, (0, *settings.distances), batch_size=16).to_dict()
+            for length, sequences in data.recall.items()
+        }
+    if "own" not in ways:
+        for figures in (result["perplexity"], result["recall"]):
+            figures["own"] = figures["full"]
+    progress("measuring retrieval")
+    for rule, options in RETRIEVALS.items():
+        hylora.set_attention(model, "se_attn", **SPAN, **options)
+        result["retrieval"][rule] = retrieval_hit_rate(model, data.recall[settings.tuned_length]).to_dict()
+    return result
+
+
+def activation_memory(model: nn.Module, length: int) -> int:
+    """Bytes that one training sequence keeps for the backward pass, parameters aside.
+
+    Counted through autograd, because the memory of a process says little about a model this small.
+
+    Args:
+        model: the model, trainable, with its attention set.
+        length: tokens of the sequence.
+    """
+    kept: dict[int, int] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    tokens = torch.zeros(1, length, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # The graph must stay alive while it is counted, or freed storages would be counted again.
+        output = model.get_base_model().model(input_ids=tokens, use_cache=False).last_hidden_state
+    del output
+    return sum(kept.values())

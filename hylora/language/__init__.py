@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Language models as a task of the loop."""
+
+from hylora.language.recipe import LanguageRecipe
+from hylora.language.run import RunResult, train
+
+__all__ = ["LanguageRecipe", "RunResult", "train"]

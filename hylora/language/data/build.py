@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the data section of a recipe to rows of tokens."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from hylora.language.data.documents import DocumentEncoder, tokenize
+from hylora.language.data.mixture import MixedRows
+from hylora.language.data.packing import PackedRows
+from hylora.language.data.recipe import DataRecipe, SourceRecipe
+from hylora.language.data.sources import load_source
+from hylora.language.data.stream import StreamedSource, TokenStream
+
+__all__ = ["TokenData", "build_datasets"]
+
+logger = logging.getLogger(__name__)
+
+# Text seen more often than this teaches much less than new text (Muennighoff et al., 2023).
+_MANY_PASSES = 4
+
+
+@dataclass
+class TokenData:
+    """The rows of a run.
+
+    Attributes:
+        train: map-style rows ("input_ids" and "labels", int64 [L], with "documents" packing also "position_ids"), or
+            an endless `TokenStream` of them.
+        validation: the same for the held-out documents, in order, or `None`. A stream of them ends.
+        description: under "train" and "validation", a dict for each source: its "path" and, unless it is streamed,
+            the counts "documents", "tokens", "rows", "dropped_documents" (empty or without anything to learn),
+            "dropped_tokens" (in no row) and "dropped_rows" (without anything to learn); under "train" also
+            "held_out_documents" and, in a weighted mixture, "rows_per_epoch".
+    """
+
+    train: torch.utils.data.Dataset
+    validation: torch.utils.data.Dataset | None
+    description: dict[str, list[dict[str, Any]]]
+
+
+def build_datasets(
+    data: DataRecipe, tokenizer: Any, sequence_length: int, seed: int, cache_dir: str | None = None
+) -> TokenData:
+    """Read, tokenise and pack the data of a run.
+
+    What is not streamed is tokenised once and cached: another length, packing, mixture or held-out share does not
+    tokenise again. With several processes, let the main one go first.
+
+    Args:
+        data: the recipe.
+        tokenizer: a transformers tokenizer.
+        sequence_length: tokens per row.
+        seed: keys the order of mixtures and of shuffled streams.
+        cache_dir: goes before `data.cache_dir`.
+
+    Returns:
+        The rows to train and to validate on.
+
+    Raises:
+        ValueError: naming the key of the recipe, its value and the remedy, for data that cannot be read or that would
+            give no rows.
+    """
+    if not isinstance(sequence_length, int) or sequence_length < 2:
+        raise ValueError(f"sequence_length: {sequence_length!r} is not an integer of at least 2.")
+    if data.packing == "eos" and tokenizer.eos_token_id is None:
+        raise ValueError(
+            "data.packing: 'eos' joins documents by the EOS token, and the tokenizer has none. "
+            "Set tokenizer.eos_token or use another packing."
+        )
+    build = _build_streams if data.streaming else _build_maps
+    return build(data, tokenizer, sequence_length, seed, cache_dir or data.cache_dir)
+
+
+@dataclass
+class _Corpus:
+    """A tokenised source."""
+
+    source: SourceRecipe
+    key: str
+    documents: datasets.Dataset
+    dropped: int
+
+    @cached_property
+    def content_keys(self) -> np.ndarray:
+        """int64 [documents]."""
+        return self.documents.data.column("key").to_numpy()
+
+
+def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
+    """Map-style rows of cached documents."""
+
+    def read(name: str) -> list[_Corpus]:
+        return [
+            _read(source, f"data.{name}.{index}", tokenizer, data.num_proc, cache_dir)
+            for index, source in enumerate(getattr(data, name))
+        ]
+
+    corpora, validation_corpora = read("sources"), read("validation")
+    if validation_corpora:
+        taken = np.concatenate([corpus.content_keys for corpus in validation_corpora])
+        held_out = [np.isin(corpus.content_keys, taken) for corpus in corpora]
+        in_validation = [np.ones(len(corpus.documents), dtype=bool) for corpus in validation_corpora]
+    else:
+        held_out = [_is_held_out(corpus.content_keys, data.validation_fraction) for corpus in corpora]
+        validation_corpora, in_validation = (corpora, held_out) if data.validation_fraction else ([], [])
+    train = [_pack(corpus, ~held, length, data.packing) for corpus, held in zip(corpora, held_out, strict=True)]
+    validation = [
+        _pack(corpus, kept, length, data.packing)
+        for corpus, kept in zip(validation_corpora, in_validation, strict=True)
+    ]
+    _check_rows(data, corpora, train, validation, length)
+    description = {
+        "train": [
+            {**_count(corpus, rows), "held_out_documents": int(held.sum())}
+            for corpus, rows, held in zip(corpora, train, held_out, strict=True)
+        ],
+        "validation": [_count(corpus, rows) for corpus, rows in zip(validation_corpora, validation, strict=True)],
+    }
+    weights = [source.weight for source in data.sources]
+    if len(train) > 1 and None not in weights:
+        mixture = MixedRows(train, weights, seed)
+        for corpus, rows, count, counts in zip(corpora, train, mixture.counts, description["train"], strict=True):
+            counts["rows_per_epoch"] = count
+            if count > _MANY_PASSES * len(rows):
+                passes = count / len(rows)
+                logger.warning("%s.weight: an epoch reads %s %.1f times", corpus.key, corpus.source.path, passes)
+        return TokenData(mixture, _join(validation), description)
+    return TokenData(_join(train), _join(validation), description)
+
+
+def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
+    """Rows that are tokenised as they are read."""
+
+    def stream(name: str, held_out: bool, repeat: bool) -> TokenStream:
+        sources = getattr(data, name)
+        streamed = []
+        for index, source in enumerate(sources):
+            key = f"data.{name}.{index}"
+            encoder = DocumentEncoder(source, tokenizer, key)
+            records = load_source(source, key, encoder.columns, streaming=True, cache_dir=cache_dir)
+            keep = partial(_belongs, fraction=data.validation_fraction, held_out=held_out)
+            streamed.append(
+                StreamedSource(
+                    records,
+                    encoder,
+                    length,
+                    data.packing,
+                    keep,
+                    shuffle_buffer=data.shuffle_buffer if repeat else 0,
+                    seed=seed + index,
+                    # The first documents of each file are not the first of all.
+                    whole_files=source.max_documents is None,
+                )
+            )
+        return TokenStream(streamed, [source.weight or 1.0 for source in sources], repeat)
+
+    validation = None
+    if data.validation:
+        validation = stream("validation", held_out=False, repeat=False)
+    elif data.validation_fraction:
+        validation = stream("sources", held_out=True, repeat=False)
+    validation_sources = data.validation or (data.sources if data.validation_fraction else [])
+    description = {
+        "train": [{"path": source.path} for source in data.sources],
+        "validation": [{"path": source.path} for source in validation_sources],
+    }
+    return TokenData(stream("sources", held_out=False, repeat=True), validation, description)
+
+
+def _read(source: SourceRecipe, key: str, tokenizer: Any, num_proc: int | None, cache_dir: str | None) -> _Corpus:
+    """Load and tokenise one source."""
+    encoder = DocumentEncoder(source, tokenizer, key)
+    records = load_source(source, key, encoder.columns, streaming=False, cache_dir=cache_dir)
+    documents = tokenize(records, encoder, num_proc)
+    if len(documents) == 0:
+        raise ValueError(
+            f"{key}.path: none of the {len(records)} documents of {source.path!r} holds anything to learn. "
+            "Check that they are not empty and, in chat data, that an assistant answers."
+        )
+    return _Corpus(source, key, documents, dropped=len(records) - len(documents))
+
+
+def _pack(corpus: _Corpus, chosen: np.ndarray, length: int, packing: str) -> PackedRows:
+    """Rows of the documents for which `chosen` is true."""
+    return PackedRows(corpus.documents, np.flatnonzero(chosen), length, packing)
+
+
+def _is_held_out(content_key: Any, fraction: float) -> Any:
+    """Whether the hash of its content holds a document out; for one key or an array of them."""
+    return content_key < int(fraction * 2**63)
+
+
+def _belongs(content_key: int, fraction: float, held_out: bool) -> bool:
+    """Whether a document is on the asked-for side of the split."""
+    return _is_held_out(content_key, fraction) == held_out
+
+
+def _check_rows(
+    data: DataRecipe, corpora: list[_Corpus], train: list[PackedRows], validation: list[PackedRows], length: int
+) -> None:
+    """Refuse data that is too short for its rows."""
+    longest = max(rows.longest for rows in train)
+    if data.packing == "none" and longest < length:
+        raise ValueError(
+            f"data.packing: 'none' keeps one document per row, and the longest has {longest} tokens where "
+            f"sequence_length is {length}. Pack with 'eos', or set sequence_length to {longest} or less."
+        )
+    for corpus, rows in zip(corpora, train, strict=True):
+        if len(rows) == 0 and rows.dropped_rows:
+            raise ValueError(
+                f"{corpus.key}.path: {corpus.source.path!r} has {rows.tokens} tokens to train on, but none of its "
+                f"{rows.dropped_rows} rows of {length} tokens holds an answer to learn. Use a longer sequence_length."
+            )
+        if len(rows) == 0:
+            raise ValueError(
+                f"{corpus.key}.path: the {rows.tokens} tokens to train on in {corpus.source.path!r} give no row of "
+                f"{length}. Use more data, a smaller held-out share or a shorter sequence_length."
+            )
+    if validation and not any(len(rows) for rows in validation):
+        tokens = sum(rows.tokens for rows in validation)
+        key = "validation" if data.validation else "validation_fraction"
+        raise ValueError(
+            f"data.{key}: the {tokens} held-out tokens give no row of {length}. Hold out more, or nothing."
+        )
+
+
+def _count(corpus: _Corpus, rows: PackedRows) -> dict[str, Any]:
+    """What became of a source."""
+    return {
+        "path": corpus.source.path,
+        "documents": rows.documents,
+        "tokens": rows.tokens,
+        "rows": len(rows),
+        "dropped_documents": corpus.dropped,
+        "dropped_tokens": rows.dropped_tokens,
+        "dropped_rows": rows.dropped_rows,
+    }
+
+
+def _join(parts: list[PackedRows]) -> torch.utils.data.Dataset | None:
+    """All rows of all sources, one source after the other."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return torch.utils.data.ConcatDataset(parts)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a fixed length from tokenised documents.
+
+Nothing is written: a row is a range of the documents' tokens laid end to end, and is read from their memory-mapped
+files when it is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from hylora.architecture import is_recurrent, shows_positions
+from hylora.language.data.documents import IGNORED
+from hylora.language.data.recipe import DataRecipe
+
+__all__ = ["PackedRows", "Piece", "assemble", "check_packing", "has_target"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one document: token ids, and labels where they differ from the tokens; both int32 [n]."""
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+
+
+def check_packing(data: DataRecipe, config: Any) -> None:
+    """Refuse packing that the model cannot honour.
+
+    Args:
+        data: the recipe.
+        config: the model's transformers config.
+
+    Raises:
+        ValueError: if documents are to be kept apart in a row and the model has recurrent layers, or does not look at
+            the positions that tell of boundaries.
+    """
+    if data.packing != "documents":
+        return
+    if is_recurrent(config):
+        raise ValueError(
+            f"data.packing: 'documents' needs a model without recurrent layers, and {config.model_type!r} carries its "
+            "state from one document into the next. Use 'eos' or 'none'."
+        )
+    if not shows_positions(config):
+        raise ValueError(
+            f"data.packing: 'documents' tells of boundaries by position_ids, and the attention of "
+            f"{config.model_type!r} never sees them. Use 'eos' or 'none'."
+        )
+
+
+def assemble(pieces: list[Piece], packing: str) -> dict[str, Tensor]:
+    """Lay pieces end to end.
+
+    Args:
+        pieces: of different documents, in order.
+        packing: as in `DataRecipe`.
+
+    Returns:
+        "input_ids" and "labels", int64 [n]; with "documents" packing also "position_ids", which restart at each piece,
+        and no label on a piece's first token: the token before it belongs to another document.
+    """
+    row = {
+        "input_ids": np.concatenate([piece.input_ids for piece in pieces]),
+        "labels": np.concatenate([piece.labels for piece in pieces]),
+    }
+    if packing == "documents":
+        lengths = [len(piece.input_ids) for piece in pieces]
+        row["position_ids"] = np.concatenate([np.arange(length) for length in lengths])
+        row["labels"][row["position_ids"] == 0] = IGNORED
+    return {name: torch.from_numpy(values.astype(np.int64)) for name, values in row.items()}
+
+
+def has_target(row: dict[str, Tensor]) -> bool:
+    """Whether the loss of a row has a term: a label that is preceded by a token."""
+    return bool((row["labels"][1:] != IGNORED).any())
+
+
+class PackedRows(torch.utils.data.Dataset):
+    """Map-style rows of one source.
+
+    Args:
+        documents: tokenised documents (`hylora.language.data.documents.tokenize`).
+        chosen: indices of the documents to use, int64 [n].
+        length: tokens per row.
+        packing: "eos" and "documents" cut the chosen documents, laid end to end, every `length` tokens and drop the
+            tail; "none" cuts each document by itself and keeps its shorter last row.
+
+    Attributes:
+        documents: number of chosen documents.
+        tokens: number of tokens in them.
+        longest: number of tokens in the longest of them.
+        dropped_tokens: those of them in no row: the tail, and rows without a target.
+        dropped_rows: rows left out because no label was in them.
+    """
+
+    def __init__(self, documents: datasets.Dataset, chosen: np.ndarray, length: int, packing: str) -> None:
+        self._dataset = documents
+        self._chosen = chosen
+        self._packing = packing
+        self._columns: dict[str, _ListColumn] | None = None
+        # Document i of the chosen ones covers [edges[i], edges[i + 1]) of the stream of tokens.
+        lengths = self._column("input_ids").lengths[chosen]
+        self._edges = np.concatenate([[0], np.cumsum(lengths)])
+        self.documents = len(chosen)
+        self.tokens = int(self._edges[-1])
+        self.longest = int(lengths.max(initial=0))
+        if packing == "none":
+            starts, stops = _cut_each(self._edges, length)
+        else:
+            starts = np.arange(self.tokens // length) * length
+            stops = starts + length
+        self._starts, self._stops = starts, stops
+        kept = stops - starts > 1
+        if "labels" in documents.column_names:
+            kept &= np.array([has_target(self[index]) for index in range(len(starts))], dtype=bool)
+        self._starts, self._stops = starts[kept], stops[kept]
+        self.dropped_rows = len(starts) - len(self)
+        self.dropped_tokens = self.tokens - int((self._stops - self._starts).sum())
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        start, stop = int(self._starts[index]), int(self._stops[index])
+        ids = self._column("input_ids")
+        labels = self._column("labels") if "labels" in self._dataset.column_names else ids
+        pieces = []
+        place = int(np.searchsorted(self._edges, start, side="right")) - 1
+        while start < stop:
+            document = self._chosen[place]
+            begin = start - self._edges[place]
+            end = min(stop, self._edges[place + 1]) - self._edges[place]
+            pieces.append(Piece(ids.read(document, begin, end), labels.read(document, begin, end)))
+            start += end - begin
+            place += 1
+        return assemble(pieces, self._packing)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The views are memory-mapped here and would be copied whole into another process.
+        return {**self.__dict__, "_columns": None}
+
+    def _column(self, name: str) -> _ListColumn:
+        """A column's views, made when first needed in a process."""
+        if self._columns is None:
+            names = [name for name in ("input_ids", "labels") if name in self._dataset.column_names]
+            self._columns = {name: _ListColumn(self._dataset, name) for name in names}
+        return self._columns[name]
+
+
+class _ListColumn:
+    """NumPy views on the lists in one column of a dataset without copying them."""
+
+    def __init__(self, dataset: datasets.Dataset, name: str) -> None:
+        chunks = dataset.data.column(name).chunks
+        self.values = [chunk.values.to_numpy() for chunk in chunks]
+        offsets = [chunk.offsets.to_numpy().astype(np.int64) for chunk in chunks]
+        self.begins = np.concatenate([offset[:-1] for offset in offsets])
+        self.lengths = np.concatenate([np.diff(offset) for offset in offsets])
+        self.chunks = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
+
+    def read(self, index: int, begin: int, end: int) -> np.ndarray:
+        """Elements begin..end of list `index`."""
+        origin = self.begins[index]
+        return self.values[self.chunks[index]][origin + begin : origin + end]
+
+
+def _cut_each(edges: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and stops of the rows when each document [edges[i], edges[i + 1]) is cut every `length` tokens."""
+    counts = -(-np.diff(edges) // length)
+    part = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(edges[:-1], counts) + part * length
+    return starts, np.minimum(starts + length, np.repeat(edges[1:], counts))

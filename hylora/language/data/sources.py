@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the path in a recipe to a dataset of raw records."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+
+import datasets
+
+from hylora.language.data.recipe import SourceRecipe
+
+__all__ = ["load_source"]
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def load_source(
+    source: SourceRecipe, key: str, columns: list[str], streaming: bool, cache_dir: str | None
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Open a source and keep the columns that make its documents.
+
+    Args:
+        source: where the data is.
+        key: how the recipe names the source, for messages.
+        columns: the fields to keep.
+        streaming: read on the fly instead of converting to memory-mapped Arrow files.
+        cache_dir: where those files are kept; `None` is the default of `datasets`.
+
+    Returns:
+        The records in the order of the source (files in the order of their names), cut at `source.max_documents`.
+
+    Raises:
+        ValueError: for a missing or unreadable file, an unsupported format, an unreachable Hub, or a field that the
+            records do not have.
+    """
+    files = _local_files(source.path, key)
+    if files is not None:
+        kind = _one_format(files, source.path, key)
+        # Not every reader of `datasets` can take a file of no bytes.
+        files = [file for file in files if file.stat().st_size > 0]
+        if not files:
+            raise ValueError(f"{key}.path: {source.path!r} holds no documents, since the files are empty. Fill them.")
+    try:
+        if files is None:
+            dataset = datasets.load_dataset(
+                source.path,
+                source.subset,
+                split=source.split,
+                revision=source.revision,
+                streaming=streaming,
+                cache_dir=cache_dir,
+            )
+        else:
+            options = {"sample_by": "document"} if kind == "text" else {}
+            names = [glob.escape(str(file)) for file in files]
+            dataset = datasets.load_dataset(
+                kind, data_files=names, split=source.split, streaming=streaming, cache_dir=cache_dir, **options
+            )
+        found = _column_names(dataset)
+    # `datasets` refuses a dataset that is a loading script with a RuntimeError.
+    except (OSError, ValueError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(_explain(source.path, key, files, error)) from error
+    _check_columns(source, key, columns, found)
+    dataset = dataset.select_columns(columns)
+    if source.max_documents is None:
+        return dataset
+    if streaming:
+        return dataset.take(source.max_documents)
+    return dataset.select(range(min(source.max_documents, len(dataset))))
+
+
+def _local_files(path: str, key: str) -> list[Path] | None:
+    """The files behind a path in the order of their names, or `None` for a dataset on the Hub."""
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return _files_of_folder(local, key)
+    if local.is_file():
+        return [local]
+    if glob.has_magic(path):
+        files = sorted(Path(name) for name in glob.glob(str(local), recursive=True) if Path(name).is_file())
+        if not files:
+            raise ValueError(f"{key}.path: {path!r} matches no file. Check the pattern and the working directory.")
+        return files
+    # A name inside a folder that is here is a misspelt path; the Hub would be asked for it in vain, and slowly.
+    within = "/" in path and local.parent.is_dir()
+    if within or local.suffix in _FORMATS.keys() | _PICKLES or not _HUB_ID.fullmatch(path):
+        raise ValueError(
+            f"{key}.path: {path!r} does not exist. Check the name; relative paths start from {str(Path.cwd())!r}."
+        )
+    return None
+
+
+def _files_of_folder(folder: Path, key: str) -> list[Path]:
+    """The data files below a folder; a README or a licence beside them is left alone, hidden files too."""
+    visible = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+    files = [file for file in visible if file.suffix in _FORMATS]
+    if not files:
+        raise ValueError(
+            f"{key}.path: the folder {str(folder)!r} holds no file that ends in {', '.join(_FORMATS)}. "
+            "Convert the data to one of these."
+        )
+    if len(files) < len(visible):
+        logger.warning("%s.path: %d other files in %s are not read", key, len(visible) - len(files), folder)
+    return files
+
+
+def _one_format(files: list[Path], path: str, key: str) -> str:
+    """The name of the builder that reads all the files."""
+    for file in files:
+        if file.suffix in _PICKLES:
+            raise ValueError(
+                f"{key}.path: {str(file)!r} may be a pickle, which can run code when it is read. "
+                "Convert it to .jsonl or .parquet."
+            )
+        if file.suffix not in _FORMATS:
+            raise ValueError(
+                f"{key}.path: {str(file)!r} ends in {file.suffix!r}, which is not read. "
+                f"Convert it to one of {', '.join(_FORMATS)}."
+            )
+    counts = Counter(_FORMATS[file.suffix] for file in files)
+    if len(counts) > 1:
+        mixture = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        raise ValueError(
+            f"{key}.path: {path!r} mixes formats ({mixture} files). Make each format a source of its own, "
+            "with a glob such as 'folder/**/*.txt'."
+        )
+    return next(iter(counts))
+
+
+def _column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[str]:
+    """The fields of the records; a stream may have to read its first record to know."""
+    if dataset.column_names is not None:
+        return dataset.column_names
+    return list(next(iter(dataset), {}))
+
+
+def _check_columns(source: SourceRecipe, key: str, columns: list[str], found: list[str]) -> None:
+    """Raise for a field that is missing from the records, with the nearest one that is there."""
+    if not found:
+        raise ValueError(f"{key}.path: {source.path!r} holds no documents. Check its content and split.")
+    for column in columns:
+        if column not in found:
+            field = next(name for name, value in vars(source).items() if name.endswith("_field") and value == column)
+            nearest = difflib.get_close_matches(column, found, n=1, cutoff=0)[0]
+            raise ValueError(
+                f"{key}.{field}: {column!r} is not a field of {source.path!r}. "
+                f"Did you mean {nearest!r}? It has {', '.join(found)}."
+            )
+
+
+def _explain(path: str, key: str, files: list[Path] | None, error: Exception) -> str:
+    """What to do about a failure of `datasets`; a failure while converting is told by its cause."""
+    cause = error.__cause__ or error
+    reason = f"{type(cause).__name__}: {cause}"
+    if files is not None:
+        return f"{key}.path: {path!r} could not be read ({reason}). Check the files and the split."
+    return (
+        f"{key}.path: {path!r} is neither a local file or folder nor a dataset that could be read from the Hub "
+        f"({reason}). Check the spelling, subset, split and revision; for a private dataset log in with "
+        "`hf auth login`; without a network, download it first and give the path of its folder."
+    )

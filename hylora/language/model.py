@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model of a recipe: everything about it that can be checked is checked before a weight is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from hylora.adapters import HyLoraConfig, add_adapter
+from hylora.attention import check_attention, resolve_name
+from hylora.language.data.packing import check_packing
+from hylora.language.recipe import LanguageRecipe, ModelRecipe
+from hylora.training.randomness import derive_key
+from hylora.training.recipe import RecipeError
+
+__all__ = ["ModelPlan", "build_model", "plan_model", "prepare_model", "weights_dtype"]
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A recipe's model, checked but without weights.
+
+    Args:
+        config: transformers' config, with attention options and RoPE scaling set.
+        attention: transformers' name of the attention.
+        adapter: resolved for this architecture, or None to train the model itself.
+        rope: the fields of the config that RoPE scaling has set; empty where nothing is scaled.
+    """
+
+    config: PretrainedConfig
+    attention: str
+    adapter: LoraConfig | None
+    rope: dict[str, Any]
+
+
+def plan_model(recipe: LanguageRecipe) -> ModelPlan:
+    """Check a recipe against its model's config and architecture.
+
+    Raises:
+        RecipeError: if they do not fit together, naming the key of the recipe.
+    """
+    config = _read_config(recipe.model)
+    text = config.get_text_config()
+    rope = _scale_rope(config, recipe)
+    attention = recipe.attention.name
+    try:
+        check_attention(config, attention)
+        check_packing(recipe.data, text)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    _check_losses(text)
+    if resolve_name(attention) != "sdpa":
+        recipe.attention.span.keep_on(text)
+    # Parameters without storage: the architecture shows itself at no cost.
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(
+            config, attn_implementation=resolve_name(attention), trust_remote_code=recipe.model.trust_remote_code
+        )
+    if recipe.training.gradient_checkpointing and not skeleton.supports_gradient_checkpointing:
+        raise RecipeError(
+            f"training.gradient_checkpointing=True is not supported by {type(skeleton).__name__}; set it to false"
+        )
+    _check_freeze(skeleton, recipe.model.freeze)
+    return ModelPlan(config, resolve_name(attention), _plan_adapter(skeleton, recipe), rope)
+
+
+def build_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) -> nn.Module:
+    """Load or make the planned model, and put the adapter on it.
+
+    Args:
+        recipe: the recipe.
+        plan: of the same recipe.
+        mixed_precision: accelerate's name, "bf16" or "no".
+
+    Returns:
+        The model in training mode, what is trained in float32.
+
+    Raises:
+        RecipeError: if the checkpoint lacks weights of the model.
+    """
+    # One seed for every process: all start from the same random weights.
+    torch.manual_seed(derive_key("weights", recipe.training.seed))
+    return prepare_model(_load_model(recipe.model, plan, weights_dtype(recipe, mixed_precision)), recipe, plan)
+
+
+def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> nn.Module:
+    """Make a bare model the one that is trained: its adapter, what is frozen, what is recomputed.
+
+    Args:
+        model: of the plan's architecture; its weights may have no storage.
+        recipe: the recipe.
+        plan: of the same recipe.
+
+    Returns:
+        The model in training mode.
+    """
+    if plan.adapter is not None:
+        model = add_adapter(model, plan.adapter)
+    for name, parameter in model.named_parameters():
+        if any(re.search(pattern, _original_name(name)) for pattern in recipe.model.freeze):
+            parameter.requires_grad_(False)
+    if recipe.training.gradient_checkpointing:
+        base = model.get_base_model() if plan.adapter is not None else model
+        # The older name, until every supported transformers has the newer one, warns that it will go.
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        # Only re-entrant checkpointing needs inputs that require gradients.
+        base.disable_input_require_grads()
+    return model.train()
+
+
+def weights_dtype(recipe: LanguageRecipe, mixed_precision: str) -> torch.dtype:
+    """Type of the loaded weights; trained weights need float32, frozen ones do not.
+
+    Args:
+        recipe: the recipe.
+        mixed_precision: accelerate's name, "bf16" or "no".
+
+    Raises:
+        RecipeError: if the recipe asks for bfloat16 weights without mixed precision.
+    """
+    if recipe.model.dtype == "bfloat16" and mixed_precision != "bf16":
+        raise RecipeError("model.dtype='bfloat16' needs training.mixed_precision=bf16, for what is trained is float32")
+    if recipe.model.dtype != "auto":
+        return getattr(torch, recipe.model.dtype)
+    frozen = recipe.adapter.variant != "none"
+    return torch.bfloat16 if frozen and mixed_precision == "bf16" else torch.float32
+
+
+def _read_config(recipe: ModelRecipe) -> PretrainedConfig:
+    if recipe.from_scratch:
+        return _new_config(recipe.config)
+    if (Path(recipe.path) / "adapter_config.json").is_file():
+        raise RecipeError(
+            f"model.path={recipe.path!r} holds an adapter, not a model; merge it into its base "
+            f"(hylora export {recipe.path} FOLDER) and train that"
+        )
+    try:
+        return AutoConfig.from_pretrained(
+            recipe.path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model.path={recipe.path!r} cannot be read: {error}") from error
+
+
+def _new_config(source: dict[str, Any] | str) -> PretrainedConfig:
+    """A config from a mapping or a JSON file, in which a misspelt field is an error."""
+    try:
+        values = dict(source) if isinstance(source, dict) else json.loads(Path(source).read_text(encoding="utf-8"))
+        model_type = values.pop("model_type")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"model.config={source!r} is no mapping with a model_type, nor a JSON file: {error}"
+        ) from error
+    try:
+        known = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise RecipeError(f"model.config.model_type={model_type!r} is not known to transformers") from error
+    for name, value in values.items():
+        if not hasattr(known, name):
+            nearest = difflib.get_close_matches(name, known.to_dict(), n=1, cutoff=0.0)[0]
+            raise RecipeError(
+                f"unknown key model.config.{name}={value!r}; the nearest valid key is model.config.{nearest}"
+            )
+    return AutoConfig.for_model(model_type, **values)
+
+
+def _scale_rope(config: PretrainedConfig, recipe: LanguageRecipe) -> dict[str, Any]:
+    if recipe.model.rope is None:
+        return {}
+    try:
+        return recipe.model.rope.apply(
+            config, recipe.training.sequence_length, trust_remote_code=recipe.model.trust_remote_code
+        )
+    except ValueError as error:
+        raise RecipeError(f"model.rope: {error}") from error
+
+
+def _check_losses(config: PretrainedConfig) -> None:
+    """Refuse parts of a model's own loss that the sliced loss would leave out."""
+    if getattr(config, "output_router_logits", False):
+        raise RecipeError(
+            "output_router_logits=True in the model's config adds a load-balancing loss, which is not computed here; "
+            "set it to false in the config"
+        )
+    if getattr(config, "z_loss_coefficient", 0.0):
+        raise RecipeError(
+            f"z_loss_coefficient={config.z_loss_coefficient} in the model's config adds a loss that is not computed "
+            "here; set it to 0 in the config"
+        )
+
+
+def _check_freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for index, pattern in enumerate(patterns):
+        try:
+            found = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise RecipeError(f"model.freeze.{index}={pattern!r} is not a regular expression: {error}") from error
+        if not found:
+            nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)[0]
+            raise RecipeError(f"model.freeze.{index}={pattern!r} matches no parameter; the nearest is {nearest}")
+
+
+def _original_name(name: str) -> str:
+    """A parameter's name in the model without an adapter, which is what patterns were checked against."""
+    return re.sub(r"^base_model\.model\.|\.modules_to_save\.\w+|\.base_layer", "", name)
+
+
+def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None:
+    adapter = recipe.adapter
+    if adapter.variant == "none":
+        return None
+    try:
+        return HyLoraConfig.for_model(
+            model,
+            variant=adapter.variant,
+            r=adapter.r,
+            lora_alpha=adapter.lora_alpha,
+            lora_dropout=adapter.lora_dropout,
+        )
+    except ValueError as error:
+        raise RecipeError(f"adapter: {error}") from error
+
+
+def _load_model(recipe: ModelRecipe, plan: ModelPlan, dtype: torch.dtype) -> nn.Module:
+    if recipe.from_scratch:
+        return AutoModelForCausalLM.from_config(plan.config, attn_implementation=plan.attention, dtype=dtype)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        recipe.path,
+        config=plan.config,
+        attn_implementation=plan.attention,
+        dtype=dtype,
+        revision=recipe.revision,
+        trust_remote_code=recipe.trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise RecipeError(
+            f"model.path={recipe.path!r} lacks the weights {missing[:5]} ({len(missing)} in all), which would be "
+            "random; name a complete checkpoint of a causal language model"
+        )
+    return model

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe of a language model's run. Defaults are the thesis's (sections 6.3.2 and 6.6.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hylora.attention import SpanConfig
+from hylora.language.data.recipe import DataRecipe
+from hylora.rope import RopeScaling
+from hylora.training.recipe import EvaluationRecipe, LoopRecipe, Recipe, RecipeError, at_least
+
+__all__ = [
+    "AdapterRecipe",
+    "AttentionRecipe",
+    "HeldOutRecipe",
+    "LanguageRecipe",
+    "ModelRecipe",
+    "TrainingRecipe",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """The model to train.
+
+    Args:
+        path: hub id or folder of the pre-trained model.
+        revision: revision on the hub.
+        config: with `from_scratch`, the model's configuration: a mapping with `model_type`, or a JSON file.
+        from_scratch: start from random weights instead of pre-trained ones.
+        tokenizer: hub id or folder of the tokenizer; the model's own where it is null.
+        dtype: type of the weights; `auto` is bfloat16 under an adapter where bf16 is used, else float32. What is
+            trained is float32 in any case.
+        trust_remote_code: run code that comes with the model.
+        freeze: regular expressions; parameters whose name one of them finds are not trained.
+        rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
+    """
+
+    path: str | None = None
+    revision: str | None = None
+    config: dict[str, Any] | str | None = None
+    from_scratch: bool = False
+    tokenizer: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    trust_remote_code: bool = False
+    freeze: tuple[str, ...] = ()
+    rope: RopeScaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.from_scratch and (self.config is None or self.path is not None):
+            raise ValueError("from_scratch=True needs model.config and no model.path")
+        if self.from_scratch and self.tokenizer is None:
+            raise ValueError("tokenizer=None: a model from scratch brings none; name a folder or a hub id")
+        if not self.from_scratch and self.path is None:
+            raise ValueError("path is missing: name a hub id or a folder, or set model.from_scratch and model.config")
+        if not self.from_scratch and self.config is not None:
+            raise ValueError("config is only used with model.from_scratch=true; a pre-trained model brings its own")
+
+
+@dataclass(frozen=True)
+class AttentionRecipe(SpanConfig):
+    """The attention to train with: its name and the options of `SpanConfig`.
+
+    Args:
+        name: `se_attn`, its rivals `sw_attn` and `s2_attn`, or `full`.
+    """
+
+    name: Literal["se_attn", "sw_attn", "s2_attn", "full"] = "se_attn"
+
+    @property
+    def span(self) -> SpanConfig:
+        """The options alone."""
+        return SpanConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(SpanConfig)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRecipe:
+    """What is trained.
+
+    Args:
+        variant: `lora` (attention projections), `longlora` (and embeddings and norms), `hylora` (and convolutions), or
+            `none` to train every parameter.
+        r: rank; the thesis uses 32 for hybrids and 8 for Llama.
+        lora_alpha: scale; the thesis uses twice the rank.
+        lora_dropout: dropout on the adapter's input.
+    """
+
+    variant: Literal["none", "lora", "longlora", "hylora"] = "hylora"
+    r: int = 32
+    lora_alpha: int = 64
+    lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("r", self.r, 1)
+        at_least("lora_alpha", self.lora_alpha, 1)
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout={self.lora_dropout!r} must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe(LoopRecipe):
+    """The loop, and how it trains language models.
+
+    Args:
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        sequence_length: tokens per sequence.
+        loss_slice: positions per slice of the language-model head.
+    """
+
+    gradient_checkpointing: bool = True
+    sequence_length: int = 8192
+    loss_slice: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("sequence_length", self.sequence_length, 2)
+        at_least("loss_slice", self.loss_slice, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutRecipe(EvaluationRecipe):
+    """Evaluation on the held-out split during training.
+
+    Args:
+        max_sequences: at most so many sequences of the split; null for all.
+    """
+
+    max_sequences: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_sequences is not None:
+            at_least("max_sequences", self.max_sequences, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRecipe(Recipe):
+    """A language model's run.
+
+    Args:
+        task: `language`.
+        model: the model to train.
+        attention: the attention to train with.
+        adapter: what is trained.
+        data: the text.
+        training: the loop.
+        evaluation: evaluation on the held-out split during training.
+
+    Raises:
+        RecipeError: if sections contradict each other.
+    """
+
+    task: Literal["language"] = "language"
+    model: ModelRecipe
+    attention: AttentionRecipe = field(default_factory=AttentionRecipe)
+    adapter: AdapterRecipe = field(default_factory=AdapterRecipe)
+    data: DataRecipe
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    evaluation: HeldOutRecipe = field(default_factory=HeldOutRecipe)
+
+    def __post_init__(self) -> None:
+        if self.optimizer.lr is None:
+            lr = 2e-5 if self.attention.name == "s2_attn" else 2e-4
+            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, lr=lr))
+        if self.model.from_scratch and self.adapter.variant != "none":
+            raise RecipeError(
+                f"adapter.variant={self.adapter.variant!r} leaves most of a model.from_scratch=true at its random "
+                "weights; set adapter.variant=none"
+            )
+        if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
+            raise RecipeError(
+                f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set data.validation, or "
+                "data.validation_fraction to a share such as 0.01"
+            )
+        if self.model.dtype == "bfloat16" and self.adapter.variant == "none":
+            raise RecipeError(
+                "model.dtype='bfloat16' with adapter.variant='none' would train in bfloat16, where small updates are "
+                "lost; leave model.dtype=auto and set training.mixed_precision=bf16"
+            )

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hylora.load`: a model as it was trained, with its adapter, attention and RoPE scaling."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from transformers import CONFIG_NAME, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from hylora.adapters import load_adapter
+from hylora.attention import SpanConfig, check_attention, check_options, resolve_name
+from hylora.rope import RopeScaling
+from hylora.runs.manifest import MANIFEST_NAME, RunManifest
+
+__all__ = ["check_exists", "load", "read_manifest"]
+
+_ADAPTER = "adapter_config.json"
+
+
+def read_manifest(folder: str | os.PathLike, revision: str | None = None) -> RunManifest:
+    """What is known of how a model was trained: `hylora.json`, or an empty manifest for a plain model.
+
+    Args:
+        folder: a run's folder, a model folder or a hub id.
+        revision: revision on the hub.
+
+    Raises:
+        ValueError: if there is an adapter without `hylora.json`, or the file is not what a run writes.
+    """
+    return _manifest_in(_run_folder(folder, revision), folder)
+
+
+def load(
+    folder: str | os.PathLike,
+    attention: str | None = None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    trainable: bool = False,
+    trust_remote_code: bool = False,
+    rope: RopeScaling | None = None,
+    **options: Any,
+) -> torch.nn.Module:
+    """Load a run or a plain model, from a folder or from the hub.
+
+    Args:
+        folder: what a training run wrote (an adapter or a full model beside `hylora.json`), or a plain model; a folder
+            or a hub id.
+        attention: None for the attention it was trained with (full attention for a plain model), `"full"`, or a
+            plug-in's name. It is applied before the model is built.
+        dtype: dtype of the base weights; `"auto"` keeps the checkpoint's.
+        device_map: as in `from_pretrained`.
+        revision: revision on the hub of what `folder` names; `hylora.json` names that of an adapter's base.
+        trainable: load an adapter so that it can be trained further.
+        trust_remote_code: run code that comes with the base model.
+        rope: stretch the rotary positions of a model that was not trained so; its factor must be a number.
+        **options: fields of `SpanConfig` that replace the trained ones.
+
+    Returns:
+        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`.
+
+    Raises:
+        FileNotFoundError: if `folder` looks like a path and does not exist, or its base model has moved.
+        ValueError: if the attention is unknown, an option is wrong or of no use, a revision is asked of a local
+            folder, or the model cannot take the attention or the RoPE scaling.
+    """
+    folder = os.fspath(folder)
+    check_exists(folder)
+    if revision is not None and Path(folder).is_dir():
+        raise ValueError(f"revision={revision!r} is for hub models, but {folder!r} is a local folder; leave it out")
+    local = _run_folder(folder, revision)
+    manifest = _manifest_in(local, folder)
+    name = resolve_name(attention if attention is not None else manifest.attention)
+    check_options(name, options)
+
+    has_adapter = (local / _ADAPTER).is_file()
+    base = _base_model(manifest, local) if has_adapter else folder
+    arguments: dict[str, Any] = {
+        "revision": manifest.base_revision if has_adapter else revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    config = AutoConfig.from_pretrained(base, **arguments)
+    check_attention(config, name)
+    text = config.get_text_config()
+    if has_adapter:
+        _restore_rope(text, manifest)
+    if rope is not None:
+        rope.apply(config, trust_remote_code=trust_remote_code)
+    if manifest.span_attention or options:
+        SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **options}).keep_on(text)
+    model = AutoModelForCausalLM.from_pretrained(
+        base,
+        config=config,
+        attn_implementation=name,
+        dtype=dtype,
+        device_map=device_map,
+        use_safetensors=True,
+        **arguments,
+    )
+    if has_adapter:
+        model = load_adapter(model, local, trainable=trainable)
+    return model.train(trainable)
+
+
+def _restore_rope(config: PretrainedConfig, manifest: RunManifest) -> None:
+    """Set what an adapter was trained with on the config of its base."""
+    for name in ("rope_parameters", "max_position_embeddings"):
+        if getattr(manifest, name) is not None:
+            setattr(config, name, getattr(manifest, name))
+
+
+def _run_folder(name: str | os.PathLike, revision: str | None) -> Path:
+    """`name` itself where it is a folder, or one with what a hub repository says of its model, and its adapter."""
+    if Path(name).is_dir():
+        return Path(name)
+    files = [CONFIG_NAME, MANIFEST_NAME, _ADAPTER, SAFETENSORS_WEIGHTS_NAME]
+    return Path(snapshot_download(os.fspath(name), revision=revision, allow_patterns=files))
+
+
+def _manifest_in(local: Path, name: str | os.PathLike) -> RunManifest:
+    """The manifest in the folder `local` of the run `name`."""
+    if (local / MANIFEST_NAME).is_file():
+        return RunManifest.load(local)
+    if (local / _ADAPTER).is_file():
+        raise ValueError(
+            f"{name} holds an adapter but no {MANIFEST_NAME}, so its attention and RoPE scaling are unknown; "
+            "load it with peft.PeftModel.from_pretrained on a base model you prepare"
+        )
+    return RunManifest()
+
+
+def _base_model(manifest: RunManifest, folder: Path) -> str:
+    """The base of the adapter in `folder`."""
+    path, base = folder / MANIFEST_NAME, manifest.base_model
+    if base is None:
+        raise ValueError(f"{path} lies beside an adapter but names no base_model; add its folder or hub id")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise FileNotFoundError(
+            f"base_model {base!r} in {path} does not exist; move the model back, or correct the path there"
+        )
+    return base
+
+
+def check_exists(folder: str) -> None:
+    """Refuse a folder that is not there, before anyone looks for it on the hub.
+
+    Raises:
+        FileNotFoundError: if `folder` looks like a path and does not exist.
+    """
+    # A hub id has the form "owner/name"; anything that looks more like a path must exist here. So must a name inside a
+    # folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
+    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") != 1 or Path(folder).parent.is_dir()
+    if looks_like_path and not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"model folder {folder!r} does not exist; give a run's folder, a model folder or a hub id"
+        )

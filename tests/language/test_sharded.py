@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss and the optimizer's state under FSDP2, on a CPU mesh of one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from hylora.adapters import HyLoraConfig, add_adapter
+from hylora.language.task import CausalLoss
+from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from hylora.training.recipe import OptimizerRecipe
+from hylora.training.sharding import like, whole
+from tests.tiny import tiny_bamba
+
+
+@pytest.fixture
+def mesh():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def adapted():
+    torch.manual_seed(0)
+    model = tiny_bamba().train()
+    return CausalLoss(add_adapter(model, HyLoraConfig.for_model(model, r=2, lora_alpha=4)), slice_length=8)
+
+
+def test_loss_and_gradients_are_those_of_the_whole_model(mesh):
+    model, sharded = adapted(), adapted()
+    for layer in sharded.model.get_base_model().model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    ids = torch.arange(40).reshape(2, 20)
+    expected, _ = model(ids, ids)
+    loss, _ = sharded(ids, ids)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    reference = dict(model.named_parameters())
+    for name, parameter in sharded.named_parameters():
+        if parameter.requires_grad:
+            assert isinstance(parameter.grad, DTensor)
+            torch.testing.assert_close(whole(parameter.grad), reference[name].grad, msg=name)
+
+
+def test_state_is_saved_whole_and_sharded_again(mesh):
+    model = fully_shard(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), mesh=mesh)
+    optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
+    model(torch.ones(5, 3)).sum().backward()
+    optimizer.step()
+    tensors, scalars = optimizer_state(optimizer, model)
+    assert tensors and not any(isinstance(value, DTensor) for value in tensors.values())
+    again = build_optimizer(model, OptimizerRecipe(lr=0.1))
+    load_optimizer_state(again, model, tensors, scalars)
+    moment = again.state[model[0].weight]["exp_avg"]
+    assert isinstance(moment, DTensor) and moment.placements == (Shard(0),)
+    assert torch.equal(whole(moment), tensors["0.weight::exp_avg"])
+
+
+def test_whole_tensors_take_the_sharding_of_a_reference(mesh):
+    model = fully_shard(nn.Sequential(nn.Linear(3, 4)), mesh=mesh)
+    value = torch.arange(4.0)
+    assert isinstance(like(value, model[0].bias), DTensor)
+    assert torch.equal(whole(like(value, model[0].bias)), value)
+    assert like(value, torch.zeros(4)) is value

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ships beside the code: recipes, launch configurations, and the page about training."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from hylora.language import LanguageRecipe
+from hylora.training.recipe_loading import recipe_keys
+from hylora.language.reference import key_table, update_page
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+PAGE = ROOT / "docs" / "training.md"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_load(path):
+    recipe = LanguageRecipe.load(path)
+    assert recipe.output.path.endswith(path.stem)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("bamba_8k", 8192), ("bamba_8k_language_code", 8192), ("llama_16k", 16384)]
+)
+def test_recipes_of_the_thesis_see_half_a_billion_tokens(name, tokens):
+    training = LanguageRecipe.load(ROOT / "recipes" / f"{name}.yaml").training
+    assert training.sequence_length == tokens
+    assert training.steps * training.global_batch_size * training.sequence_length == 524_288_000
+
+
+def test_shipped_hybrid_recipe_is_the_default():
+    """Spelling the thesis's values out must not change them."""
+    shipped = LanguageRecipe.load(ROOT / "recipes" / "bamba_8k.yaml")
+    sections = {name: getattr(shipped, name) for name in ("model", "data", "output", "evaluation")}
+    assert shipped == LanguageRecipe(**sections)
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_launch_configurations_are_accelerates(path):
+    """accelerate refuses keys that it does not know."""
+    assert load_config_from_file(str(path)).num_processes in (1, 8)
+
+
+def test_every_key_is_described():
+    table = key_table()
+    for key in recipe_keys(LanguageRecipe):
+        if not key.startswith("data.validation."):
+            assert f"`{key}`" in table, key
+
+
+def test_the_page_is_up_to_date():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == update_page(text), "run python -m hylora.language.reference docs/training.md"
+
+
+def test_the_page_names_what_exists():
+    text = PAGE.read_text(encoding="utf-8")
+    for name in re.findall(r"recipes/[\w/]+\.yaml", text):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"^\| `(\w+\.yaml)` \|", text, flags=re.MULTILINE)[1:]:
+        assert (ROOT / "recipes" / "accelerate" / name).is_file(), name
+    for link in re.findall(r"\]\((\w+\.md)\)", text):
+        assert (PAGE.parent / link).is_file(), link

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's tokenizer is its own before that of its base, and one without words is none."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoConfig, AutoTokenizer
+
+from hylora.demo.miniature import ASSETS
+from hylora.runs.manifest import RunManifest
+from hylora.runs.tokenizer import find_tokenizer, read_tokenizer
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A base and a run; transformers makes up a tokenizer for an architecture such as theirs."""
+    for name in ("base", "run"):
+        AutoConfig.for_model("qwen3").save_pretrained(tmp_path / name)
+    return tmp_path / "base", tmp_path / "run", RunManifest(base_model=str(tmp_path / "base"))
+
+
+def save_tokenizer(folder, *added):
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS)
+    tokenizer.add_tokens(list(added))
+    tokenizer.save_pretrained(folder)
+
+
+def test_a_made_up_tokenizer_is_none(folders):
+    base, run, manifest = folders
+    assert len(AutoTokenizer.from_pretrained(run)) == 1
+    with pytest.raises(ValueError, match=r"run' has no tokenizer: what was found there knows no words"):
+        read_tokenizer(run)
+    with pytest.raises(ValueError, match=r"loaded from '\S+run' nor from the base model '\S+base'; save the one"):
+        find_tokenizer(run, manifest)
+    with pytest.raises(ValueError, match=r"no tokenizer could be loaded from '\S+run'; save the one"):
+        find_tokenizer(run, RunManifest())
+
+
+def test_the_runs_own_comes_before_its_bases(folders):
+    base, run, manifest = folders
+    save_tokenizer(base)
+    assert "<new>" not in find_tokenizer(run, manifest).get_vocab()
+    save_tokenizer(run, "<new>")
+    assert "<new>" in find_tokenizer(run, manifest).get_vocab()
