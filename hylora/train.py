@@ -7,11 +7,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hylora.language import LanguageRecipe, train
-from hylora.training import RecipeError
 from hylora.training.checkpoint import CheckpointError
 from hylora.training.loop import TrainingError
 from hylora.training.processes import process_state
+from hylora.training.recipe import RecipeError
+from hylora.training.recipe_loading import parse_overrides, read_yaml
+from hylora.training.run import run as train
+from hylora.training.tasks import find_task
 
 __all__ = ["EXIT_FAILED", "EXIT_STOPPED", "EXIT_WRONG_RECIPE", "main", "run"]
 
@@ -22,7 +24,7 @@ EXIT_STOPPED = 75
 
 
 def run(recipe: str, overrides: Sequence[str] = ()) -> int:
-    """Load a recipe and train.
+    """Load a recipe and train what its `task` names.
 
     Args:
         recipe: path of the YAML file.
@@ -37,9 +39,15 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     try:
-        result = train(LanguageRecipe.load(recipe, overrides))
+        tree = parse_overrides(read_yaml(recipe), overrides)
+        kind = find_task(tree)
+        result = train(kind.recipe.from_tree(tree), kind.make)
+        if state.is_main_process and result.stopped_by is None:
+            print(f"finished after {result.steps} updates; results in {result.folder}", file=sys.stderr)
+            if kind.advice:
+                print(kind.advice.format(folder=result.folder), file=sys.stderr)
         return 0 if result.stopped_by is None else EXIT_STOPPED
-    except (RecipeError, TrainingError, CheckpointError) as error:
+    except (RecipeError, TrainingError, CheckpointError, OSError) as error:
         if state.is_main_process:
             print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_RECIPE if isinstance(error, RecipeError) else EXIT_FAILED

@@ -19,7 +19,7 @@ from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.attention import check_attention, resolve_name
 from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
-from hylora.training.randomness import derive_key
+from hylora.randomness import derive_key
 from hylora.training.recipe import RecipeError
 
 __all__ = ["ModelPlan", "build_model", "plan_model", "prepare_model", "weights_dtype"]

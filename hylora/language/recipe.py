@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hylora.attention import SpanConfig
 from hylora.language.data.recipe import DataRecipe
@@ -153,6 +153,14 @@ class LanguageRecipe(Recipe):
         RecipeError: if sections contradict each other.
     """
 
+    FREE_ON_RESUME: ClassVar[tuple[str, ...]] = (
+        *Recipe.FREE_ON_RESUME,
+        "training.gradient_checkpointing",
+        "training.loss_slice",
+        "data.num_proc",
+        "data.cache_dir",
+    )
+
     task: Literal["language"] = "language"
     model: ModelRecipe
     attention: AttentionRecipe = field(default_factory=AttentionRecipe)
@@ -180,3 +188,7 @@ class LanguageRecipe(Recipe):
                 "model.dtype='bfloat16' with adapter.variant='none' would train in bfloat16, where small updates are "
                 "lost; leave model.dtype=auto and set training.mixed_precision=bf16"
             )
+
+    def inputs(self) -> dict[str, str]:
+        """The model that is fine-tuned, where there is one."""
+        return {} if self.model.path is None else {"model.path": self.model.path}

@@ -1,111 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole run: from a recipe to a folder that `hylora.load` reads."""
+"""Fine-tuning a language model: from a recipe to a folder that `hylora.load` reads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 
 from hylora.language.data import TokenData, build_datasets
 from hylora.language.head import verify_head
 from hylora.language.model import ModelPlan, build_model, plan_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss, LanguageTask
-from hylora.runs.manifest import MANIFEST_NAME
 from hylora.runs.tokenizer import read_tokenizer
-from hylora.training.checkpoint import CheckpointError
-from hylora.training.loop import SHARDED, Trainer, build_accelerator
-from hylora.training.optimizer import check_optimizer, trainable
-from hylora.training.processes import on_main
+from hylora.training.loop import SHARDED, share_of
+from hylora.training.processes import main_first
 from hylora.training.recipe import RecipeError
-from hylora.training.run_folder import RunFolder
-from hylora.training.trackers import check_trackers, flatten
+from hylora.training.run import RunResult, run
+from hylora.training.tasks import TaskKind
 
-__all__ = ["RunResult", "train"]
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
-
-    Args:
-        folder: of the run; `hylora.load(folder)` gives the model when the run is finished.
-        steps: updates made.
-        evaluation: held-out metrics (`loss`, `perplexity`) at the end, empty without held-out data.
-        stopped_by: the signal that stopped it before its end, or None.
-    """
-
-    folder: Path
-    steps: int
-    evaluation: dict[str, float]
-    stopped_by: str | None = None
+__all__ = ["TASK", "RunResult", "make_task", "train"]
 
 
 def train(recipe: LanguageRecipe) -> RunResult:
-    """Train as a recipe says; with several processes, each calls this.
-
-    What can be checked is checked first: no model is loaded, no data read and nothing deleted for a recipe that cannot
-    work.
+    """Fine-tune as a recipe says; with several processes, each calls this.
 
     Args:
         recipe: the recipe.
 
     Returns:
-        What it came to. A run that a signal stopped has saved a checkpoint and exported nothing.
+        What it came to; `hylora.load(result.folder)` gives the model.
 
     Raises:
         RecipeError: if the recipe cannot work here.
         TrainingError: if training diverges.
         CheckpointError: if a checkpoint cannot be written or read, or the results cannot be written.
     """
-    check_trackers(recipe.tracking.trackers)
-    check_optimizer(recipe.optimizer)
-    folder = RunFolder(recipe.output.path)
-    accelerator = build_accelerator(recipe.training, recipe.tracking, folder)
-    on_main(accelerator, lambda: folder.check(recipe))
+    return run(recipe, make_task)
+
+
+def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
+    """The task of a recipe: its model planned, its data read, and then its weights loaded.
+
+    Raises:
+        RecipeError: if the recipe cannot work here.
+    """
     plan = plan_model(recipe)
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
     model = build_model(recipe, plan, accelerator.mixed_precision)
     task = LanguageTask(
-        CausalLoss(model, recipe.training.loss_slice), tokenizer, data.train, data.validation, recipe, plan
+        CausalLoss(model, recipe.training.loss_slice),
+        tokenizer,
+        data,
+        recipe,
+        plan,
+        share_of(accelerator),
+        {"rows of data": len(data.train) if hasattr(data.train, "__len__") else None},
     )
     _verify_head(model, accelerator)
-    on_main(accelerator, lambda: folder.check_space(_bytes_needed(model, recipe)))
-    trainer = Trainer(
-        task,
-        accelerator,
-        folder,
-        loop=recipe.training,
-        optimizer=recipe.optimizer,
-        evaluation=recipe.evaluation,
-        tracking=recipe.tracking,
-        output=recipe.output,
-    )
-    checkpoint = on_main(accelerator, lambda: folder.claim(recipe))
-    on_main(accelerator, lambda: folder.describe_data(data.description))
-    if recipe.tracking.trackers:
-        accelerator.init_trackers(recipe.tracking.project, config=flatten(recipe.to_tree()))
-    try:
-        outcome = trainer.run(checkpoint)
-    finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
-    if outcome.stopped_by is None:
-        state = trainer.gathered_state()
-        try:
-            on_main(accelerator, lambda: folder.export(lambda path: task.save(path, state), last=MANIFEST_NAME))
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"the results could not be written to {str(folder.path)!r}: {error}. Make room on the disk, then go "
-                "on from the last checkpoint with training.resume=true"
-            ) from error
-    return RunResult(folder.path, outcome.step, outcome.evaluation, outcome.stopped_by)
+    return task
+
+
+TASK = TaskKind(
+    LanguageRecipe,
+    make_task,
+    advice="next: hylora eval ppl --model {folder} --attention same --lengths LENGTH ... --data FILE ...",
+)
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:
@@ -129,12 +91,14 @@ def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:
 
 
 def _read_data(recipe: LanguageRecipe, tokenizer: Any, accelerator: Accelerator) -> TokenData:
-    # The main process fills the cache, the others read it.
-    with accelerator.main_process_first():
+    def read() -> TokenData:
         try:
             return build_datasets(recipe.data, tokenizer, recipe.training.sequence_length, recipe.training.seed)
         except ValueError as error:
             raise RecipeError(str(error)) from error
+
+    # The main process fills the cache, the others read it.
+    return main_first(accelerator, read)
 
 
 def _verify_head(model: torch.nn.Module, accelerator: Accelerator) -> None:
@@ -149,10 +113,3 @@ def _verify_head(model: torch.nn.Module, accelerator: Accelerator) -> None:
     except ValueError as error:
         raise RecipeError(f"model: {error}") from error
     model.train()
-
-
-def _bytes_needed(model: torch.nn.Module, recipe: LanguageRecipe) -> int:
-    """Disk space for checkpoints (weights and two moments; one more than is kept, while it is written) and results."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in trainable(model).values())
-    checkpoints = recipe.output.keep_checkpoints + 1 if recipe.output.checkpoint_every else 1
-    return weights * (3 * checkpoints + 1)

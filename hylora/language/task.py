@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import hylora
-from hylora.language.data import collate
+from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
 from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
 from hylora.language.recipe import LanguageRecipe
-from hylora.runs.manifest import RunManifest, absolute
-from hylora.training.processes import sum_over_processes
-from hylora.training.task import Batch
+from hylora.runs.manifest import MANIFEST_NAME, RunManifest, absolute
+from hylora.training.evaluation import deal, mean_loss
+from hylora.training.feed import Batch, RowFeed, Share, StreamFeed, WindowSize
+from hylora.training.loop import share_of
+from hylora.training.task import Task
 
 __all__ = ["CausalLoss", "LanguageTask"]
 
@@ -64,80 +64,87 @@ class CausalLoss(nn.Module):
         )
 
 
-@dataclass
-class LanguageTask:
+class LanguageTask(Task):
     """Next-token prediction on rows of tokens.
 
     Args:
         model: the model with its loss.
         tokenizer: saved beside the weights.
-        rows: to train on.
-        held_out: to evaluate on, map-style or a stream that ends, or None.
+        data: rows to train on and to evaluate on.
         recipe: of the run.
         plan: of its model.
+        share: this process's share of each update.
+        identity: what must not have changed when the run is resumed.
     """
 
-    model: CausalLoss
-    tokenizer: Any
-    rows: Any
-    held_out: Any
-    recipe: LanguageRecipe
-    plan: ModelPlan
-    unit: str = "tokens"
+    unit = "tokens"
+    last_file = MANIFEST_NAME
 
-    def collate(self, rows: Sequence[dict[str, Tensor]]) -> Batch:
-        """Stack rows, padded on the right."""
-        return collate(rows, self.tokenizer.pad_token_id or 0)
+    def __init__(
+        self,
+        model: CausalLoss,
+        tokenizer: Any,
+        data: TokenData,
+        recipe: LanguageRecipe,
+        plan: ModelPlan,
+        share: Share | None = None,
+        identity: Mapping[str, str] | None = None,
+    ) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self._data = data
+        self._recipe = recipe
+        self._plan = plan
+        self._identity = identity or {}
+        self._collate = Padding(tokenizer.pad_token_id or 0)
+        loop = recipe.training
+        size = WindowSize(loop.global_batch_size, loop.batch_size)
+        if hasattr(data.train, "__len__"):
+            self.feed = RowFeed(data.train, self._collate, size, share, loop.worker_count())
+        else:
+            # A stream is read by the training process itself, which keeps its place.
+            self.feed = StreamFeed(data.train, self._collate, size, share)
 
     def count(self, batch: Batch) -> int:
         """Tokens that are predicted."""
         return int((batch["labels"][:, 1:] != IGNORED).sum())
 
-    def evaluate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
         """Loss per token, and perplexity, on the held-out rows with the attention trained with."""
-        if self.held_out is None:
+        if self._data.validation is None:
             return {}
-        total = torch.zeros(2, device=accelerator.device)
-        for batch in self._evaluation_batches(accelerator):
-            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
-            with torch.no_grad():
-                total += torch.stack([value.float() for value in model(**batch)])
-        loss_sum, count = sum_over_processes(accelerator, *total.tolist())
-        loss = loss_sum / max(count, 1)
+        held_out = self._recipe.evaluation
+        groups = deal(
+            self._data.validation, held_out.batch_size, share_of(accelerator), _without_labels, held_out.max_sequences
+        )
+        loss = mean_loss(model, map(self._collate, groups), accelerator, check_stop)
         return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
-    def _evaluation_batches(self, accelerator: Accelerator) -> Iterator[Batch]:
-        """This process's batches, as many as every other process has: forward passes are collective under DDP."""
-        size = self.recipe.evaluation.batch_size
-        rows = _rows(self.held_out)
-        if self.recipe.evaluation.max_sequences is not None:
-            rows = islice(rows, self.recipe.evaluation.max_sequences)
-        first = accelerator.process_index * size
-        while group := list(islice(rows, size * accelerator.num_processes)):
-            chosen = group[first : first + size]
-            if not chosen:
-                # A row that counts for nothing.
-                chosen = [{**group[0], "labels": torch.full_like(group[0]["labels"], IGNORED)}]
-            yield self.collate(chosen)
+    def identity(self) -> Mapping[str, str]:
+        """Fingerprints of the data, the tokenizer and the base model."""
+        return self._identity
+
+    def describe(self) -> Mapping[str, Any]:
+        """Documents, tokens and rows, and what was dropped or held out, by source."""
+        return self._data.description
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write what `hylora.load` reads: weights, tokenizer and `hylora.json`."""
         if state is not None:
             state = {name.removeprefix("model."): value for name, value in state.items()}
         self.model.model.save_pretrained(folder, state_dict=state)
-        self.tokenizer.save_pretrained(folder)
-        model, config = self.recipe.model, self.plan.config.get_text_config()
+        self._tokenizer.save_pretrained(folder)
+        model, config = self._recipe.model, self._plan.config.get_text_config()
         RunManifest(
-            attention=self.plan.attention,
+            attention=self._plan.attention,
             span_attention=getattr(config, "span_attention", None) or {},
-            base_model=None if self.plan.adapter is None else absolute(model.path),
+            base_model=None if self._plan.adapter is None else absolute(model.path),
             base_revision=model.revision,
-            **self.plan.rope,
-            context_length=self.recipe.training.sequence_length,
+            **self._plan.rope,
+            context_length=self._recipe.training.sequence_length,
             hylora_version=hylora.__version__,
         ).save(folder)
 
 
-def _rows(rows: Any) -> Iterator[dict[str, Tensor]]:
-    """Map-style rows or a stream, from the first on."""
-    return map(rows.__getitem__, range(len(rows))) if hasattr(rows, "__len__") else iter(rows)
+def _without_labels(row: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**row, "labels": torch.full_like(row["labels"], IGNORED)}

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints on disk: whole or absent, never half.
+"""Checkpoints on disk: whole or absent, never half, and never silently damaged.
 
 A checkpoint is a folder `step-000100` of safetensors and JSON. It is written under a hidden name, flushed to the disk
-and renamed; the manifest names every file with its size, so that a folder damaged later is not taken for whole.
+and renamed. Its manifest names every file with its size and hash. Sizes are looked at wherever checkpoints are listed,
+hashes when one is read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hylora.files import PARTIAL, flush
+
 __all__ = [
     "Checkpoint",
     "CheckpointError",
@@ -30,9 +35,12 @@ __all__ = [
     "save_checkpoint",
 ]
 
+logger = logging.getLogger(__name__)
+
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
+_DELETED = ".deleted-"
 
 
 class CheckpointError(RuntimeError):
@@ -63,13 +71,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         keep: how many to keep, at least 1.
 
     Returns:
-        Its own folder. One that is already there and complete is left as it is.
+        Its own folder. One that is already there and undamaged is left as it is.
 
     Raises:
         CheckpointError: if it could not be written, for example because the disk is full. Earlier ones are untouched.
     """
     target = folder / f"step-{checkpoint.step:06d}"
-    if _is_complete(target):
+    if _is_complete(target) and not _damage(target):
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +86,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             for name, tensors in checkpoint.tensors.items():
                 save_file(tensors, partial / f"{name}.safetensors")
             _write_json(partial / _STATE, {"step": checkpoint.step, **checkpoint.state})
-            sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-            _write_json(partial / _MANIFEST, sizes)
+            files = {
+                path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+                for path in sorted(partial.iterdir())
+            }
+            _write_json(partial / _MANIFEST, files)
             for path in partial.iterdir():
-                _flush(path)
-            _flush(partial)
+                flush(path)
+            flush(partial)
     except (OSError, SafetensorError) as error:
         steps = checkpoint_steps(folder)
         kept = f"checkpoints of steps {steps} are intact" if steps else "there is no earlier checkpoint"
@@ -98,14 +109,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 @contextlib.contextmanager
 def _new_folder(parent: Path, target: Path) -> Iterator[Path]:
     """A hidden folder that takes the place of `target` when the block ends well and vanishes when it does not."""
-    partial = parent / f".partial-{target.name}"
+    partial = parent / f"{PARTIAL}{target.name}"
     partial.mkdir()
     try:
         yield partial
         if target.exists():
             _delete(target)
         os.rename(partial, target)
-        _flush(parent)
+        flush(parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -113,14 +124,14 @@ def _new_folder(parent: Path, target: Path) -> Iterator[Path]:
 
 def _delete(checkpoint: Path) -> None:
     """Delete a checkpoint so that a crash half-way leaves nothing that looks like one."""
-    hidden = checkpoint.with_name(f".deleted-{checkpoint.name}")
+    hidden = checkpoint.with_name(f"{_DELETED}{checkpoint.name}")
     os.rename(checkpoint, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _discard_leftovers(folder: Path) -> None:
     """Remove what a crash left behind."""
-    for pattern in (".partial-*", ".deleted-*"):
+    for pattern in (f"{PARTIAL}*", f"{_DELETED}*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path)
 
@@ -129,13 +140,9 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _flush(path: Path) -> None:
-    """Make a file's content, or a folder's entries, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -149,29 +156,63 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def _is_complete(checkpoint: Path) -> bool:
     """Whether every file that the manifest names is there with its size."""
     try:
-        sizes = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
+        files = _read_manifest(checkpoint)
+        return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+    except (OSError, ValueError):
         return False
 
 
+def _read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    files = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
+    try:
+        if _STATE in files and all({"bytes", "sha256"} <= entry.keys() for entry in files.values()):
+            return files
+    except (AttributeError, TypeError):
+        pass
+    raise ValueError(f"{_MANIFEST} is not what a run writes")
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, read to the last byte; None if it is as it was written."""
+    try:
+        files = _read_manifest(checkpoint)
+        changed = [name for name, entry in files.items() if _sha256(checkpoint / name) != entry["sha256"]]
+    except (OSError, ValueError) as error:
+        return str(error)
+    return f"{', '.join(changed)} changed after being written" if changed else None
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of the latest step, or None."""
+    """The undamaged checkpoint of the latest step, or None if there is no checkpoint. Every byte is verified.
+
+    Raises:
+        CheckpointError: if there are checkpoints, and all of them are damaged.
+    """
     steps = checkpoint_steps(folder)
-    return folder / f"step-{steps[-1]:06d}" if steps else None
+    for step in reversed(steps):
+        path = folder / f"step-{step:06d}"
+        damage = _damage(path)
+        if damage is None:
+            return path
+        logger.warning("the checkpoint %s is damaged (%s); going back to the one before", path, damage)
+    if steps:
+        raise CheckpointError(
+            f"all checkpoints in {folder} are damaged; delete the folder to train from the start, or bring back a copy"
+        )
+    return None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint back, its tensors on the CPU.
 
     Raises:
-        CheckpointError: if it is damaged.
+        CheckpointError: if it cannot be read.
     """
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
         return Checkpoint(state.pop("step"), tensors, state)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint {path} cannot be read: {error}; delete its folder to continue from the one before"
         ) from error

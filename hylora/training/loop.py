@@ -12,31 +12,30 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
+from accelerate.utils import DistributedType, extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
-from hylora.training.batches import Layout, make_batches
-from hylora.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, trainable
-from hylora.training.processes import on_main, process_state, sum_over_processes
-from hylora.training.progress import ProgressDisplay, peak_memory
-from hylora.training.randomness import derive_key
-from hylora.training.recipe import (
-    EvaluationRecipe,
-    LoopRecipe,
-    OptimizerRecipe,
-    OutputRecipe,
-    RecipeError,
-    TrackingRecipe,
+from hylora.training.accumulation import Accumulation, Interrupted, PassBuffers
+from hylora.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from hylora.training.feed import Share
+from hylora.training.moment import Moment
+from hylora.training.optimizer import (
+    build_optimizer,
+    carried_state,
+    load_optimizer_state,
+    optimizer_state,
+    parameter_names,
+    trainable,
 )
+from hylora.training.processes import like, on_main, process_state, sum_over_processes, whole
+from hylora.training.recipe import LoopRecipe, Recipe, RecipeError, TrackingRecipe
+from hylora.training.reporting import Metrics, ProgressDisplay, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
 from hylora.training.schedules import warmup
-from hylora.training.sharding import like, whole
 from hylora.training.stopping import StopRequest
-from hylora.training.task import Batch, Task
-from hylora.training.trackers import Metrics
+from hylora.training.task import Task
 
-__all__ = ["SHARDED", "Outcome", "Trainer", "TrainingError", "build_accelerator"]
+__all__ = ["SHARDED", "Outcome", "Trainer", "TrainingError", "build_accelerator", "share_of"]
 
 
 # The kinds of training in which no process holds the whole model.
@@ -76,11 +75,9 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, folder: RunFol
         )
     # One program may make several runs, and accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
+    # How many passes an update has is the feed's to say, so accelerate is not told; the loop scales and synchronises.
     return Accelerator(
         mixed_precision=_mixed_precision(loop, process_state().device),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=loop.global_batch_size // (loop.batch_size * processes), sync_with_dataloader=False
-        ),
         log_with=list(tracking.trackers) or None,
         project_dir=str(folder.logs),
     )
@@ -96,6 +93,11 @@ def _mixed_precision(loop: LoopRecipe, device: torch.device) -> str:
     return "bf16" if loop.mixed_precision == "bf16" else "no"
 
 
+def share_of(accelerator: Accelerator) -> Share:
+    """This process's share of every update."""
+    return Share(accelerator.process_index, accelerator.num_processes)
+
+
 class Trainer:
     """Trains a task's model.
 
@@ -104,23 +106,16 @@ class Trainer:
 
     Args:
         task: what to train.
-        accelerator: from `build_accelerator`, of the same `loop`.
+        accelerator: from `build_accelerator`, of the same recipe.
         folder: of the run, already claimed.
-        loop, optimizer, evaluation, tracking, output: sections of a recipe.
+        recipe: of the run; only the sections that all tasks share are read.
+        stop: where signals are noted; None for one of its own.
     """
 
     def __init__(
-        self,
-        task: Task,
-        accelerator: Accelerator,
-        folder: RunFolder,
-        *,
-        loop: LoopRecipe,
-        optimizer: OptimizerRecipe,
-        evaluation: EvaluationRecipe,
-        tracking: TrackingRecipe,
-        output: OutputRecipe,
+        self, task: Task, accelerator: Accelerator, folder: RunFolder, recipe: Recipe, stop: StopRequest | None = None
     ) -> None:
+        output = recipe.output
         if accelerator.distributed_type == DistributedType.DEEPSPEED and output.checkpoint_every:
             raise RecipeError(
                 f"output.checkpoint_every={output.checkpoint_every} cannot be had under DeepSpeed, which keeps the "
@@ -129,52 +124,49 @@ class Trainer:
         self._task = task
         self._accelerator = accelerator
         self._folder = folder
-        self._loop = loop
-        self._optimizer_recipe = optimizer
-        self._evaluation = evaluation
-        self._tracking = tracking
-        self._output = output
-        self._schedule = optimizer.schedule.build()
-        self._layout = Layout(
-            batch_size=loop.batch_size,
-            accumulation=accelerator.gradient_accumulation_steps,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        self._batches = make_batches(task.rows, task.collate, self._layout, loop.seed)
-        # A stream does not know how many rows it has.
-        self._rows = len(task.rows) if hasattr(task.rows, "__len__") else None
-        self._model, self._optimizer = accelerator.prepare(task.model, build_optimizer(task.model, optimizer))
-        self._buffers = _buffers(self._unwrapped())
+        self._recipe = recipe
+        self._stop = stop or StopRequest()
+        self._schedule = recipe.optimizer.schedule.build()
+        self._share = share_of(accelerator)
+        self._begun = self._moment(0)
         self._last_evaluation: dict[str, float] = {}
-        self._data_state = self._batches.state()
+        self._data_state = task.feed.state()
+        self._metrics: Metrics | None = None
+        self._step = 0
+        self._prepare()
 
-    def run(self, checkpoint: Path | None = None) -> Outcome:
+    def run(self, checkpoint: Checkpoint | None = None) -> Outcome:
         """Train to the end of the recipe, or until a signal asks to stop.
 
         Args:
-            checkpoint: folder of the checkpoint to continue from, or None.
+            checkpoint: to continue from, or None.
 
         Returns:
-            How it ended. The task's model holds the trained weights.
+            How it ended. The task's model holds the trained weights, all of them finite.
 
         Raises:
-            TrainingError: if the loss or the gradients are not finite. Nothing of them reaches a checkpoint.
-            CheckpointError: if a checkpoint cannot be written or read.
+            TrainingError: if the loss, the gradients or the weights are not finite. Nothing of them is saved.
+            CheckpointError: if a checkpoint or a record cannot be written, or the checkpoint is of another run.
         """
+        steps = self._recipe.training.steps
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        start = self._step
         main = self._accelerator.is_main_process
-        start = 0 if checkpoint is None else self._restore(checkpoint)
+        self._last_evaluation, evaluated = on_main(self._accelerator, lambda: self._evaluation_before(start))
         self._metrics = Metrics(self._folder.metrics, start) if main else None
-        shown = main and self._tracking.progress
-        with (
-            ProgressDisplay(self._loop.steps, start, self._task.unit, shown) as self._display,
-            StopRequest() as self._stop,
-        ):
-            for step in range(start, self._loop.steps):
-                if not self._update(step):
-                    return self._end_early(step)
-                self._after_update(step + 1)
-        return Outcome(self._loop.steps, self._last_evaluation)
+        shown = main and self._recipe.tracking.progress
+        with self._stop.deferred(), ProgressDisplay(steps, start, self._task.unit, shown) as self._display:
+            try:
+                if start and not evaluated:
+                    self._evaluate_if_due(start)
+                for step in range(start, steps):
+                    self._update(self._moment(step))
+                    self._after_update(step + 1)
+            except Interrupted:
+                return self._end_early()
+        self._check_finite()
+        return Outcome(steps, self._last_evaluation)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
         """The trained model's state where it is sharded, else None; every process must call it."""
@@ -182,165 +174,263 @@ class Trainer:
             return None
         return self._accelerator.get_state_dict(self._model)
 
-    def _after_update(self, step: int) -> None:
-        """What is due when `step` updates are made."""
-        # Taken before the next batches are read, which a stop may leave unused.
-        self._data_state = self._batches.state()
-        last = step == self._loop.steps
-        if _is_due(step, self._evaluation.every) or (last and self._evaluation.at_end):
-            self._evaluate(step)
-        if _is_due(step, self._output.checkpoint_every) or (last and self._output.checkpoint_every):
-            self._save(step)
+    def rescue(self) -> str:
+        """Save what was trained, because its results could not be written; what to do next, for the message."""
+        try:
+            saved = f"The training is not lost: it is saved in {self._save()}. "
+        except (CheckpointError, RuntimeError) as error:
+            saved = f"Nor could it be saved ({error}). " if not self._recipe.output.checkpoint_every else ""
+        return f"{saved}Make room on the disk, then go on from the last checkpoint with training.resume=true"
 
-    def _end_early(self, step: int) -> Outcome:
-        """Save what is there and say how to go on."""
-        signal = self._stop.received or "a signal to another process"
-        can_save = step and self._accelerator.distributed_type != DistributedType.DEEPSPEED
-        where = f"saved {self._save(step)}" if can_save else "nothing saved"
-        self._display.note(f"stopped by {signal} after {step} updates, {where}; go on with training.resume=true")
-        return Outcome(step, self._last_evaluation, stopped_by=signal)
+    def _moment(self, step: int) -> Moment:
+        return Moment(step, self._recipe.training.steps, self._recipe.training.seed)
 
-    def _update(self, step: int) -> bool:
-        """Make one update of the weights; False, with the weights as they were, if a signal asks to stop."""
-        begun = time.perf_counter()
-        window = self._batches.window(step)
-        (count,) = sum_over_processes(self._accelerator, sum(self._task.count(batch) for batch in window))
-        # accelerate averages over the window and DDP over processes: undo both and divide by the terms instead.
-        scale = len(window) * self._layout.world_size / max(count, 1)
-        before = {name: value.clone() for name, value in self._buffers.items()}
-        loss_sum = torch.zeros((), device=self._accelerator.device)
-        for offset, batch in enumerate(window):
-            if self._must_stop():
-                for name, value in before.items():
-                    self._buffers[name].copy_(value)
-                return False
-            loss_sum += self._backward(step * len(window) + offset, batch, scale)
-        (loss,) = sum_over_processes(self._accelerator, float(loss_sum) / max(count, 1))
-        limit = self._optimizer_recipe.max_grad_norm
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        norm = self._accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
-        # DeepSpeed updates on its own and may give no norm.
-        norm = None if norm is None else float(whole(norm) if isinstance(norm, torch.Tensor) else norm)
-        if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
+    # What is trained
+
+    def _prepare(self) -> None:
+        """Wrap the model for the processes at hand, and build its optimizer."""
+        recipe, model = self._recipe.optimizer, self._task.model
+        optimizer = build_optimizer(self._task.parameter_groups(recipe.weight_decay), recipe)
+        self._names = parameter_names(optimizer, model)
+        self._shapes = {name: parameter.shape for name, parameter in trainable(model).items()}
+        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self._undo = PassBuffers(list(_buffers(self._unwrapped()).values()))
+
+    def _begin(self, moment: Moment) -> None:
+        """Let the task prepare an update; where it changed the parameters, take the optimizer's state over."""
+        self._begun = moment
+        if not self._task.begin(moment):
+            return
+        if self._accelerator.distributed_type in SHARDED:
             raise TrainingError(
-                f"update {step + 1} has loss {loss} and gradient norm {norm}: not finite. The weights of this update "
-                f"are not saved; checkpoints before it are good. Lower optimizer.lr={self._optimizer_recipe.lr}, or "
-                "look at the data of this update"
+                f"update {moment.step + 1} changes the model's parameters, which cannot be done while they are "
+                "sharded over processes; train with DDP or on one GPU"
             )
-        rate = self._set_rate(step)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        record = {"loss": loss, "grad_norm": norm, "lr": rate, self._task.unit: int(count)}
-        self._report(step + 1, record, count, time.perf_counter() - begun)
-        return True
-
-    def _backward(self, micro_step: int, batch: Batch, scale: float) -> Tensor:
-        """Add a micro-batch's gradients; gives its summed loss."""
-        torch.manual_seed(derive_key("step", self._loop.seed, micro_step, self._layout.rank))
-        batch = {name: value.to(self._accelerator.device, non_blocking=True) for name, value in batch.items()}
-        with self._accelerator.accumulate(self._model):
-            loss_sum, _ = self._model(**batch)
-            self._accelerator.backward(loss_sum * scale)
-        return loss_sum.detach()
-
-    def _set_rate(self, step: int) -> float:
-        recipe = self._optimizer_recipe
-        factor = warmup(step, recipe.schedule.warmup_steps) * self._schedule(step / self._loop.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = recipe.lr * factor
-        return recipe.lr * factor
-
-    def _must_stop(self) -> bool:
-        """Whether any process got a signal; all of them get the same answer at the same micro-step."""
-        (requests,) = sum_over_processes(self._accelerator, float(self._stop.received is not None))
-        return requests > 0
-
-    def _report(self, step: int, record: dict[str, Any], count: float, seconds: float) -> None:
-        memory = peak_memory(self._accelerator.device)
-        self._display.update(step, record["loss"], count / seconds, memory)
-        if step % self._tracking.every == 0 or step == self._loop.steps:
-            self._log({"step": step, **record, "seconds": seconds, "memory": memory})
-
-    def _evaluate(self, step: int) -> None:
-        self._model.eval()
-        found = self._task.evaluate(self._model, self._accelerator)
-        self._model.train()
-        if found:
-            self._last_evaluation = found
-            self._log({"step": step, **{f"eval_{name}": value for name, value in found.items()}})
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-            self._display.note(f"evaluation after {step} updates: {shown}")
-
-    def _log(self, record: dict[str, Any]) -> None:
-        if self._metrics is not None:
-            self._metrics.write(record)
-        if self._accelerator.trackers:
-            values = {name: value for name, value in record.items() if name != "step" and value is not None}
-            self._accelerator.log(values, step=record["step"])
+        state = optimizer_state(self._optimizer, self._names)
+        extract_model_from_parallel(self._model, keep_fp32_wrapper=False)
+        self._accelerator.free_memory()
+        shapes = self._shapes
+        self._prepare()
+        model = self._unwrapped()
+        load_optimizer_state(self._optimizer, model, *carried_state(model, *state, shapes))
 
     def _unwrapped(self) -> nn.Module:
         return self._accelerator.unwrap_model(self._model)
 
-    def _save(self, step: int) -> Path:
-        """Write a checkpoint; every process takes part."""
-        model = self._unwrapped()
-        weights = {name: whole(value).detach().cpu().contiguous() for name, value in _changing(model).items()}
-        tensors, scalars = optimizer_state(self._optimizer, model)
-        data = None if self._data_state is None else gather_object([self._data_state])
-        state = {"optimizer": scalars, "data": data, "rows": self._rows, "evaluation": self._last_evaluation}
-        checkpoint = Checkpoint(step, {"weights": weights, "optimizer": tensors}, state)
-        return on_main(
-            self._accelerator,
-            lambda: save_checkpoint(self._folder.checkpoints, checkpoint, self._output.keep_checkpoints),
-        )
+    # An update
 
-    def _restore(self, path: Path) -> int:
-        """Take over a checkpoint; gives the updates made so far."""
-        checkpoint = load_checkpoint(path)
-        if checkpoint.step > self._loop.steps:
-            raise CheckpointError(
-                f"{path} has made {checkpoint.step} updates, more than training.steps={self._loop.steps}; set that to "
-                "at least as many"
+    def _update(self, moment: Moment) -> None:
+        """Make one update of the weights.
+
+        Raises:
+            Interrupted: if a signal asks to stop; the model is then as after the update before.
+        """
+        begun = time.perf_counter()
+        self._check_stop()
+        self._begin(moment)
+        window = self._task.feed.window(moment)
+        (count,) = sum_over_processes(self._accelerator, sum(self._task.count(batch) for batch in window))
+        accumulation = Accumulation(
+            self._accelerator, self._model, moment, window, max(count, 1), self._undo, self._check_stop
+        )
+        loss_sum = self._task.gradients(accumulation)
+        (loss,) = sum_over_processes(self._accelerator, float(loss_sum) / max(count, 1))
+        norm = self._clip()
+        if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
+            raise TrainingError(
+                f"update {moment.step + 1} has loss {loss} and gradient norm {norm}: not finite. The weights of this "
+                f"update are not saved; checkpoints before it are good. Lower optimizer.lr="
+                f"{self._recipe.optimizer.lr}, or look at the data of this update"
             )
-        rows = checkpoint.state["rows"]
-        if rows != self._rows:
-            # Their order depends on their number: some would be seen twice and others never.
-            raise CheckpointError(
-                f"{path} is of a run on {rows} rows of data, and there are {self._rows} now; bring back the data as "
-                "it was, or start a new run in another output.path"
-            )
+        rate = self._set_rate(moment)
+        self._optimizer.step()
+        self._task.end(moment)
+        self._optimizer.zero_grad()
+        self._step = moment.step + 1
+        scheduled = self._task.scheduled(moment)
+        record = {"loss": loss, "grad_norm": norm, "lr": rate, self._task.unit: int(count), **scheduled}
+        self._report(self._step, record, count, time.perf_counter() - begun)
+
+    def _clip(self) -> float | None:
+        """Clip the gradients; their norm before that, or None where DeepSpeed keeps it."""
+        limit = self._recipe.optimizer.max_grad_norm
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        norm = self._accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        return None if norm is None else float(whole(norm) if isinstance(norm, Tensor) else norm)
+
+    def _set_rate(self, moment: Moment) -> float:
+        recipe = self._recipe.optimizer
+        factor = warmup(moment.step, recipe.schedule.warmup_steps) * self._schedule(moment.progress)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        return recipe.lr * factor
+
+    def _check_stop(self) -> None:
+        """End here if any process got a signal; all of them come to the same answer at the same place."""
+        (requests,) = sum_over_processes(self._accelerator, float(self._stop.received is not None))
+        if requests:
+            raise Interrupted
+
+    # Between updates
+
+    def _after_update(self, step: int) -> None:
+        """What is due when `step` updates are made."""
+        # Taken before the next batches are read, which a stop may leave unused.
+        self._data_state = self._task.feed.state()
+        output = self._recipe.output
+        # An evaluation may take longer than whoever asks to stop waits: save first.
+        if _is_due(step, output.checkpoint_every) or (step == self._recipe.training.steps and output.checkpoint_every):
+            self._save()
+        self._evaluate_if_due(step)
+
+    def _evaluate_if_due(self, step: int) -> None:
+        last = step == self._recipe.training.steps
+        if not (_is_due(step, self._recipe.evaluation.every) or (last and self._recipe.evaluation.at_end)):
+            return
+        self._model.eval()
+        try:
+            found = self._task.evaluate(self._model, self._accelerator, self._check_stop)
+        finally:
+            self._model.train()
+        if found:
+            self._last_evaluation = found
+            self._log({"step": step, **{f"{_EVALUATED}{name}": value for name, value in found.items()}})
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+            self._display.note(f"evaluation after {step} updates: {shown}")
+
+    def _evaluation_before(self, start: int) -> tuple[dict[str, float], bool]:
+        """The last evaluation on record up to a step, and whether it is of that very step."""
+        records = [r for r in read_metrics(self._folder.metrics) if r["step"] <= start and _is_evaluation(r)]
+        if not start or not records:
+            return {}, False
+        found = {name.removeprefix(_EVALUATED): value for name, value in records[-1].items() if name != "step"}
+        return found, records[-1]["step"] == start
+
+    def _end_early(self) -> Outcome:
+        """Save what is there and say how to go on."""
+        signal = self._stop.received or "a signal to another process"
+        can_save = self._step and self._accelerator.distributed_type != DistributedType.DEEPSPEED
+        where = f"saved {self._save()}" if can_save else "nothing saved"
+        self._display.note(f"stopped by {signal} after {self._step} updates, {where}; go on with training.resume=true")
+        return Outcome(self._step, self._last_evaluation, stopped_by=signal)
+
+    def _report(self, step: int, record: dict[str, Any], count: float, seconds: float) -> None:
+        memory = peak_memory(self._accelerator.device)
+        self._display.update(step, record["loss"], count / seconds, memory)
+        if step % self._recipe.tracking.every == 0 or step == self._recipe.training.steps:
+            self._log({"step": step, **record, "seconds": seconds, "memory": memory})
+
+    def _log(self, record: dict[str, Any]) -> None:
+        if self._metrics is not None:
+            try:
+                self._metrics.write(record)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self._folder.metrics} cannot be written: {error}. Make room on the disk, then go on from the "
+                    "last checkpoint with training.resume=true"
+                ) from error
+        if self._accelerator.trackers:
+            values = {name: value for name, value in record.items() if name != "step" and value is not None}
+            self._accelerator.log(values, step=record["step"])
+
+    # Checkpoints
+
+    def _save(self) -> Path:
+        """Write a checkpoint; every process takes part."""
+        weights = {name: whole(value).detach().cpu().contiguous() for name, value in self._changing().items()}
+        tensors, scalars = optimizer_state(self._optimizer, self._names)
+        self._check_finite(weights, tensors)
+        data = None if self._data_state is None else gather_object([self._data_state])
+        state = {
+            "begun": self._begun.step,
+            "optimizer": scalars,
+            "data": data,
+            "identity": dict(self._task.identity()),
+        }
+        checkpoint = Checkpoint(self._step, {"weights": weights, "optimizer": tensors}, state)
+        keep = self._recipe.output.keep_checkpoints
+        if self._metrics is not None:
+            self._metrics.flush()
+        return on_main(self._accelerator, lambda: save_checkpoint(self._folder.checkpoints, checkpoint, keep))
+
+    def _check_finite(self, *groups: dict[str, Tensor]) -> None:
+        """Refuse weights, or an optimizer's state, that no training could go on from."""
+        for name, value in ((n, v) for group in groups or (self._changing(),) for n, v in group.items()):
+            if value.is_floating_point() and not bool(torch.isfinite(whole(value)).all()):
+                raise TrainingError(
+                    f"{name} is not finite after update {self._step}. It is not saved; checkpoints before it are "
+                    f"good. Lower optimizer.lr={self._recipe.optimizer.lr}, or look at the optimizer's other settings"
+                )
+
+    def _changing(self) -> dict[str, Tensor]:
+        """What training changes: trainable parameters, and buffers that are part of the model's state."""
         model = self._unwrapped()
-        ours, theirs = _changing(model), checkpoint.tensors["weights"]
-        if ours.keys() != theirs.keys():
-            different = sorted(ours.keys() ^ theirs.keys())
+        return {**trainable(model), **_buffers(model)}
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint."""
+        where, steps = f"the checkpoint of update {checkpoint.step}", self._recipe.training.steps
+        if checkpoint.step > steps:
             raise CheckpointError(
-                f"{path} holds other weights than this run trains: {different[:5]} and {len(different)} in all differ"
+                f"{where} has made {checkpoint.step} updates, more than training.steps={steps}; set that to at least "
+                "as many"
+            )
+        try:
+            begun, scalars, data, before = (checkpoint.state[x] for x in ("begun", "optimizer", "data", "identity"))
+            weights, tensors = (checkpoint.tensors[x] for x in ("weights", "optimizer"))
+        except KeyError as error:
+            raise CheckpointError(
+                f"{where} has no {error}: it is of another version of hylora; go on with that, or start a new run"
+            ) from error
+        self._check_identity(where, before)
+        # The structure follows from the moment; the weights of that structure are then loaded into it.
+        self._begin(self._moment(begun))
+        ours = self._changing()
+        if ours.keys() != weights.keys():
+            different = sorted(ours.keys() ^ weights.keys())
+            raise CheckpointError(
+                f"{where} holds other weights than this run trains: {different[:5]} and {len(different)} in all differ"
             )
         with torch.no_grad():
             for name, value in ours.items():
-                value.copy_(like(theirs[name], value))
-        load_optimizer_state(self._optimizer, model, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
-        self._last_evaluation = checkpoint.state["evaluation"]
-        data = checkpoint.state["data"]
+                if value.shape != weights[name].shape:
+                    raise CheckpointError(
+                        f"{where} holds {name} of shape {tuple(weights[name].shape)}, and this run trains "
+                        f"{tuple(value.shape)}"
+                    )
+                value.copy_(like(weights[name], value))
+        load_optimizer_state(self._optimizer, self._unwrapped(), tensors, scalars)
         if data is not None:
-            if len(data) != self._layout.world_size:
+            if len(data) != self._share.world_size:
                 raise CheckpointError(
-                    f"{path} is of a stream read by {len(data)} processes, and there are {self._layout.world_size}; "
+                    f"{where} is of a stream read by {len(data)} processes, and there are {self._share.world_size}; "
                     "resume with as many as before"
                 )
-            self._batches.restore(data[self._layout.rank])
-            self._data_state = data[self._layout.rank]
-        return checkpoint.step
+            self._data_state = data[self._share.rank]
+            self._task.feed.restore(self._data_state)
+        self._step = checkpoint.step
+
+    def _check_identity(self, where: str, before: dict[str, Any]) -> None:
+        now = dict(self._task.identity())
+        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+        if changed:
+            details = ", ".join(f"{name} ({before.get(name)} then, {now.get(name)} now)" for name in changed)
+            raise CheckpointError(
+                f"{where} is of a run that would not go on as it was: {details}; bring back what was there, or "
+                "start a new run in another output.path"
+            )
+
+
+_EVALUATED = "eval_"
+
+
+def _is_evaluation(record: dict[str, Any]) -> bool:
+    return any(name.startswith(_EVALUATED) for name in record)
 
 
 def _is_due(step: int, every: int) -> bool:
     """Whether `step` is a multiple of `every`; 0 stands for never."""
     return every > 0 and step % every == 0
-
-
-def _changing(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: trainable parameters, and buffers that are part of the model's state."""
-    return {**trainable(model), **_buffers(model)}
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

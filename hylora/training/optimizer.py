@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hylora.training.processes import like, whole
 from hylora.training.recipe import OptimizerRecipe, RecipeError
-from hylora.training.sharding import like, whole
 
-__all__ = ["build_optimizer", "check_optimizer", "load_optimizer_state", "optimizer_state", "trainable"]
+__all__ = [
+    "build_optimizer",
+    "carried_state",
+    "check_optimizer",
+    "decay_matrices",
+    "load_optimizer_state",
+    "optimizer_state",
+    "parameter_names",
+    "trainable",
+]
 
 
 def check_optimizer(recipe: OptimizerRecipe) -> None:
@@ -37,44 +46,69 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable parameters.
+def build_optimizer(groups: Sequence[dict[str, Any]], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over parameter groups.
+
+    Args:
+        groups: as torch takes them; a group's own "lr" and "weight_decay" go before the recipe's.
+        recipe: of the optimizer.
+
+    Returns:
+        The optimizer; "initial_lr" of each group is the rate that a schedule multiplies.
 
     Raises:
-        RecipeError: if nothing is trainable, or the optimizer cannot be had here.
+        RecipeError: if there is nothing to train, or the optimizer cannot be had here.
     """
     check_optimizer(recipe)
-    parameters = list(trainable(model).values())
-    if not parameters:
-        raise RecipeError("no parameter is trainable; look at model.freeze and adapter.variant")
+    groups = [group for group in map(dict, groups) if group["params"]]
+    if not groups:
+        raise RecipeError("no parameter is trainable; look at what the recipe freezes or adapts")
+    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.name == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    options: dict[str, Any] = {
-        "lr": recipe.lr,
-        "betas": recipe.betas,
-        "eps": recipe.eps,
-        "weight_decay": recipe.weight_decay,
-    }
-    if recipe.name == "adamw_8bit":
-        import bitsandbytes
+        optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, **options)
+    else:
+        kind = torch.optim.AdamW
+        if recipe.name == "adamw_8bit":
+            import bitsandbytes
 
-        return bitsandbytes.optim.AdamW8bit(parameters, **options)
-    return torch.optim.AdamW(parameters, **options)
+            kind = bitsandbytes.optim.AdamW8bit
+        optimizer = kind(groups, betas=recipe.betas, eps=recipe.eps, **options)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def decay_matrices(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups in which weight decay spares norms and biases: only what has two dimensions or more decays."""
+    parameters = list(trainable(model).values())
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """Names of an optimizer's parameters in the model, not wrapped, in the optimizer's order."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The optimizer's state, keyed `parameter::entry`. Every process must call it where parameters are sharded.
 
     Args:
         optimizer: built by `build_optimizer`.
-        model: whose parameters it updates, not wrapped.
+        names: of its parameters.
 
     Returns:
-        Tensors, and entries that are plain numbers or null.
+        Tensors, and entries that are plain numbers or null. Nothing before the first update.
     """
     tensors, scalars = {}, {}
-    for name, entries in zip(_names(optimizer, model), _entries(optimizer), strict=True):
-        for entry, value in entries.items():
+    state = optimizer.state_dict()["state"]
+    for position, name in enumerate(names):
+        for entry, value in state.get(position, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{name}::{entry}"] = whole(value).detach().cpu().contiguous()
             else:
@@ -90,9 +124,8 @@ def load_optimizer_state(
     Raises:
         ValueError: if the state belongs to other parameters.
     """
-    names = _names(optimizer, model)
     parameters = dict(model.named_parameters())
-    index = {name: position for position, name in enumerate(names)}
+    index = {name: position for position, name in enumerate(parameter_names(optimizer, model))}
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **scalars}.items():
         name, _, entry = key.rpartition("::")
@@ -105,17 +138,19 @@ def load_optimizer_state(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def carried_state(
+    model: nn.Module, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], shapes: Mapping[str, torch.Size]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The part of an optimizer's state whose parameters kept their name and shape in a model that has grown.
 
+    Args:
+        model: as it is now.
+        tensors, scalars: from `optimizer_state`, before.
+        shapes: of the parameters before, by name.
+    """
+    kept = {name for name, parameter in trainable(model).items() if parameter.shape == shapes.get(name)}
 
-def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
-    """Names of the optimizer's parameters, in its order."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(parameter)] for parameter in _parameters(optimizer)]
+    def of_kept(entries: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in entries.items() if key.rpartition("::")[0] in kept}
 
-
-def _entries(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The state of each parameter, in the optimizer's order; empty before the first update."""
-    state = optimizer.state_dict()["state"]
-    return [state.get(position, {}) for position in range(len(_parameters(optimizer)))]
+    return of_kept(tensors), of_kept(scalars)

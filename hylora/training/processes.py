@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes that must agree."""
+"""Several processes: what they must agree on, and tensors that are sharded over them (FSDP2)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["on_main", "process_state", "sum_over_processes"]
+__all__ = ["like", "main_first", "on_main", "process_state", "sum_over_processes", "whole"]
 
 T = TypeVar("T")
 
@@ -56,6 +58,16 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return outcome[0]
 
 
+def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do something on the main process, then on every other one, which may then find its result in a cache.
+
+    An error of the main process is everybody's, and keeps the others from trying.
+    """
+    results: list[T] = []
+    on_main(accelerator, lambda: results.append(work()))
+    return results[0] if results else work()
+
+
 def sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
     """The sum of each value over all processes."""
     if accelerator.num_processes == 1:
@@ -63,3 +75,16 @@ def sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
     # Not every accelerator has float64; integers up to 2^24 and losses are well within float32.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     return accelerator.reduce(torch.tensor(values, dtype=dtype, device=accelerator.device)).tolist()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor; every process must call it when the tensor is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """A whole tensor on the device of `reference`, and sharded as it is."""
+    tensor = tensor.to(reference.device)
+    if isinstance(reference, DTensor):
+        return distribute_tensor(tensor, reference.device_mesh, reference.placements)
+    return tensor

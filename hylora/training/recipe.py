@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
+import torch
 import yaml
 
 from hylora.training import schedules
@@ -136,6 +137,12 @@ class LoopRecipe:
                 f"global_batch_size={self.global_batch_size} is not a multiple of batch_size={self.batch_size}"
             )
 
+    def worker_count(self) -> int:
+        """Processes that make batches ahead, on this machine."""
+        if self.workers is None:
+            return 2 if torch.cuda.is_available() else 0
+        return self.workers
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
@@ -213,12 +220,26 @@ class Recipe:
         RecipeError: if sections contradict each other.
     """
 
+    # Keys that do not change what is computed beyond rounding, so that a resumed run may change them.
+    FREE_ON_RESUME: ClassVar[tuple[str, ...]] = (
+        "output.",
+        "tracking.",
+        "evaluation.",
+        "training.resume",
+        "training.batch_size",
+        "training.workers",
+    )
+
     task: str
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     training: LoopRecipe = field(default_factory=LoopRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
     output: OutputRecipe
+
+    def inputs(self) -> dict[str, str]:
+        """Folders or hub ids that the run starts from and must not write over, by the key that names them."""
+        return {}
 
     @classmethod
     def load(cls, path: str | PathLike, overrides: Sequence[str] = ()) -> Self:

@@ -3,38 +3,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hylora.training.checkpoint import latest_checkpoint
+import yaml
+
+from hylora.files import PARTIAL, write_atomically
+from hylora.training.checkpoint import CheckpointError, latest_checkpoint
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.recipe_loading import read_yaml
-from hylora.training.trackers import flatten
+from hylora.training.reporting import flatten
 
 __all__ = ["RunFolder"]
 
-# Keys that do not change what is computed beyond rounding, so that a resumed run may change them.
-_FREE_ON_RESUME = (
-    "output.",
-    "tracking.",
-    "evaluation.",
-    "training.resume",
-    "training.batch_size",
-    "training.gradient_checkpointing",
-    "training.loss_slice",
-    "data.num_proc",
-    "data.cache_dir",
-)
+_LOCK = ".lock"
 
 # What a run writes beside its folders. The tokenizer's files are left for the new run to write over.
 _RESULTS = (
     "metrics.jsonl",
-    "recipe.yaml",
     "data.json",
     "*.safetensors",
     "*.safetensors.index.json",
@@ -64,12 +59,13 @@ class RunFolder:
             RecipeError: if it holds something else, naming the remedy.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise RecipeError(f"output.path={str(self.path)!r} is a file; name a folder")
-        if recipe.model.path is not None and Path(recipe.model.path).resolve() == self.path.resolve():
-            raise RecipeError(
-                f"output.path={str(self.path)!r} is also model.path, and the run would replace the model it starts "
-                "from; choose another folder"
-            )
+            raise RecipeError(f"output.path={str(self.path)!r} must be a folder, and is a file; name a folder")
+        for key, source in recipe.inputs().items():
+            if Path(source).resolve() == self.path.resolve():
+                raise RecipeError(
+                    f"output.path={str(self.path)!r} is also {key}, and the run would replace the model it starts "
+                    "from; choose another folder"
+                )
         if self._holds_run():
             if recipe.training.resume:
                 self._check_same_run(recipe)
@@ -78,7 +74,7 @@ class RunFolder:
                     f"output.path={str(self.path)!r} holds another run; go on with it by training.resume=true, "
                     "replace it with output.overwrite=true, or choose another folder"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(not _is_ours(path) for path in self.path.iterdir()):
             raise RecipeError(f"output.path={str(self.path)!r} is not empty and holds no run; choose another folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,7 +86,7 @@ class RunFolder:
     def _check_same_run(self, recipe: Recipe) -> None:
         before, now = flatten(read_yaml(self.recipe)), flatten(recipe.to_tree())
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
+        changed = [key for key in changed if not key.startswith(recipe.FREE_ON_RESUME)]
         if recipe.optimizer.schedule.name == "constant" and "training.steps" in changed:
             # Only then do the updates made so far not depend on how many will follow.
             changed.remove("training.steps")
@@ -102,7 +98,42 @@ class RunFolder:
             )
 
     def _holds_run(self) -> bool:
-        return self.recipe.is_file() and self.metrics.is_file()
+        try:
+            # A recipe is the first and the last that a run writes here: where one is, a run is.
+            return {"training", "output"} <= read_yaml(self.recipe).keys()
+        except RecipeError:
+            return False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder for this process, until the block or the process ends, however it ends.
+
+        Raises:
+            RecipeError: if another process has it, naming that.
+        """
+        path = self.path / _LOCK
+        with open(path, "a+", encoding="utf-8") as file:
+            try:
+                # A lock of the process, not of the file: workers that it forks do not hold it when it is killed.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The holder may have removed the file between our opening and locking it.
+                held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except OSError:
+                held = False
+            if not held:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RecipeError(
+                    f"output.path={str(self.path)!r} is in use by {holder}; wait for it, stop it, or choose another "
+                    "folder"
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def check_space(self, needed: int) -> None:
         """Refuse to start a run whose checkpoints cannot fit on the disk.
@@ -123,27 +154,34 @@ class RunFolder:
             )
 
     def claim(self, recipe: Recipe) -> Path | None:
-        """Make the folder this run's, after `check`: delete a run that is to be replaced, and write the recipe.
+        """Make the folder this run's: delete a run that is to be replaced, and write the recipe.
+
+        To be called under the lock; the folder is checked once more, for another run may have come and gone.
 
         Returns:
             The checkpoint to continue from, or None to start.
-        """
-        if not recipe.training.resume and self._holds_run():
-            for path in (self.checkpoints, self.logs):
-                shutil.rmtree(path, ignore_errors=True)
-            for pattern in _RESULTS:
-                for path in self.path.glob(pattern):
-                    path.unlink()
-        self.metrics.touch()
-        # A resumed run must not lose its recipe to a full disk: without it, no run can go on.
-        partial = self.recipe.with_suffix(".partial")
-        recipe.save(partial)
-        os.replace(partial, self.recipe)
-        return latest_checkpoint(self.checkpoints)
 
-    def describe_data(self, description: dict[str, Any]) -> None:
+        Raises:
+            RecipeError: as `check`.
+            CheckpointError: if the folder cannot be written, or there are only damaged checkpoints.
+        """
+        self.check(recipe)
+        try:
+            for path in self.path.iterdir():
+                if path.name.startswith(PARTIAL):
+                    _remove(path)
+            if not recipe.training.resume and self._holds_run():
+                # The recipe is replaced last: until then, this is the old run, in whatever state.
+                for path in (self.checkpoints, self.logs, *(p for name in _RESULTS for p in self.path.glob(name))):
+                    _remove(path)
+            write_atomically(self.recipe, yaml.safe_dump(recipe.to_tree(), sort_keys=False))
+        except OSError as error:
+            raise CheckpointError(f"output.path={str(self.path)!r} cannot be written: {error}") from error
+        return latest_checkpoint(self.checkpoints) if recipe.training.resume else None
+
+    def describe_data(self, description: Mapping[str, Any]) -> None:
         """Write what the data came to: documents, tokens, rows, and what was dropped or held out, by source."""
-        (self.path / "data.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        write_atomically(self.path / "data.json", json.dumps(description, indent=2) + "\n")
 
     def export(self, save: Callable[[Path], Any], last: str) -> None:
         """Put results into the folder; files appear there only when all of them are written.
@@ -152,7 +190,19 @@ class RunFolder:
             save: writes files into the folder it is given.
             last: name of the file that is moved last: where it is, everything is.
         """
-        with tempfile.TemporaryDirectory(dir=self.path, prefix=".export-") as name:
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=PARTIAL) as name:
             save(Path(name))
             for path in sorted(Path(name).iterdir(), key=lambda path: path.name == last):
                 os.replace(path, self.path / path.name)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a crash of a run that was about to claim the folder may have left it."""
+    return path.name == _LOCK or path.name.startswith(PARTIAL)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "Stopped"]
+
+
+class Stopped(BaseException):
+    """The run was asked to stop. Like `KeyboardInterrupt` it is no `Exception`: nobody who handles errors holds it."""
 
 
 class StopRequest:
-    """Inside the `with` block the first signal is noted, and a second one acts as it would without this.
+    """Inside the `with` block the first signal asks to stop, and a second one acts as it would without this.
+
+    The request ends the block at once, by `Stopped`, except in `deferred` parts: there it is noted, for whoever looks.
+    A deferred part outside of any `with` block listens for itself.
 
     Attributes:
         received: name of the signal that came, or None.
@@ -19,9 +28,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._deferred = False
+        self._listening = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        self._listening = True
         # Python lets only the main thread handle signals; elsewhere they stay with whoever started the thread.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -29,11 +41,24 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._listening = False
         self._restore()
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A part that must not be left half-way."""
+        before, self._deferred = self._deferred, True
+        try:
+            with contextlib.nullcontext() if self._listening else self:
+                yield
+        finally:
+            self._deferred = before
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         self._restore()
+        if not self._deferred:
+            raise Stopped(self.received)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -21,7 +21,7 @@ from hylora import train as command
 from hylora.cli.main import build_app
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.loop import TrainingError
-from hylora.training.trackers import read_metrics
+from hylora.training.reporting import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +48,7 @@ def test_a_wrong_recipe_ends_with_its_message(recipe_file, capsys):
 
 @pytest.mark.parametrize("error", [TrainingError("not finite"), CheckpointError("disk full")])
 def test_a_failure_ends_with_its_message(recipe_file, capsys, monkeypatch, error):
-    def fail(recipe):
+    def fail(recipe, make_task):
         raise error
 
     monkeypatch.setattr(command, "train", fail)

@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor, Shard
 
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.language.task import CausalLoss
-from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, parameter_names
+from hylora.training.processes import like, whole
 from hylora.training.recipe import OptimizerRecipe
-from hylora.training.sharding import like, whole
 from tests.tiny import tiny_bamba
 
 
@@ -51,12 +51,12 @@ def test_loss_and_gradients_are_those_of_the_whole_model(mesh):
 
 def test_state_is_saved_whole_and_sharded_again(mesh):
     model = fully_shard(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), mesh=mesh)
-    optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
+    optimizer = build_optimizer([{"params": list(model.parameters())}], OptimizerRecipe(lr=0.1))
     model(torch.ones(5, 3)).sum().backward()
     optimizer.step()
-    tensors, scalars = optimizer_state(optimizer, model)
+    tensors, scalars = optimizer_state(optimizer, parameter_names(optimizer, model))
     assert tensors and not any(isinstance(value, DTensor) for value in tensors.values())
-    again = build_optimizer(model, OptimizerRecipe(lr=0.1))
+    again = build_optimizer([{"params": list(model.parameters())}], OptimizerRecipe(lr=0.1))
     load_optimizer_state(again, model, tensors, scalars)
     moment = again.state[model[0].weight]["exp_avg"]
     assert isinstance(moment, DTensor) and moment.placements == (Shard(0),)

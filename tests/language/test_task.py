@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hylora.adapters import HyLoraConfig, add_adapter
-from hylora.language.task import CausalLoss, LanguageTask
+from hylora.language.data import Padding
+from hylora.language.task import CausalLoss
 from tests.tiny import tiny_bamba, tiny_llama
 
 BUILDERS = {
@@ -72,38 +71,11 @@ def test_models_that_change_their_logits(config):
     torch.testing.assert_close(loss_sum / count, model(input_ids=input_ids, labels=labels).loss)
 
 
-def make_task(rows, batch_size=2, max_sequences=None):
-    recipe = SimpleNamespace(evaluation=SimpleNamespace(batch_size=batch_size, max_sequences=max_sequences))
-    model = CausalLoss(tiny_llama(), slice_length=16)
-    return LanguageTask(model, SimpleNamespace(pad_token_id=None), rows, rows, recipe, plan=None)
-
-
-class Process:
-    """What a task sees of an accelerator, for one process of several."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, index, count):
-        self.process_index, self.num_processes = index, count
-        self.is_main_process = index == 0
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("max_sequences", [None, 4])
-def test_evaluation_batches_cover_the_rows_once_and_are_as_many_everywhere(processes, max_sequences):
-    rows = [{"input_ids": torch.tensor([i, i, i]), "labels": torch.tensor([i, i, i])} for i in range(7)]
-    task = make_task(rows, max_sequences=max_sequences)
-    batches = [list(task._evaluation_batches(Process(index, processes))) for index in range(processes)]
-    assert len({len(part) for part in batches}) == 1
-    labels = [int(label) for part in batches for batch in part for label in batch["labels"][:, 0] if label != -100]
-    assert sorted(labels) == list(range(max_sequences or 7))
-
-
 def test_rows_of_different_length_are_padded_without_changing_the_loss():
     """Two documents of unequal length cost what they cost alone."""
     rows = [{"input_ids": ids, "labels": ids} for ids in (torch.arange(9), torch.arange(20, 25))]
-    task = make_task(rows)
-    together = task.model(**task.collate(rows))
-    alone = [task.model(**task.collate([row])) for row in rows]
-    assert together[1] == 8 + 4 == task.count(task.collate(rows))
+    model, collate = CausalLoss(tiny_llama(), slice_length=16), Padding()
+    together = model(**collate(rows))
+    alone = [model(**collate([row])) for row in rows]
+    assert together[1] == 8 + 4
     torch.testing.assert_close(together[0], alone[0][0] + alone[1][0])

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
+from hylora.training.feed import RowOrder
 from hylora.training.loop import TrainingError
-from hylora.training.randomness import RowOrder
 from hylora.training.recipe import RecipeError
+from hylora.training.reporting import read_metrics
 from hylora.training.run_folder import RunFolder
-from hylora.training.trackers import read_metrics
 from tests.training import toy
 
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_other_data_is_refused_when_a_run_goes_on(tmp_path):
     toy.run(tmp_path)
-    with pytest.raises(CheckpointError, match="10 rows of data, and there are 11 now"):
+    with pytest.raises(CheckpointError, match=r"would not go on as it was: rows \(10 then, 11 now\)"):
         toy.run(tmp_path, toy.ToyTask(rows=11), resume=True)
 
 

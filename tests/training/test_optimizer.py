@@ -7,8 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from hylora.training.optimizer import build_optimizer as build_from_groups
+from hylora.training.optimizer import (
+    carried_state,
+    decay_matrices,
+    load_optimizer_state,
+    optimizer_state,
+    parameter_names,
+)
 from hylora.training.recipe import OptimizerRecipe, RecipeError
+
+
+def build_optimizer(model, recipe):
+    return build_from_groups([{"params": [p for p in model.parameters() if p.requires_grad]}], recipe)
+
+
+def state_of(optimizer, model):
+    return optimizer_state(optimizer, parameter_names(optimizer, model))
 
 
 def network():
@@ -31,7 +46,7 @@ def test_state_goes_to_tensors_and_back(recipe):
     model = network()
     optimizer = build_optimizer(model, recipe)
     update(model, optimizer, 1)
-    tensors, scalars = optimizer_state(optimizer, model)
+    tensors, scalars = state_of(optimizer, model)
     again = network()
     again.load_state_dict(model.state_dict())
     other = build_optimizer(again, recipe)
@@ -45,9 +60,9 @@ def test_state_goes_to_tensors_and_back(recipe):
 def test_names_tell_whose_state_it_is():
     model = network()
     optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
-    assert optimizer_state(optimizer, model) == ({}, {})
+    assert state_of(optimizer, model) == ({}, {})
     update(model, optimizer, 1)
-    tensors, _ = optimizer_state(optimizer, model)
+    tensors, _ = state_of(optimizer, model)
     assert set(tensors) == {
         f"{name}::{entry}"
         for name in ("0.weight", "1.weight", "1.bias")
@@ -60,6 +75,41 @@ def test_state_of_other_parameters_is_refused():
     optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
     with pytest.raises(ValueError, match=r"'0\.bias', which is not trained"):
         load_optimizer_state(optimizer, model, {"0.bias::exp_avg": torch.zeros(4)}, {})
+
+
+def test_state_is_carried_where_name_and_shape_stay():
+    model = network()
+    optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
+    update(model, optimizer, 1)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    state = state_of(optimizer, model)
+    grown = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2))
+    tensors, _ = carried_state(grown, *state, shapes)
+    assert {name.split("::")[0] for name in tensors} == {"0.weight"}
+    again = build_optimizer(grown, OptimizerRecipe(lr=0.1))
+    load_optimizer_state(again, grown, tensors, {})
+    assert torch.equal(again.state[grown[0].weight]["exp_avg"], optimizer.state[model[0].weight]["exp_avg"])
+
+
+def test_decay_spares_norms_and_biases():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
+    optimizer = build_from_groups(decay_matrices(model, 0.5), OptimizerRecipe(lr=0.1, weight_decay=0.5))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: decays[id(p)] for name, p in model.named_parameters()} == {
+        "0.weight": 0.5,
+        "0.bias": 0.0,
+        "1.weight": 0.0,
+        "1.bias": 0.0,
+        "2.weight": 0.5,
+        "2.bias": 0.0,
+    }
+
+
+def test_groups_keep_a_rate_of_their_own():
+    model = network()
+    groups = [{"params": [model[0].weight], "lr": 0.5}, {"params": [model[1].weight]}, {"params": []}]
+    optimizer = build_from_groups(groups, OptimizerRecipe(lr=0.1))
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [0.5, 0.1]
 
 
 def test_nothing_to_train_is_refused():

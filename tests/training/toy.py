@@ -8,17 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hylora.training.checkpoint import latest_checkpoint
+from hylora.training.checkpoint import latest_checkpoint, load_checkpoint
+from hylora.training.feed import RowFeed, WindowSize
 from hylora.training.loop import Trainer, build_accelerator
 from hylora.training.recipe import (
     EvaluationRecipe,
     LoopRecipe,
     OptimizerRecipe,
     OutputRecipe,
+    Recipe,
     ScheduleRecipe,
     TrackingRecipe,
 )
 from hylora.training.run_folder import RunFolder
+from hylora.training.task import Task
 
 
 class Regression(nn.Module):
@@ -38,31 +41,34 @@ class Regression(nn.Module):
         return (error * weight).sum(), weight.sum()
 
 
-class ToyTask:
+class ToyTask(Task):
     """Rows of (x, y, weight); the weights are the terms that a row counts for, some of them none."""
 
-    unit = "rows"
-
-    def __init__(self, rows=10, dropout=0.2):
+    def __init__(self, rows=10, dropout=0.2, batch_size=2):
         self.model = Regression(dropout)
-        generator = torch.Generator().manual_seed(1)
-        x = torch.randn(rows, 3, generator=generator)
+        draw = torch.Generator().manual_seed(1)
+        x = torch.randn(rows, 3, generator=draw)
         self.rows = [{"x": x[i], "y": x[i].sum().sin(), "weight": torch.tensor(float(i % 3))} for i in range(rows)]
+        self.feed = RowFeed(self.rows, self.collate, WindowSize(4, batch_size))
         self.evaluations = 0
 
-    def collate(self, rows):
+    def collate(self, rows, generators=None, shape=None):
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def count(self, batch):
         return int(batch["weight"].sum())
 
-    def evaluate(self, model, accelerator):
+    def evaluate(self, model, accelerator, check_stop):
         # Draws numbers, as a task may.
         torch.rand(7)
         self.evaluations += 1
+        check_stop()
         with torch.no_grad():
             loss_sum, count = model(**self.collate(self.rows))
         return {"loss": float(loss_sum / count)}
+
+    def identity(self):
+        return {"rows": len(self.rows)}
 
     def save(self, folder, state):
         torch.save({}, folder / "unused")
@@ -70,7 +76,7 @@ class ToyTask:
 
 def make_trainer(
     folder: Path,
-    task: ToyTask | None = None,
+    task: Task | None = None,
     steps: int = 6,
     batch_size: int = 2,
     checkpoint_every: int = 2,
@@ -82,13 +88,9 @@ def make_trainer(
     """A trainer of the toy task in `folder`."""
     run_folder = RunFolder(folder)
     folder.mkdir(exist_ok=True)
-    recipe = LoopRecipe(**{"steps": steps, "global_batch_size": 4, "batch_size": batch_size, **loop})
-    tracking = TrackingRecipe(progress=False)
-    return Trainer(
-        task or ToyTask(),
-        build_accelerator(recipe, tracking, run_folder),
-        run_folder,
-        loop=recipe,
+    recipe = Recipe(
+        task="toy",
+        training=LoopRecipe(**{"steps": steps, "global_batch_size": 4, "batch_size": batch_size, **loop}),
         optimizer=OptimizerRecipe(
             name=optimizer,
             lr=0.05,
@@ -97,14 +99,17 @@ def make_trainer(
             schedule=ScheduleRecipe(name="cosine", warmup_steps=2),
         ),
         evaluation=EvaluationRecipe(every=evaluate_every, at_end=False),
-        tracking=tracking,
+        tracking=TrackingRecipe(progress=False),
         output=OutputRecipe(path=str(folder), checkpoint_every=checkpoint_every, keep_checkpoints=20),
     )
+    task = task or ToyTask(batch_size=batch_size)
+    return Trainer(task, build_accelerator(recipe.training, recipe.tracking, run_folder), run_folder, recipe)
 
 
 def run(folder: Path, task: ToyTask | None = None, resume: bool = False, **options):
     """Train the toy task; gives the outcome and the model's state."""
-    task = task or ToyTask()
+    task = task or ToyTask(batch_size=options.get("batch_size", 2))
     trainer = make_trainer(folder, task, **options)
-    outcome = trainer.run(latest_checkpoint(RunFolder(folder).checkpoints) if resume else None)
+    path = latest_checkpoint(RunFolder(folder).checkpoints) if resume else None
+    outcome = trainer.run(None if path is None else load_checkpoint(path))
     return outcome, {name: value.clone() for name, value in task.model.state_dict().items()}

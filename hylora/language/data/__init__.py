@@ -2,17 +2,17 @@
 """Text, chat and instruction data, as rows of tokens for training."""
 
 from hylora.language.data.build import TokenData, build_datasets
-from hylora.language.data.collate import collate
+from hylora.language.data.collate import Padding
 from hylora.language.data.packing import check_packing
 from hylora.language.data.recipe import DataRecipe, SourceRecipe
 from hylora.language.data.stream import TokenStream
 
 __all__ = [
     "DataRecipe",
+    "Padding",
     "SourceRecipe",
     "TokenData",
     "TokenStream",
     "build_datasets",
     "check_packing",
-    "collate",
 ]

@@ -4,31 +4,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["collate"]
+__all__ = ["Padding"]
 
 
-def collate(rows: Sequence[dict[str, Tensor]], pad_token_id: int = 0) -> dict[str, Tensor]:
-    """Stack rows, padding shorter ones on the right.
+@dataclass(frozen=True)
+class Padding:
+    """Stacks rows, padding shorter ones on the right.
 
     Args:
-        rows: dicts of one-dimensional int64 tensors: "input_ids", "labels" and, in all rows or none, "position_ids".
         pad_token_id: fills the padding. Padding is masked and carries no label, so that any token of the vocabulary
             will do.
-
-    Returns:
-        dict of [B, L] int64 tensors with the rows' keys, and "attention_mask" (1 for tokens, 0 for padding) where rows
-        differ in length.
     """
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    filling = {"input_ids": pad_token_id, "labels": -100, "position_ids": 0}
-    batch = {
-        name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, filling[name]) for name in rows[0]
-    }
-    longest = int(lengths.max())
-    if int(lengths.min()) < longest:
-        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
-    return batch
+
+    pad_token_id: int = 0
+
+    def __call__(
+        self, rows: Sequence[dict[str, Tensor]], generators: Any = None, shape: Any = None
+    ) -> dict[str, Tensor]:
+        """Make a batch.
+
+        Args:
+            rows: dicts of one-dimensional int64 tensors: "input_ids", "labels" and, in all rows or none,
+                "position_ids".
+            generators, shape: what a feed passes besides; nothing here is random, and rows bring their length.
+
+        Returns:
+            dict of [B, L] int64 tensors with the rows' keys, and "attention_mask" (1 for tokens, 0 for padding) where
+            rows differ in length.
+        """
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        filling = {"input_ids": self.pad_token_id, "labels": -100, "position_ids": 0}
+        batch = {
+            name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, filling[name]) for name in rows[0]
+        }
+        longest = int(lengths.max())
+        if int(lengths.min()) < longest:
+            batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        return batch

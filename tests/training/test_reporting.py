@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from hylora.training import progress
-from hylora.training.progress import ProgressDisplay, peak_memory
+from hylora.training import reporting
+from hylora.training.reporting import ProgressDisplay, peak_memory
 
 
 def show(shown):
@@ -24,7 +24,7 @@ def terminal(monkeypatch):
     """The stream of a console that takes itself for a wide terminal."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120, color_system=None)
-    monkeypatch.setattr(progress, "Console", lambda **options: console)
+    monkeypatch.setattr(reporting, "Console", lambda **options: console)
     return stream
 
 

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks that can be trained, by the name that a recipe gives."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from accelerate import Accelerator
+
+from hylora.training.recipe import Recipe, RecipeError
+from hylora.training.task import Task
+
+__all__ = ["GROUP", "TaskKind", "find_task"]
+
+# Packages register tasks here, so that this one need not know them: name -> a `TaskKind`.
+GROUP = "hylora.tasks"
+
+_DEFAULT = "language"
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """How a task is made.
+
+    Args:
+        recipe: type of its recipes.
+        make: from such a recipe to the task, on each process. It checks what can be checked before it loads anything,
+            and raises `RecipeError` for a recipe that cannot work.
+        advice: what to do with the results, told when training ends; `{folder}` stands for theirs.
+    """
+
+    recipe: type[Recipe]
+    make: Callable[[Any, Accelerator], Task]
+    advice: str = ""
+
+
+def find_task(tree: dict[str, Any]) -> TaskKind:
+    """The kind of task that a recipe's tree of plain values is for.
+
+    Raises:
+        RecipeError: if nothing is registered by the name of its key `task`.
+    """
+    name = tree.get("task", _DEFAULT)
+    known = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in known:
+        nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+        raise RecipeError(
+            f"task={name!r} is not one of {', '.join(sorted(known)) or 'none'}; "
+            + (f"the nearest is {nearest[0]}" if nearest else "install the package that brings it")
+        )
+    return known[name].load()

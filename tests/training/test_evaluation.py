@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out rows over processes: each once, and as many batches everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from hylora.training.evaluation import deal
+from hylora.training.feed import Share
+
+
+class Stream:
+    def __iter__(self):
+        return iter(range(7))
+
+
+@pytest.mark.parametrize("rows", [list(range(7)), Stream()], ids=["map-style", "stream"])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("limit", [None, 4])
+def test_batches_cover_the_rows_once_and_are_as_many_everywhere(rows, processes, limit):
+    parts = [list(deal(rows, 2, Share(rank, processes), lambda row: -1, limit)) for rank in range(processes)]
+    assert len({len(part) for part in parts}) == 1
+    dealt = [row for part in parts for batch in part for row in batch if row != -1]
+    assert sorted(dealt) == list(range(limit or 7))
