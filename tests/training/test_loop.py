@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hylora.training.accumulation import Interrupted, PassBuffers
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
-from hylora.training.feed import RowOrder
+from hylora.training.feed import RowFeed, RowOrder, WindowSize
 from hylora.training.loop import TrainingError
 from hylora.training.recipe import RecipeError
 from hylora.training.reporting import read_metrics
@@ -78,6 +79,32 @@ def test_an_update_weighs_every_term_the_same(tmp_path):
     assert record["lr"] == pytest.approx(rate)
 
 
+def test_windows_of_any_length_weigh_every_term_the_same(tmp_path):
+    """Updates of 1 to 5 rows in passes of two are plain gradient descent on the mean over the terms of each."""
+    sizes = [3, 5, 1, 4]
+
+    def size(moment):
+        return WindowSize(sizes[moment.step], 2)
+
+    task = toy.ToyTask(rows=11, dropout=0.0)
+    task.feed = RowFeed(task.rows, task.collate, size)
+    reference = toy.ToyTask(rows=11, dropout=0.0)
+    toy.run(tmp_path, task, steps=4, optimizer="sgd", max_grad_norm=None)
+    order, first, velocity = RowOrder(11, 0), 0, {}
+    for rows, record in zip(sizes, without_timing(tmp_path), strict=True):
+        batch = reference.collate([reference.rows[order[i]] for i in range(first, first + rows)])
+        loss_sum, count = reference.model(**batch)
+        reference.model.zero_grad()
+        (loss_sum / max(count, 1)).backward()
+        first += rows
+        for name, parameter in reference.model.named_parameters():
+            if parameter.requires_grad:
+                velocity[name] = 0.9 * velocity.get(name, 0) + parameter.grad
+                parameter.data -= record["lr"] * velocity[name]
+    for name, parameter in reference.model.named_parameters():
+        torch.testing.assert_close(task.model.get_parameter(name), parameter)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_accumulation_does_not_change_the_update(tmp_path, batch_size):
     _, whole = toy.run(tmp_path / "whole", toy.ToyTask(dropout=0.0), batch_size=4)
@@ -121,6 +148,128 @@ def test_every_interruption_gives_the_same_run(tmp_path):
         assert_same(whole, resumed)
 
 
+class Growing(toy.ToyTask):
+    """Gets a layer half-way, which leaves the function as it was."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = []
+
+    def begin(self, moment):
+        self.begun.append(moment.step)
+        if moment.progress < 0.5 or len(self.model.layers) > 4:
+            return False
+        grown = torch.nn.Linear(1, 1)
+        torch.nn.init.ones_(grown.weight)
+        torch.nn.init.normal_(grown.bias, std=1e-3, generator=moment.generator("growth"))
+        self.model.layers.append(grown)
+        return True
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_growing_model_resumes_as_if_nothing_had_happened(tmp_path, optimizer):
+    _, whole = toy.run(tmp_path / "whole", Growing(), optimizer=optimizer)
+    assert "layers.4.weight" in whole and whole["layers.4.weight"] != 1.0
+    for micro_batch in range(1, 12):
+        folder = tmp_path / str(micro_batch)
+        toy.run(folder, stop_at(Growing(), micro_batch), checkpoint_every=0, optimizer=optimizer)
+        _, resumed = toy.run(folder, Growing(), resume=True, checkpoint_every=0, optimizer=optimizer)
+        assert_same(whole, resumed)
+
+
+def test_growth_keeps_what_the_optimizer_knows(tmp_path):
+    """Against a model that has the layer from the start and first uses it half-way."""
+    task = Growing()
+    trainer = toy.make_trainer(tmp_path, task, steps=2, optimizer="adamw")
+    seen = {}
+    end = task.end
+
+    def look(moment):
+        state = trainer._optimizer.state_dict()["state"]
+        seen[moment.step] = {position: int(entry["step"]) for position, entry in state.items()}
+        end(moment)
+
+    task.end = look
+    trainer.run()
+    assert seen == {0: dict.fromkeys(range(4), 1), 1: {**dict.fromkeys(range(4), 2), 4: 1, 5: 1}}
+
+
+class Sharpness(toy.ToyTask):
+    """Sharpness-aware minimisation: gradients are taken where the loss is higher (Foret et al., 2021)."""
+
+    def gradients(self, accumulate):
+        loss = accumulate()
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        steps = [0.05 * p.grad for p in parameters]
+        self.model.zero_grad()
+        for sign in (1, -1):
+            with torch.no_grad():
+                for parameter, step in zip(parameters, steps, strict=True):
+                    parameter += sign * step
+            if sign == 1:
+                accumulate()
+        return loss
+
+
+def test_gradients_may_be_taken_more_than_once(tmp_path):
+    task, reference = Sharpness(dropout=0.0), toy.ToyTask(dropout=0.0)
+    toy.run(tmp_path, task, steps=1, batch_size=2, optimizer="sgd", max_grad_norm=None)
+    order = RowOrder(len(reference.rows), 0)
+    batch = reference.collate([reference.rows[order[i]] for i in range(4)])
+    trained = [p for p in reference.model.parameters() if p.requires_grad]
+
+    def gradients():
+        loss_sum, count = reference.model(**batch)
+        return torch.autograd.grad(loss_sum / count, trained)
+
+    with torch.no_grad():
+        start = [p.clone() for p in trained]
+    moved = gradients()
+    with torch.no_grad():
+        for parameter, gradient in zip(trained, moved, strict=True):
+            parameter += 0.05 * gradient
+    expected = [p - 0.05 * 0.5 * g for p, g in zip(start, gradients(), strict=True)]
+    for parameter, value in zip((p for p in task.model.parameters() if p.requires_grad), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value)
+
+
+def test_a_stop_never_finds_the_weights_moved(tmp_path):
+    """A signal in the second pass over an update waits for its end."""
+    _, whole = toy.run(tmp_path / "whole", Sharpness())
+    for forward in range(1, 25):
+        folder = tmp_path / str(forward)
+        outcome, _ = toy.run(folder, stop_at(Sharpness(), forward), checkpoint_every=0)
+        # Two micro-batches, each run twice: a signal after the last one of the first round ends the update.
+        assert outcome.step == (forward + 2) // 4 if forward < 23 else outcome.step == 6
+        _, resumed = toy.run(folder, Sharpness(), resume=True, checkpoint_every=0)
+        assert_same(whole, resumed)
+
+
+def test_what_follows_an_update_is_in_what_is_saved(tmp_path):
+    class Masked(toy.ToyTask):
+        def end(self, moment):
+            with torch.no_grad():
+                self.model.layers[0].weight[:, 0] = 0
+
+    _, weights = toy.run(tmp_path, Masked())
+    assert (weights["layers.0.weight"][:, 0] == 0).all() and (weights["layers.0.weight"][:, 1] != 0).all()
+
+
+def test_only_buffers_that_passes_change_are_copied():
+    mask, statistics = torch.ones(5), torch.zeros(2)
+    buffers = PassBuffers([mask, statistics])
+    for _ in range(2):
+        with buffers.undone_by_a_stop():
+            statistics += 1
+    mask.zero_()
+    with pytest.raises(Interrupted), buffers.undone_by_a_stop():
+        statistics += 1
+        mask += 1
+        raise Interrupted
+    # A mask is not a pass's business: whoever changes it in one is not undone.
+    assert statistics.tolist() == [2, 2] and mask.tolist() == [1] * 5
+
+
 def test_evaluation_does_not_disturb_training(tmp_path):
     _, without = toy.run(tmp_path / "without")
     task = toy.ToyTask()
@@ -130,12 +279,20 @@ def test_evaluation_does_not_disturb_training(tmp_path):
 
 
 def test_dropout_differs_between_updates_and_seeds(tmp_path):
+    """Two rows, seen whole in every update, with weights that stay: only what dropout draws can differ."""
+
+    class Still(toy.ToyTask):
+        def end(self, moment):
+            self.model.load_state_dict(self.start)
+
     losses = {}
-    for seed in (0, 1):
-        folder = tmp_path / str(seed)
-        toy.run(folder, toy.ToyTask(rows=2, dropout=0.5), seed=seed, steps=2, optimizer="sgd")
-        losses[seed] = [record["grad_norm"] for record in without_timing(folder)]
-    assert losses[0][0] != losses[1][0]
+    for seed in (0, 1, 0):
+        task = Still(rows=2, dropout=0.5)
+        task.start = toy.state_of(task)
+        toy.run(tmp_path, task, seed=seed, steps=3)
+        losses.setdefault(seed, []).append([record["loss"] for record in without_timing(tmp_path)])
+    assert losses[0][0] == losses[0][1]
+    assert len({*losses[0][0], *losses[1][0]}) == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

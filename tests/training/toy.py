@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hylora.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -20,6 +21,7 @@ from hylora.training.recipe import (
     ScheduleRecipe,
     TrackingRecipe,
 )
+from hylora.training.run import run as run_recipe
 from hylora.training.run_folder import RunFolder
 from hylora.training.task import Task
 
@@ -43,6 +45,8 @@ class Regression(nn.Module):
 
 class ToyTask(Task):
     """Rows of (x, y, weight); the weights are the terms that a row counts for, some of them none."""
+
+    last_file = "toy.json"
 
     def __init__(self, rows=10, dropout=0.2, batch_size=2):
         self.model = Regression(dropout)
@@ -71,24 +75,23 @@ class ToyTask(Task):
         return {"rows": len(self.rows)}
 
     def save(self, folder, state):
-        torch.save({}, folder / "unused")
+        save_file(state_of(self), folder / "model.safetensors")
+        (folder / self.last_file).write_text("{}")
 
 
-def make_trainer(
+def make_recipe(
     folder: Path,
-    task: Task | None = None,
     steps: int = 6,
     batch_size: int = 2,
     checkpoint_every: int = 2,
     evaluate_every: int = 0,
     max_grad_norm: float | None = 1.0,
     optimizer: str = "adamw",
+    overwrite: bool = False,
     **loop,
-):
-    """A trainer of the toy task in `folder`."""
-    run_folder = RunFolder(folder)
-    folder.mkdir(exist_ok=True)
-    recipe = Recipe(
+) -> Recipe:
+    """A recipe of the toy task in `folder`."""
+    return Recipe(
         task="toy",
         training=LoopRecipe(**{"steps": steps, "global_batch_size": 4, "batch_size": batch_size, **loop}),
         optimizer=OptimizerRecipe(
@@ -100,16 +103,40 @@ def make_trainer(
         ),
         evaluation=EvaluationRecipe(every=evaluate_every, at_end=False),
         tracking=TrackingRecipe(progress=False),
-        output=OutputRecipe(path=str(folder), checkpoint_every=checkpoint_every, keep_checkpoints=20),
+        output=OutputRecipe(
+            path=str(folder), checkpoint_every=checkpoint_every, keep_checkpoints=20, overwrite=overwrite
+        ),
     )
-    task = task or ToyTask(batch_size=batch_size)
+
+
+def make_trainer(folder: Path, task: Task | None = None, **options):
+    """A trainer of the toy task in `folder`."""
+    recipe = make_recipe(folder, **options)
+    folder.mkdir(exist_ok=True)
+    run_folder = RunFolder(folder)
+    task = task or ToyTask(batch_size=recipe.training.batch_size)
     return Trainer(task, build_accelerator(recipe.training, recipe.tracking, run_folder), run_folder, recipe)
 
 
-def run(folder: Path, task: ToyTask | None = None, resume: bool = False, **options):
-    """Train the toy task; gives the outcome and the model's state."""
+def run(folder: Path, task: Task | None = None, resume: bool = False, **options):
+    """Train the toy task, without a run around it; gives the outcome and the model's state."""
     task = task or ToyTask(batch_size=options.get("batch_size", 2))
     trainer = make_trainer(folder, task, **options)
     path = latest_checkpoint(RunFolder(folder).checkpoints) if resume else None
     outcome = trainer.run(None if path is None else load_checkpoint(path))
-    return outcome, {name: value.clone() for name, value in task.model.state_dict().items()}
+    return outcome, state_of(task)
+
+
+def whole_run(folder: Path, task: Task | None = None, **options):
+    """A run from its recipe to its results; gives how it ended."""
+    return run_recipe(make_recipe(folder, **options), lambda recipe, accelerator: task or ToyTask())
+
+
+def state_of(task: Task):
+    return {name: value.clone() for name, value in task.model.state_dict().items()}
+
+
+def results_of(folder: Path):
+    """The weights that a finished run wrote."""
+    assert (folder / ToyTask.last_file).is_file()
+    return load_file(folder / "model.safetensors")

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training under faults: kills, full disks, rotten bits, two runs at once (docs/reliability.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+from hylora.files import PARTIAL
+from hylora.training.checkpoint import CheckpointError, checkpoint_steps
+from hylora.training.loop import TrainingError
+from hylora.training.recipe import RecipeError
+from hylora.training.reporting import read_metrics
+from hylora.training.run_folder import RunFolder
+from tests.training import toy
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def records_of(folder):
+    return [
+        {key: value for key, value in record.items() if key not in ("seconds", "memory")}
+        for record in read_metrics(RunFolder(folder).metrics)
+    ]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Make an uninterrupted run; gives its weights and records."""
+
+    def make(**options):
+        folder = tmp_path / "whole"
+        toy.whole_run(folder, **options)
+        return toy.results_of(folder), records_of(folder)
+
+    return make
+
+
+def forked(work):
+    """Run `work` in a process of its own; gives its number."""
+    process = os.fork()
+    if process == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return process
+
+
+def test_kills_at_any_moment_lose_nothing(tmp_path, whole):
+    """Killed 25 times at random moments: in updates, while a checkpoint is written, while the folder is claimed."""
+    weights, records = whole(steps=12, checkpoint_every=1)
+    folder, draw = tmp_path / "killed", random.Random(0)
+    for _ in range(25):
+        process = forked(lambda: toy.whole_run(folder, steps=12, checkpoint_every=1, resume=True))
+        time.sleep(draw.uniform(0.0, 0.25))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    toy.whole_run(folder, steps=12, checkpoint_every=1, resume=True)
+    assert_same(weights, toy.results_of(folder))
+    assert records_of(folder) == records
+    assert not list(folder.rglob(f"{PARTIAL}*"))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("moment", ["before the recipe", "after the recipe"])
+def test_a_kill_while_a_folder_is_claimed_does_not_block_it(tmp_path, whole, monkeypatch, overwrite, moment):
+    weights, _ = whole()
+    folder = tmp_path / "claimed"
+    if overwrite:
+        toy.whole_run(folder, seed=1)
+    write = RunFolder.claim.__globals__["write_atomically"]
+
+    def killed(path, data):
+        if moment == "after the recipe":
+            write(path, data)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def die():
+        monkeypatch.setattr("hylora.training.run_folder.write_atomically", killed)
+        toy.whole_run(folder, overwrite=overwrite)
+
+    _, status = os.waitpid(forked(die), 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    toy.whole_run(folder, overwrite=overwrite, resume=not overwrite)
+    assert_same(weights, toy.results_of(folder))
+
+
+def damage_of(name, change):
+    return pytest.param(name, change, id=f"{name}-{change.__name__}")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zero(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove(path):
+    path.unlink()
+
+
+def replace_by_list(path):
+    path.write_text("[]")
+
+
+def rename(path):
+    path.rename(path.with_name(f"old-{path.name}"))
+
+
+def other_step(path):
+    path.write_text(path.read_text().replace('"step": 6', '"step": 5'))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *(damage_of("weights.safetensors", change) for change in (flip, zero, cut, remove, rename)),
+        damage_of("optimizer.safetensors", flip),
+        *(damage_of("state.json", change) for change in (flip, replace_by_list, other_step, remove)),
+        *(damage_of("manifest.json", change) for change in (flip, replace_by_list, cut, remove)),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, whole, name, change, caplog):
+    weights, records = whole()
+    folder = tmp_path / "damaged"
+    toy.whole_run(folder)
+    (folder / toy.ToyTask.last_file).unlink()
+    change(folder / "checkpoints" / "step-000006" / name)
+    toy.whole_run(folder, resume=True)
+    assert_same(weights, toy.results_of(folder))
+    assert records_of(folder) == records
+    # The damaged one is written anew.
+    assert checkpoint_steps(folder / "checkpoints") == [2, 4, 6]
+
+
+def test_only_damaged_checkpoints_end_with_the_remedy(tmp_path):
+    toy.whole_run(tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/weights.safetensors"):
+        flip(path)
+    with pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged; delete the folder"):
+        toy.whole_run(tmp_path / "run", resume=True)
+
+
+def test_two_runs_never_share_a_folder(tmp_path, whole):
+    weights, _ = whole()
+    folder, started = tmp_path / "shared", tmp_path / "started"
+
+    class Slow(toy.ToyTask):
+        def end(self, moment):
+            started.touch()
+            time.sleep(60)
+
+    holder = forked(lambda: toy.whole_run(folder, Slow(), checkpoint_every=1))
+    try:
+        for _ in range(1000):
+            if started.exists():
+                break
+            time.sleep(0.01)
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(RecipeError, match=rf"in use by process {holder} on .* since .*; wait for it"):
+                toy.whole_run(folder, **options)
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+    # A holder that is gone, however it went, holds nothing.
+    toy.whole_run(folder, resume=True)
+    assert_same(weights, toy.results_of(folder))
+
+
+class Poisoned(toy.ToyTask):
+    """Its weights stop being finite after an update whose loss and gradients were."""
+
+    def __init__(self, step, value):
+        super().__init__()
+        self.step, self.value = step, value
+
+    def end(self, moment):
+        if moment.step == self.step:
+            with torch.no_grad():
+                self.model.layers[3].bias.fill_(self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path, value):
+    with pytest.raises(TrainingError, match=r"layers\.3\.bias is not finite after update 3.*optimizer\.lr=0\.05"):
+        toy.whole_run(tmp_path / "run", Poisoned(2, value), checkpoint_every=1)
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [1, 2]
+
+
+def test_weights_that_are_not_finite_reach_no_results(tmp_path):
+    with pytest.raises(TrainingError, match="not finite after update 6"):
+        toy.whole_run(tmp_path / "run", Poisoned(5, float("nan")), checkpoint_every=0)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+class Stopping(toy.ToyTask):
+    """Asked to stop in its n-th evaluation."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def evaluate(self, model, accelerator, check_stop):
+        if self.evaluations + 1 == self.number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().evaluate(model, accelerator, check_stop)
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 3])
+def test_a_signal_is_heard_during_an_evaluation(tmp_path, whole, checkpoint_every):
+    options = {"evaluate_every": 3, "checkpoint_every": checkpoint_every}
+    weights, records = whole(**options)
+    folder = tmp_path / "stopped"
+    result = toy.whole_run(folder, Stopping(1), **options)
+    assert (result.steps, result.stopped_by) == (3, "SIGTERM")
+    assert checkpoint_steps(folder / "checkpoints") == [3]
+    result = toy.whole_run(folder, resume=True, **options)
+    assert result.steps == 6 and result.evaluation
+    assert_same(weights, toy.results_of(folder))
+    assert records_of(folder) == records
+
+
+def test_a_signal_before_training_stops_the_run(tmp_path):
+    def make_task(recipe, accelerator):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal must end this at once")
+
+    recipe = toy.make_recipe(tmp_path / "run")
+    result = toy.run_recipe(recipe, make_task)
+    assert (result.steps, result.stopped_by) == (0, "SIGTERM")
+    toy.whole_run(tmp_path / "run", resume=True)
+
+
+def test_a_signal_while_results_are_written_waits_for_them(tmp_path, whole):
+    weights, _ = whole()
+
+    class Saving(toy.ToyTask):
+        def save(self, folder, state):
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().save(folder, state)
+
+    assert toy.whole_run(tmp_path / "run", Saving()).stopped_by is None
+    assert_same(weights, toy.results_of(tmp_path / "run"))
+
+
+def test_results_that_cannot_be_written_do_not_lose_the_training(tmp_path, whole):
+    weights, records = whole(checkpoint_every=0)
+
+    class Failing(toy.ToyTask):
+        def save(self, folder, state):
+            (folder / "half").write_text("of it")
+            raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=r"could not be written.*No space left.*is saved in .*step-000006"):
+        toy.whole_run(folder, Failing(), checkpoint_every=0)
+    assert not list(folder.rglob("half"))
+    toy.whole_run(folder, checkpoint_every=0, resume=True)
+    assert_same(weights, toy.results_of(folder))
+    assert records_of(folder) == records
+
+
+@pytest.mark.parametrize("line", ["\0" * 64 + "\n", '{"step": 1, "lo', "[]\n", '{"loss": 1.0}\n', "\xff\n"])
+def test_damaged_records_do_not_block_a_run(tmp_path, whole, line):
+    weights, records = whole()
+    folder = tmp_path / "run"
+    toy.whole_run(folder)
+    with open(folder / "metrics.jsonl", "a", encoding="latin-1") as file:
+        file.write(line)
+    toy.whole_run(folder, resume=True)
+    assert_same(weights, toy.results_of(folder))
+    assert records_of(folder) == records
+
+
+def test_what_a_crash_left_of_an_export_goes(tmp_path):
+    folder = tmp_path / "run"
+    (folder / f"{PARTIAL}abc").mkdir(parents=True)
+    (folder / f"{PARTIAL}abc" / "model.safetensors").write_bytes(bytes(1000))
+    toy.whole_run(folder)
+    assert not list(folder.glob(f"{PARTIAL}*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path, whole, small_disk):
+    weights, records = whole(steps=12, checkpoint_every=2)
+    folder, ballast = small_disk / "run", small_disk / "ballast"
+
+    class Filling(toy.ToyTask):
+        def end(self, moment):
+            if moment.step == 6:
+                with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+                    while file.write(bytes(512)):
+                        pass
+
+    with pytest.raises(CheckpointError, match="No space left"):
+        toy.whole_run(folder, Filling(), steps=12, checkpoint_every=2)
+    assert checkpoint_steps(folder / "checkpoints") == [2, 4, 6]
+    ballast.unlink()
+    toy.whole_run(folder, steps=12, checkpoint_every=2, resume=True)
+    assert_same(weights, toy.results_of(folder))
+    assert records_of(folder) == records
+
+
+def test_data_json_is_whole(tmp_path):
+    toy.whole_run(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "data.json").read_text()) == {}
