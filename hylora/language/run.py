@@ -14,8 +14,7 @@ from hylora.language.model import ModelPlan, build_model, plan_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss, LanguageTask
 from hylora.runs.tokenizer import read_tokenizer
-from hylora.training.loop import SHARDED, share_of
-from hylora.training.processes import main_first
+from hylora.training.processes import SHARDED, main_first, share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind

@@ -21,7 +21,7 @@ from hylora.language.recipe import LanguageRecipe
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest, absolute
 from hylora.training.evaluation import deal, mean_loss
 from hylora.training.feed import Batch, RowFeed, Share, StreamFeed, WindowSize
-from hylora.training.loop import share_of
+from hylora.training.processes import share_of
 from hylora.training.task import Task
 
 __all__ = ["CausalLoss", "LanguageTask"]

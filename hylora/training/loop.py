@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
 from hylora.training.accumulation import Accumulation, Interrupted, PassBuffers
 from hylora.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from hylora.training.feed import Share
 from hylora.training.moment import Moment
 from hylora.training.optimizer import (
     build_optimizer,
@@ -27,19 +25,15 @@ from hylora.training.optimizer import (
     parameter_names,
     trainable,
 )
-from hylora.training.processes import like, on_main, process_state, sum_over_processes, whole
-from hylora.training.recipe import LoopRecipe, Recipe, RecipeError, TrackingRecipe
+from hylora.training.processes import SHARDED, like, on_main, share_of, sum_over_processes, whole
+from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.reporting import Metrics, ProgressDisplay, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
 from hylora.training.schedules import warmup
 from hylora.training.stopping import StopRequest
 from hylora.training.task import Task
 
-__all__ = ["SHARDED", "Outcome", "Trainer", "TrainingError", "build_accelerator", "share_of"]
-
-
-# The kinds of training in which no process holds the whole model.
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+__all__ = ["Outcome", "Trainer", "TrainingError"]
 
 
 class TrainingError(RuntimeError):
@@ -59,43 +53,6 @@ class Outcome:
     step: int
     evaluation: dict[str, float]
     stopped_by: str | None = None
-
-
-def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, folder: RunFolder) -> Accelerator:
-    """An accelerator for a run; how many processes there are is the launcher's choice.
-
-    Raises:
-        RecipeError: if the global batch cannot be spread over the processes, or the mixed precision cannot be had.
-    """
-    processes = process_state().num_processes
-    if loop.global_batch_size % (loop.batch_size * processes):
-        raise RecipeError(
-            f"training.global_batch_size={loop.global_batch_size} is not a multiple of training.batch_size="
-            f"{loop.batch_size} times {processes} processes"
-        )
-    # One program may make several runs, and accelerate keeps the first one's precision otherwise.
-    AcceleratorState._reset_state()
-    # How many passes an update has is the feed's to say, so accelerate is not told; the loop scales and synchronises.
-    return Accelerator(
-        mixed_precision=_mixed_precision(loop, process_state().device),
-        log_with=list(tracking.trackers) or None,
-        project_dir=str(folder.logs),
-    )
-
-
-def _mixed_precision(loop: LoopRecipe, device: torch.device) -> str:
-    """accelerate's name of the recipe's mixed precision."""
-    on_gpu = device.type == "cuda"
-    if loop.mixed_precision == "auto":
-        return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    if loop.mixed_precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise RecipeError("training.mixed_precision='bf16' needs a GPU that has bfloat16; use float32")
-    return "bf16" if loop.mixed_precision == "bf16" else "no"
-
-
-def share_of(accelerator: Accelerator) -> Share:
-    """This process's share of every update."""
-    return Share(accelerator.process_index, accelerator.num_processes)
 
 
 class Trainer:

@@ -5,15 +5,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["like", "main_first", "on_main", "process_state", "sum_over_processes", "whole"]
+from hylora.training.feed import Share
+from hylora.training.recipe import LoopRecipe, RecipeError, TrackingRecipe
+
+__all__ = [
+    "SHARDED",
+    "build_accelerator",
+    "like",
+    "main_first",
+    "on_main",
+    "process_state",
+    "share_of",
+    "sum_over_processes",
+    "whole",
+]
+
+# The kinds of training in which no process holds the whole model.
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 T = TypeVar("T")
 
@@ -33,6 +51,47 @@ def process_state() -> PartialState:
             "ACCELERATE_USE_CPU=true"
         )
     return state
+
+
+def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, logs: Path) -> Accelerator:
+    """An accelerator for a run; how many processes there are is the launcher's choice.
+
+    Args:
+        loop, tracking: sections of the recipe.
+        logs: folder for what trackers write.
+
+    Raises:
+        RecipeError: if the global batch cannot be spread over the processes, or the mixed precision cannot be had.
+    """
+    processes = process_state().num_processes
+    if loop.global_batch_size % (loop.batch_size * processes):
+        raise RecipeError(
+            f"training.global_batch_size={loop.global_batch_size} is not a multiple of training.batch_size="
+            f"{loop.batch_size} times {processes} processes"
+        )
+    # One program may make several runs, and accelerate keeps the first one's precision otherwise.
+    AcceleratorState._reset_state()
+    # How many passes an update has is the feed's to say, so accelerate is not told; the loop scales and synchronises.
+    return Accelerator(
+        mixed_precision=_mixed_precision(loop, process_state().device),
+        log_with=list(tracking.trackers) or None,
+        project_dir=str(logs),
+    )
+
+
+def _mixed_precision(loop: LoopRecipe, device: torch.device) -> str:
+    """accelerate's name of the recipe's mixed precision."""
+    on_gpu = device.type == "cuda"
+    if loop.mixed_precision == "auto":
+        return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if loop.mixed_precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RecipeError("training.mixed_precision='bf16' needs a GPU that has bfloat16; use float32")
+    return "bf16" if loop.mixed_precision == "bf16" else "no"
+
+
+def share_of(accelerator: Accelerator) -> Share:
+    """This process's share of every update."""
+    return Share(accelerator.process_index, accelerator.num_processes)
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:

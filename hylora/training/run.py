@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from hylora.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from hylora.training.loop import Trainer, build_accelerator
+from hylora.training.loop import Trainer
 from hylora.training.optimizer import check_optimizer, trainable
-from hylora.training.processes import on_main
+from hylora.training.processes import build_accelerator, on_main
 from hylora.training.recipe import Recipe
 from hylora.training.reporting import check_trackers, flatten
 from hylora.training.run_folder import RunFolder
@@ -74,7 +74,7 @@ def run(recipe: Recipe, make_task: Callable[[Any, Accelerator], Task]) -> RunRes
 def _run(
     recipe: Recipe, make_task: Callable[[Any, Accelerator], Task], folder: RunFolder, stop: StopRequest
 ) -> RunResult:
-    accelerator = build_accelerator(recipe.training, recipe.tracking, folder)
+    accelerator = build_accelerator(recipe.training, recipe.tracking, folder.logs)
     on_main(accelerator, lambda: folder.check(recipe))
     with contextlib.ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(folder.locked()) and None)

@@ -11,7 +11,8 @@ from torch import nn
 
 from hylora.training.checkpoint import latest_checkpoint, load_checkpoint
 from hylora.training.feed import RowFeed, WindowSize
-from hylora.training.loop import Trainer, build_accelerator
+from hylora.training.loop import Trainer
+from hylora.training.processes import build_accelerator
 from hylora.training.recipe import (
     EvaluationRecipe,
     LoopRecipe,
@@ -115,7 +116,7 @@ def make_trainer(folder: Path, task: Task | None = None, **options):
     folder.mkdir(exist_ok=True)
     run_folder = RunFolder(folder)
     task = task or ToyTask(batch_size=recipe.training.batch_size)
-    return Trainer(task, build_accelerator(recipe.training, recipe.tracking, run_folder), run_folder, recipe)
+    return Trainer(task, build_accelerator(recipe.training, recipe.tracking, run_folder.logs), run_folder, recipe)
 
 
 def run(folder: Path, task: Task | None = None, resume: bool = False, **options):
