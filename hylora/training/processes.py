@@ -72,11 +72,17 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, logs: Path) ->
     # One program may make several runs, and accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
     # How many passes an update has is the feed's to say, so accelerate is not told; the loop scales and synchronises.
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=_mixed_precision(loop, process_state().device),
         log_with=list(tracking.trackers) or None,
         project_dir=str(logs),
     )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        raise RecipeError(
+            "FSDP was asked for, and accelerate shards over GPUs alone: on CPUs every process would hold the whole "
+            "model; launch with recipes/accelerate/ddp.yaml"
+        )
+    return accelerator
 
 
 def _mixed_precision(loop: LoopRecipe, device: torch.device) -> str:

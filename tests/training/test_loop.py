@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from hylora.training.accumulation import Interrupted, PassBuffers
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
@@ -372,3 +373,10 @@ def test_records_are_one_json_object_per_line(tmp_path):
     assert [record["step"] for record in records] == [1, 2, 3, 3]
     assert set(records[0]) == {"step", "loss", "grad_norm", "lr", "rows", "seconds", "memory"}
     assert set(records[3]) == {"step", "eval_loss"}
+
+
+def test_sharding_that_would_silently_not_happen_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType.MULTI_CPU)
+    with pytest.raises(RecipeError, match="FSDP was asked for.*over GPUs alone"):
+        toy.make_trainer(tmp_path)
