@@ -10,8 +10,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from hylora.language import LanguageRecipe
-from hylora.training.recipe_loading import recipe_keys
 from hylora.language.reference import key_table, update_page
+from hylora.training.recipe_loading import recipe_keys
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
