@@ -215,7 +215,7 @@ def _explain(error: ValidationError, cls: type, tree: Any, key: str) -> str:
     match item["type"]:
         case "unexpected_keyword_argument":
             return _unknown(full, value, recipe_keys(cls, key))
-        case "missing":
+        case "missing" if hint is not None:
             return f"{full} is missing; expected {type_name(hint)}"
         case "value_error":
             return _with_full_key(str(item["ctx"]["error"]), full, hints)
@@ -224,12 +224,12 @@ def _explain(error: ValidationError, cls: type, tree: Any, key: str) -> str:
         case "finite_number":
             return f"{full}={value!r} must be finite"
     if hint is None:
-        # Inside a mapping of values, or what JSON itself cannot hold.
+        # Inside a mapping with names of the user's own, or what JSON itself cannot hold.
         return f"{f'{full}={value!r}' if full else 'the recipe'} cannot be read: {item['msg']}"
     remedy = ""
     if get_origin(hint) is Literal:
         remedy = f"; the nearest is {difflib.get_close_matches(str(value), get_args(hint), n=1, cutoff=0.0)[0]}"
-    elif hint is str and isinstance(value, (int, float)):
+    elif str in (hint, *get_args(hint)) and isinstance(value, (int, float)):
         remedy = "; put quotes around it"
     return f"{full}={value!r} must be {type_name(hint)}{remedy}"
 
@@ -305,20 +305,16 @@ def nested_dataclasses(hint: Any, many: bool = False) -> list[tuple[type, bool]]
 def type_name(hint: Any) -> str:
     """A type as a reader of the documentation would write it."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint is type(None):
-        return "null"
-    if hint is Any:
-        return "any value"
     if origin is Literal:
         return " | ".join(map(str, arguments))
+    names = [type_name(argument) for argument in arguments if argument is not Ellipsis]
     if origin in (Union, types.UnionType):
-        return " | ".join(type_name(argument) for argument in arguments)
+        return " | ".join(names)
     if origin in (list, tuple):
-        items = [type_name(argument) for argument in arguments if argument is not Ellipsis]
-        return f"list of {items[0]}" if origin is list or arguments[-1] is Ellipsis else f"[{', '.join(items)}]"
-    if origin is dict:
-        return "mapping"
-    return "section" if is_dataclass(hint) else hint.__name__
+        return f"list of {names[0]}" if origin is list or Ellipsis in arguments else f"[{', '.join(names)}]"
+    if is_dataclass(hint) or origin is dict:
+        return "mapping" if origin is dict else "section"
+    return {type(None): "null", Any: "any value"}.get(hint) or hint.__name__
 
 
 def to_tree(value: Any) -> Any:

@@ -104,6 +104,7 @@ WRONG = {
     "fraction for an integer": (["training.steps=1.5"], ["training.steps=1.5 must be int"]),
     "boolean for an integer": (["training.steps=true"], ["training.steps=True must be int"]),
     "number for text": (["output.path=2024"], ["output.path=2024 must be str; put quotes around it"]),
+    "digits of a revision": (["model.revision=1234567"], ["model.revision=1234567 must be str | null; put quotes"]),
     "number for a boolean": (["training.resume=1"], ["training.resume=1 must be bool"]),
     "scalar for a section": (["training=5"], ["training=5 must be a mapping"]),
     "too many betas": (
@@ -388,10 +389,12 @@ class ImagesRecipe:
     Args:
         sizes: of pictures over training.
         noise: for each channel.
+        shifts: of colours over training.
     """
 
     sizes: tuple[int, ...] = (32,)
     noise: dict[str, float] = field(default_factory=dict)
+    shifts: dict[str, ScheduleRecipe] = field(default_factory=dict)
 
     def __post_init__(self):
         check_range(self, "sizes", least=8)
@@ -423,6 +426,8 @@ def test_any_task_can_have_a_recipe(tmp_path):
         ("images.sizes=[8, 4]", "images.sizes=(8, 4) must be at least 8"),
         ("images.size=8", "unknown key images.size=8; the nearest valid key is images.sizes (list of int)"),
         ("images.noise.red=much", "images.noise.red='much' cannot be read: Input should be a valid number"),
+        ("images.shifts.hue={name: linear, final: -1}", "images.shifts.hue: final=-1.0 must be at least 0"),
+        ("images.shifts.hue={nam: linear}", "images.shifts.hue.nam='linear'"),
         ("task=language", "task='language' must be vision"),
         ("held_out=5", "held_out=5 must be a mapping"),
     ):
