@@ -318,7 +318,8 @@ def type_name(hint: Any) -> str:
 
 
 def to_tree(value: Any) -> Any:
-    """A dataclass tree as plain values that YAML and JSON write and `build` reads back."""
+    """A dataclass tree as plain values that YAML writes and `build` reads back."""
+    # pydantic's own would turn infinity into null, and the configurations of Mamba-2 hold it.
     if is_dataclass(value):
         return {item.name: to_tree(getattr(value, item.name)) for item in fields(value) if item.init}
     if isinstance(value, dict):
