@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from hylora.attention import SpanConfig
 from hylora.language.data.recipe import DataRecipe
 from hylora.rope import RopeScaling
-from hylora.training.recipe import EvaluationRecipe, LoopRecipe, Recipe, RecipeError, at_least
+from hylora.training.fields import check_range, expand_home
+from hylora.training.recipe import EvaluationRecipe, LoopRecipe, Recipe, RecipeError
 
 __all__ = [
     "AdapterRecipe",
@@ -50,14 +51,17 @@ class ModelRecipe:
     rope: RopeScaling | None = None
 
     def __post_init__(self) -> None:
+        expand_home(self, "path", "config", "tokenizer")
         if self.from_scratch and (self.config is None or self.path is not None):
-            raise ValueError("from_scratch=True needs model.config and no model.path")
+            raise ValueError("from_scratch=True must come with model.config and without model.path")
         if self.from_scratch and self.tokenizer is None:
-            raise ValueError("tokenizer=None: a model from scratch brings none; name a folder or a hub id")
+            raise ValueError("tokenizer=None must be a folder or a hub id; a model from scratch brings none")
         if not self.from_scratch and self.path is None:
             raise ValueError("path is missing: name a hub id or a folder, or set model.from_scratch and model.config")
         if not self.from_scratch and self.config is not None:
-            raise ValueError("config is only used with model.from_scratch=true; a pre-trained model brings its own")
+            raise ValueError(
+                f"config={self.config!r} must come with model.from_scratch=true; a pre-trained model brings its own"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,8 @@ class AdapterRecipe:
     lora_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("r", self.r, 1)
-        at_least("lora_alpha", self.lora_alpha, 1)
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout={self.lora_dropout!r} must be in [0, 1)")
+        check_range(self, "r", "lora_alpha", least=1)
+        check_range(self, "lora_dropout", least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +118,8 @@ class TrainingRecipe(LoopRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("sequence_length", self.sequence_length, 2)
-        at_least("loss_slice", self.loss_slice, 1)
+        check_range(self, "sequence_length", least=2)
+        check_range(self, "loss_slice", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +134,7 @@ class HeldOutRecipe(EvaluationRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_sequences is not None:
-            at_least("max_sequences", self.max_sequences, 1)
+        check_range(self, "max_sequences", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,18 +176,18 @@ class LanguageRecipe(Recipe):
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, lr=lr))
         if self.model.from_scratch and self.adapter.variant != "none":
             raise RecipeError(
-                f"adapter.variant={self.adapter.variant!r} leaves most of a model.from_scratch=true at its random "
-                "weights; set adapter.variant=none"
+                f"adapter.variant={self.adapter.variant!r} must not come with model.from_scratch=true, most of which "
+                "would stay at its random weights; set adapter.variant=none"
             )
         if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
             raise RecipeError(
-                f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set data.validation, or "
+                f"evaluation.every={self.evaluation.every} must have data to evaluate on; set data.validation, or "
                 "data.validation_fraction to a share such as 0.01"
             )
         if self.model.dtype == "bfloat16" and self.adapter.variant == "none":
             raise RecipeError(
-                "model.dtype='bfloat16' with adapter.variant='none' would train in bfloat16, where small updates are "
-                "lost; leave model.dtype=auto and set training.mixed_precision=bf16"
+                "model.dtype='bfloat16' must not come with adapter.variant='none', which would lose small updates in "
+                "bfloat16; leave model.dtype=auto and set training.mixed_precision=bf16"
             )
 
     def inputs(self) -> dict[str, str]:

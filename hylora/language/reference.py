@@ -12,41 +12,46 @@ import re
 import sys
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from hylora.language.recipe import LanguageRecipe
-from hylora.training.recipe_loading import nested_dataclasses, to_tree, type_name
+from hylora.training.recipe_loading import nested_dataclasses, type_name
 
 __all__ = ["BEGIN", "END", "key_table", "update_page"]
 
 BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"
 
 
-def key_table(cls: type = LanguageRecipe, key: str = "") -> str:
+def key_table(cls: type = LanguageRecipe, key: str = "", told: dict[type, str] | None = None) -> str:
     """Markdown: a table of keys, types, defaults and meanings for every section of a recipe.
+
+    Args:
+        cls: the dataclass of the recipe or section.
+        key: its full key, empty for a whole recipe.
+        told: sections that have a table already, with their keys.
 
     Raises:
         ValueError: if a key is not described in its dataclass's docstring.
     """
+    told = {} if told is None else told
     described = _descriptions(cls)
     hints = get_type_hints(cls)
     rows, sections = [], []
     for item in fields(cls):
         full = f"{key}.{item.name}" if key else item.name
         if item.name not in described:
-            raise ValueError(f"{full} is not described in the docstring of {cls.__name__}")
-        nested = nested_dataclasses(hints[item.name])
-        if nested:
+            raise ValueError(f"{full} must be described in the docstring of {cls.__name__}")
+        meaning = described[item.name]
+        if nested := nested_dataclasses(hints[item.name]):
             inner, many = nested[0]
-            meaning = described[item.name]
-            sections.append(f"\n#### `{full}`\n\n{meaning[0].upper()}{meaning[1:]}")
-            # Validation sources have the keys of training sources.
-            if full == "data.validation":
-                sections.append("\nA list with the keys of `data.sources.N`.")
+            sections.append(f"\n#### `{full}`\n\n{meaning[0].upper()}{meaning[1:]}\n")
+            if inner in told:
+                sections.append(f"{'A list with the' if many else 'The'} keys of `{told[inner]}`.")
             else:
-                sections.append("\n" + key_table(inner, f"{full}.N" if many else full))
+                told[inner] = f"{full}.N" if many else full
+                sections.append(key_table(inner, told[inner], told))
         else:
-            cells = (f"`{full}`", type_name(hints[item.name]), _default(item), described[item.name])
+            cells = (f"`{full}`", type_name(hints[item.name]), _default(item), meaning)
             rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows] if rows else []
     return "\n".join([*table, *sections])
@@ -71,20 +76,16 @@ def _described_in(docstring: str) -> dict[str, str]:
 
 
 def _default(item: Field) -> str:
-    if item.default is not MISSING:
-        value: Any = item.default
-    elif item.default_factory is not MISSING:
-        value = item.default_factory()
-    else:
-        return "required"
-    return f"`{json.dumps(to_tree(value))}`"
+    if item.default_factory is not MISSING:
+        return f"`{json.dumps(item.default_factory())}`"
+    return "required" if item.default is MISSING else f"`{json.dumps(item.default)}`"
 
 
-def update_page(text: str) -> str:
+def update_page(text: str, cls: type = LanguageRecipe) -> str:
     """A page with the table between its marks renewed."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{key_table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{key_table(cls)}\n{END}{after}"
 
 
 if __name__ == "__main__":

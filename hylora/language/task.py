@@ -100,7 +100,7 @@ class LanguageTask(Task):
         loop = recipe.training
         size = WindowSize(loop.global_batch_size, loop.batch_size)
         if hasattr(data.train, "__len__"):
-            self.feed = RowFeed(data.train, self._collate, size, share, loop.worker_count())
+            self.feed = RowFeed(data.train, self._collate, size, share, loop.workers)
         else:
             # A stream is read by the training process itself, which keeps its place.
             self.feed = StreamFeed(data.train, self._collate, size, share)

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, ClassVar, Literal, Self
 
-import torch
-import yaml
-
 from hylora.training import schedules
-from hylora.training.recipe_loading import RecipeError, build, parse_overrides, read_yaml, to_tree
+from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
+from hylora.training.recipe_loading import RecipeError, build, parse_overrides, read_yaml, to_tree, write_yaml
 
 __all__ = [
     "EvaluationRecipe",
@@ -24,8 +22,17 @@ __all__ = [
     "RecipeError",
     "ScheduleRecipe",
     "TrackingRecipe",
-    "at_least",
 ]
+
+# The options that each schedule reads, in the order of its function's arguments.
+_SCHEDULE_OPTIONS = {
+    "constant": (),
+    "linear": ("final",),
+    "cosine": ("final",),
+    "polynomial": ("final", "power"),
+    "multi_step": ("milestones", "factor"),
+    "piecewise": ("points",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +58,19 @@ class ScheduleRecipe:
     points: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        at_least("warmup_steps", self.warmup_steps, 0)
+        check_choice(self, "name")
+        check_range(self, "warmup_steps", "final", "factor", least=0)
+        if not all(0 <= factor < math.inf for _, factor in self.points):
+            raise ValueError(f"points={self.points!r} must have factors that are finite and not negative")
+        options = set().union(*_SCHEDULE_OPTIONS.values())
+        refuse_unread(self, *options.difference(_SCHEDULE_OPTIONS[self.name]))
         self.build()
 
     def build(self) -> schedules.Schedule:
         """The schedule as a function of progress."""
-        makers = {
-            "constant": lambda: schedules.constant(1.0),
-            "linear": lambda: schedules.linear(1.0, self.final),
-            "cosine": lambda: schedules.cosine(1.0, self.final),
-            "polynomial": lambda: schedules.polynomial(1.0, self.final, self.power),
-            "multi_step": lambda: schedules.multi_step(1.0, self.milestones, self.factor),
-            "piecewise": lambda: schedules.piecewise(self.points),
-        }
-        return makers[self.name]()
+        start = () if self.name == "piecewise" else (1.0,)
+        options = [getattr(self, name) for name in _SCHEDULE_OPTIONS[self.name]]
+        return getattr(schedules, self.name)(*start, *options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +98,11 @@ class OptimizerRecipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
 
     def __post_init__(self) -> None:
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise ValueError(f"lr={self.lr!r} must be positive and finite")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas!r} must be in [0, 1)")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm!r} must be positive, or null")
-        for name in ("eps", "weight_decay", "momentum"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be finite and not negative")
+        check_choice(self, "name")
+        check_range(self, "lr", "eps", "max_grad_norm", above=0)
+        check_range(self, "betas", least=0, below=1)
+        check_range(self, "weight_decay", "momentum", least=0)
+        refuse_unread(self, *(("betas", "eps") if self.name == "sgd" else ("momentum",)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,21 +129,12 @@ class LoopRecipe:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "global_batch_size", "batch_size"):
-            at_least(name, getattr(self, name), 1)
-        at_least("seed", self.seed, 0)
-        if self.workers is not None:
-            at_least("workers", self.workers, 0)
+        check_range(self, "steps", "global_batch_size", "batch_size", least=1)
+        check_range(self, "seed", "workers", least=0)
         if self.global_batch_size % self.batch_size:
             raise ValueError(
-                f"global_batch_size={self.global_batch_size} is not a multiple of batch_size={self.batch_size}"
+                f"global_batch_size={self.global_batch_size} must be a multiple of batch_size={self.batch_size}"
             )
-
-    def worker_count(self) -> int:
-        """Processes that make batches ahead, on this machine."""
-        if self.workers is None:
-            return 2 if torch.cuda.is_available() else 0
-        return self.workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +152,8 @@ class EvaluationRecipe:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        at_least("every", self.every, 0)
-        at_least("batch_size", self.batch_size, 1)
+        check_range(self, "every", least=0)
+        check_range(self, "batch_size", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +173,7 @@ class TrackingRecipe:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        at_least("every", self.every, 1)
+        check_range(self, "every", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +193,9 @@ class OutputRecipe:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        at_least("checkpoint_every", self.checkpoint_every, 0)
-        at_least("keep_checkpoints", self.keep_checkpoints, 1)
+        expand_home(self, "path")
+        check_range(self, "checkpoint_every", least=0)
+        check_range(self, "keep_checkpoints", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,11 +259,4 @@ class Recipe:
 
     def save(self, path: str | PathLike) -> None:
         """Write the whole recipe as YAML, defaults included."""
-        with open(path, "w", encoding="utf-8") as file:
-            yaml.safe_dump(self.to_tree(), file, sort_keys=False)
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """Refuse a number that is too small, by the name of its field."""
-    if value < least:
-        raise ValueError(f"{name}={value!r} must be at least {least}")
+        write_yaml(self.to_tree(), path)

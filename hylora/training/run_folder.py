@@ -15,8 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hylora.files import PARTIAL, write_atomically
 from hylora.training.checkpoint import CheckpointError, latest_checkpoint
 from hylora.training.recipe import Recipe, RecipeError
@@ -174,7 +172,7 @@ class RunFolder:
                 # The recipe is replaced last: until then, this is the old run, in whatever state.
                 for path in (self.checkpoints, self.logs, *(p for name in _RESULTS for p in self.path.glob(name))):
                     _remove(path)
-            write_atomically(self.recipe, yaml.safe_dump(recipe.to_tree(), sort_keys=False))
+            recipe.save(self.recipe)
         except OSError as error:
             raise CheckpointError(f"output.path={str(self.path)!r} cannot be written: {error}") from error
         return latest_checkpoint(self.checkpoints) if recipe.training.resume else None

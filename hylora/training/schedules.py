@@ -8,6 +8,7 @@ a factor on the base rate; anything else that changes during training can use th
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -30,10 +31,10 @@ def polynomial(start: float, end: float, power: float) -> Schedule:
     """`end + (start - end) * (1 - progress) ** power`.
 
     Raises:
-        ValueError: if `power` is not positive.
+        ValueError: if `power` is not positive and finite.
     """
-    if not power > 0:
-        raise ValueError(f"power={power!r} must be positive")
+    if not 0 < power < math.inf:
+        raise ValueError(f"power={power!r} must be positive and finite")
     return lambda progress: end + (start - end) * (1.0 - _unit(progress)) ** power
 
 
@@ -54,7 +55,7 @@ def multi_step(start: float, milestones: Sequence[float], factor: float) -> Sche
         ValueError: if the milestones are not ascending points in (0, 1).
     """
     points = list(milestones)
-    if points != sorted(set(points)) or any(not 0.0 < point < 1.0 for point in points):
+    if not _ascending([0.0, *points, 1.0]):
         raise ValueError(f"milestones={points!r} must be ascending points of progress in (0, 1)")
     return lambda progress: start * factor ** bisect.bisect_right(points, _unit(progress))
 
@@ -67,7 +68,7 @@ def piecewise(points: Sequence[tuple[float, float]]) -> Schedule:
     """
     positions = [position for position, _ in points]
     values = [value for _, value in points]
-    if not positions or positions != sorted(set(positions)) or positions[0] < 0.0 or positions[-1] > 1.0:
+    if not positions or not _ascending(positions) or not 0.0 <= positions[0] <= positions[-1] <= 1.0:
         raise ValueError(f"points={list(points)!r} must be (progress, value) pairs with progress ascending in [0, 1]")
 
     def value(progress: float) -> float:
@@ -95,3 +96,8 @@ def warmup(step: int, steps: int) -> float:
 def _unit(progress: float) -> float:
     """Progress held within [0, 1]."""
     return min(1.0, max(0.0, progress))
+
+
+def _ascending(points: Sequence[float]) -> bool:
+    """Whether each point is above the one before; not so beside one that is no number."""
+    return all(one < next_one for one, next_one in itertools.pairwise(points))

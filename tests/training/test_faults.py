@@ -15,7 +15,7 @@ import time
 import pytest
 import torch
 
-from hylora.files import PARTIAL
+from hylora.files import PARTIAL, write_atomically
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.loop import TrainingError
 from hylora.training.recipe import RecipeError
@@ -82,15 +82,14 @@ def test_a_kill_while_a_folder_is_claimed_does_not_block_it(tmp_path, whole, mon
     folder = tmp_path / "claimed"
     if overwrite:
         toy.whole_run(folder, seed=1)
-    write = RunFolder.claim.__globals__["write_atomically"]
 
     def killed(path, data):
         if moment == "after the recipe":
-            write(path, data)
+            write_atomically(path, data)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def die():
-        monkeypatch.setattr("hylora.training.run_folder.write_atomically", killed)
+        monkeypatch.setattr("hylora.training.recipe_loading.write_atomically", killed)
         toy.whole_run(folder, overwrite=overwrite)
 
     _, status = os.waitpid(forked(die), 0)

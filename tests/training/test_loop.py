@@ -361,7 +361,7 @@ def test_buffers_are_part_of_a_checkpoint(tmp_path):
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path, monkeypatch):
     # Two processes, as a launcher would say; nothing is started.
-    monkeypatch.setattr("hylora.training.loop.process_state", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("hylora.training.processes.process_state", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(RecipeError, match=r"global_batch_size=5 is not a multiple of training.batch_size=1 times"):
         toy.make_trainer(tmp_path, global_batch_size=5, batch_size=1)
 

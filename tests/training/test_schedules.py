@@ -44,6 +44,10 @@ def test_warmup_reaches_one_and_never_starts_at_zero():
     ("make", "message"),
     [
         (lambda: schedules.polynomial(1, 0, 0), "power=0 must be positive"),
+        (lambda: schedules.polynomial(1, 0, float("inf")), "power=inf must be positive and finite"),
+        (lambda: schedules.multi_step(1, [float("nan")], 0.1), "ascending"),
+        (lambda: schedules.piecewise([(0.0, 1), (float("nan"), 2), (1.0, 3)]), "ascending"),
+        (lambda: schedules.piecewise([(float("nan"), 2)]), "points="),
         (lambda: schedules.multi_step(1, [0.7, 0.5], 0.1), "ascending"),
         (lambda: schedules.multi_step(1, [1.0], 0.1), r"in \(0, 1\)"),
         (lambda: schedules.piecewise([]), "points="),

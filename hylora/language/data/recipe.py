@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
+
+from hylora.training.fields import check_choice, check_range, expand_home
 
 __all__ = ["DataRecipe", "SourceRecipe"]
-
-Kind = Literal["text", "chat", "instruction"]
-Packing = Literal["eos", "documents", "none"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class SourceRecipe:
     """
 
     path: str
-    kind: Kind = "text"
+    kind: Literal["text", "chat", "instruction"] = "text"
     text_field: str = "text"
     messages_field: str = "messages"
     prompt_field: str = "prompt"
@@ -46,25 +44,17 @@ class SourceRecipe:
     weight: float | None = None
     max_documents: int | None = None
 
+    def __post_init__(self) -> None:
+        expand_home(self, "path")
+        for name in ("path", "text_field", "messages_field", "prompt_field", "response_field", "split"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be text that is not empty")
+        check_choice(self, "kind")
+        check_range(self, "weight", above=0)
+        check_range(self, "max_documents", least=1)
+
     def check(self, key: str) -> None:
-        """Raise on a wrong field.
-
-        Args:
-            key: how the recipe names this source, for example "data.sources.0".
-
-        Raises:
-            ValueError: naming the field, its value and the remedy.
-        """
-        if not isinstance(self.path, str) or not self.path:
-            raise ValueError(f"{key}.path: {self.path!r} is not a path. Give a file, a folder, a glob or a Hub id.")
-        _check_choice(f"{key}.kind", self.kind, get_args(Kind))
-        for name in ("text_field", "messages_field", "prompt_field", "response_field", "split"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{key}.{name}: {getattr(self, name)!r} is not a name. Give a non-empty string.")
-        if self.weight is not None and not (_is_number(self.weight) and 0 < self.weight < math.inf):
-            raise ValueError(f"{key}.weight: {self.weight!r} is not a positive number. Use a share such as 0.7.")
-        if self.max_documents is not None:
-            _check_count(f"{key}.max_documents", self.max_documents, minimum=1)
+        """Nothing is left to check once a source is made."""
 
 
 @dataclass(frozen=True)
@@ -89,79 +79,50 @@ class DataRecipe:
     sources: list[SourceRecipe]
     validation: list[SourceRecipe] = field(default_factory=list)
     validation_fraction: float = 0.0
-    packing: Packing = "eos"
+    packing: Literal["eos", "documents", "none"] = "eos"
     streaming: bool = False
     shuffle_buffer: int = 0
     num_proc: int | None = None
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
+        expand_home(self, "cache_dir")
         for name in ("sources", "validation"):
             sources = getattr(self, name)
             if not isinstance(sources, list) or not all(isinstance(source, SourceRecipe) for source in sources):
-                raise ValueError(
-                    f"data.{name}: {sources!r} is not a list of sources. Give each as a mapping with a path."
-                )
-            for index, source in enumerate(sources):
-                source.check(f"data.{name}.{index}")
-        self._check_sources()
-        self._check_held_out()
-        _check_choice("data.packing", self.packing, get_args(Packing))
-        _check_count("data.shuffle_buffer", self.shuffle_buffer, minimum=0)
+                raise ValueError(f"{name}={sources!r} must be a list of sources, each with a path")
+        check_choice(self, "packing")
+        check_range(self, "validation_fraction", least=0, below=1)
+        check_range(self, "shuffle_buffer", least=0)
+        check_range(self, "num_proc", least=1)
         if self.shuffle_buffer and not self.streaming:
             raise ValueError(
-                f"data.shuffle_buffer: {self.shuffle_buffer} has no use when data.streaming is false, since all rows "
-                "are shuffled. Remove it or stream."
+                f"shuffle_buffer={self.shuffle_buffer} must be left out without data.streaming; all rows are shuffled"
             )
-        if self.num_proc is not None:
-            _check_count("data.num_proc", self.num_proc, minimum=1)
-            if self.streaming:
-                raise ValueError(f"data.num_proc: {self.num_proc} has no use in a stream. Remove it or do not stream.")
+        if self.num_proc is not None and self.streaming:
+            raise ValueError(f"num_proc={self.num_proc} must be left out with data.streaming=true; a stream uses none")
+        self._check_weights()
+        if self.validation_fraction and self.validation:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} must not come with data.validation; keep one of them"
+            )
 
-    def _check_sources(self) -> None:
+    def _check_weights(self) -> None:
         """Refuse no source, and weights that cannot be followed."""
         if not self.sources:
-            raise ValueError("data.sources: [] holds no source. List at least one with a path.")
+            raise ValueError("sources=[] must have at least one source; list one with a path")
         weighted = [source.weight is not None for source in self.sources]
         if any(weighted) and not all(weighted):
             index = weighted.index(False)
             raise ValueError(
-                f"data.sources.{index}.weight: None, while others have one. Give all of them a weight, or none."
+                f"sources.{index}.weight=None must be a number, as others have one; give all of them a weight, or none"
             )
         if self.streaming and len(self.sources) > 1 and not all(weighted):
             raise ValueError(
-                "data.sources.0.weight: None, but the sizes of streams are unknown. Give each source a weight."
-            )
-
-    def _check_held_out(self) -> None:
-        """Refuse two definitions of the validation data, and shares that leave nothing."""
-        fraction = self.validation_fraction
-        if not _is_number(fraction) or not 0 <= fraction < 1:
-            raise ValueError(f"data.validation_fraction: {fraction!r} is not in [0, 1). Use a share such as 0.01.")
-        if fraction and self.validation:
-            raise ValueError(
-                f"data.validation_fraction: {fraction!r} together with data.validation is ambiguous. Keep one of them."
+                "sources.0.weight=None must be a number, for the sizes of streams are unknown; give each source one"
             )
         for index, source in enumerate(self.validation):
             if source.weight is not None:
                 raise ValueError(
-                    f"data.validation.{index}.weight: {source.weight!r} has no use, since validation reads every row "
-                    "once. Remove it."
+                    f"validation.{index}.weight={source.weight} must be left out; validation reads every row once"
                 )
-
-
-def _is_number(value: object) -> bool:
-    """True for int and float, but not for bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_choice(key: str, value: object, choices: tuple[Any, ...]) -> None:
-    """Raise unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{key}: {value!r} is unknown. Use one of {', '.join(choices)}.")
-
-
-def _check_count(key: str, value: object, minimum: int) -> None:
-    """Raise unless the value is an integer of at least `minimum`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{key}: {value!r} is not an integer of at least {minimum}.")

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sections of a recipe check about their fields, also where they are made in Python."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+__all__ = ["check_choice", "check_range", "expand_home", "refuse_unread"]
+
+
+def check_range(
+    section: Any, *names: str, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> None:
+    """Refuse numbers out of their range, and those that are not finite; null passes.
+
+    Args:
+        section: a dataclass.
+        names: of its fields, each a number, a tuple of them, or None.
+        least: the smallest value.
+        above: what values must be above.
+        below: what values must be below.
+
+    Raises:
+        ValueError: naming the field, its value and the range.
+    """
+    words = {"at least": least, "above": above, "below": below}
+    bounds = " and ".join(f"{word} {bound}" for word, bound in words.items() if math.isfinite(bound))
+    for name in names:
+        value = getattr(section, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not -math.inf < number < math.inf:
+                raise ValueError(f"{name}={value!r} must be finite")
+            if number is not None and not (least <= number < below and above < number):
+                raise ValueError(f"{name}={value!r} must be {bounds}")
+
+
+def check_choice(section: Any, *names: str) -> None:
+    """Refuse what is none of a field's literals.
+
+    Raises:
+        ValueError: naming the field, its value, the literals and the nearest of them.
+    """
+    for name in names:
+        value, choices = getattr(section, name), get_args(get_type_hints(type(section))[name])
+        if value not in choices:
+            nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{name}={value!r} must be {' | '.join(choices)}; the nearest is {nearest}")
+
+
+def refuse_unread(section: Any, *names: str) -> None:
+    """Refuse fields that are set, though what the section's `name` chooses does not read them.
+
+    Raises:
+        ValueError: naming the field, its value and the choice.
+    """
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if item.name in names and value != item.default:
+            raise ValueError(f"{item.name}={value!r} must be left out; name={section.name!r} does not read it")
+
+
+def expand_home(section: Any, *names: str) -> None:
+    """Make a leading `~` of paths the home folder, as a shell would have done outside a recipe."""
+    for name in names:
+        value = getattr(section, name)
+        if isinstance(value, (str, os.PathLike)):
+            object.__setattr__(section, name, os.path.expanduser(value))
