@@ -20,8 +20,8 @@ PACKAGES = {
 }
 INTRODUCTION = """# API index
 
-Every public name: first what a package exports, then its modules with what they define. Shapes, units and errors stand in the
-docstrings (`help(hylora.load)`). The page is made from the sources by `python docs/api_index.py`.
+Every public name: what a package exports, then its modules with what they define. The docstrings have shapes, units
+and errors (`help(hylora.load)`). This page is made from the sources by `python docs/api_index.py`.
 """
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands and the code of docs/guides/evaluate.md run as they stand there."""
+"""The commands and the code of docs/guides/evaluate.md and runtime.md run as they stand there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hylora.cli.main import build_app
 from tests.pages import blocks, commands, page
 from tests.tiny import tiny_bamba
 
-PAGE = page("docs/guides/evaluate.md")
+EVALUATE, RUNTIME = page("docs/guides/evaluate.md"), page("docs/guides/runtime.md")
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def workplace(tmp_path, monkeypatch, tokenizer, write_text):
 
 
 def test_the_commands_run(workplace):
-    lines = commands(PAGE)
-    assert len(lines) == 6
-    for program, *arguments in lines:
+    written = commands(EVALUATE) + commands(RUNTIME)
+    assert len(written) == 6
+    for program, *arguments in written:
         result = CliRunner().invoke(build_app(arguments), arguments)
         assert program == "hylora" and result.exit_code == 0, (arguments, result.output, result.exception)
     assert json.loads(Path("same.json").read_text())["attention"]["name"] == "sw_attn"
@@ -44,7 +44,7 @@ def test_the_commands_run(workplace):
 
 def test_the_code_runs(workplace, capsys):
     names: dict = {}
-    for block in blocks(PAGE, "python"):
+    for block in blocks(EVALUATE, "python"):
         exec(block, names)
     printed = capsys.readouterr().out
     assert "with sdpa" in printed
