@@ -30,7 +30,7 @@ class RopeScaling:
 
     `linear` divides every position by the factor (position interpolation, arXiv:2306.15595; what LongLoRA does),
     `dynamic` raises the base with the length of the sequence (dynamic NTK), `yarn` divides only the slow rotations
-    (arXiv:2309.00071). Formulas in docs/rope.md.
+    (arXiv:2309.00071). Formulas in docs/guides/rope.md.
 
     Args:
         type: linear, dynamic or yarn.

@@ -3,12 +3,10 @@
 
 import json
 import re
-from pathlib import Path
 
 from hylora_eval.demo.report import markdown
 from hylora_eval.demo.settings import DemoSettings
-
-ROOT = Path(__file__).parents[1]
+from tests.pages import ROOT, page
 
 
 def test_the_table_of_ratios_is_the_committed_benchmark():
@@ -18,7 +16,7 @@ def test_the_table_of_ratios_is_the_committed_benchmark():
         for result in report["results"]
         if result["pass"] == "forward+backward"
     }
-    rows = re.findall(r"^\| ([\d,]+) \| (.*) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| ([\d,]+) \| (.*) \|$", page("README.md"), flags=re.MULTILINE)
     assert len(rows) == 4
     for length, cells in rows:
         assert cells.split(" | ") == measured[int(length.replace(",", ""))]
@@ -27,7 +25,7 @@ def test_the_table_of_ratios_is_the_committed_benchmark():
 def test_the_demos_tables_are_the_committed_measurements():
     figures = json.loads((ROOT / "docs/benchmarks/demo_cpu.json").read_text())
     rendered = markdown(figures["results"], DemoSettings(**figures["settings"]), None)
-    page = (ROOT / "docs/demo.md").read_text()
+    text = page("docs/guides/demo.md")
     rows = [line for line in rendered.splitlines() if line.startswith("|")]
     assert len(rows) > 60
-    assert [row for row in rows if row not in page] == []
+    assert [row for row in rows if row not in text] == []

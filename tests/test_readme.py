@@ -2,47 +2,41 @@
 """The README's commands and code, run as they stand (`make` targets are run by continuous integration)."""
 
 import os
-import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from hylora.demo.miniature import ASSETS
 from hylora.language import LanguageRecipe
+from tests.pages import ROOT, blocks, commands, page
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
-COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line]
+README = page("README.md")
+COMMANDS = commands(README)
 BIG_MODEL = "ibm-ai-platform/Bamba-9B-v2"
 
 
 def test_every_command_is_of_a_kind_that_is_run():
-    assert {command.split()[0] for command in COMMANDS} == {"make", "hylora", "accelerate"}
+    assert {program for program, *_ in COMMANDS} == {"make", "hylora", "accelerate"}
 
 
 def test_make_targets_exist_and_continuous_integration_runs_them():
     script = (ROOT / ".ci/run").read_text()
     for command in COMMANDS:
-        if command.startswith("make "):
-            assert command.split("#")[0].strip() in script
+        if command[0] == "make":
+            assert " ".join(command) in script
 
 
 def test_launched_recipes_are_valid():
     for command in COMMANDS:
-        if command.startswith("accelerate"):
-            words = command.split()
-            recipe, *overrides = words[words.index("hylora.train") + 1 :]
+        if command[0] == "accelerate":
+            recipe, *overrides = command[command.index("hylora.train") + 1 :]
             LanguageRecipe.load(ROOT / recipe, overrides)
 
 
 def test_code_runs():
-    for kind, block in BLOCKS:
-        if kind == "python":
-            exec(compile(block.replace(BIG_MODEL, str(ASSETS)), "README.md", "exec"), {})
+    for block in blocks(README, "python"):
+        exec(compile(block.replace(BIG_MODEL, str(ASSETS)), "README.md", "exec"), {})
 
 
 @pytest.mark.slow
@@ -51,8 +45,8 @@ def test_commands_run_one_after_the_other(tmp_path):
     for name in ("hylora", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    for command in COMMANDS:
-        if command.startswith("hylora "):
-            arguments = [sys.executable, "-c", "from hylora.cli.main import main; main()", *shlex.split(command)[1:]]
+    for program, *words in COMMANDS:
+        if program == "hylora":
+            arguments = [sys.executable, "-c", "from hylora.cli.main import main; main()", *words]
             subprocess.run(arguments, check=True, cwd=tmp_path, env=environment, timeout=600)
     assert (tmp_path / "outputs/stretch/hylora.json").is_file()

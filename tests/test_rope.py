@@ -7,7 +7,6 @@ import copy
 import logging
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from hylora import RopeScaling
 from hylora.cli.main import build_app
 from hylora_eval.commands.model_options import ModelOptions
 from tests.architectures.zoo import ZOO
+from tests.pages import page
 from tests.tiny import tiny_bamba, tiny_llama, tiny_mamba2attn
 from tests.tolerances import assert_close
 
@@ -373,8 +373,8 @@ def test_a_model_can_be_stretched_on_the_command_line(tmp_path):
 
 
 def test_the_table_of_architectures_is_what_transformers_builds():
-    page = (Path(__file__).parents[1] / "docs/rope.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| (yes|no|if|unless)\b[^|]*\| ([^|]*)\|", page, flags=re.MULTILINE)
+    text = page("docs/guides/rope.md")
+    rows = re.findall(r"^\| `(\w+)` \| (yes|no|if|unless)\b[^|]*\| ([^|]*)\|", text, flags=re.MULTILINE)
     assert {name for name, _, _ in rows} == set(BUILD)
     for name, rotates, share in rows:
         # Under "if" and "unless", the configurations that the tests above use rotate, or do not.

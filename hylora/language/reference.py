@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of all recipe keys in the documentation, made from the dataclasses and their docstrings.
 
-`python -m hylora.language.reference docs/training.md` brings a page up to date.
+`python -m hylora.language.reference docs/reference/recipe.md` brings a page up to date.
 """
 
 from __future__ import annotations

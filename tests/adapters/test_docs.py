@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The code of docs/hylora.md runs as it stands there."""
+"""The code of docs/concepts/hylora.md runs as it stands there."""
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.pages import blocks, page
 from tests.tiny import tiny_bamba
-
-PAGE = Path(__file__).parents[2] / "docs" / "hylora.md"
 
 
 def test_the_pages_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny_bamba().save_pretrained("bamba")
     names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+    for block in blocks(page("docs/concepts/hylora.md"), "python"):
         exec(block, names)
     assert "convs" in capsys.readouterr().out
     assert names["logits"].dtype == torch.bfloat16

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of docs/architectures.md, made from the matrix and from the models themselves.
+"""The tables of docs/reference/architectures.md, made from the matrix and from the models themselves.
 
-`python -m tests.architectures.table docs/architectures.md` brings the page up to date.
+`python -m tests.architectures.table docs/reference/architectures.md` brings the page up to date.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts of docs/ecosystem.md run as they stand there, but shorter and on a CPU; its figures are right."""
+"""The scripts of docs/guides/ecosystem.md run as they stand there, but shorter and on a CPU; its figures are right."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from datasets import config as datasets_config
 
 import hylora
 from tests.ecosystem.fake_hub import serve
+from tests.pages import blocks, page
 from tests.tiny import tiny_bamba
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
-PAGE = (Path(__file__).parents[2] / "docs" / "ecosystem.md").read_text()
-TRAINER, SFT, PUSH, PULL, PUSH_RUN, PULL_RUN = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+TRAINER, SFT, PUSH, PULL, PUSH_RUN, PULL_RUN = blocks(page("docs/guides/ecosystem.md"), "python")
 IDS = torch.arange(6, 16)[None]
 
 

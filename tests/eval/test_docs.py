@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands and the code of docs/evaluation.md run as they stand there."""
+"""The commands and the code of docs/guides/evaluate.md and runtime.md run as they stand there."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,10 @@ from typer.testing import CliRunner
 
 from hylora import RunManifest
 from hylora.cli.main import build_app
+from tests.pages import blocks, commands, page
 from tests.tiny import tiny_bamba
 
-PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+EVALUATE, RUNTIME = page("docs/guides/evaluate.md"), page("docs/guides/runtime.md")
 
 
 @pytest.fixture
@@ -33,24 +32,19 @@ def workplace(tmp_path, monkeypatch, tokenizer, write_text):
     Path("pg19/test.bin").write_bytes((np.arange(3000) % 96).astype("<u2").tobytes())
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
 def test_the_commands_run(workplace):
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(lines) == 6
-    for line in lines:
-        program, *arguments = shlex.split(line)
+    written = commands(EVALUATE) + commands(RUNTIME)
+    assert len(written) == 6
+    for program, *arguments in written:
         result = CliRunner().invoke(build_app(arguments), arguments)
-        assert program == "hylora" and result.exit_code == 0, (line, result.output, result.exception)
+        assert program == "hylora" and result.exit_code == 0, (arguments, result.output, result.exception)
     assert json.loads(Path("same.json").read_text())["attention"]["name"] == "sw_attn"
     assert Path("runtime.json").exists() and Path("runtime.png").exists()
 
 
 def test_the_code_runs(workplace, capsys):
     names: dict = {}
-    for block in blocks("python"):
+    for block in blocks(EVALUATE, "python"):
         exec(block, names)
     printed = capsys.readouterr().out
     assert "with sdpa" in printed

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from hylora.demo.miniature import load_tokenizer
 from hylora_eval.documents import fingerprint
 from hylora_eval.retrieval import inspect_retrieval
 from hylora_eval.retrieval.samples import needle_samples
+from tests.pages import ROOT, blocks, commands, page
 from tests.tiny import tiny_bamba
 
-ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "hylora/demo/assets"
 SPAN = {"block_size": 8, "top_k": 4, "chunk_size": 64}
 OPTIONS = [f"--attention-option={name}={value}" for name, value in SPAN.items()]
@@ -129,29 +128,29 @@ def test_a_picture_needs_matplotlib_before_the_run(tmp_path, monkeypatch, traine
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch):
+def text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hylora").symlink_to(ROOT / "hylora")
-    return (ROOT / "docs/retrieval.md").read_text()
+    return page("docs/concepts/retrieval.md")
 
 
-def test_the_pages_command_gives_its_figures(page):
-    (command,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
-    program, *arguments = shlex.split(command.replace("\\\n", " "))
+def test_the_pages_command_gives_its_figures(text):
+    ((program, *arguments),) = commands(text)
     result = CliRunner().invoke(build_app(arguments), arguments)
     assert program == "hylora" and result.exit_code == 0, (result.output, result.exception)
     record = json.loads(Path("retrieval.json").read_text())
-    (row,) = re.findall(r"^\| mean key, each token \| (.*) \|$", page, re.MULTILINE)
+    (row,) = re.findall(r"^\| mean key, each token \| (.*) \|$", text, re.MULTILINE)
     shares = [record["needles"][name] for name in ("hit_rate", "chance", "oracle")]
     shares += [record["mass"][0]["mean"][name] for name in ("retrieved", "random", "oracle")]
     # Rounding differs between machines.
     assert [float(cell) for cell in row.split(" | ")] == pytest.approx([100 * share for share in shares], abs=0.3)
-    assert f"{record['needles']['queries']} needles" in page
-    assert f"{record['needles']['queries_in_chunk']}\nwithin it left out" in page
+    words = " ".join(text.split())
+    assert f"{record['needles']['queries']} needles" in words
+    assert f"{record['needles']['queries_in_chunk']} within it left out" in words
     assert Path("retrieval.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_pages_code_runs(page, capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+def test_the_pages_code_runs(text, capsys):
+    (block,) = blocks(text, "python")
     exec(block, {})
     assert len(capsys.readouterr().out.splitlines()) == 3

@@ -276,7 +276,7 @@ def test_targets_are_judged_by_what_was_measured():
 
 def test_the_documented_targets_are_those_that_are_judged():
     targets = load("suite.targets")
-    page = (ROOT / "docs/gpu.md").read_text()
+    page = (ROOT / "docs/guides/gpu.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+ \([a-z+ ]+(?:, [a-z+ ]+)?\)) \| (.*) \|$", page, flags=re.MULTILINE))
     expected = {}
     for target in targets.TARGETS:

@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import hylora_kernels
+from tests.pages import blocks, page
 
-PAGE = (Path(__file__).parents[2] / "docs/kernels.md").read_text()
+PAGE = page("docs/concepts/kernels.md")
 
 
 def test_examples_run():
-    examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    examples = blocks(PAGE, "python")
     assert examples
     for example in examples:
-        exec(compile(example, "docs/kernels.md", "exec"), {})
+        exec(compile(example, "docs/concepts/kernels.md", "exec"), {})
 
 
 def test_every_public_name_is_described():

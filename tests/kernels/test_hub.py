@@ -18,6 +18,7 @@ import torch
 import hylora_kernels
 from hylora_kernels import SequenceLayout, flash_attn_forward, span_attention
 from tests.kernels.inputs import masked_attention, output_and_gradients, random_inputs
+from tests.pages import blocks
 from tests.tolerances import assert_close
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def test_the_card_names_everything_public_and_its_example_runs(assembled, monkey
 
     monkeypatch.setattr(kernels, "get_kernel", get_kernel)
     names = {}
-    exec(card.split("```python\n")[1].split("```")[0], names)
+    exec(blocks(card, "python")[0], names)
     assert names["query"].grad.abs().sum() > 0
 
 

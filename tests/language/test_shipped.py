@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
@@ -12,11 +11,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from hylora.language import LanguageRecipe
 from hylora.language.reference import key_table, update_page
 from hylora.training.recipe_loading import recipe_keys
+from tests.pages import ROOT, page
 
-ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
-PAGE = ROOT / "docs" / "training.md"
+TABLE, GUIDE = "docs/reference/recipe.md", "docs/guides/fine_tune.md"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -55,15 +54,13 @@ def test_every_key_is_described():
 
 
 def test_the_page_is_up_to_date():
-    text = PAGE.read_text(encoding="utf-8")
-    assert text == update_page(text), "run python -m hylora.language.reference docs/training.md"
+    text = page(TABLE)
+    assert text == update_page(text), f"run python -m hylora.language.reference {TABLE}"
 
 
 def test_the_page_names_what_exists():
-    text = PAGE.read_text(encoding="utf-8")
+    text = page(GUIDE)
     for name in re.findall(r"recipes/[\w/]+\.yaml", text):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"^\| `(\w+\.yaml)` \|", text, flags=re.MULTILINE)[1:]:
         assert (ROOT / "recipes" / "accelerate" / name).is_file(), name
-    for link in re.findall(r"\]\((\w+\.md)\)", text):
-        assert (PAGE.parent / link).is_file(), link

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +16,10 @@ from hylora.adapters import HyLoraConfig, add_adapter, trainable_groups
 from hylora.demo.miniature import ASSETS
 from hylora.language import LanguageRecipe, train
 from hylora.models.mamba2attn import Mamba2AttnConfig, Mamba2AttnForCausalLM
+from tests.pages import ROOT, blocks, page
 from tests.tiny import tiny_mamba2attn
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/mamba2attn.md").read_text(encoding="utf-8")
+PAGE = page("docs/reference/mamba2attn.md")
 RECIPE = ROOT / "recipes/mamba2attn_8k.yaml"
 
 
@@ -57,7 +56,7 @@ def test_the_pages_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_mamba2attn().save_pretrained("models/mamba2attn-2.7b")
     names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+    for block in blocks(PAGE, "python"):
         exec(block, names)
     assert names["model"].config._attn_implementation == "se_attn"
 

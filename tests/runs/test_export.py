@@ -25,6 +25,7 @@ from hylora.runs.card import model_card
 from hylora.runs.export import export
 from tests.adapters.adapted import nudge
 from tests.architectures.zoo import ZOO
+from tests.pages import blocks
 from tests.tiny import tiny_bamba, tiny_mamba2attn
 from tests.tolerances import assert_close
 
@@ -212,7 +213,7 @@ def test_the_cards_code_runs(run, tmp_path, monkeypatch):
     card = (tmp_path / "out" / "README.md").read_text()
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(card.split("```python\n")[1].split("```")[0], names)
+    exec(blocks(card, "python")[0], names)
     assert names["model"].config._attn_implementation == "se_attn"
 
 
@@ -234,7 +235,7 @@ def test_a_model_of_hylora_is_said_to_need_it(tmp_path, monkeypatch):
     assert "vLLM" not in card
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(card.split("```python\n")[1].split("```")[0], names)
+    exec(blocks(card, "python")[0], names)
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert_close(logits(exported), logits(hylora.load(run, attention="full")))
 

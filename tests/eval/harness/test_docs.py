@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, the task and the code of docs/harness.md run as they stand there."""
+"""The commands, the task and the code of docs/guides/harness.md run as they stand there."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,9 @@ from hylora.cli.main import build_app
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.harness import TASK_SETS
 from tests.eval.harness.conftest import network
+from tests.pages import blocks, commands, page
 
-PAGE = (Path(__file__).parents[3] / "docs" / "harness.md").read_text()
+PAGE = page("docs/guides/harness.md")
 
 
 class Loading(Exception):
@@ -32,17 +32,13 @@ def workplace(tmp_path, monkeypatch, demo_tokenizer, questions):
     hylora.RunManifest("sw_attn").save("out/bamba_8k")
     Path("my_tasks").mkdir()
     Path("my_tasks/questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    Path("my_tasks/mytask.yaml").write_text(blocks("yaml")[0])
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    Path("my_tasks/mytask.yaml").write_text(blocks(PAGE, "yaml")[0])
 
 
 def run(number):
-    lines = blocks("bash")[0].splitlines()
+    lines = commands(PAGE)
     assert len(lines) == 4
-    program, *arguments = shlex.split(lines[number])
+    program, *arguments = lines[number]
     assert program == "hylora"
     return CliRunner().invoke(build_app(arguments), arguments)
 
@@ -70,7 +66,7 @@ def test_the_commands_on_the_thesis_tasks_run(workplace, stand_ins, number):
 
 
 def test_the_code_runs(workplace, capsys):
-    for block in blocks("python"):
+    for block in blocks(PAGE, "python"):
         exec(block, {})
     score, perplexity = capsys.readouterr().out.split()[-2:]
     assert 0 <= float(score) <= 100 and float(perplexity) > 1

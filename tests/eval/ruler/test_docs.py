@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/ruler.md says: its commands, its code, and its figures."""
+"""What docs/guides/ruler.md says: its commands, its code, and its figures."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from hylora.cli.main import build_app
 from hylora_eval import ruler
 from hylora_eval.commands.model_options import ModelOptions
 from tests.eval.ruler.conftest import prose
+from tests.pages import blocks, commands, page
 from tests.tiny import tiny_llama
 
-PAGE = (Path(__file__).parents[3] / "docs" / "ruler.md").read_text()
+PAGE = page("docs/guides/ruler.md")
 
 
 class Loading(Exception):
@@ -35,12 +35,8 @@ def workplace(tmp_path, monkeypatch, tokenizers):
     Path("essays/one.txt").write_text(prose(300))
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
-def commands():
-    lines = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+def written_commands():
+    lines = commands(PAGE)
     assert len(lines) == 3 and {line[0] for line in lines} == {"hylora"}
     return [line[1:] for line in lines]
 
@@ -51,7 +47,7 @@ def test_the_long_commands_are_right_up_to_loading_the_model(workplace, monkeypa
         raise Loading
 
     monkeypatch.setattr(ModelOptions, "load_model", load)
-    for arguments in commands()[:2]:
+    for arguments in written_commands()[:2]:
         # With 500 samples the demo's tokenizer, which has few words, needs more room than others.
         arguments = [("1" if part == "500" else part) for part in arguments]
         result = CliRunner().invoke(build_app(arguments), arguments)
@@ -59,14 +55,14 @@ def test_the_long_commands_are_right_up_to_loading_the_model(workplace, monkeypa
 
 
 def test_the_short_command_runs(workplace):
-    arguments = commands()[2]
+    arguments = written_commands()[2]
     result = CliRunner().invoke(build_app(arguments), arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     assert "2048" in result.stdout and "VT" in result.stdout
 
 
 def test_the_code_runs(workplace, capsys):
-    for block in blocks("python"):
+    for block in blocks(PAGE, "python"):
         exec(block, {})
     assert "builtin" in capsys.readouterr().out
     assert len(ruler.load_records("niah_multiquery.jsonl")) == 5

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,6 +11,7 @@ from hylora_kernels import decode as decoding
 from hylora_kernels.decode import DecodeState, span_decode
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
+from tests.pages import blocks, page
 from tests.tolerances import assert_close
 
 SELECTIONS = {
@@ -192,10 +190,10 @@ def test_what_does_not_fit_the_state_is_refused():
 
 
 def test_the_page_keeps_its_word():
-    page = (Path(__file__).parents[3] / "docs/decode.md").read_text()
-    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    text = page("docs/concepts/decoding.md")
+    examples = blocks(text, "python")
     assert examples
     for example in examples:
-        exec(compile(example, "docs/decode.md", "exec"), {})
+        exec(compile(example, "docs/concepts/decoding.md", "exec"), {})
     for name in [*decoding.__all__, "reserve", "reorder", "capacity", "lengths", "from_prefill", "empty"]:
-        assert name in page, name
+        assert name in text, name

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of docs/data.md."""
+"""The examples of docs/guides/data.md."""
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
 
 import datasets
 import pytest
@@ -12,15 +9,12 @@ import yaml
 
 from hylora.language.data import DataRecipe
 from hylora.training.recipe_loading import build as build_recipe
+from tests.pages import blocks, page
 
-PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+PAGE = page("docs/guides/data.md")
 
 
-@pytest.mark.parametrize("block", blocks("yaml"))
+@pytest.mark.parametrize("block", blocks(PAGE, "yaml"))
 def test_recipes_load(block):
     tree = yaml.safe_load(block)
     assert list(tree) == ["data"]
@@ -29,7 +23,7 @@ def test_recipes_load(block):
 
 
 def test_the_program_runs(write, tokenizer, tmp_path, monkeypatch, capsys):
-    (program,) = blocks("python")
+    (program,) = blocks(PAGE, "python")
     write("corpus.jsonl", [f"document {index} " * 20 for index in range(20)])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     monkeypatch.chdir(tmp_path)
