@@ -10,7 +10,6 @@ from rich.table import Table
 
 from hylora.planning.advice import Advice
 from hylora.planning.compute import PHASES
-from hylora.planning.context import LONGEST
 from hylora.planning.hardware import GIB
 from hylora.planning.planner import TrainingPlan
 
@@ -156,7 +155,7 @@ def _verdict(plan: TrainingPlan) -> list[str]:
         if plan.fits
         else f"It does not fit on {setup.hardware}: {_gib(-free)} GiB are missing on each GPU."
     )
-    if plan.longest >= LONGEST:
+    if plan.longest >= plan.longest_tried:
         longest = f"So does a context of {plan.longest:,} tokens, the longest one tried."
     elif plan.longest:
         longest = f"The longest context that fits is about {plan.longest:,} tokens."

@@ -29,7 +29,7 @@ _REAL_DIMENSIONS = 2
 
 
 # torch.distributed._tools.MemTracker was tried in place of what follows: it takes no frozen parameters (its hooks want
-# gradients of all), knows no parts of a model, and what its hooks hold made it foretell 1.2 to 1.9 times what is measured.
+# gradients of all), and what its hooks keep alive made it foretell 1.2 to 1.9 times what is measured.
 class MemoryLedger:
     """Bytes alive by part, what they were when they were most, and the most that each part had at any time."""
 
