@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,25 +39,20 @@ def climb(
     Returns:
         All times, the best launch first.
     """
-    times = {start: seconds_of(start)}
-    if times[start] is None:
+    tried = {start: seconds_of(start)}
+    if tried[start] is None:
         raise ValueError(f"the kept launch {start} fails or is wrong")
-    failed: set[Launch] = set()
     best, before = start, None
     while best != before:
         before = best
         for launch in neighbours(before):
-            if launch in times or launch in failed or spent():
+            if launch in tried or spent():
                 continue
-            seconds = seconds_of(launch)
-            if seconds is None:
-                failed.add(launch)
-                continue
-            times[launch] = seconds
-            if seconds < times[best] * (1 - _GAIN):
+            tried[launch] = seconds = seconds_of(launch)
+            if seconds is not None and seconds < tried[best] * (1 - _GAIN):
                 best = launch
-    ordered = sorted(times.items(), key=lambda item: (item[0] != best, item[1]))
-    return dict(ordered)
+    times = {launch: seconds for launch, seconds in tried.items() if seconds is not None}
+    return dict(sorted(times.items(), key=lambda item: (item[0] != best, item[1])))
 
 
 def keep(folder: Path, kernel: str, place: tuple[str, str, str], launch: Launch) -> None:
@@ -72,16 +68,9 @@ def keep(folder: Path, kernel: str, place: tuple[str, str, str], launch: Launch)
     content = json.loads(path.read_text()) if path.exists() else {}
     architecture, width, head_dim = place
     content.setdefault(architecture, {}).setdefault(width, {})[head_dim] = launch._asdict()
-    path.write_text(_dump(content))
-
-
-def _dump(content: dict) -> str:
-    """JSON with one launch to a line."""
-    architectures = []
-    for architecture, widths in content.items():
-        blocks = []
-        for width, by_head_dim in widths.items():
-            lines = (f'      "{dim}": {json.dumps(by_head_dim[dim])}' for dim in sorted(by_head_dim, key=int))
-            blocks.append(f'    "{width}": {{\n' + ",\n".join(lines) + "\n    }")
-        architectures.append(f'  "{architecture}": {{\n' + ",\n".join(blocks) + "\n  }")
-    return "{\n" + ",\n".join(architectures) + "\n}\n"
+    content[architecture][width] = dict(sorted(content[architecture][width].items(), key=lambda item: int(item[0])))
+    # One launch to a line.
+    text = re.sub(
+        r"\{\s+([^{}]+?)\s+\}", lambda found: "{" + " ".join(found[1].split()) + "}", json.dumps(content, indent=2)
+    )
+    path.write_text(text + "\n")

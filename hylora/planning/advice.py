@@ -65,7 +65,7 @@ def _changes(setup: TrainingSetup) -> Iterator[tuple[str, TrainingSetup]]:
         yield "adapter.variant=hylora", _with(setup, "adapter", variant="hylora")
     if recipe.adapter.variant != "lora" and not recipe.model.from_scratch:
         yield "adapter.variant=lora (embeddings and norms stay frozen)", _with(setup, "adapter", variant="lora")
-    if setup.hardware.gpus > 1 and setup.sharding != "fsdp":
+    if setup.hardware.gpus > 1 and setup.sharding not in ("fsdp", "zero3"):
         yield "shard weights, gradients and optimizer state (FSDP)", replace(setup, sharding="fsdp")
     length = recipe.training.sequence_length
     yield f"training.sequence_length={length // 2}", _with(setup, "training", sequence_length=length // 2)
