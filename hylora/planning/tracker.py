@@ -139,19 +139,20 @@ class StepTracker(TorchDispatchMode):
         return output
 
     def _run(self, func: Callable, args: tuple, kwargs: dict) -> Any:
-        fake = any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs)))
-        if not fake and not any(str(result.type) == "Tensor" for result in func._schema.returns):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        fakes = sum(isinstance(tensor, FakeTensor) for tensor in tensors)
+        if not fakes and not any(str(result.type) == "Tensor" for result in func._schema.returns):
             return func(*args, **kwargs)
-        if fake:
+        if 0 < fakes < len(tensors):
             args, kwargs = tree_map(self._without_values, (args, kwargs))
         with self._fake_mode:
             output = without_kernel(func, args, kwargs)
             if output is None:
                 output = func(*args, **kwargs)
-        if fake:
+        if fakes:
             return output
-        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        return func(*args, **kwargs) if all(map(_is_asked_about, tensors)) else output
+        results = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        return func(*args, **kwargs) if all(map(_is_asked_about, results)) else output
 
     def _without_values(self, leaf: Any) -> Any:
         """A fake tensor for a real one: given both, the fake mode cannot remember what an operator returned."""
