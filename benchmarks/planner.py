@@ -72,11 +72,10 @@ class Case:
 
     def recipe(self, folder: str) -> LanguageRecipe:
         """The recipe of this step; its config is written to a folder."""
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(self.config))
+        (Path(folder) / "config.json").write_text(json.dumps(self.config))
         return LanguageRecipe.from_tree(
             {
-                "model": {"path": str(path)},
+                "model": {"path": folder},
                 "attention": {"name": self.attention, **self.options},
                 "adapter": {"variant": self.variant, "r": 8},
                 "data": {"sources": [{"path": "-"}]},

@@ -345,7 +345,7 @@ def test_the_documented_targets_are_those_that_are_judged():
 
 
 def test_tuning_climbs_to_the_best_launch():
-    tuning = load("suite.tuning")
+    tuning = load("tune")
     best = tuning.Launch(64, 32, 8, 2)
 
     def seconds(launch):
@@ -363,7 +363,7 @@ def test_tuning_climbs_to_the_best_launch():
 
 
 def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
-    tuning = load("suite.tuning")
+    tuning = load("tune")
     kept = Path(reference.__file__).parent / "triton_backend/launches/forward.json"
     path = tmp_path / "forward.json"
     path.write_text(kept.read_text())
