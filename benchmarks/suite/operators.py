@@ -99,8 +99,9 @@ def measure_operators(part: str, sizes: Sizes, results: Results, budget: Budget)
         methods = methods_of(part, sizes, heads)
         section["labels"] |= {name: method.label for name, method in methods.items()}
         usable[heads] = {name: m for name, m in methods.items() if not m.missing and name not in wrong}
-        for name in methods.keys() - usable[heads].keys():
-            section.leave_out(methods[name].missing or wrong[name], heads=heads, method=name)
+        for name, method in methods.items():
+            if name not in usable[heads]:
+                section.leave_out(method.missing or wrong[name], heads=heads, method=name)
         if part == "flex" and usable[heads]:
             beside = all_methods(sizes, heads)
             usable[heads] |= {name: beside[name] for name in _BESIDE_FLEX if name not in wrong}

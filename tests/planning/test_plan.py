@@ -145,6 +145,18 @@ def test_the_context_that_is_planned_is_not_the_context_that_is_searched(tmp_pat
     assert plan.longest == plan.longest_tried == 16 * 256
 
 
+def test_what_is_tried_is_told(tmp_path):
+    said = []
+    training = {"sequence_length": 2**14, "gradient_checkpointing": False}
+    plan = plan_training(TrainingSetup(tiny_recipe(tmp_path, training=training), SMALL), said.append)
+    assert said[1] == "Trying a step of 16,384 tokens"
+    # The planned context is not tried again, nor are many others.
+    assert 0 < len(said[2:]) < 8
+    assert all("longest context" in step for step in said[2:])
+    advise(plan, said.append)
+    assert said[-1].endswith("training.sequence_length=8192")
+
+
 def test_what_the_model_refuses_is_refused(tmp_path):
     window = {**LLAMA, "model_type": "mistral", "sliding_window": 64}
     with pytest.raises(RecipeError, match="sliding window of its own"):
