@@ -28,6 +28,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 import torch
 import triton
 from environment import describe
+from suite.report import table
 from triton.backends.compiler import GPUTarget
 
 from hylora_kernels import SequenceLayout
@@ -113,12 +114,9 @@ def compiling_for(arch: int) -> Iterator[list]:
 
 def compile_case(case: Case) -> list[Resources]:
     """Compile all kernels that a training step and a decoding step of this kind launch."""
-    selection = ("chunk", 1) if case.readers == "shared" else ("causal", 1)
-    options = SpanOptions(32, 8, 256, *selection, "relevance", "attention", 0)
-    heads, layout = (
-        (2, SequenceLayout.dense(1, 512)) if case.readers == "shared" else (8, SequenceLayout.dense(1, 300))
-    )
-    kv_heads, dtype = 2, DTYPES[case.dtype]
+    selection, heads, length = ("chunk", 2, 512) if case.readers == "shared" else ("causal", 8, 300)
+    options = SpanOptions(32, 8, 256, selection, 1, "relevance", "attention", 0)
+    layout, kv_heads, dtype = SequenceLayout.dense(1, length), 2, DTYPES[case.dtype]
     query, key, value = (
         torch.zeros(1, n, layout.length, case.head_dim, dtype=dtype) for n in (heads, kv_heads, kv_heads)
     )
@@ -141,15 +139,9 @@ def _resources(kernel) -> Resources:
         tool = triton.knobs.nvidia.cuobjdump.path
         usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     found = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|SHARED):(\d+)", usage)}
-    metadata = kernel.metadata
-    return Resources(
-        metadata.name.strip("_"),
-        metadata.num_warps,
-        metadata.num_stages,
-        found["REG"],
-        found["STACK"],
-        metadata.shared,
-    )
+    about = kernel.metadata
+    sizes = (found["REG"], found["STACK"], about.shared)
+    return Resources(about.name.strip("_"), about.num_warps, about.num_stages, *sizes)
 
 
 def too_much(case: Case, resources: Resources) -> str | None:
@@ -190,16 +182,10 @@ def markdown(report: dict) -> str:
             rows.setdefault(r["kernel"], {})[column] = f"{r['registers']} / {r['stack']} / {r['shared'] / 1024:.0f}"
     for (arch, readers), rows in tables.items():
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-        lines += ["", f"## sm_{arch}, {readers}", "", _row(["kernel", *columns]), _row(["---"] * (len(columns) + 1))]
-        lines += [
-            _row([f"`{name}`", *(row.get(column, "") for column in columns)]) for name, row in sorted(rows.items())
-        ]
+        cells = ([f"`{name}`", *(row.get(column, "") for column in columns)] for name, row in sorted(rows.items()))
+        lines += ["", f"## sm_{arch}, {readers}", "", table(("kernel", *columns), cells)]
     facts = [f"- {key}: {value}" for key, value in report["environment"].items()]
     return "\n".join([*lines, "", *facts, ""])
-
-
-def _row(cells) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main():
@@ -215,7 +201,7 @@ def main():
         for case in all_cases()
         if case.arch in args.arch and case.dtype in args.dtype and case.head_dim in (args.head_dim or [case.head_dim])
     ]
-    report = {"environment": {**describe(), "triton": triton.__version__}, "results": []}
+    report = {"environment": describe(), "results": []}
     wrong = []
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         for case, kernels in zip(cases, pool.map(compile_case, cases), strict=True):

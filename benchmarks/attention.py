@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,20 +22,21 @@ from suite.checks import check_method, retrieval_for
 from suite.methods import Options, own_methods
 from suite.report import table
 from suite.runs import prepare, random_tensors
+from suite.timing import stopwatch, take_turns
 
 RATIOS = [("full", "se"), ("sw", "se"), ("s2", "se"), ("se", "nomem")]
 LABELS = {"full": "Full", "se": "SE-Attn", "nomem": "NoMem", "sw": "SW", "s2": "S2"}
 PASSES = ("forward", "forward+backward")
 
 
-def wall() -> float:
-    """Seconds, once the device has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def process_time(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of this process that a run takes."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
-CLOCKS = {"wall": wall, "cpu": time.process_time}
+CLOCKS = {"wall": stopwatch, "cpu": process_time}
 
 
 def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
@@ -47,10 +49,10 @@ def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
     report = []
     for dtype in [torch.float64, *dtypes]:
         tensors = random_tensors(2, 2, length, options.head_dim, dtype, options.device)
-        for name, method in own_methods(options, retrieval_for(dtype)).items():
+        for name in LABELS:
+            method = own_methods(options, retrieval_for(dtype))[name]
             line = check_method(name, method, tensors)
             report.append(line)
-            print(f"check {LABELS[name]:8} {line['dtype']:9} relative error {line['error']}", flush=True)
             if not line["passed"]:
                 raise SystemExit(f"{LABELS[name]} is wrong in {line['dtype']}: {line['failure']}; nothing was timed")
     return report
@@ -58,28 +60,17 @@ def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
 
 def measure(options: Options, length: int, heads: int, dtype: torch.dtype, pass_name: str, rounds: int, clock) -> dict:
     """Seconds of every method in every round, after one round to warm up."""
-    methods = own_methods(options)
+    methods, device = own_methods(options), torch.device(options.device)
     tensors = random_tensors(heads, heads, length, options.head_dim, dtype, options.device)
-    runs = {name: prepare(pass_name, method.bind(*tensors[:3]), tensors) for name, method in methods.items()}
-    seconds = {name: [] for name in runs}
-    for round_number in range(-1, rounds):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            if round_number >= 0:
-                seconds[name].append(clock() - start)
+    runs = {name: prepare(pass_name, methods[name].bind(*tensors[:3]), tensors) for name in LABELS}
+    place = {"dtype": str(dtype).removeprefix("torch."), "pass": pass_name, "length": length, "heads": heads}
+    points = take_turns(runs.__getitem__, runs, place, clock, device, rounds)
+    seconds = {point.contender: list(point.seconds) for point in points}
     ratios = {}
     for slow, fast in RATIOS:
         values = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
         ratios[f"{slow}/{fast}"] = [statistics.median(values), min(values), max(values)]
-    return {
-        "dtype": _name(dtype),
-        "pass": pass_name,
-        "length": length,
-        "heads": heads,
-        "seconds": seconds,
-        "ratios": ratios,
-    }
+    return {**place, "seconds": seconds, "ratios": ratios}
 
 
 def markdown(report: dict) -> str:
@@ -96,10 +87,6 @@ def markdown(report: dict) -> str:
     return "# Attention on this machine\n\nMedian over rounds; ratios within a round, with (smallest-largest).\n\n" + (
         table(header, rows) + "\n\n" + facts + "\n"
     )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -138,8 +125,6 @@ def main():
                 heads = args.heads or max(2, min(8, 32768 // length))
                 result = measure(options, length, heads, dtype, pass_name, args.rounds, CLOCKS[args.clock])
                 report["results"].append(result)
-                medians = {name: f"{values[0]:.2f}" for name, values in result["ratios"].items()}
-                print(f"{result['dtype']} {pass_name} {length} tokens, {heads} heads: {medians}", flush=True)
                 if args.output:  # after every line: a long run that is cut short leaves what it has
                     args.output.mkdir(parents=True, exist_ok=True)
                     (args.output / "attention.json").write_text(json.dumps(report, indent=1))

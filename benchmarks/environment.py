@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -25,20 +26,12 @@ def describe() -> dict:
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        **_packages(),
+        **{
+            name: metadata.version(name) for name in _PACKAGES if next(metadata.Distribution.discover(name=name), None)
+        },
         "gpu": "none",
         **_gpu(),
     }
-
-
-def _packages() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _gpu() -> dict:
@@ -69,7 +62,7 @@ def _commit() -> str:
 def _processor() -> str:
     """The processor's model name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        named = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return named[1] if named else platform.machine()

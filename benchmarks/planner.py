@@ -11,12 +11,15 @@ import argparse
 import importlib.util
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from environment import describe
+from suite.report import planned
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
@@ -63,17 +66,16 @@ class Case:
     @property
     def name(self) -> str:
         """As in the table."""
-        shape = f"{self.config.get('hidden_size', 2560)} wide, {self.config.get('num_hidden_layers', 64)} layers"
+        kind, width, depth = map(self.config.get, ("model_type", "hidden_size", "num_hidden_layers"), (None, 2560, 64))
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
-        return f"{self.config['model_type']}, {shape}, {self.length} tokens, {self.attention}, {checkpointing}"
+        return f"{kind}, {width} wide, {depth} layers, {self.length} tokens, {self.attention}, {checkpointing}"
 
     def recipe(self, folder: str) -> LanguageRecipe:
         """The recipe of this step; its config is written to a folder."""
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(self.config))
+        (Path(folder) / "config.json").write_text(json.dumps(self.config))
         return LanguageRecipe.from_tree(
             {
-                "model": {"path": str(path)},
+                "model": {"path": folder},
                 "attention": {"name": self.attention, **self.options},
                 "adapter": {"variant": self.variant, "r": 8},
                 "data": {"sources": [{"path": "-"}]},
@@ -148,31 +150,18 @@ def compare(case: Case, device: str) -> dict[str, Any]:
     return {"case": case.name, **asdict(case), "planned": planned, "measured": measured, "ratio": planned / measured}
 
 
-def _cpu_peak(compute) -> int:
-    """Most bytes alive at once of those that a computation allocates."""
+def _cpu_peak(compute: Callable[[], None]) -> int:
+    """Most bytes alive at once that a computation allocates. The allocator tells; tensors would not show all."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         compute()
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def _cuda_peak(compute) -> int:
+def _cuda_peak(compute: Callable[[], None]) -> int:
     torch.cuda.reset_peak_memory_stats()
     compute()
     return torch.cuda.max_memory_allocated()
-
-
-def markdown(results: list[dict[str, Any]]) -> str:
-    """The table of the documentation."""
-    lines = ["| step | planned MiB | measured MiB | planned / measured |", "|---|---:|---:|---:|"]
-    for result in results:
-        planned, measured = (f"{result[name] / 2**20:,.1f}" for name in ("planned", "measured"))
-        lines.append(f"| {result['case']} | {planned} | {measured} | {result['ratio']:.3f} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -185,7 +174,7 @@ def main() -> None:
     report = {"environment": describe(), "device": device, "results": [compare(case, device) for case in cases]}
     text = json.dumps(report, indent=1)
     print(text)
-    print(markdown(report["results"]))
+    print(planned(report["results"]))
     if arguments.output is not None:
         arguments.output.write_text(text + "\n")
 

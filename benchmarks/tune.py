@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +27,15 @@ from suite.report import table
 from suite.sizes import sizes_for
 from suite.stages import Stage, stages
 from suite.timing import Budget, captured, cold_stopwatch
-from suite.tuning import climb, keep
 
 from hylora_kernels.triton_backend import launch as launches
+from hylora_kernels.triton_backend.launch import Launch
 
 FOLDER = Path(launches.__file__).parent / "launches"
+# Largest and smallest value of each field; all but the stages are powers of two.
+_BOUNDS = {"block_m": (16, 512), "block_n": (16, 512), "num_warps": (2, 8), "num_stages": (1, 5)}
+# A launch must be faster by so much to count as better than what was there: less is noise.
+_GAIN = 0.01
 
 
 def tune(arguments: argparse.Namespace) -> list[dict]:
@@ -41,7 +47,7 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
     length = arguments.length or sizes.lengths[0]
     runs = stages(options, sizes.heads[arguments.grouped], length, dtype, arguments.selection)
     architecture = "sm_{}{}".format(*launches.capability(device))
-    timed, budget, found = cold_stopwatch(device), Budget(arguments.seconds), []
+    budget, found = Budget(arguments.seconds), []
     names = arguments.kernels or list(runs)
     for number, name in enumerate(names):
         share = Budget(budget.left / (len(names) - number))
@@ -49,8 +55,8 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
         dtype = stage.dtype
         place = (architecture, "half" if dtype.itemsize == 2 else "single", _listed_head_dim(options.head_dim))
         start = launches.launch_for(name, options.head_dim, dtype, device)
-        clock = _Clock(name, stage, timed, device, 1 if arguments.quick else 15)
-        times = climb(start, clock, lambda share=share: share.spent)
+        seconds = clock(name, stage, device, 1 if arguments.quick else 15)
+        times = climb(start, seconds, lambda share=share: share.spent)
         best = next(iter(times))
         found.append({"kernel": name, "place": place, "launch": best._asdict(), "seconds": times[best]})
         rows = [
@@ -63,26 +69,85 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
     return found
 
 
-class _Clock:
-    """Seconds of a computation under a launch of one of its kernels; the first launch gives the right results."""
+def neighbours(launch: Launch) -> Iterator[Launch]:
+    """Launches that differ in one step of one field."""
+    for field, (least, most) in _BOUNDS.items():
+        value = getattr(launch, field)
+        steps = (value - 1, value + 1) if field == "num_stages" else (value // 2, value * 2)
+        for step in steps:
+            if least <= step <= most:
+                yield launch._replace(**{field: step})
 
-    def __init__(self, kernel: str, stage: Stage, timed, device: torch.device, repetitions: int) -> None:
-        self.kernel, self.stage, self.timed, self.device, self.repetitions = kernel, stage, timed, device, repetitions
-        self.expected = None
 
-    def __call__(self, launch: launches.Launch) -> float | None:
-        with launches.forced(**{self.kernel: launch}):
+def climb(
+    start: Launch, seconds_of: Callable[[Launch], float | None], spent: Callable[[], bool]
+) -> dict[Launch, float]:
+    """Go from a launch to its best neighbour until none is better, or the time is spent.
+
+    Args:
+        start: where to begin.
+        seconds_of: a launch's time, or None where it fails or is wrong.
+        spent: whether to stop.
+
+    Returns:
+        All times, the best launch first.
+    """
+    tried = {start: seconds_of(start)}
+    if tried[start] is None:
+        raise ValueError(f"the kept launch {start} fails or is wrong")
+    best, before = start, None
+    while best != before:
+        before = best
+        for launch in neighbours(before):
+            if launch in tried or spent():
+                continue
+            tried[launch] = seconds = seconds_of(launch)
+            if seconds is not None and seconds < tried[best] * (1 - _GAIN):
+                best = launch
+    times = {launch: seconds for launch, seconds in tried.items() if seconds is not None}
+    return dict(sorted(times.items(), key=lambda item: (item[0] != best, item[1])))
+
+
+def keep(folder: Path, kernel: str, place: tuple[str, str, str], launch: Launch) -> None:
+    """Write a launch into its kernel's file.
+
+    Args:
+        folder: of the files.
+        kernel: its name.
+        place: architecture ("sm_90"), width of numbers ("half") and head dimension ("128").
+        launch: to keep.
+    """
+    path = folder / f"{kernel}.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    architecture, width, head_dim = place
+    content.setdefault(architecture, {}).setdefault(width, {})[head_dim] = launch._asdict()
+    content[architecture][width] = dict(sorted(content[architecture][width].items(), key=lambda item: int(item[0])))
+    # One launch to a line.
+    text = re.sub(
+        r"\{\s+([^{}]+?)\s+\}", lambda found: "{" + " ".join(found[1].split()) + "}", json.dumps(content, indent=2)
+    )
+    path.write_text(text + "\n")
+
+
+def clock(kernel: str, stage: Stage, device: torch.device, repetitions: int) -> Callable[[Launch], float | None]:
+    """Gives the seconds of a computation under a launch of one of its kernels; the first one's results are right."""
+    timed, expected = cold_stopwatch(device), None
+
+    def seconds(launch: Launch) -> float | None:
+        nonlocal expected
+        with launches.forced(**{kernel: launch}):
             try:
-                results = self.stage.run()
-                if self.expected is None:
-                    self.expected = results
-                if not _alike(results, self.expected):
+                results = stage.run()
+                expected = results if expected is None else expected
+                if not _alike(results, expected):
                     return None
-                run = captured(self.stage.run, self.device) if self.stage.captured else self.stage.run
-                return statistics.median(self.timed(run, self.device) for _ in range(self.repetitions))
+                run = captured(stage.run, device) if stage.captured else stage.run
+                return statistics.median(timed(run, device) for _ in range(repetitions))
             except Exception as error:  # too much shared memory, too many registers, a compiler's bug
-                print(f"{self.kernel} {tuple(launch)}: {type(error).__name__}", flush=True)
+                print(f"{kernel} {tuple(launch)}: {type(error).__name__}", flush=True)
                 return None
+
+    return seconds
 
 
 def _alike(results, expected) -> bool:
@@ -121,7 +186,7 @@ def main() -> None:
     found = json.loads(arguments.take.read_text()) if arguments.take else tune(arguments)
     if arguments.write:
         for item in found:
-            keep(FOLDER, item["kernel"], tuple(item["place"]), launches.Launch(**item["launch"]))
+            keep(FOLDER, item["kernel"], tuple(item["place"]), Launch(**item["launch"]))
 
 
 if __name__ == "__main__":

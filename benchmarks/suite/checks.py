@@ -7,6 +7,7 @@ precision may rank them otherwise, which is no error. So below float64 the atten
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from hylora_kernels import select_blocks
 
 from .methods import Method, Options
+from .results import describe_error
 from .runs import output_and_gradients, random_tensors
 
 # Relative error (Frobenius norm) at which a method counts as wrong.
@@ -30,10 +32,12 @@ def retrieval_for(dtype: torch.dtype) -> str:
 
 def check_method(name: str, method: Method, tensors: list[Tensor]) -> dict:
     """Compare a method with its reference, output and gradients."""
-    expected = output_and_gradients(method.expected, [tensor.double() for tensor in tensors])
 
     def errors() -> list[float]:
-        _poison(tensors)
+        expected = output_and_gradients(method.expected, [tensor.double() for tensor in tensors])
+        # Memory that the results are likely to get is filled with NaN, so that what is never written shows.
+        filled = [torch.full_like(tensor, float("nan")) for tensor in tensors for _ in range(2)]
+        del filled
         actual = output_and_gradients(method.bind(*tensors[:3]), tensors)
         return [relative_error(a, e) for a, e in zip(actual, expected, strict=True)]
 
@@ -44,7 +48,6 @@ def check_choice(name: str, options: Options, tensors: list[Tensor], **arguments
     """Compare the blocks that are chosen with those that the reference chooses."""
     inputs = tensors[:3]
     expected = select_blocks(*(x.double() for x in inputs), **options.span, **arguments, backend="reference")[0]
-
     chosen = int((expected >= 0).sum())
 
     def errors() -> list[float]:
@@ -65,14 +68,20 @@ def judge(name: str, tensors: list[Tensor], tolerance: float, errors: Callable[[
         "length": length,
         "error": None,
         "tolerance": tolerance,
+        "passed": False,
+        "failure": None,
     }
     try:
         found = errors()
+        # Also where an error is not a number.
+        passed = all(error <= tolerance for error in found)
+        line |= {"error": max(found), "passed": passed, "failure": None if passed else "error above tolerance"}
     except Exception as error:
-        return {**line, "passed": False, "failure": describe_error(error)}
-    # Also where an error is not a number.
-    passed = all(error <= tolerance for error in found)
-    return {**line, "error": max(found), "passed": passed, "failure": None if passed else "error above tolerance"}
+        line |= {"failure": describe_error(error), "traceback": traceback.format_exc()}
+    what = "" if line["error"] is None else f" {line['error']:.1e}"
+    verdict = "ok" if line["passed"] else f"WRONG: {line['failure']}"
+    print(f"check {name:10} {line['heads']} {line['dtype']:9}{what} {verdict}", flush=True)
+    return line
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -86,15 +95,3 @@ def check_tensors(method: Method, heads: tuple[int, int], options: Options, leng
     return random_tensors(
         *(method.check_heads or few), method.check_length or length, options.head_dim, dtype, options.device
     )
-
-
-def describe_error(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-def _poison(tensors: list[Tensor]) -> None:
-    """Fill memory that the next results are likely to get with NaN, so that what is never written shows."""
-    filled = [torch.full_like(tensor, float("nan")) for tensor in tensors for _ in range(2)]
-    del filled

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Floating-point operations and bytes that a method cannot do without, by formula.
+"""What a method cannot do without, by formula, and what the device reaches at best, measured.
 
 Counted are the matrix products of attention over the pairs of a query and a key that the method's mask lets through
 (not the choice of blocks, and not what a kernel computes beyond its mask), and each input and output once.
@@ -7,13 +7,19 @@ Counted are the matrix products of attention over the pairs of a query and a key
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from math import ceil
 
+import torch
+
+from .timing import cold_stopwatch
+
 # Matrix products over queries, keys and head dimension: Q K' and P V; backward Q K' once more, and four others.
 _PRODUCTS = {"forward": 2, "backward": 5, "forward+backward": 7}
-# Tensors of the query's and of the key's shape: q, o and k, v; backward q, o, do, dq and k, v, dk, dv.
-_TENSORS = {"forward": (2, 2), "backward": (4, 4), "forward+backward": (6, 6)}
+# Tensors of the query's and as many of the key's shape: q, o and k, v; backward q, o, do, dq and k, v, dk, dv.
+_TENSORS = {"forward": 2, "backward": 4, "forward+backward": 6}
+Pairs = Callable[[int], float]
 
 
 def full_pairs(length: int) -> float:
@@ -21,40 +27,30 @@ def full_pairs(length: int) -> float:
     return length * (length + 1) / 2
 
 
-def chunk_pairs(size: int) -> Callable[[int], float]:
+def chunk_pairs(size: int) -> Pairs:
     """Full causal attention within chunks of a size."""
-
-    def pairs(length: int) -> float:
-        whole, rest = divmod(length, size)
-        return whole * full_pairs(size) + full_pairs(rest)
-
-    return pairs
+    return lambda length: length // size * full_pairs(size) + full_pairs(length % size)
 
 
-def span_pairs(options) -> Callable[[int], float]:
+def span_pairs(options) -> Pairs:
     """Own chunks, and for each later chunk's tokens the blocks it retrieves."""
-    own = chunk_pairs(options.chunk_size)
 
     def pairs(length: int) -> float:
         retrieved = 0
         for start in range(options.chunk_size, length, options.chunk_size):
             blocks = min(options.top_k, start // options.block_size)
             retrieved += min(options.chunk_size, length - start) * blocks * options.block_size
-        return own(length) + retrieved
+        return chunk_pairs(options.chunk_size)(length) + retrieved
 
     return pairs
 
 
-def window_pairs(window: int) -> Callable[[int], float]:
+def window_pairs(window: int) -> Pairs:
     """Every token with the `window` tokens that end with it."""
-
-    def pairs(length: int) -> float:
-        return full_pairs(min(length, window)) + max(0, length - window) * window
-
-    return pairs
+    return lambda length: full_pairs(min(length, window)) + max(0, length - window) * window
 
 
-def shifted_pairs(group: float) -> Callable[[int], float]:
+def shifted_pairs(group: float) -> Pairs:
     """The mean over heads, of which half have their groups shifted by half a group."""
 
     def pairs(length: int) -> float:
@@ -72,5 +68,28 @@ def operations(pairs: float, heads: int, head_dim: int, pass_name: str) -> float
 
 def traffic(heads: int, kv_heads: int, length: int, head_dim: int, itemsize: int, pass_name: str) -> int:
     """Bytes of the inputs and outputs of a pass, each once."""
-    of_queries, of_keys = _TENSORS[pass_name]
-    return (of_queries * heads + of_keys * kv_heads) * length * head_dim * itemsize
+    return _TENSORS[pass_name] * (heads + kv_heads) * length * head_dim * itemsize
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype, side: int, copied: int) -> dict[str, dict]:
+    """Operations per second of a square matrix product and bytes per second, read and written, of a copy.
+
+    Args:
+        device: to measure.
+        dtype: of the matrices, which are random: zeros take less power and go faster.
+        side: of the matrices.
+        copied: bytes that are copied.
+    """
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    source = torch.randn(copied // 4, device=device)
+    target = torch.empty_like(source)
+    timed = cold_stopwatch(device)
+
+    def median(run: Callable[[], object]) -> float:
+        return statistics.median([timed(run, device) for _ in range(13)][3:])
+
+    flops, rate = 2 * side**3 / median(lambda: left @ right), 2 * copied / median(lambda: target.copy_(source))
+    return {
+        "matmul": {"side": side, "dtype": str(dtype).removeprefix("torch."), "flops_per_second": flops},
+        "copy": {"bytes": copied, "bytes_per_second": rate},
+    }

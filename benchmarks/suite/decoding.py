@@ -8,6 +8,7 @@ captured in a graph and replayed, as a decoding loop would: launching its kernel
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -15,16 +16,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from hylora_eval.runtime.rounds import measure
 from hylora_kernels import span_attention
 from hylora_kernels.decode import DecodeState, span_decode
 
-from .checks import TOLERANCE, describe_error, judge, relative_error
+from .checks import TOLERANCE, judge, relative_error
 from .libraries import find
 from .results import Results
 from .runs import random_tensors
 from .sizes import Sizes
-from .timing import Budget, captured, cold_stopwatch
+from .timing import Budget, captured, cold_stopwatch, take_turns
 
 LABELS = {
     "full": "Full",
@@ -43,49 +43,35 @@ def measure_decoding(sizes: Sizes, results: Results, budget: Budget) -> bool:
     """Check every method, then time those that are right, at all lengths that the budget allows.
 
     Returns:
-        Whether all are right.
+        Whether all are right and nothing failed.
     """
     options, device = sizes.options, torch.device(sizes.options.device)
+    checks = results.start("decode checks", lines=[])
+    section = results.start("decode", settings=sizes.to_dict(), labels=LABELS, points=[])
     timed = cold_stopwatch(device)
     methods, missing = _methods(sizes)
-    lines = results.start("decode checks", {"lines": []})["lines"]
-    section = results.start("decode", {"settings": sizes.to_dict(), "labels": LABELS, "points": [], "left_out": []})
-    section["left_out"] += [{"method": name, "reason": reason} for name, reason in missing.items()]
     for heads in sizes.heads:
-        tensors = random_tensors(*heads, sizes.check_length, options.head_dim, sizes.dtype, options.device)
-        lines += [_check(name, prepare, sizes, tensors) for name, prepare in methods.items()]
-    wrong = {line["method"]: line["failure"] for line in lines if not line["passed"]}
-    section["left_out"] += [{"method": name, "reason": f"wrong: {how}"} for name, how in wrong.items()]
-    for length in sizes.cache_lengths:
-        for heads in sizes.heads:
-            place = {"heads": heads, "length": length}
-            if budget.spent:
-                section["left_out"].append({**place, "reason": "no time left"})
-                continue
+        for name, prepare in methods.items():
+            with checks.attempt(heads=heads, method=name):
+                tensors = random_tensors(*heads, sizes.check_length, options.head_dim, sizes.dtype, options.device)
+                checks.add("lines", _check(name, prepare, sizes, tensors))
+    wrong = {line["method"]: f"wrong: {line['failure']}" for line in checks["lines"] if not line["passed"]}
+    for name, reason in (missing | wrong).items():
+        section.leave_out(reason, method=name)
+    places = ({"heads": heads, "length": length} for length in sizes.cache_lengths for heads in sizes.heads)
+    for place in section.in_time(places, budget):
+        ready: dict[str, Callable[[], object]] = {}
+        with section.attempt(**place):
             # Half-way through a chunk: at its start there would be next to nothing of it to read.
-            tokens = length - options.chunk_size // 2
-            inputs = random_tensors(*heads, tokens, options.head_dim, sizes.dtype, options.device)[:3]
-            ready = {}
-            for name in methods.keys() - wrong.keys():
-                try:
+            tokens = place["length"] - options.chunk_size // 2
+            inputs = random_tensors(*place["heads"], tokens, options.head_dim, sizes.dtype, options.device)[:3]
+            for name in (name for name in methods if name not in wrong):
+                with section.attempt(**place, method=name):
                     ready[name] = captured(methods[name](*inputs), device)
-                except Exception as error:
-                    section["left_out"].append({**place, "method": name, "reason": describe_error(error)})
-            for point in measure(
-                lambda name, _, ready=ready: ready[name],
-                ready,
-                length,
-                device=device,
-                rounds=2 * sizes.rounds,
-                baseline="full" if "full" in ready else None,
-                timed=timed,
-            ):
-                section["points"].append({**place, "pass": "decode", **point.to_dict()})
-                time = f"{1e6 * point.time.median:.1f} us" if point.time else point.error
-                print(f"decode {heads} {length} {point.contender} {time}", flush=True)
-            results.save()
-    results.save()
-    return not wrong
+            at = {**place, "pass": "decode"}
+            for point in take_turns(ready.__getitem__, ready, at, timed, device, 2 * sizes.rounds):
+                section.add("points", {**at, **point.to_dict()})
+    return not wrong and not section.failed and not checks.failed
 
 
 def _methods(sizes: Sizes) -> tuple[dict[str, Prepare], dict[str, str]]:
@@ -114,14 +100,11 @@ def _span(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[
 def _full(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None) -> Callable[[], Tensor]:
     # As caches keep them: a head's tokens side by side.
     last, key, value = query[:, :, -1:], key.contiguous(), value.contiguous()
-    attend = partial(scaled_dot_product_attention, last, key, value, enable_gqa=query.shape[1] != key.shape[1])
 
     @torch.no_grad()
     def step() -> Tensor:
-        if backend is None:
-            return attend()
-        with sdpa_kernel(backend):
-            return attend()
+        with nullcontext() if backend is None else sdpa_kernel(backend):
+            return scaled_dot_product_attention(last, key, value, enable_gqa=query.shape[1] != key.shape[1])
 
     return step
 
@@ -146,7 +129,9 @@ def _check(name: str, prepare: Prepare, sizes: Sizes, tensors: list[Tensor]) -> 
         expected = span_attention(*wide, **sizes.options.span, backend="reference")[:, :, -1:]
     else:
         expected = _full(*wide, backend=SDPBackend.MATH)()
-    errors = lambda: [relative_error(prepare(query, key, value)(), expected)]  # noqa: E731
-    line = judge(name, tensors, TOLERANCE[sizes.dtype], errors)
-    print(f"check decode {name} {line['heads']} {'ok' if line['passed'] else line['failure']}", flush=True)
-    return line
+    return judge(
+        name,
+        tensors,
+        TOLERANCE[sizes.dtype],
+        lambda: [relative_error(prepare(query, key, value)(), expected)],
+    )

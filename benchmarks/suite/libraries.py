@@ -9,12 +9,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention import SDPBackend
 
-from . import costs
-from .checks import describe_error
-from .methods import Method, Options, full_reference, unbound
+from .methods import Method, Options, full_attention, full_method, full_reference, unbound
+from .results import describe_error
 
 # Native sparse attention as published: 16 blocks of 64 keys for each query.
 _NSA_BLOCKS, _NSA_BLOCK_SIZE = 16, 64
@@ -31,13 +29,11 @@ def library_methods(options: Options, heads: tuple[int, int]) -> dict[str, Metho
     if heads[0] % _NSA_GROUP:
         missing_nsa = missing_nsa or f"needs a multiple of {_NSA_GROUP} query heads, not {heads[0]}"
 
-    def full(label: str, attend: Callable[..., Tensor], missing: str | None) -> Method:
-        return Method(label, unbound(attend), full_reference, costs.full_pairs, missing=on_cpu or missing)
-
+    cudnn = partial(full_attention, backend=SDPBackend.CUDNN_ATTENTION)
     return {
-        "cudnn": full("Full, SDPA cuDNN", partial(_sdpa, backend=SDPBackend.CUDNN_ATTENTION), None),
-        "fa2": full("Full, flash-attn 2", partial(_flash_attn, function=flash_2), missing_2),
-        "fa3": full("Full, flash-attn 3", partial(_flash_attn, function=flash_3), missing_3),
+        "cudnn": full_method("Full, SDPA cuDNN", cudnn, on_cpu),
+        "fa2": full_method("Full, flash-attn 2", partial(_flash_attn, function=flash_2), on_cpu or missing_2),
+        "fa3": full_method("Full, flash-attn 3", partial(_flash_attn, function=flash_3), on_cpu or missing_3),
         "nsa": Method(
             f"NSA, {_NSA_BLOCKS} x {_NSA_BLOCK_SIZE}, {_NSA_GROUP} query heads to a KV head",
             unbound(partial(_native_sparse, function=nsa)),
@@ -51,24 +47,12 @@ def library_methods(options: Options, heads: tuple[int, int]) -> dict[str, Metho
     }
 
 
-def sdpa_flash() -> Method:
-    """The baseline on a GPU."""
-    attend = partial(_sdpa, backend=SDPBackend.FLASH_ATTENTION)
-    return Method("Full, SDPA flash", unbound(attend), full_reference, costs.full_pairs)
-
-
 def find(module: str, name: str) -> tuple[Callable | None, str | None]:
     """A function of a library that may not be there, or why it is not."""
     try:
         return getattr(importlib.import_module(module), name), None
     except Exception as error:  # a library built for another torch fails in ways of its own
         return None, describe_error(error)
-
-
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend) -> Tensor:
-    with sdpa_kernel(backend):
-        grouped = query.shape[1] != key.shape[1]
-        return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
 
 
 def _flash_attn(query: Tensor, key: Tensor, value: Tensor, function: Callable) -> Tensor:

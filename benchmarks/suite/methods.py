@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from hylora_kernels import shifted_sparse_attention, sliding_window_attention, span_attention
@@ -67,10 +69,11 @@ def unbound(attend: Attend) -> Callable[..., Attend]:
     return lambda query, key, value: attend
 
 
-def full_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Full causal attention, by whatever torch chooses."""
+def full_attention(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None = None) -> Tensor:
+    """Full causal attention, by one of torch's kernels or by whichever torch chooses."""
     grouped = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    with nullcontext() if backend is None else sdpa_kernel(backend):
+        return scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
 
 
 def full_reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -78,29 +81,27 @@ def full_reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return sliding_window_attention(query, key, value, window=query.shape[2], backend="reference")
 
 
+def full_method(label: str, attend: Attend, missing: str | None = None) -> Method:
+    """Full attention by some kernel."""
+    return Method(label, unbound(attend), full_reference, costs.full_pairs, missing=missing)
+
+
 def own_methods(options: Options, retrieval: str = "relevance", backend: str = "auto") -> dict[str, Method]:
-    """Full attention, span-expanded attention, the same without memory, and the rivals."""
+    """Full attention, span-expanded attention, the same without memory, and the rivals.
+
+    "se_causal" is span-expanded attention whose blocks are chosen by the group of queries before.
+    """
 
     def method(label: str, function: Callable, pairs: Callable[[int], float], **arguments) -> Method:
         attend = partial(function, **arguments, backend=backend)
         return Method(label, unbound(attend), partial(function, **arguments, backend="reference"), pairs)
 
-    span = partial(method, function=span_attention, **options.span)
+    span = partial(method, function=span_attention, pairs=costs.span_pairs(options), **options.span)
     return {
-        "full": Method("Full", unbound(full_attention), full_reference, costs.full_pairs),
-        "se": span("SE-Attn", pairs=costs.span_pairs(options), retrieval=retrieval),
+        "full": full_method("Full", full_attention),
+        "se": span("SE-Attn", retrieval=retrieval),
         "nomem": span("NoMem", pairs=costs.chunk_pairs(options.chunk_size), retrieval="none"),
         "sw": method("SW", sliding_window_attention, costs.window_pairs(options.window), window=options.window),
         "s2": method("S2", shifted_sparse_attention, costs.shifted_pairs(options.group), group=options.group),
+        "se_causal": span("SE-Attn causal", retrieval=retrieval, selection="causal"),
     }
-
-
-def causal_method(options: Options, retrieval: str = "relevance", backend: str = "auto") -> Method:
-    """Span-expanded attention whose blocks are chosen by the group of queries before."""
-    span = {**options.span, "selection": "causal", "retrieval": retrieval}
-    return Method(
-        "SE-Attn causal",
-        unbound(partial(span_attention, **span, backend=backend)),
-        partial(span_attention, **span, backend="reference"),
-        costs.span_pairs(options),
-    )

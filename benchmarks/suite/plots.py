@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +50,24 @@ def draw_speedups(points: list[dict], labels: dict[str, str], path: Path) -> Non
 
     rows = list(dict.fromkeys(tuple(point["heads"]) for point in points))
     columns = list(dict.fromkeys(point["pass"] for point in points))
+    ticks = sorted({point["length"] for point in points})
     figure = Figure(figsize=(4.2 * len(columns), 3.4 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for row, heads in enumerate(rows):
-        for column, work in enumerate(columns):
-            axis = axes[row, column]
-            for number, (name, label) in enumerate(labels.items()):
-                line = sorted(
-                    (point["length"], point["speedup"]["median"])
-                    for point in points
-                    if (tuple(point["heads"]), point["pass"], point["contender"]) == (heads, work, name)
-                    and point["speedup"] is not None
-                )
-                if line:
-                    axis.plot(*zip(*line, strict=True), label=label, color=f"C{number}", marker="o", markersize=4)
-            axis.axhline(1, color="#888888", linewidth=0.8)
-            axis.set(
-                xscale="log",
-                yscale="log",
-                xlabel="context length (tokens)",
-                title=f"{work}, heads {heads[0]}/{heads[1]}",
-            )
-            ticks = sorted({point["length"] for point in points})
-            axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.minorticks_off()
-            axis.grid(alpha=0.3)
-        axes[row, 0].set_ylabel("times as fast as full attention")
+    for axis, (heads, work) in zip(axes.flat, product(rows, columns), strict=True):
+        for number, (name, label) in enumerate(labels.items()):
+            place = (heads, work, name)
+            here = [x for x in points if x["speedup"] and (tuple(x["heads"]), x["pass"], x["contender"]) == place]
+            if line := sorted((x["length"], x["speedup"]["median"]) for x in here):
+                axis.plot(*zip(*line, strict=True), label=label, color=f"C{number}", marker="o", markersize=4)
+        axis.axhline(1, color="#888888", linewidth=0.8)
+        title = f"{work}, heads {heads[0]}/{heads[1]}"
+        axis.set(xscale="log", yscale="log", xlabel="context length (tokens)", title=title)
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("times as fast as full attention")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=150)

@@ -9,6 +9,8 @@ from typing import Any
 from .targets import by_place, verdicts
 
 _PASSES = ("forward", "backward", "forward+backward", "decode")
+# What the page tells of things left out in a column of its own, or not at all.
+_TOLD = ("reason", "traceback")
 
 
 def markdown(data: dict[str, Any]) -> str:
@@ -27,8 +29,8 @@ def markdown(data: dict[str, Any]) -> str:
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A table of Markdown, numbers to the right."""
     header = list(header)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    lines = ["| " + " | ".join(map(str, line)) + " |" for line in (header, *rows)]
+    return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
 
 
 def _checks(data):
@@ -70,57 +72,47 @@ def _targets(data):
 
 
 def _operators(data):
-    points, labels = [], {}
-    for part in ("operator", "flex"):
-        points += _of(data, part, "points")
-        labels |= data.get(part, {}).get("labels", {})
+    points = [point for part in ("operator", "flex") for point in _of(data, part, "points")]
+    labels = {**data.get("operator", {}).get("labels", {}), **data.get("flex", {}).get("labels", {})}
     places = by_place(points)
-    names = [name for name in labels if any(name in methods for methods in places.values())]
-    if not names:
+    if not places:
         return
     yield "## Attention"
-    backend = data["operator"].get("backend") if "operator" in data else None
+    backend = data.get("operator", {}).get("backend")
     yield f"Medians over rounds in which the methods take turns. SE-Attn is computed by the {backend}."
-    columns = ("heads", "pass", "length", *(labels[name] for name in names))
-    ordered = _ordered(places)
-    yield "Milliseconds:"
-    yield table(columns, _cells(ordered, names, lambda point, _: f"{1e3 * point['time']['median']:.3g}"))
-    yield "Times as fast as full attention:"
-    yield table(columns, _cells(ordered, names, _speedup))
-    yield "MiB beyond the inputs:"
-    yield table(columns, _cells(ordered, names, lambda point, _: f"{point['peak_bytes'] / 2**20:.4g}"))
-    for key, ceiling in (("matmul_fraction", "matrix product"), ("copy_fraction", "copy")):
-        yield f"Share of the measured {ceiling}'s rate, of what the method cannot do without:"
-        yield table(columns, _cells(ordered, names, lambda point, _, key=key: _number(point[key], ".2f")))
+    share = "Share of the measured {}'s rate, of what the method cannot do without:"
+    for title, cell in (
+        ("Milliseconds:", lambda point: f"{1e3 * point['time']['median']:.3g}"),
+        ("Times as fast as full attention:", _speedup),
+        ("MiB beyond the inputs:", lambda point: f"{point['peak_bytes'] / 2**20:.4g}"),
+        (share.format("matrix product"), lambda point: _number(point["matmul_fraction"], ".2f")),
+        (share.format("copy"), lambda point: _number(point["copy_fraction"], ".2f")),
+    ):
+        yield title
+        yield _by_method(places, labels, cell)
 
 
-def _ordered(places):
-    return sorted(places.items(), key=lambda item: (item[0][0], _PASSES.index(item[0][1]), item[0][2]))
+def _by_method(places, labels, cell, length="length"):
+    """A table with a row for each place and a column for each method that was measured at any of them."""
+    names = [name for name in labels if any(name in methods for methods in places.values())]
+    ordered = sorted(places.items(), key=lambda item: (item[0][0], _PASSES.index(item[0][1]), item[0][2]))
+    rows = (
+        (heads, pass_name, f"{tokens:,}", *(cell(methods[name]) if name in methods else "" for name in names))
+        for (heads, pass_name, tokens), methods in ordered
+    )
+    return table(("heads", "pass", length, *(labels[name] for name in names)), rows)
 
 
-def _cells(ordered, names, cell):
-    for (heads, pass_name, length), methods in ordered:
-        values = (cell(methods[name], methods) if name in methods else "" for name in names)
-        yield heads, pass_name, f"{length:,}", *values
-
-
-def _speedup(point, methods) -> str:
+def _speedup(point) -> str:
     return _number(point["speedup"] and point["speedup"]["median"], ".2f")
 
 
 def _decode(data):
-    places = by_place(_of(data, "decode", "points"))
-    if not places:
-        return
-    labels = data["decode"]["labels"]
-    names = [name for name in labels if any(name in methods for methods in places.values())]
-    yield "## Decode step"
-    yield "Attention of one new token, in microseconds; in brackets, times as fast as full attention."
-    cell = lambda point, methods: f"{1e6 * point['time']['median']:.3g} ({_speedup(point, methods) or '-'})"  # noqa: E731
-    yield table(
-        ("heads", "pass", "tokens in the cache", *(labels[name] for name in names)),
-        _cells(_ordered(places), names, cell),
-    )
+    if places := by_place(_of(data, "decode", "points")):
+        yield "## Decode step"
+        yield "Attention of one new token, in microseconds; in brackets, times as fast as full attention."
+        cell = lambda point: f"{1e6 * point['time']['median']:.3g} ({_speedup(point) or '-'})"  # noqa: E731
+        yield _by_method(places, data["decode"]["labels"], cell, "tokens in the cache")
 
 
 def _steps(data):
@@ -134,7 +126,7 @@ def _steps(data):
             f"{point['length']:,}",
             point["contender"],
             _number(point["tokens_per_second"], ",.0f") or point["error"],
-            _speedup(point, None),
+            _speedup(point),
             _number(point["peak_bytes"] and (point["peak_bytes"] + (point["resident_bytes"] or 0)) / 2**30, ".3g"),
         )
         for point in points
@@ -145,24 +137,30 @@ def _steps(data):
 def _planner(data):
     if results := _of(data, "planner", "results"):
         yield "## Planned memory"
-        rows = (
-            (x["case"], f"{x['planned'] / 2**20:,.1f}", f"{x['measured'] / 2**20:,.1f}", f"{x['ratio']:.3f}")
-            for x in results
-        )
-        yield table(("step", "planned MiB", "measured MiB", "planned / measured"), rows)
+        yield planned(results)
+
+
+def planned(results: Iterable[dict[str, Any]]) -> str:
+    """Planned and measured memory as a table, as in the documentation."""
+    rows = (
+        (x["case"], f"{x['planned'] / 2**20:,.1f}", f"{x['measured'] / 2**20:,.1f}", f"{x['ratio']:.3f}")
+        for x in results
+    )
+    return table(("step", "planned MiB", "measured MiB", "planned / measured"), rows)
 
 
 def _left_out(data):
     rows = []
-    for section, content in data.items():
-        for item in content.get("left_out", []) if isinstance(content, dict) else []:
-            what = ", ".join(_heads(item) if key == "heads" else str(x) for key, x in item.items() if key != "reason")
-            rows.append((section, what, item["reason"]))
-        for point in content.get("points", []) if isinstance(content, dict) else []:
+    for section in data:
+        for item in _of(data, section, "left_out"):
+            place = (_heads(item) if key == "heads" else x for key, x in item.items() if key not in _TOLD)
+            rows.append((section, ", ".join(map(str, place)), item["reason"]))
+        for point in _of(data, section, "points"):
             if point["error"]:
                 rows.append((section, f"{point['contender']}, {point['length']}", point["error"]))
     if rows:
         yield "## Left out"
+        yield "What failed has its traceback in gpu.json."
         yield table(("part", "what", "why"), rows)
 
 

@@ -11,15 +11,7 @@ _LONG = (32768, 65536, 131072)
 
 
 class Target(NamedTuple):
-    """One figure.
-
-    Attributes:
-        what: in words.
-        passes: it is asked of.
-        bounds: by length.
-        at_least: whether the bounds are lower bounds.
-        quantity: which of `_QUANTITIES` it is.
-    """
+    """One figure: the passes it is asked of, its bounds by length, and which of `_QUANTITIES` it is."""
 
     what: str
     passes: tuple[str, ...]

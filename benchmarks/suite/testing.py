@@ -19,7 +19,7 @@ def run_tests(device: str, results: Results, seconds: float) -> bool:
     Returns:
         Whether none failed; not having been able to run, or to finish, is no failure, but is written down.
     """
-    section = results.start("tests", {"summary": None, "failed": False})
+    section = results.start("tests", summary=None, failed=False)
     if missing := [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]:
         section["summary"] = f"not run: {' and '.join(missing)} not installed"
     else:
@@ -33,11 +33,9 @@ def run_tests(device: str, results: Results, seconds: float) -> bool:
         log = results.folder / "tests.txt"
         try:
             with log.open("w") as output:
-                code = subprocess.run(
-                    command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=seconds
-                ).returncode
+                run = subprocess.run(command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=seconds)
             lines = log.read_text().strip().splitlines()
-            section |= {"summary": lines[-1] if lines else "no output", "failed": code != 0}
+            section |= {"summary": lines[-1] if lines else "no output", "failed": run.returncode != 0}
         except subprocess.TimeoutExpired:
             section["summary"] = f"cut off after {seconds:.0f} seconds"
     results.save()

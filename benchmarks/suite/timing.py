@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 
-from hylora_eval.runtime.rounds import stopwatch
+from hylora_eval.runtime.rounds import measure, stopwatch
+
+Clock = Callable[[Callable[[], object], torch.device], float]
 
 
 class Budget:
@@ -29,7 +32,7 @@ class Budget:
         return self.left <= 0
 
 
-def cold_stopwatch(device: torch.device) -> Callable[[Callable[[], object], torch.device], float]:
+def cold_stopwatch(device: torch.device) -> Clock:
     """A stopwatch before whose start a GPU's L2 cache is overwritten; on a CPU the wall clock.
 
     The overwriting also keeps the GPU busy while the first kernels of the run are launched, so that the time is the
@@ -53,9 +56,35 @@ def cold_stopwatch(device: torch.device) -> Callable[[Callable[[], object], torc
     return timed
 
 
-def rounds_for(length: int, most: int) -> int:
-    """How many rounds a length gets: long runs are steady, and dear."""
-    return min(most, max(3, 2**18 // length))
+def take_turns(
+    prepare: Callable[[str], Callable[[], object]],
+    contenders: Iterable[str],
+    place: dict,
+    timed: Clock,
+    device: torch.device,
+    rounds: int,
+) -> list[Any]:
+    """Time contenders against each other, and against "full" if it is one of them.
+
+    Args:
+        prepare: gives what is timed of a contender.
+        contenders: their names.
+        place: what the times are of, with its "length" in tokens.
+        timed: gives the seconds of a run.
+        device: where they run.
+        rounds: in each of which all are timed once.
+
+    Returns:
+        A measurement of `hylora_eval.runtime` for each contender.
+    """
+    names, length = list(contenders), place["length"]
+    baseline = "full" if "full" in names else None
+    found = measure(
+        lambda name, _: prepare(name), names, length, device=device, rounds=rounds, baseline=baseline, timed=timed
+    )
+    times = {point.contender: f"{1e3 * point.time.median:.3g}" if point.time else point.error for point in found}
+    print(*place.values(), f"ms: {times}", flush=True)
+    return found
 
 
 def captured(step: Callable[[], object], device: torch.device) -> Callable[[], object]:

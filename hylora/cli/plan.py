@@ -18,11 +18,14 @@ _PRECISIONS = {"bf16": "bf16", "fp32": "float32"}
 def plan(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Further settings of the recipe, as in `hylora train`."),
+        typer.Argument(
+            metavar="[RECIPE] [SECTION.KEY=VALUE]...",
+            help="A YAML recipe, and settings that replace its own, as in `hylora train`.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A hub id, a model folder or a config.json.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Plan this YAML recipe; options replace its settings.")] = None,
-    gpus: Annotated[str, typer.Option(help="How many GPUs, and the memory of each.")] = "1x80GB",
+    recipe: Annotated[str | None, typer.Option(help="The YAML recipe; options replace its settings.")] = None,
+    gpus: Annotated[str, typer.Option(help="How many GPUs, and the memory or name of each, as in 8xH100.")] = "1x80GB",
     context: Annotated[int | None, typer.Option(help="Tokens per sequence (training.sequence_length).")] = None,
     attention: Annotated[str | None, typer.Option(help="'se_attn', 'sw_attn', 's2_attn' or 'full'.")] = None,
     variant: Annotated[str | None, typer.Option(help="'lora', 'longlora', 'hylora' or 'none' to train all.")] = None,
@@ -31,7 +34,7 @@ def plan(
     precision: Annotated[str | None, typer.Option(help="'bf16' or 'fp32'.")] = None,
     gradient_checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="'adamw', 'adamw_8bit' or 'sgd'.")] = None,
-    sharding: Annotated[str, typer.Option(help="'none', 'fsdp' or 'zero2'.")] = "none",
+    sharding: Annotated[str, typer.Option(help="'none', 'fsdp', 'zero2' or 'zero3'.")] = "none",
     kernels: Annotated[str, typer.Option(help="'fused' (mamba-ssm is installed there) or 'torch'.")] = "fused",
     output: Annotated[Path | None, typer.Option("--json", help="Write the plan to this file as well.")] = None,
 ) -> None:
@@ -41,16 +44,20 @@ def plan(
     """
     # Building the command line must not take the seconds that the training stack takes to import.
     from hylora.language.recipe import LanguageRecipe
-    from hylora.planning import Hardware, Setup, advise, plan_training
+    from hylora.planning import Hardware, TrainingSetup, advise, plan_training
     from hylora.planning.report import print_plan, to_dict
+    from hylora.runs.loading import check_exists
     from hylora.training.recipe_loading import parse_overrides, read_yaml
 
+    overrides = overrides or []
+    if recipe is None and overrides and ("=" not in overrides[0] or Path(overrides[0]).is_file()):
+        recipe, *overrides = overrides
     if (model is None) == (recipe is None):
-        raise ValueError("name either a model (--model) or a recipe (--recipe)")
+        raise ValueError(f"model={model!r} and recipe={recipe!r} must be one of the two; name a model or a recipe")
     if precision is not None and precision not in _PRECISIONS:
-        raise ValueError(f"--precision {precision!r} is not one of {', '.join(_PRECISIONS)}")
+        raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
     if context is not None and context < 2:
-        raise ValueError(f"--context {context} must be at least 2 tokens")
+        raise ValueError(f"context={context} must be at least 2 tokens")
     hardware = Hardware.parse(gpus)
     tree = _bare_recipe(model, hardware.gpus, micro_batch or 1) if recipe is None else read_yaml(recipe)
     settings = {
@@ -65,14 +72,15 @@ def plan(
         "optimizer.name": optimizer,
     }
     given = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
-    setup = Setup(
-        LanguageRecipe.from_tree(parse_overrides(tree, [*given, *(overrides or [])])), hardware, sharding, kernels
-    )
+    planned = LanguageRecipe.from_tree(parse_overrides(tree, [*given, *overrides]))
+    if not planned.model.from_scratch and not Path(planned.model.path).is_file():
+        check_exists(planned.model.path)
+    setup = TrainingSetup(planned, hardware, sharding, kernels)
 
     console = Console()
-    with Console(stderr=True).status("Trying a step without weights ..."):
-        found = plan_training(setup)
-        advice = [] if found.fits else advise(found)
+    with Console(stderr=True).status("") as status:
+        found = plan_training(setup, status.update)
+        advice = [] if found.fits else advise(found, status.update)
     print_plan(found, advice, console)
     if output is not None:
         output.write_text(json.dumps(to_dict(found, advice), indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,6 @@
 
 from hylora.planning.advice import Advice, advise
 from hylora.planning.hardware import Hardware
-from hylora.planning.planner import Setup, TrainingPlan, plan_training
+from hylora.planning.planner import TrainingPlan, TrainingSetup, plan_training
 
-__all__ = ["Advice", "Hardware", "Setup", "TrainingPlan", "advise", "plan_training"]
+__all__ = ["Advice", "Hardware", "TrainingPlan", "TrainingSetup", "advise", "plan_training"]

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hylora.planning.planner import Estimator, Setup, TrainingPlan
+from hylora.planning.planner import Estimator, TrainingPlan, TrainingSetup
 from hylora.training.recipe import RecipeError
 
 __all__ = ["Advice", "advise"]
@@ -28,14 +28,16 @@ class Advice:
     fits: bool
 
 
-def advise(plan: TrainingPlan) -> list[Advice]:
+def advise(plan: TrainingPlan, progress: Callable[[str], None] = lambda step: None) -> list[Advice]:
     """Single changes that save memory, those that save most first; each is planned, none is guessed.
 
     Args:
         plan: of the setup as it is.
+        progress: called with what is tried next, in words.
     """
     found = []
     for change, setup in _changes(plan.setup):
+        progress(f"It does not fit. Trying {change}")
         try:
             total = Estimator(setup).total(setup.recipe.training.sequence_length)
         except RecipeError:
@@ -46,7 +48,7 @@ def advise(plan: TrainingPlan) -> list[Advice]:
     return sorted(found, key=lambda advice: -advice.saves)
 
 
-def _changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
+def _changes(setup: TrainingSetup) -> Iterator[tuple[str, TrainingSetup]]:
     """Changes that may help, each with the setup it makes."""
     recipe = setup.recipe
     if not recipe.training.gradient_checkpointing:
@@ -63,13 +65,13 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
         yield "adapter.variant=hylora", _with(setup, "adapter", variant="hylora")
     if recipe.adapter.variant != "lora" and not recipe.model.from_scratch:
         yield "adapter.variant=lora (embeddings and norms stay frozen)", _with(setup, "adapter", variant="lora")
-    if setup.hardware.gpus > 1 and setup.sharding != "fsdp":
+    if setup.hardware.gpus > 1 and setup.sharding not in ("fsdp", "zero3"):
         yield "shard weights, gradients and optimizer state (FSDP)", replace(setup, sharding="fsdp")
     length = recipe.training.sequence_length
     yield f"training.sequence_length={length // 2}", _with(setup, "training", sequence_length=length // 2)
 
 
-def _with(setup: Setup, section: str, **changes: Any) -> Setup:
+def _with(setup: TrainingSetup, section: str, **changes: Any) -> TrainingSetup:
     """A setup with other values in one section of its recipe."""
     recipe = setup.recipe
     return replace(setup, recipe=replace(recipe, **{section: replace(getattr(recipe, section), **changes)}))

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
-__all__ = ["LONGEST", "longest_context"]
+__all__ = ["longest_context", "longest_tried"]
 
-# Few have documents that long, and trying them takes a while.
-LONGEST = 1 << 18
 _GRID = 1024
+# Few have documents that long.
+_LONGEST = 1 << 18
+# A step at so many times the context takes so many times longer to try, where the loss comes in slices.
+_REACH = 16
 
 
-def longest_context(bytes_at: Callable[[int], int], limit: int, start: int) -> int:
+def longest_tried(planned: int) -> int:
+    """The longest context that is looked for, in tokens, where a context of `planned` tokens is asked about."""
+    return max(planned, min(_LONGEST, _REACH * planned))
+
+
+def longest_context(bytes_at: Callable[[int], int], limit: int, start: int, longest: int) -> int:
     """The longest context whose memory stays within a limit.
 
     Memory is close to a straight line in the length, so the next length to try is read off the line through two that
@@ -23,26 +29,37 @@ def longest_context(bytes_at: Callable[[int], int], limit: int, start: int) -> i
         bytes_at: memory of a context; grows with it.
         limit: bytes.
         start: tokens to begin with.
+        longest: tokens beyond which nothing is tried.
 
     Returns:
-        Tokens; 0 if none was found, and at least `LONGEST` where that fits.
+        Tokens; 0 if none was found, and `longest` where that fits.
     """
-    size = cache(bytes_at)
+    sizes: dict[int, int] = {}
+
+    def at_the_limit(other: int) -> int:
+        """Where the line through what fits and another length meets the limit."""
+        slope = (sizes[other] - sizes[fits]) / (other - fits)
+        return fits + int((limit - sizes[fits]) / slope) // _GRID * _GRID if slope > 0 else longest
+
     fits, exceeds, guess = 0, None, start
     while exceeds is None or guess < exceeds:
-        if size(guess) <= limit:
+        sizes[guess] = bytes_at(guess)
+        if sizes[guess] <= limit:
             fits = guess
         else:
             exceeds = guess
-        if fits >= LONGEST or (fits == 0 and exceeds <= _GRID):
+        if fits >= longest or (fits == 0 and exceeds <= _GRID):
             break
         if fits == 0:
-            guess = exceeds // 2
+            guess = _GRID
             continue
-        other = exceeds or (fits // 2 if fits >= 2 * _GRID else 2 * fits)
-        slope = (size(other) - size(fits)) / (other - fits)
-        guess = min(LONGEST, fits + int((limit - size(fits)) / slope)) if slope > 0 else LONGEST
-        guess = guess // _GRID * _GRID
+        if len(sizes) == 1:
+            half = fits // 2 if fits >= 2 * _GRID else 2 * fits
+            sizes[half] = bytes_at(half)
+        guess = at_the_limit(min(sizes.keys() - {fits}, key=lambda tried: abs(tried - fits)))
+        if exceeds is not None and guess >= exceeds:
+            guess = at_the_limit(exceeds)
         if guess - fits <= fits // 33:
             guess = fits + max(_GRID, fits // 16)
+        guess = min(guess, longest)
     return fits

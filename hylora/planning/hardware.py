@@ -9,7 +9,18 @@ from dataclasses import dataclass
 __all__ = ["Hardware"]
 
 GIB = 2**30
-_FORM = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(?:GB|GiB)", re.IGNORECASE)
+_FORM = re.compile(r"(?:(\d+)\s*x\s*)?(?:(\d+(?:\.\d+)?)\s*(?:GB|GiB)|(.*?))", re.IGNORECASE)
+# GB of GPUs that are often rented, by name without blanks.
+_KNOWN = {
+    "a100-40": 40,
+    "a100-80": 80,
+    "h100": 80,
+    "h200": 141,
+    "b200": 180,
+    "l40s": 48,
+    "a10g": 24,
+    "rtx4090": 24,
+}
 
 
 @dataclass(frozen=True)
@@ -26,17 +37,22 @@ class Hardware:
 
     @classmethod
     def parse(cls, text: str) -> Hardware:
-        """Read `8x80GB`, or `24GB` for one.
+        """Read `8x80GB`, or `24GB` for one; a known GPU's name stands for its memory, as in `8xH100`.
 
         Raises:
             ValueError: if the text has another form, or says that there are no GPUs or no memory.
         """
-        match = _FORM.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"gpus={text!r} is not of the form 1x80GB: a number of GPUs and the memory of each")
-        hardware = cls(int(match[1] or 1), int(float(match[2]) * GIB))
+        count, size, name = _FORM.fullmatch(text.strip()).groups()
+        memory = _KNOWN.get(re.sub(r"\s", "", name).lower()) if size is None else size
+        if memory is None:
+            known = ", ".join(name.upper() for name in _KNOWN)
+            raise ValueError(
+                f"gpus={text!r} must be a number of GPUs and the memory of each, like 1x80GB, or the name of one of "
+                f"{known}, like 8xH100"
+            )
+        hardware = cls(int(count or 1), int(float(memory) * GIB))
         if not hardware.gpus or not hardware.memory:
-            raise ValueError(f"gpus={text!r} leaves nothing to train on; give at least one GPU with some memory")
+            raise ValueError(f"gpus={text!r} must leave something to train on; give at least one GPU with some memory")
         return hardware
 
     @property

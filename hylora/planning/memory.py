@@ -15,10 +15,11 @@ from hylora.training.recipe import OptimizerRecipe
 
 __all__ = ["SHARDINGS", "MemoryEstimate", "Sharding", "check_sharding", "estimate_memory"]
 
-SHARDINGS = ("none", "fsdp", "zero2")
+SHARDINGS = ("none", "fsdp", "zero2", "zero3")
 WEIGHTS = ("frozen weights", "trained weights")
-# Numbers in DeepSpeed's buckets, of the size that it takes by itself.
+# Numbers in DeepSpeed's buckets, and weights that ZeRO-3 keeps together at most, as it sets them by itself.
 _ZERO_BUCKET = 500_000_000
+_ZERO_GATHERED = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Sharding:
     """What is spread over GPUs.
 
     Args:
-        name: "none" (each GPU holds everything), "fsdp" (weights, gradients and optimizer state are spread) or "zero2"
-            (gradients and optimizer state are).
-        gathered: bytes of the weights that FSDP brings together at a time.
+        name: "none" (each GPU holds everything), "zero2" (gradients and optimizer state are spread), "fsdp" or "zero3"
+            (weights as well).
+        gathered: bytes of the weights that FSDP or ZeRO-3 brings together at a time.
     """
 
     name: str
@@ -67,9 +68,10 @@ class Sharding:
         kinds = set(base._no_split_modules or ())
         layers = [module for module in base.modules() if type(module).__name__ in kinds]
         sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
-        outside = sum(parameter.numel() for parameter in base.parameters()) - sum(sizes)
-        # The layer at work and the one fetched ahead; what lies outside of layers is one unit, and stays.
-        numbers = outside + 2 * max(sizes, default=0)
+        whole = sum(parameter.numel() for parameter in base.parameters())
+        # FSDP: the layer at work and the one fetched ahead. What lies outside of layers is one unit, and stays.
+        at_work = whole - sum(sizes) + 2 * max(sizes, default=0)
+        numbers = min(whole, _ZERO_GATHERED) if name == "zero3" else at_work
         return cls(name, numbers * (2 if mixed_precision == "bf16" else 4))
 
 
@@ -80,9 +82,9 @@ def check_sharding(name: str, hardware: Hardware) -> None:
         ValueError: naming what is known, or the remedy.
     """
     if name not in SHARDINGS:
-        raise ValueError(f"sharding={name!r} is unknown; choose one of {', '.join(SHARDINGS)}")
+        raise ValueError(f"sharding={name!r} must be one of {', '.join(SHARDINGS)}")
     if name != "none" and hardware.gpus == 1:
-        raise ValueError(f"sharding={name!r} needs more than one GPU, and gpus={str(hardware)!r}; use sharding none")
+        raise ValueError(f"sharding={name!r} must have more than one GPU, and gpus={str(hardware)!r}; use none")
 
 
 def estimate_memory(
@@ -125,16 +127,15 @@ def _optimizer_workspace(optimizer: OptimizerRecipe) -> int:
 
 def _spread(parts: dict[str, int], sharding: Sharding, gpus: int, gradients: int) -> None:
     """Account for GPUs that share the work, in place."""
-    spread = {
-        "none": (),
-        "zero2": ("gradients", "optimizer state", "optimizer's own"),
-        "fsdp": (*WEIGHTS, "gradients", "optimizer state", "optimizer's own"),
-    }
+    updated = ("gradients", "optimizer state", "optimizer's own")
+    spread = {"none": (), "zero2": updated, "fsdp": (*WEIGHTS, *updated), "zero3": (*WEIGHTS, *updated)}
     for part in spread[sharding.name]:
         parts[part] = -(-parts.get(part, 0) // gpus)
     # DDP keeps every gradient a second time, in the buckets that it sends.
+    bucket = min(gradients, 4 * _ZERO_BUCKET)
     parts["communication"] = {
         "none": gradients,
-        "zero2": min(gradients, 4 * _ZERO_BUCKET),
+        "zero2": bucket,
         "fsdp": sharding.gathered,
+        "zero3": sharding.gathered + bucket,
     }[sharding.name]

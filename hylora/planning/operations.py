@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Floating-point operations and hidden memory of single operators."""
+"""Floating-point operations of single operators, by torch's table of formulas and those added to it here.
+
+Added are full attention as a CPU runs it, the products of mixtures of experts, and the operators of `hylora_kernels`.
+`torch.utils.flop_counter.FlopCounterMode` counts them as well from then on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from hylora.planning.long_attention import is_long_attention, long_attention_operations, long_attention_workspace
+import hylora_kernels.ops  # noqa: F401  defines the operators
+from hylora_kernels.options import group_size
 
-__all__ = ["attention_operations", "count_operations", "is_attention", "kernel_workspace", "without_kernel"]
+__all__ = ["attention_operations", "count_operations", "is_attention"]
 
-_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-_GROUPED = torch.ops.aten._grouped_mm.default
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# Products of matrices in attention: two forward; backward four for the gradients, and the scores once more.
+_FORWARD, _BACKWARD = 2, 5
 
 
 def count_operations(func: Callable, args: tuple, kwargs: dict[str, Any], output: Any) -> int:
@@ -26,19 +33,6 @@ def count_operations(func: Callable, args: tuple, kwargs: dict[str, Any], output
         func: an overload of `torch.ops`.
         args, kwargs, output: of the call.
     """
-    if func is _FLASH:
-        query, key, _, _, causal = (*args, 0.0, False)[:5]
-        return _flash(query, key, causal, products=2)
-    if func is _FLASH_BACKWARD:
-        _, query, key, _, _, _, _, causal = args[:8]
-        # Gradients are four products; the scores are made once more.
-        return _flash(query, key, causal, products=5)
-    if is_long_attention(func):
-        return long_attention_operations(func, args)
-    if func is _GROUPED:
-        # Mixture of experts: each row, or each column, belongs to one expert.
-        first, second = args[:2]
-        return 2 * first.numel() * second.shape[-1] if first.ndim == 2 else 2 * second.numel() * first.shape[-2]
     formula = flop_registry.get(func._overloadpacket)
     return 0 if formula is None else formula(*args, **kwargs, out_val=output)
 
@@ -55,48 +49,80 @@ def attention_operations(heads_width: int, length: int) -> int:
 
 def is_attention(func: Callable) -> bool:
     """Whether an operator is the softmax attention itself, forward or backward."""
-    return func in (_FLASH, _FLASH_BACKWARD) or is_long_attention(func)
+    return func._overloadpacket in _ATTENTION
 
 
-def without_kernel(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
-    """The result, without values, of an operator that torch's tensors without storage know in some types only.
-
-    Args:
-        func: an overload of `torch.ops`.
-        args, kwargs: of the call.
-
-    Returns:
-        A tensor of the right shape and type, or None for all other operators.
-    """
-    if func is not _GROUPED:
-        return None
-    first, second, *rest = args
-    offsets = rest[0] if rest else kwargs.get("offs")
-    shape = [first.shape[-2], second.shape[-1]]
-    if first.ndim == second.ndim:
-        shape = [len(offsets) if first.ndim == 2 else len(first), *shape]
-    return first.new_empty(shape, dtype=kwargs.get("out_dtype") or first.dtype)
+def _flash(query: list[int], key: list[int], value: list[int], dropout: float = 0.0, causal: bool = False, **_: Any):
+    return _flash_products(_FORWARD, query, key, causal)
 
 
-def kernel_workspace(func: Callable, args: tuple) -> int:
-    """Bytes that attention on a GPU allocates inside.
-
-    In the backward pass of torch's flash attention the gradient of the queries is summed in float32, and grouped key
-    heads get a gradient per query head.
-    """
-    if is_long_attention(func):
-        return long_attention_workspace(func, args)
-    if func is not _FLASH_BACKWARD:
-        return 0
-    _, query, key = args[:3]
-    size = query.numel() * 4
-    if query.shape[1] != key.shape[1]:
-        size += 2 * query.numel() * query.element_size()
-    return size
+def _flash_backward(grad, query, key, value, output, lse, dropout, causal, **_: Any) -> int:
+    return _flash_products(_BACKWARD, query, key, causal)
 
 
-def _flash(query: Tensor, key: Tensor, causal: bool, products: int) -> int:
-    batch, heads, rows, width = query.shape
-    columns = key.shape[2]
-    scores = rows * (rows + 1) // 2 if causal else rows * columns
+def _flash_products(products: int, query: list[int], key: list[int], causal: bool) -> int:
+    batch, heads, rows, width = query
+    scores = _triangle(rows) if causal else rows * key[2]
     return 2 * products * batch * heads * scores * width
+
+
+def _grouped(first: list[int], second: list[int], *_: Any, **__: Any) -> int:
+    """Mixture of experts: each row, or each column, belongs to one expert."""
+    return 2 * prod(first) * second[-1] if len(first) == 2 else 2 * prod(second) * first[-2]
+
+
+def _triangle(side: int) -> int:
+    return side * (side + 1) // 2
+
+
+def _span_pairs(length: int, block_size: int, top_k: int, chunk_size: int, retrieval: str, **_: Any) -> int:
+    """Pairs of queries and keys in one sequence and head; however blocks are chosen, they are as many."""
+    pairs = 0
+    for start in range(0, length, chunk_size):
+        tokens = min(chunk_size, length - start)
+        blocks = min(top_k, start // block_size) if retrieval != "none" else 0
+        pairs += _triangle(tokens) + tokens * blocks * block_size
+    return pairs
+
+
+def _window_pairs(length: int, window: int, **_: Any) -> int:
+    filling = min(window, length)
+    return _triangle(filling) + (length - filling) * window
+
+
+def _shifted_pairs(length: int, group: float, **_: Any) -> float:
+    """The mean over heads, of which half have their groups shifted by half a group."""
+    size = group_size(group, length)
+    half = min(size // 2, length)
+    return (_grid_pairs(length, size) + _triangle(half) + _grid_pairs(length - half, size)) / 2
+
+
+def _grid_pairs(length: int, size: int) -> int:
+    full, rest = divmod(length, size)
+    return full * _triangle(size) + _triangle(rest)
+
+
+def _long(*args: Any, names: list[str], products: int, pairs: Callable[..., float], **_: Any) -> int:
+    """The products with keys and values; those of the choice of blocks are counted elsewhere."""
+    call = dict(zip(names, args, strict=True))
+    batch, heads, length, width = call["query"]
+    return int(2 * products * batch * heads * width * pairs(length, **call))
+
+
+def _formulas() -> Iterator[tuple[Any, Callable[..., int]]]:
+    """Operators of softmax attention, and their formulas."""
+    yield _FLASH, _flash
+    yield _FLASH_BACKWARD, _flash_backward
+    pairs_of = {"span": _span_pairs, "sliding_window": _window_pairs, "shifted_sparse": _shifted_pairs}
+    for name, pairs in pairs_of.items():
+        for products, direction in ((_FORWARD, ""), (_BACKWARD, "_backward")):
+            operator = getattr(torch.ops.hylora_kernels, f"{name}_attention{direction}")
+            names = [known.name for known in operator.default._schema.arguments]
+            yield operator, partial(_long, names=names, products=products, pairs=pairs)
+
+
+_ATTENTION = dict(_formulas())
+for _operator, _formula in {**_ATTENTION, torch.ops.aten._grouped_mm: _grouped}.items():
+    # Another version of torch may know some of them.
+    if _operator not in flop_registry:
+        register_flop_formula(_operator)(_formula)

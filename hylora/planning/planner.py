@@ -3,31 +3,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hylora.language.head import decoder_and_head
 from hylora.language.model import plan_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.planning.compute import ComputeEstimate, estimate_compute
-from hylora.planning.context import longest_context
+from hylora.planning.context import longest_context, longest_tried
 from hylora.planning.hardware import Hardware
 from hylora.planning.memory import MemoryEstimate, Sharding, check_sharding, estimate_memory
 from hylora.planning.parameters import GroupParameters, count_parameters
 from hylora.planning.simulation import Simulation
 
-__all__ = ["KERNELS", "Estimator", "Setup", "TrainingPlan", "plan_training"]
+__all__ = ["KERNELS", "Estimator", "TrainingPlan", "TrainingSetup", "plan_training"]
 
 KERNELS = ("fused", "torch")
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainingSetup:
     """What is planned.
 
     Args:
         recipe: the run; its data and output are not looked at.
         hardware: the GPUs of one machine, all used.
-        sharding: "none", "fsdp" or "zero2".
+        sharding: "none", "fsdp", "zero2" or "zero3".
         kernels: "fused" (mamba-ssm is installed there) or "torch", for Mamba layers.
 
     Raises:
@@ -42,7 +43,7 @@ class Setup:
     def __post_init__(self) -> None:
         check_sharding(self.sharding, self.hardware)
         if self.kernels not in KERNELS:
-            raise ValueError(f"kernels={self.kernels!r} is unknown; choose one of {', '.join(KERNELS)}")
+            raise ValueError(f"kernels={self.kernels!r} must be one of {', '.join(KERNELS)}")
 
     @property
     def mixed_precision(self) -> str:
@@ -66,7 +67,7 @@ class Estimator:
         RecipeError: if the recipe and its model do not fit together.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: TrainingSetup) -> None:
         self.setup = setup
         plan = plan_model(setup.recipe)
         self.simulation = Simulation(
@@ -101,7 +102,7 @@ class TrainingPlan:
         fused_layers: layers whose kernel was modelled instead of run.
     """
 
-    setup: Setup
+    setup: TrainingSetup
     parameters: dict[str, GroupParameters]
     memory: MemoryEstimate
     compute: ComputeEstimate
@@ -110,22 +111,37 @@ class TrainingPlan:
     fused_layers: int
 
     @property
+    def longest_tried(self) -> int:
+        """The longest context that was looked for, in tokens."""
+        return longest_tried(self.setup.recipe.training.sequence_length)
+
+    @property
     def fits(self) -> bool:
         """Whether the tensors fill no more than what can be used."""
         return self.memory.total <= self.setup.hardware.usable
 
 
-def plan_training(setup: Setup) -> TrainingPlan:
+def plan_training(setup: TrainingSetup, progress: Callable[[str], None] = lambda step: None) -> TrainingPlan:
     """Plan a run; nothing is loaded or allocated.
 
     Args:
         setup: what to plan.
+        progress: called with what is tried next, in words.
 
     Raises:
         RecipeError: if the recipe and its model do not fit together.
     """
+    progress("Making the model without weights")
     estimator = Estimator(setup)
     length = setup.recipe.training.sequence_length
+
+    def total(tokens: int) -> int:
+        if tokens == length:
+            return memory.total
+        progress(f"Looking for the longest context: {tokens:,} tokens")
+        return estimator.total(tokens)
+
+    progress(f"Trying a step of {length:,} tokens")
     memory, compute = estimator.profile(length)
     return TrainingPlan(
         setup=setup,
@@ -133,12 +149,12 @@ def plan_training(setup: Setup) -> TrainingPlan:
         memory=memory,
         compute=compute,
         logits=_logits(setup, estimator),
-        longest=longest_context(estimator.total, setup.hardware.usable, length),
+        longest=longest_context(total, setup.hardware.usable, length, longest_tried(length)),
         fused_layers=estimator.simulation.fused_layers,
     )
 
 
-def _logits(setup: Setup, estimator: Estimator) -> tuple[int, int]:
+def _logits(setup: TrainingSetup, estimator: Estimator) -> tuple[int, int]:
     """Bytes of logits, their float32 copy and its gradient, for a slice and for a whole micro-batch."""
     training = setup.recipe.training
     vocabulary = decoder_and_head(estimator.model).weight.shape[0]

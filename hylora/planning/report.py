@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -10,19 +11,20 @@ from rich.table import Table
 
 from hylora.planning.advice import Advice
 from hylora.planning.compute import PHASES
-from hylora.planning.context import LONGEST
 from hylora.planning.hardware import GIB
 from hylora.planning.planner import TrainingPlan
 
 __all__ = ["print_plan", "to_dict"]
 
-_MEMORY = {
+_RESIDENT = {
     "frozen weights": "",
     "trained weights": "in float32",
     "gradients": "in float32",
     "optimizer state": "",
     "optimizer's own": "while it updates the weights",
     "communication": "buckets, or weights that are gathered",
+}
+_PASSING = {
     "residual stream": "between layers",
     "norms": "",
     "attention": "projections, queries, keys, values, retrieved blocks",
@@ -32,7 +34,6 @@ _MEMORY = {
     "backward": "gradients of activations, workspace",
     "other": "token ids, and what is outside of all modules",
 }
-_ACTIVATIONS = ("residual stream", "norms", "attention", "recurrent layers", "feed-forward", "loss", "backward")
 _COMPUTE = {
     "feed-forward": "feed-forward",
     "recurrent layers": "recurrent layers",
@@ -45,36 +46,26 @@ _COMPUTE = {
 
 def to_dict(plan: TrainingPlan, advice: list[Advice]) -> dict[str, Any]:
     """A plan as plain JSON types: bytes, tokens and operations."""
-    setup = plan.setup
+    setup, compute = plan.setup, plan.compute
+    recipe = setup.recipe.to_tree()
     return {
         "model": setup.recipe.model.path,
-        "recipe": {
-            name: section
-            for name, section in setup.recipe.to_tree().items()
-            if name in ("attention", "adapter", "optimizer", "training")
-        },
-        "hardware": {"gpus": setup.hardware.gpus, "memory": setup.hardware.memory, "usable": setup.hardware.usable},
+        "recipe": {name: recipe[name] for name in ("attention", "adapter", "optimizer", "training")},
+        "hardware": {**asdict(setup.hardware), "usable": setup.hardware.usable},
         "sharding": setup.sharding,
         "kernels": setup.kernels,
-        "parameters": {
-            group: {"model": counts.model, "trained": counts.trained} for group, counts in plan.parameters.items()
-        },
-        "memory": {
-            "parts": plan.memory.parts,
-            "total": plan.memory.total,
-            "highest": plan.memory.highest,
-            "moment": plan.memory.moment,
-        },
+        "parameters": {group: asdict(counts) for group, counts in plan.parameters.items()},
+        "memory": {**asdict(plan.memory), "total": plan.memory.total},
         "logits": dict(zip(("slice", "whole"), plan.logits, strict=True)),
         "operations_per_token": {
-            **plan.compute.parts,
-            "total": {phase: plan.compute.of_phase(phase) for phase in PHASES},
-            "full_attention_over_method": plan.compute.full_over_method,
-            "step_with_full_attention_over_step": plan.compute.step_with_full_over_step,
+            **compute.parts,
+            "total": {phase: compute.of_phase(phase) for phase in PHASES},
+            "full_attention_over_method": compute.full_over_method,
+            "step_with_full_attention_over_step": compute.step_with_full_over_step,
         },
         "fits": plan.fits,
         "longest_context": plan.longest,
-        "advice": [{"change": item.change, "saves": item.saves, "fits": item.fits} for item in advice],
+        "advice": [asdict(item) for item in advice],
     }
 
 
@@ -104,9 +95,9 @@ def _memory(plan: TrainingPlan) -> Table:
     moment = f"Memory of each GPU, when it is most ({plan.memory.moment})"
     table = _table(moment, "part", "GiB", "its own most", "")
     table.columns[-1].justify = "left"
-    for part, note in _MEMORY.items():
+    for part, note in {**_RESIDENT, **_PASSING}.items():
         now = plan.memory.parts.get(part, 0)
-        most = plan.memory.highest.get(part, 0) if part in _ACTIVATIONS else 0
+        most = plan.memory.highest.get(part, 0) if part in _PASSING else 0
         if max(now, most):
             table.add_row(part, _gib(now), _gib(most) if most else "", note)
     table.add_section()
@@ -156,7 +147,7 @@ def _verdict(plan: TrainingPlan) -> list[str]:
         if plan.fits
         else f"It does not fit on {setup.hardware}: {_gib(-free)} GiB are missing on each GPU."
     )
-    if plan.longest >= LONGEST:
+    if plan.longest >= plan.longest_tried:
         longest = f"So does a context of {plan.longest:,} tokens, the longest one tried."
     elif plan.longest:
         longest = f"The longest context that fits is about {plan.longest:,} tokens."

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def test_the_cpu_command_writes_its_report(tmp_path):
     assert {result["pass"] for result in report["results"]} == {"forward", "forward+backward"}
     assert set(report["results"][0]["ratios"]) == {"full/se", "sw/se", "s2/se", "se/nomem"}
     assert report["environment"]["torch"] == torch.__version__
+    assert all(len(result["seconds"][name]) == 1 for result in report["results"] for name in ("full", "se", "s2"))
     assert "| float32 | forward | 40 |" in (tmp_path / "attention.md").read_text()
 
 
@@ -90,6 +92,7 @@ def test_a_check_catches(attend, failure):
     line = checks.check_method("wrong", method, runs.random_tensors(2, 2, 33, 8, torch.float32, "cpu"))
     assert not line["passed"]
     assert line["failure"] == failure
+    assert ("in raising" in line.get("traceback", "")) == (attend is raising)
 
 
 def test_a_wrong_choice_of_blocks_is_caught(monkeypatch):
@@ -107,7 +110,11 @@ def test_a_wrong_choice_of_blocks_is_caught(monkeypatch):
     assert not checks.check_choice("se", options, tensors)["passed"]
 
 
-def test_wrong_span_attention_stops_everything(monkeypatch, tmp_path):
+def timed(found):
+    return {point["contender"] for point in found.data["operator"]["points"]}
+
+
+def test_wrong_span_attention_is_not_timed_and_all_else_is(monkeypatch, tmp_path):
     gpu, methods, results = load("gpu"), load("suite.methods"), load("suite.results")
     right = methods.span_attention
 
@@ -117,8 +124,8 @@ def test_wrong_span_attention_stops_everything(monkeypatch, tmp_path):
 
     monkeypatch.setattr(methods, "span_attention", wrong)
     found = results.Results(tmp_path)
-    assert gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100) == gpu.HOPELESS
-    assert "operator" not in found.data
+    assert not gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100)
+    assert timed(found) == {"full", "sw", "s2"}
     gpu.report(found)
     assert "error above tolerance" in (tmp_path / "gpu.md").read_text()
 
@@ -132,17 +139,68 @@ def test_another_wrong_method_is_left_out(monkeypatch, tmp_path):
         lambda *x, backend, **o: right(*x, **o, backend=backend) * (1 + (backend != "reference")),
     )
     found = results.Results(tmp_path)
-    assert gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100) == gpu.WRONG
-    assert {point["contender"] for point in found.data["operator"]["points"]} == {
-        "full",
-        "se",
-        "nomem",
-        "sw",
-        "se_causal",
-    }
+    assert not gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100)
+    assert timed(found) == {"full", "se", "nomem", "sw", "se_causal"}
     assert {"heads": (2, 2), "method": "s2", "reason": "wrong: error above tolerance"} in found.data["operator"][
         "left_out"
     ]
+
+
+def test_a_dtype_that_is_wrong_does_not_keep_another_from_being_timed(monkeypatch, tmp_path):
+    gpu, methods, results = load("gpu"), load("suite.methods"), load("suite.results")
+    right = methods.span_attention
+
+    def wrong(*tensors, backend, **options):
+        output = right(*tensors, backend=backend, **options)
+        return output if backend == "reference" or output.dtype != torch.float32 else 1.01 * output
+
+    monkeypatch.setattr(methods, "span_attention", wrong)
+    found = results.Results(tmp_path)
+    sizes = replace(gpu.sizes_for("cpu", quick=True), dtype=torch.bfloat16, heads=((2, 2),))
+    assert not gpu.run("operator", sizes, found, seconds=100)
+    assert {line["dtype"] for line in found.data["operator checks"]["lines"] if not line["passed"]} == {"float32"}
+    assert {"se", "nomem", "se_causal"} <= timed(found)
+
+
+def test_what_fails_leaves_its_traceback_and_the_rest_goes_on(monkeypatch, tmp_path):
+    gpu, operators, results = load("gpu"), load("suite.operators"), load("suite.results")
+    drawn, choose = operators.random_tensors, operators.check_choice
+
+    def no_tensors(heads, kv_heads, length, *rest):
+        if length == 192:
+            raise RuntimeError("no such size")
+        return drawn(heads, kv_heads, length, *rest)
+
+    def no_choice(name, *rest, **options):
+        if name == "se":
+            raise RuntimeError("no such choice")
+        return choose(name, *rest, **options)
+
+    monkeypatch.setattr(operators, "random_tensors", no_tensors)
+    monkeypatch.setattr(operators, "check_choice", no_choice)
+    found = results.Results(tmp_path)
+    sizes = replace(gpu.sizes_for("cpu", quick=True), heads=((2, 2),))
+    assert not gpu.run("operator", sizes, found, seconds=100)
+    data = json.loads((tmp_path / "gpu.json").read_text())
+    assert {point["length"] for point in data["operator"]["points"]} == {128}
+    assert all(line["passed"] for line in data["operator checks"]["lines"])
+    for section, place, name in (("operator", "length", "no_tensors"), ("operator checks", "choice", "no_choice")):
+        (item,) = (item for item in data[section]["left_out"] if "traceback" in item)
+        assert item[place] and item["reason"].startswith("RuntimeError: no such")
+        assert f"in {name}" in item["traceback"]
+    gpu.report(found)
+    assert "no such size" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_part_that_fails_leaves_its_traceback(monkeypatch, tmp_path):
+    gpu = load("gpu")
+    monkeypatch.setattr(gpu, "measure_decoding", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(sys, "argv", f"gpu.py decode --quick --device cpu --output {tmp_path}".split())
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 1
+    (item,) = json.loads((tmp_path / "gpu.json").read_text())["decode failure"]["left_out"]
+    assert "ZeroDivisionError" in item["traceback"]
 
 
 def test_what_there_is_no_time_for_is_written_down(tmp_path):
@@ -287,7 +345,7 @@ def test_the_documented_targets_are_those_that_are_judged():
 
 
 def test_tuning_climbs_to_the_best_launch():
-    tuning = load("suite.tuning")
+    tuning = load("tune")
     best = tuning.Launch(64, 32, 8, 2)
 
     def seconds(launch):
@@ -305,7 +363,7 @@ def test_tuning_climbs_to_the_best_launch():
 
 
 def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
-    tuning = load("suite.tuning")
+    tuning = load("tune")
     kept = Path(reference.__file__).parent / "triton_backend/launches/forward.json"
     path = tmp_path / "forward.json"
     path.write_text(kept.read_text())

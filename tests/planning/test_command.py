@@ -32,18 +32,20 @@ def test_a_model_is_planned(tmp_path):
     assert plan["memory"]["highest"]["attention"] >= plan["memory"]["parts"].get("attention", 0)
 
 
-def test_a_recipe_is_planned_and_options_replace_its_settings(tmp_path):
+@pytest.mark.parametrize("named", [["--recipe"], []], ids=["by option", "as train takes it"])
+def test_a_recipe_is_planned_and_options_replace_its_settings(tmp_path, named):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tiny_recipe(tmp_path, BAMBA).to_tree()))
     written = tmp_path / "plan.json"
     options = ("--attention", "full", "--no-gradient-checkpointing", "--optimizer", "sgd", "--json", written)
-    result = run("--recipe", recipe, "--gpus", "1x2GB", *options)
+    result = run(*named, recipe, "adapter.r=2", "--gpus", "1x2GB", *options)
     assert result.exit_code == 0, result.output
     # So small a GPU is all reserve, and no change of one setting helps.
     for text in ("It does not fit on 1x2GB", "No context fits", "training.gradient_checkpointing=true"):
         assert text in result.output
     plan = json.loads(written.read_text())
     assert plan["recipe"]["attention"]["name"] == "full"
+    assert plan["recipe"]["adapter"]["r"] == 2
     assert plan["recipe"]["training"]["gradient_checkpointing"] is False
     assert plan["recipe"]["training"]["mixed_precision"] == "float32"
     assert "optimizer state" not in plan["memory"]["parts"]
@@ -55,20 +57,23 @@ def test_a_recipe_is_planned_and_options_replace_its_settings(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "either a model"),
-        (("--model", "MODEL", "--recipe", "x.yaml"), "either a model"),
+        ((), "must be one of the two"),
+        (("--model", "MODEL", "--recipe", "x.yaml"), "must be one of the two"),
+        (("x.yaml", "--model", "MODEL"), "must be one of the two"),
+        (("nowhere.yaml",), "cannot read the recipe 'nowhere.yaml'"),
         (("--model", "MODEL", "--gpus", "eight"), "1x80GB"),
-        (("--model", "MODEL", "--context", "0"), "--context 0 must be at least 2"),
-        (("--model", "MODEL", "--precision", "fp8"), "'fp8' is not one of bf16, fp32"),
+        (("--model", "MODEL", "--context", "0"), "context=0 must be at least 2"),
+        (("--model", "MODEL", "--precision", "fp8"), "precision='fp8' must be one of bf16, fp32"),
         (("--model", "MODEL", "--attention", "se_atn"), "attention.name='se_atn'"),
         (("--model", "MODEL", "--sharding", "fsdp"), "more than one GPU"),
         (("--model", "MODEL", "trainin.steps=3"), "trainin"),
-        (("--model", "/nowhere/config.json"), "cannot be read"),
+        (("--model", "/nowhere/config.json"), "'/nowhere/config.json' does not exist"),
+        (("--model", "outputs/no/model"), "'outputs/no/model' does not exist"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value) or "nothing",
 )
 def test_wrong_input_is_named(arguments, message, tmp_path):
     model = config_file(tmp_path, BAMBA)
     result = run(*(model if argument == "MODEL" else argument for argument in arguments))
-    assert isinstance(result.exception, ValueError)
+    assert isinstance(result.exception, (ValueError, OSError))
     assert message in str(result.exception)

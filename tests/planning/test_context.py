@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from hylora.planning.context import LONGEST, longest_context
+from hylora.planning.context import longest_context, longest_tried
+
+LONGEST = 2**18
 
 MEMORY = {
     "line": lambda tokens: 5_000_000 + 300 * tokens,
@@ -21,14 +23,19 @@ def test_the_longest_context_fits_and_little_more_does_not(memory, start):
         return memory(tokens)
 
     limit = 40_000_000
-    found = longest_context(counted, limit, start)
+    found = longest_context(counted, limit, start, 2**20)
     assert memory(found) <= limit < memory(found + max(2 * 4096, found // 16))
-    assert len(calls) == len(set(calls)) < 20
+    assert len(calls) == len(set(calls)) < 12
 
 
 def test_where_nothing_fits_there_is_no_context():
-    assert longest_context(lambda tokens: 10 + tokens, 9, 4096) == 0
+    assert longest_context(lambda tokens: 10 + tokens, 9, 4096, LONGEST) == 0
 
 
 def test_where_everything_fits_the_search_ends():
-    assert longest_context(lambda tokens: tokens, 10 * LONGEST, 4096) == LONGEST
+    assert longest_context(lambda tokens: tokens, 10 * LONGEST, 4096, LONGEST) == LONGEST
+
+
+@pytest.mark.parametrize(("planned", "tried"), [(256, 4096), (65536, LONGEST), (LONGEST + 1, LONGEST + 1)])
+def test_a_search_ends_within_reach_of_the_planned_context(planned, tried):
+    assert longest_tried(planned) == tried

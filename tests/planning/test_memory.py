@@ -39,7 +39,8 @@ def test_where_activations_are_small_the_optimizers_step_counts():
 
 def test_what_is_sharded_is_divided_and_activations_are_not():
     alone, trained = estimate()
-    for sharding, divided in (("fsdp", {*WEIGHTS, "gradients", "optimizer state"}), ("zero2", {"gradients"})):
+    everything = {*WEIGHTS, "gradients", "optimizer state"}
+    for sharding, divided in (("fsdp", everything), ("zero3", everything), ("zero2", {"gradients"})):
         memory, _ = estimate(sharding=sharding, gpus=4)
         for part in divided:
             assert memory.parts[part] == pytest.approx(alone.parts[part] / 4, abs=1)
@@ -64,9 +65,19 @@ def test_gathered_weights_are_two_layers_and_what_lies_outside():
     assert Sharding.of("fsdp", deep, "no").gathered == 4 * (whole - 2 * layer + 2 * layer)
 
 
+def test_zero3_gathers_the_whole_of_a_small_model():
+    model = tiny_llama(num_hidden_layers=5)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    sharding = Sharding.of("zero3", model, "bf16")
+    assert sharding.gathered == 2 * whole
+    step = StepProfile(MICRO_BATCH, {}, Counter())
+    memory = estimate_memory(step, model, OptimizerRecipe(), sharding, gpus=4)
+    assert memory.parts["communication"] == 2 * whole + 4 * whole  # and gradients, all of which fit a bucket
+
+
 def test_sharding_needs_several_gpus_and_a_known_name():
     check_sharding("fsdp", Hardware.parse("2x80GB"))
     with pytest.raises(ValueError, match="more than one GPU"):
         check_sharding("fsdp", Hardware.parse("1x80GB"))
-    with pytest.raises(ValueError, match="choose one of none, fsdp, zero2"):
-        check_sharding("zero3", Hardware.parse("2x80GB"))
+    with pytest.raises(ValueError, match="must be one of none, fsdp, zero2, zero3"):
+        check_sharding("zero4", Hardware.parse("2x80GB"))

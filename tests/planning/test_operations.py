@@ -3,15 +3,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from hylora.planning.long_attention import is_long_attention
-from hylora.planning.operations import (
-    attention_operations,
-    count_operations,
-    is_attention,
-    kernel_workspace,
-    without_kernel,
-)
+from hylora.planning.operations import attention_operations, count_operations, is_attention
+from hylora.planning.tracker import without_kernel
+from hylora.planning.workspace import kernel_workspace
 from hylora_kernels import ops, reference, shifted_sparse_attention, sliding_window_attention
 from hylora_kernels.options import SpanOptions
 
@@ -103,12 +99,14 @@ def test_long_attention_counts_what_is_seen(name, size):
     query, key = torch.randn(2, 4, LENGTH, 8, requires_grad=True), torch.randn(2, 2, LENGTH, 8, requires_grad=True)
     with Record() as forward:
         output = operator(query, key, key, None, size, 0.3, "torch")
-    (call,) = [call for call in forward.calls if is_long_attention(call[0])]
+    (call,) = [call for call in forward.calls if is_attention(call[0])]
     expected = int(2 * 2 * 2 * 4 * 8 * seen(name, size))
     assert count_operations(*call) == expected
+    with FlopCounterMode(display=False) as counter:
+        operator(query, key, key, None, size, 0.3, "torch")
+    assert counter.get_total_flops() == expected
     with Record() as backward:
         output.sum().backward()
-    (call,) = [call for call in backward.calls if is_long_attention(call[0])]
-    assert is_attention(call[0])
+    (call,) = [call for call in backward.calls if is_attention(call[0])]
     assert count_operations(*call) == 2.5 * expected
     assert kernel_workspace(*call[:2]) > 0

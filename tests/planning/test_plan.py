@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from hylora.adapters import trainable_groups
 from hylora.language.model import plan_model
-from hylora.planning import Hardware, Setup, advise, plan_training
+from hylora.planning import Hardware, TrainingSetup, advise, plan_training
 from hylora.planning.operations import attention_operations
 from hylora.planning.parameters import count_parameters
 from hylora.planning.planner import Estimator
@@ -80,15 +80,15 @@ def test_the_formula_of_full_attention_is_what_full_attention_takes(tmp_path):
     recipe = tiny_recipe(tmp_path, BAMBA, attention={"name": "full"})
     profile, _ = simulate(recipe)
     assert profile.operations["attention method", "forward"] == attention_operations(32, 256)
-    _, compute = Estimator(Setup(recipe, LARGE)).profile(256)
+    _, compute = Estimator(TrainingSetup(recipe, LARGE)).profile(256)
     assert compute.full_over_method == compute.step_with_full_over_step == 1
-    _, other = Estimator(Setup(tiny_recipe(tmp_path, BAMBA, attention=SMALL_SPAN), LARGE)).profile(256)
+    _, other = Estimator(TrainingSetup(tiny_recipe(tmp_path, BAMBA, attention=SMALL_SPAN), LARGE)).profile(256)
     assert other.full_forward == compute.full_forward
     assert other.step_with_full_over_step == pytest.approx(compute.step / other.step)
 
 
 def test_span_expanded_attention_takes_its_chunks_blocks_and_summaries(tmp_path):
-    estimator = Estimator(Setup(tiny_recipe(tmp_path, BAMBA, attention=SMALL_SPAN), LARGE))
+    estimator = Estimator(TrainingSetup(tiny_recipe(tmp_path, BAMBA, attention=SMALL_SPAN), LARGE))
     _, compute = estimator.profile(256)
     chunks = 4 * attention_operations(32, 64)
     retrieved = 4 * 32 * (3 * 64) * (2 * 8)
@@ -103,14 +103,14 @@ def test_span_expanded_attention_takes_its_chunks_blocks_and_summaries(tmp_path)
 def test_the_rivals_are_planned(tmp_path, name):
     training = {"gradient_checkpointing": False}
     recipe = tiny_recipe(tmp_path, training=training, attention={"name": name, "window": 32, "group": 0.25})
-    memory, compute = Estimator(Setup(recipe, LARGE)).profile(512)
+    memory, compute = Estimator(TrainingSetup(recipe, LARGE)).profile(512)
     assert compute.full_over_method > 1.5
     assert memory.parts["attention"] > 0
 
 
 def test_parameters_are_counted_by_group(tmp_path):
     recipe = tiny_recipe(tmp_path, BAMBA)
-    model = Estimator(Setup(recipe, LARGE)).model
+    model = Estimator(TrainingSetup(recipe, LARGE)).model
     counts = count_parameters(model)
     assert {group: count.trained for group, count in counts.items()} == trainable_groups(model)
     with torch.device("meta"):
@@ -122,7 +122,7 @@ def test_parameters_are_counted_by_group(tmp_path):
 
 def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path):
     training = {"sequence_length": 2**14, "gradient_checkpointing": False, "batch_size": 2}
-    setup = Setup(tiny_recipe(tmp_path, training=training), SMALL)
+    setup = TrainingSetup(tiny_recipe(tmp_path, training=training), SMALL)
     plan = plan_training(setup)
     assert not plan.fits
     assert 0 < plan.longest < 2**14
@@ -140,18 +140,30 @@ def test_a_run_that_does_not_fit_is_told_what_to_change(tmp_path):
 
 
 def test_the_context_that_is_planned_is_not_the_context_that_is_searched(tmp_path):
-    plan = plan_training(Setup(tiny_recipe(tmp_path), SMALL))
+    plan = plan_training(TrainingSetup(tiny_recipe(tmp_path), SMALL))
     assert plan.fits
-    assert plan.longest > 4 * 256
+    assert plan.longest == plan.longest_tried == 16 * 256
+
+
+def test_what_is_tried_is_told(tmp_path):
+    said = []
+    training = {"sequence_length": 2**14, "gradient_checkpointing": False}
+    plan = plan_training(TrainingSetup(tiny_recipe(tmp_path, training=training), SMALL), said.append)
+    assert said[1] == "Trying a step of 16,384 tokens"
+    # The planned context is not tried again, nor are many others.
+    assert 0 < len(said[2:]) < 8
+    assert all("longest context" in step for step in said[2:])
+    advise(plan, said.append)
+    assert said[-1].endswith("training.sequence_length=8192")
 
 
 def test_what_the_model_refuses_is_refused(tmp_path):
     window = {**LLAMA, "model_type": "mistral", "sliding_window": 64}
     with pytest.raises(RecipeError, match="sliding window of its own"):
-        plan_training(Setup(tiny_recipe(tmp_path, window, adapter={"variant": "longlora"}), LARGE))
+        plan_training(TrainingSetup(tiny_recipe(tmp_path, window, adapter={"variant": "longlora"}), LARGE))
     with pytest.raises(RecipeError, match="cannot be read"):
         recipe = tiny_recipe(tmp_path)
         missing = replace(recipe, model=replace(recipe.model, path=str(tmp_path / "nowhere")))
-        plan_training(Setup(missing, LARGE))
-    with pytest.raises(ValueError, match="choose one of fused, torch"):
-        Setup(tiny_recipe(tmp_path), LARGE, kernels="triton")
+        plan_training(TrainingSetup(missing, LARGE))
+    with pytest.raises(ValueError, match="must be one of fused, torch"):
+        TrainingSetup(tiny_recipe(tmp_path), LARGE, kernels="triton")

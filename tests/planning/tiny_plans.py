@@ -45,7 +45,7 @@ def tiny_recipe(folder: Path, config: dict = LLAMA, **sections: dict) -> Languag
         "training": {"sequence_length": 256, "loss_slice": 4096, "mixed_precision": "float32"},
     }
     tree = {
-        "model": {"path": config_file(folder, config)},
+        "model": {"path": str(Path(config_file(folder, config)).parent)},
         "data": {"sources": [{"path": "-"}]},
         "output": {"path": "-"},
     }

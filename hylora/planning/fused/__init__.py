@@ -7,27 +7,17 @@ token; on a GPU nobody trains with it, so a plan that used it would be far off.
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import partial
 
 from torch import nn
 
 from hylora.planning.fused.mamba1 import Mamba1Scan
 from hylora.planning.fused.mamba2 import Mamba2Scan
 
-__all__ = ["FusedScan", "Mamba1Scan", "Mamba2Scan", "use_fused_scans"]
+__all__ = ["Mamba1Scan", "Mamba2Scan", "use_fused_scans"]
 
 
-class FusedScan(Protocol):
-    """The scan of one layer."""
-
-    def operations(self, tokens: int) -> int:
-        """Floating-point operations of the scan alone, forward."""
-
-    def backward_operations(self, tokens: int) -> int:
-        """Floating-point operations of its backward pass."""
-
-
-def use_fused_scans(model: nn.Module) -> list[FusedScan]:
+def use_fused_scans(model: nn.Module) -> list[Mamba1Scan | Mamba2Scan]:
     """Let a model's Mamba layers allocate what the fused kernels do. Their outputs then mean nothing.
 
     Args:
@@ -36,9 +26,10 @@ def use_fused_scans(model: nn.Module) -> list[FusedScan]:
     Returns:
         The scan of each layer that was changed, in the model's order; empty for a model without such layers.
     """
-    scans: list[FusedScan] = []
+    scans = []
     for mixer in model.modules():
         for kind in (Mamba1Scan, Mamba2Scan):
-            if kind.fits(mixer):
-                scans.append(kind.replace_forward(mixer))
+            if (scan := kind.of(mixer)) is not None:
+                mixer.forward = partial(scan.forward, mixer)
+                scans.append(scan)
     return scans

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["Mamba1Scan"]
 
+_PARTS = ("in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D", "out_proj")
 # Tokens between the states that the kernel writes down.
 _CHUNK = 2048
 
@@ -28,17 +29,11 @@ class Mamba1Scan:
     width: int
     state: int
 
-    @staticmethod
-    def fits(mixer: nn.Module) -> bool:
-        """Whether a module is a Mamba-1 mixer."""
-        parts = ("in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D", "out_proj")
-        return all(hasattr(mixer, name) for name in parts) and mixer.A_log.ndim == 2
-
     @classmethod
-    def replace_forward(cls, mixer: nn.Module) -> Mamba1Scan:
-        """Let a mixer's forward allocate what the kernels do."""
-        mixer.forward = _Mixer(mixer)
-        return cls(*mixer.A_log.shape)
+    def of(cls, mixer: nn.Module) -> Mamba1Scan | None:
+        """The scan of a Mamba-1 mixer; None for any other module."""
+        fits = all(hasattr(mixer, name) for name in _PARTS) and mixer.A_log.ndim == 2
+        return cls(*mixer.A_log.shape) if fits else None
 
     def operations(self, tokens: int) -> int:
         """Operations of the scan alone, forward: decay, input and output of each number of state."""
@@ -48,22 +43,14 @@ class Mamba1Scan:
         """Operations of the backward pass, which makes the states once more."""
         return 3 * self.operations(tokens)
 
-
-class _Mixer:
-    """Stands in for a mixer's forward."""
-
-    def __init__(self, mixer: nn.Module) -> None:
-        self._mixer = mixer
-
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        mixer = self._mixer
+    def forward(self, mixer: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """In place of the mixer's forward: its projections and norms, and what the kernels allocate."""
         inputs, gate = mixer.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
         inputs = _Convolution.apply(inputs, mixer.conv1d.weight, mixer.conv1d.bias)
-        state = mixer.A_log.shape[1]
-        sizes = [mixer.dt_proj.in_features, state, state]
+        sizes = [mixer.dt_proj.in_features, self.state, self.state]
         parts = mixer.x_proj(inputs.transpose(1, 2)).split(sizes, dim=-1)
-        norms = (getattr(mixer, f"{name}_layernorm", None) for name in ("dt", "b", "c"))
-        step, into, out = (part if norm is None else norm(part) for part, norm in zip(parts, norms, strict=True))
+        norms = (getattr(mixer, f"{name}_layernorm", nn.Identity()) for name in ("dt", "b", "c"))
+        step, into, out = (norm(part) for part, norm in zip(parts, norms, strict=True))
         step = mixer.dt_proj.weight @ step.transpose(1, 2)
         scanned = _Scan.apply(
             *(inputs, step, into.transpose(1, 2), out.transpose(1, 2), gate),
@@ -81,7 +68,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return tuple(None if saved is None else torch.empty_like(saved) for saved in ctx.saved_tensors)
+        return _like(ctx.saved_tensors)
 
 
 class _Scan(torch.autograd.Function):
@@ -100,4 +87,9 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         grad = grad.contiguous()
-        return tuple(None if saved is None else torch.empty_like(saved) for saved in ctx.saved_tensors[:8])
+        return _like(ctx.saved_tensors[:8])
+
+
+def _like(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients, without values."""
+    return tuple(None if tensor is None else torch.empty_like(tensor) for tensor in tensors)

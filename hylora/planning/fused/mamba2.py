@@ -32,17 +32,11 @@ class Mamba2Scan:
     groups: int
     chunk: int
 
-    @staticmethod
-    def fits(mixer: nn.Module) -> bool:
-        """Whether a module is a Mamba-2 mixer."""
-        return all(hasattr(mixer, name) for name in (*_SIZES, *_PARTS)) and mixer.A_log.ndim == 1
-
     @classmethod
-    def replace_forward(cls, mixer: nn.Module) -> Mamba2Scan:
-        """Let a mixer's forward allocate what the kernel does."""
-        scan = cls(*(getattr(mixer, name) for name in _SIZES))
-        mixer.forward = _Mixer(mixer, scan)
-        return scan
+    def of(cls, mixer: nn.Module) -> Mamba2Scan | None:
+        """The scan of a Mamba-2 mixer; None for any other module."""
+        fits = all(hasattr(mixer, name) for name in (*_SIZES, *_PARTS)) and mixer.A_log.ndim == 1
+        return cls(*(getattr(mixer, name) for name in _SIZES)) if fits else None
 
     @property
     def width(self) -> int:
@@ -71,21 +65,14 @@ class Mamba2Scan:
             states,
         ]
 
-
-class _Mixer:
-    """Stands in for a mixer's forward: the input projection as it is, all else as in the kernel."""
-
-    def __init__(self, mixer: nn.Module, scan: Mamba2Scan) -> None:
-        self._mixer, self._scan = mixer, scan
-
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        mixer = self._mixer
+    def forward(self, mixer: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """In place of the mixer's forward: the input projection as it is, all else as in the kernel."""
         return _FusedMixer.apply(
             mixer.in_proj(hidden_states),
             *(mixer.conv1d.weight, mixer.conv1d.bias, mixer.A_log, mixer.D, mixer.dt_bias),
             getattr(getattr(mixer, "norm", None), "weight", None),
             *(mixer.out_proj.weight, mixer.out_proj.bias),
-            self._scan,
+            self,
         )
 
 
