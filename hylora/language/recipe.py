@@ -193,3 +193,7 @@ class LanguageRecipe(Recipe):
     def inputs(self) -> dict[str, str]:
         """The model that is fine-tuned, where there is one."""
         return {} if self.model.path is None else {"model.path": self.model.path}
+
+    def depends_on_steps(self) -> bool:
+        """Whether an update depends on how many there will be: here only the learning rate may."""
+        return self.optimizer.schedule.name != "constant"

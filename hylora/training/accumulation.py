@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from hylora.randomness import derive_key
@@ -39,15 +40,16 @@ class PassBuffers:
     @contextlib.contextmanager
     def undone_by_a_stop(self) -> Iterator[None]:
         """Where `Interrupted` ends the block, the buffers are as they were before it."""
-        before = [(buffer, buffer.clone(), buffer._version) for buffer in self._buffers]
+        before = [(buffer, buffer.clone()) for buffer in self._buffers]
         try:
             yield
         except Interrupted:
-            for buffer, value, _ in before:
+            for buffer, value in before:
                 buffer.copy_(value)
             raise
         if not self._known:
-            self._buffers = [buffer for buffer, _, version in before if buffer._version != version]
+            # By value: batch statistics are updated by a kernel that tells torch nothing of it.
+            self._buffers = [buffer for buffer, value in before if not torch.equal(buffer, value)]
             self._known = True
 
 
@@ -78,6 +80,8 @@ class Accumulation:
         """This process's summed loss."""
         first = self.calls == 0
         self.calls += 1
+        if not first and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise RuntimeError("gradients can be taken once in an update under DeepSpeed, which then makes its step")
         loss_sum = torch.zeros((), device=self.accelerator.device)
         # In a later call the task may have moved the weights, so that there is nothing sound to stop at.
         with self.buffers.undone_by_a_stop() if first else contextlib.nullcontext():

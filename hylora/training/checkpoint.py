@@ -147,10 +147,12 @@ def _sha256(path: Path) -> str:
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
-    if not folder.is_dir():
-        return []
-    matches = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
-    return sorted(int(match.group(1)) for match, path in matches if match and _is_complete(path))
+    return sorted(int(match.group(1)) for match, path in _named_folders(folder) if _is_complete(path))
+
+
+def _named_folders(folder: Path) -> list[tuple[re.Match, Path]]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [(match, path) for path in paths if (match := _NAME.fullmatch(path.name))]
 
 
 def _is_complete(checkpoint: Path) -> bool:
@@ -188,14 +190,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
     Raises:
         CheckpointError: if there are checkpoints, and all of them are damaged.
     """
-    steps = checkpoint_steps(folder)
-    for step in reversed(steps):
-        path = folder / f"step-{step:06d}"
+    # Folders are renamed into place whole, so that one which lacks something is as damaged as one that was changed.
+    paths = {int(match.group(1)): path for match, path in _named_folders(folder)}
+    for _, path in sorted(paths.items(), reverse=True):
         damage = _damage(path)
         if damage is None:
             return path
         logger.warning("the checkpoint %s is damaged (%s); going back to the one before", path, damage)
-    if steps:
+    if paths:
         raise CheckpointError(
             f"all checkpoints in {folder} are damaged; delete the folder to train from the start, or bring back a copy"
         )

@@ -29,11 +29,15 @@ def deal(
         blank: makes a row count for nothing, for a process that has no row left when others have.
         limit: at most so many rows in all; None for every one.
     """
-    left = map(rows.__getitem__, range(len(rows))) if hasattr(rows, "__len__") else iter(rows)
-    left = islice(left, limit)
+    map_style = hasattr(rows, "__len__")
+    # Numbers of rows in place of the rows, so that a process reads its own ones alone.
+    left = islice(range(len(rows)) if map_style else rows, limit)
     first = share.rank * size
     while group := list(islice(left, size * share.world_size)):
-        yield group[first : first + size] or [blank(group[0])]
+        chosen, spare = group[first : first + size], group[0]
+        if map_style:
+            chosen, spare = [rows[number] for number in chosen], None if chosen else rows[spare]
+        yield chosen or [blank(spare)]
 
 
 def totals(
@@ -47,13 +51,15 @@ def totals(
         accelerator: of the run.
         check_stop: called before each batch.
     """
-    total = torch.zeros((), device=accelerator.device, dtype=torch.float32)
+    # On the host in double precision: a float32 counts to 17 million only.
+    total: list[float] = []
     for batch in batches:
         check_stop()
         with torch.no_grad():
             output = model(**{name: value.to(accelerator.device) for name, value in batch.items()})
-        total = total + torch.stack([value.float() for value in output])
-    return sum_over_processes(accelerator, *total.tolist())
+        values = torch.stack([value.float() for value in output]).tolist()
+        total = [a + b for a, b in zip(total or [0.0] * len(values), values, strict=True)]
+    return sum_over_processes(accelerator, *total)
 
 
 def mean_loss(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -68,11 +69,14 @@ class WindowSize:
         Processes take turns pass by pass. Where the rows do not divide evenly, parts differ by one row at most.
 
         Raises:
-            ValueError: if there are fewer rows than processes, one of which would have nothing to do.
+            ValueError: if a process would have a pass with no row.
         """
-        if self.rows < share.world_size:
-            raise ValueError(f"rows={self.rows} must be at least one for each of {share.world_size} processes")
         count = self.passes(share.world_size) * share.world_size
+        if self.rows < count:
+            raise ValueError(
+                f"rows={self.rows} must be at least {count}, one for each forward pass of {share.world_size} "
+                f"processes; use more rows, or more than rows_per_pass={self.rows_per_pass}"
+            )
         bounds = [part * self.rows // count for part in range(count + 1)]
         return [range(bounds[part], bounds[part + 1]) for part in range(share.rank, count, share.world_size)]
 
@@ -81,7 +85,7 @@ class Feed(Protocol):
     """Micro-batches by update, for one process."""
 
     def window(self, moment: Moment) -> list[Batch]:
-        """This process's micro-batches of an update."""
+        """This process's micro-batches of an update; every process has equally many, none of them empty."""
 
     def state(self) -> dict[str, Any] | None:
         """What is needed to go on after the last window, as plain JSON types; None where the moment says all."""
@@ -187,6 +191,9 @@ class RowFeed:
 
     def _make_from(self, moment: Moment) -> Iterator[Batch]:
         """The batches of this update and of all later ones."""
+        for step in range(moment.step, moment.steps):
+            # Sizes that do not work are told now, and not when their turn comes.
+            self._sizes(Moment(step, moment.steps, moment.seed)).parts(self._share)
         requests = self._requests(moment)
         if not self._workers:
             return map(self._batches.__getitem__, requests)
@@ -197,6 +204,7 @@ class RowFeed:
                 batch_size=None,
                 collate_fn=_as_made,
                 num_workers=self._workers,
+                worker_init_fn=_leave_session,
                 pin_memory=torch.cuda.is_available(),
                 # Its own draw of a seed for the workers must not come from the generator that training seeds.
                 generator=torch.Generator(),
@@ -220,6 +228,11 @@ class RowFeed:
 
 def _as_made(batch: Batch) -> Batch:
     return batch
+
+
+def _leave_session(worker: int) -> None:
+    """Launchers signal a whole session; a worker that ended by it would take the training process down, unsaved."""
+    os.setsid()
 
 
 class StreamFeed:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
+from hylora.randomness import derive_key
 from hylora.training.accumulation import Accumulation, Interrupted, PassBuffers
 from hylora.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from hylora.training.moment import Moment
@@ -25,11 +26,12 @@ from hylora.training.optimizer import (
     parameter_names,
     trainable,
 )
-from hylora.training.processes import SHARDED, like, on_main, share_of, sum_over_processes, whole
+from hylora.training.processes import SHARDED, on_main, share_of, sum_over_processes, whole
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.reporting import Metrics, ProgressDisplay, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
 from hylora.training.schedules import warmup
+from hylora.training.state import NotFiniteError, changing, check_finite, persistent_buffers, put_back, take
 from hylora.training.stopping import StopRequest
 from hylora.training.task import Task
 
@@ -85,7 +87,7 @@ class Trainer:
         self._stop = stop or StopRequest()
         self._schedule = recipe.optimizer.schedule.build()
         self._share = share_of(accelerator)
-        self._begun = self._moment(0)
+        self._last_begun = self._moment(0)
         self._last_evaluation: dict[str, float] = {}
         self._data_state = task.feed.state()
         self._metrics: Metrics | None = None
@@ -122,7 +124,10 @@ class Trainer:
                     self._after_update(step + 1)
             except Interrupted:
                 return self._end_early()
-        self._check_finite()
+        try:
+            check_finite(changing(self._unwrapped()))
+        except NotFiniteError as error:
+            raise self._not_finite(error) from error
         return Outcome(steps, self._last_evaluation)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
@@ -133,11 +138,17 @@ class Trainer:
 
     def rescue(self) -> str:
         """Save what was trained, because its results could not be written; what to do next, for the message."""
+        if self._accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return "Under DeepSpeed nothing else is saved: the training is lost"
         try:
             saved = f"The training is not lost: it is saved in {self._save()}. "
         except (CheckpointError, RuntimeError) as error:
             saved = f"Nor could it be saved ({error}). " if not self._recipe.output.checkpoint_every else ""
         return f"{saved}Make room on the disk, then go on from the last checkpoint with training.resume=true"
+
+    def _seed(self, what: str, moment: Moment) -> None:
+        """Seed torch's generator, for tasks whose building blocks draw from that, as layers do that are added."""
+        torch.manual_seed(derive_key(what, moment.seed, moment.step))
 
     def _moment(self, step: int) -> Moment:
         return Moment(step, self._recipe.training.steps, self._recipe.training.seed)
@@ -151,11 +162,12 @@ class Trainer:
         self._names = parameter_names(optimizer, model)
         self._shapes = {name: parameter.shape for name, parameter in trainable(model).items()}
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
-        self._undo = PassBuffers(list(_buffers(self._unwrapped()).values()))
+        self._undo = PassBuffers(list(persistent_buffers(self._unwrapped()).values()))
 
     def _begin(self, moment: Moment) -> None:
         """Let the task prepare an update; where it changed the parameters, take the optimizer's state over."""
-        self._begun = moment
+        self._last_begun = moment
+        self._seed("begin", moment)
         if not self._task.begin(moment):
             return
         if self._accelerator.distributed_type in SHARDED:
@@ -172,7 +184,7 @@ class Trainer:
         load_optimizer_state(self._optimizer, model, *carried_state(model, *state, shapes))
 
     def _unwrapped(self) -> nn.Module:
-        return self._accelerator.unwrap_model(self._model)
+        return self._accelerator.unwrap_model(self._model, keep_torch_compile=False)
 
     # An update
 
@@ -182,7 +194,7 @@ class Trainer:
         Raises:
             Interrupted: if a signal asks to stop; the model is then as after the update before.
         """
-        begun = time.perf_counter()
+        started = time.perf_counter()
         self._check_stop()
         self._begin(moment)
         window = self._task.feed.window(moment)
@@ -190,6 +202,8 @@ class Trainer:
         accumulation = Accumulation(
             self._accelerator, self._model, moment, window, max(count, 1), self._undo, self._check_stop
         )
+        # DeepSpeed steps at the end of the last backward pass, so that the rate has to be set by then.
+        rate = self._set_rate(moment)
         loss_sum = self._task.gradients(accumulation)
         (loss,) = sum_over_processes(self._accelerator, float(loss_sum) / max(count, 1))
         norm = self._clip()
@@ -199,14 +213,14 @@ class Trainer:
                 f"update are not saved; checkpoints before it are good. Lower optimizer.lr="
                 f"{self._recipe.optimizer.lr}, or look at the data of this update"
             )
-        rate = self._set_rate(moment)
         self._optimizer.step()
+        self._seed("end", moment)
         self._task.end(moment)
         self._optimizer.zero_grad()
         self._step = moment.step + 1
         scheduled = self._task.scheduled(moment)
         record = {"loss": loss, "grad_norm": norm, "lr": rate, self._task.unit: int(count), **scheduled}
-        self._report(self._step, record, count, time.perf_counter() - begun)
+        self._report(self._step, record, count, time.perf_counter() - started)
 
     def _clip(self) -> float | None:
         """Clip the gradients; their norm before that, or None where DeepSpeed keeps it."""
@@ -294,35 +308,29 @@ class Trainer:
 
     def _save(self) -> Path:
         """Write a checkpoint; every process takes part."""
-        weights = {name: whole(value).detach().cpu().contiguous() for name, value in self._changing().items()}
-        tensors, scalars = optimizer_state(self._optimizer, self._names)
-        self._check_finite(weights, tensors)
+        main = self._accelerator.is_main_process
+        try:
+            tensors, scalars = take(self._unwrapped(), self._optimizer, self._names, keep=main)
+        except NotFiniteError as error:
+            raise self._not_finite(error) from error
         data = None if self._data_state is None else gather_object([self._data_state])
         state = {
-            "begun": self._begun.step,
+            "begun": self._last_begun.step,
             "optimizer": scalars,
             "data": data,
             "identity": dict(self._task.identity()),
         }
-        checkpoint = Checkpoint(self._step, {"weights": weights, "optimizer": tensors}, state)
+        checkpoint = Checkpoint(self._step, tensors, state)
         keep = self._recipe.output.keep_checkpoints
         if self._metrics is not None:
             self._metrics.flush()
         return on_main(self._accelerator, lambda: save_checkpoint(self._folder.checkpoints, checkpoint, keep))
 
-    def _check_finite(self, *groups: dict[str, Tensor]) -> None:
-        """Refuse weights, or an optimizer's state, that no training could go on from."""
-        for name, value in ((n, v) for group in groups or (self._changing(),) for n, v in group.items()):
-            if value.is_floating_point() and not bool(torch.isfinite(whole(value)).all()):
-                raise TrainingError(
-                    f"{name} is not finite after update {self._step}. It is not saved; checkpoints before it are "
-                    f"good. Lower optimizer.lr={self._recipe.optimizer.lr}, or look at the optimizer's other settings"
-                )
-
-    def _changing(self) -> dict[str, Tensor]:
-        """What training changes: trainable parameters, and buffers that are part of the model's state."""
-        model = self._unwrapped()
-        return {**trainable(model), **_buffers(model)}
+    def _not_finite(self, error: NotFiniteError) -> TrainingError:
+        return TrainingError(
+            f"{error} is not finite after update {self._step}. It is not saved; checkpoints before it are good. Lower "
+            f"optimizer.lr={self._recipe.optimizer.lr}, or look at the optimizer's other settings"
+        )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint."""
@@ -334,29 +342,16 @@ class Trainer:
             )
         try:
             begun, scalars, data, before = (checkpoint.state[x] for x in ("begun", "optimizer", "data", "identity"))
-            weights, tensors = (checkpoint.tensors[x] for x in ("weights", "optimizer"))
+            self._check_identity(where, before)
+            # The structure follows from the moment; the weights of that structure are then put into it.
+            self._begin(self._moment(begun))
+            put_back(self._unwrapped(), self._optimizer, checkpoint.tensors, scalars)
         except KeyError as error:
             raise CheckpointError(
                 f"{where} has no {error}: it is of another version of hylora; go on with that, or start a new run"
             ) from error
-        self._check_identity(where, before)
-        # The structure follows from the moment; the weights of that structure are then loaded into it.
-        self._begin(self._moment(begun))
-        ours = self._changing()
-        if ours.keys() != weights.keys():
-            different = sorted(ours.keys() ^ weights.keys())
-            raise CheckpointError(
-                f"{where} holds other weights than this run trains: {different[:5]} and {len(different)} in all differ"
-            )
-        with torch.no_grad():
-            for name, value in ours.items():
-                if value.shape != weights[name].shape:
-                    raise CheckpointError(
-                        f"{where} holds {name} of shape {tuple(weights[name].shape)}, and this run trains "
-                        f"{tuple(value.shape)}"
-                    )
-                value.copy_(like(weights[name], value))
-        load_optimizer_state(self._optimizer, self._unwrapped(), tensors, scalars)
+        except ValueError as error:
+            raise CheckpointError(f"{where} {error}") from error
         if data is not None:
             if len(data) != self._share.world_size:
                 raise CheckpointError(
@@ -388,9 +383,3 @@ def _is_evaluation(record: dict[str, Any]) -> bool:
 def _is_due(step: int, every: int) -> bool:
     """Whether `step` is a multiple of `every`; 0 stands for never."""
     return every > 0 and step % every == 0
-
-
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that are part of a model's state, such as batch statistics; language models rarely have any."""
-    persistent = model.state_dict(keep_vars=True).keys()
-    return {name: value for name, value in model.named_buffers() if name in persistent}

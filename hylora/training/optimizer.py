@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hylora.training.processes import like, whole
+from hylora.training.processes import like
 from hylora.training.recipe import OptimizerRecipe, RecipeError
 
 __all__ = [
@@ -96,21 +96,22 @@ def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[
 def optimizer_state(
     optimizer: torch.optim.Optimizer, names: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state, keyed `parameter::entry`. Every process must call it where parameters are sharded.
+    """The optimizer's state, keyed `parameter::entry`.
 
     Args:
         optimizer: built by `build_optimizer`.
-        names: of its parameters.
+        names: of its parameters, in its order.
 
     Returns:
-        Tensors, and entries that are plain numbers or null. Nothing before the first update.
+        Tensors, which are the optimizer's own, and entries that are plain numbers or null. Nothing before the first
+        update.
     """
     tensors, scalars = {}, {}
     state = optimizer.state_dict()["state"]
     for position, name in enumerate(names):
         for entry, value in state.get(position, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{name}::{entry}"] = whole(value).detach().cpu().contiguous()
+                tensors[f"{name}::{entry}"] = value
             else:
                 scalars[f"{name}::{entry}"] = value
     return tensors, scalars

@@ -11,7 +11,12 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -71,9 +76,10 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, logs: Path) ->
         )
     # One program may make several runs, and accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
-    # How many passes an update has is the feed's to say, so accelerate is not told; the loop scales and synchronises.
+    # How many passes an update has is the feed's to say, and the environment's settings must not scale it.
     accelerator = Accelerator(
         mixed_precision=_mixed_precision(loop, process_state().device),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
         log_with=list(tracking.trackers) or None,
         project_dir=str(logs),
     )
@@ -82,6 +88,11 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, logs: Path) ->
             "FSDP was asked for, and accelerate shards over GPUs alone: on CPUs every process would hold the whole "
             "model; launch with recipes/accelerate/ddp.yaml"
         )
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:
+        # DeepSpeed would read both off a DataLoader that it is never given.
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = loop.batch_size
+        plugin.deepspeed_config["gradient_accumulation_steps"] = 1
     return accelerator
 
 

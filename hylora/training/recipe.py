@@ -237,7 +237,7 @@ class Recipe:
 
     def depends_on_steps(self) -> bool:
         """Whether an update depends on how many there will be, so that a resumed run may not change that."""
-        return self.optimizer.schedule.name != "constant"
+        return True
 
     @classmethod
     def load(cls, path: str | PathLike, overrides: Sequence[str] = ()) -> Self:

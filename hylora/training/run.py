@@ -77,7 +77,7 @@ def _run(
     accelerator = build_accelerator(recipe.training, recipe.tracking, folder.logs)
     on_main(accelerator, lambda: folder.check(recipe))
     with contextlib.ExitStack() as stack:
-        on_main(accelerator, lambda: stack.enter_context(folder.locked()) and None)
+        on_main(accelerator, lambda: stack.enter_context(folder.locked()))
         task = make_task(recipe, accelerator)
         on_main(accelerator, lambda: folder.check_space(_bytes_needed(task, recipe)))
         trainer = Trainer(task, accelerator, folder, recipe, stop)

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hylora.files import PARTIAL, write_atomically
+from hylora.files import PARTIAL, flush, write_atomically
 from hylora.training.checkpoint import CheckpointError, latest_checkpoint
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.recipe_loading import read_yaml
@@ -115,8 +115,13 @@ class RunFolder:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # The holder may have removed the file between our opening and locking it.
                 held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except OSError:
+            except (BlockingIOError, PermissionError, FileNotFoundError):
                 held = False
+            except OSError as error:
+                raise RecipeError(
+                    f"output.path={str(self.path)!r} cannot be locked: {error}; choose a folder on a file system with "
+                    "locks, such as a local disk"
+                ) from error
             if not held:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
@@ -189,8 +194,15 @@ class RunFolder:
         """
         with tempfile.TemporaryDirectory(dir=self.path, prefix=PARTIAL) as name:
             save(Path(name))
+            written = sorted(Path(name).rglob("*"))
+            for path in written:
+                flush(path)
             for path in sorted(Path(name).iterdir(), key=lambda path: path.name == last):
-                os.replace(path, self.path / path.name)
+                target = self.path / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(path, target)
+            flush(self.path)
 
 
 def _is_ours(path: Path) -> bool:
@@ -200,6 +212,6 @@ def _is_ours(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 __all__ = ["StopRequest", "Stopped"]
+
+# Seconds within which a second SIGTERM is the first one come by another way: schedulers signal launcher and processes,
+# and the launcher passes it on.
+_SAME_REQUEST = 10.0
 
 
 class Stopped(BaseException):
@@ -17,7 +23,7 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Inside the `with` block the first signal asks to stop, and a second one acts as it would without this.
+    """Inside the `with` block the first signal asks to stop. A second Ctrl-C, or a later SIGTERM, acts as without it.
 
     The request ends the block at once, by `Stopped`, except in `deferred` parts: there it is noted, for whoever looks.
     A deferred part outside of any `with` block listens for itself.
@@ -28,6 +34,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._noted = 0.0
         self._deferred = False
         self._listening = False
         self._previous: dict[int, object] = {}
@@ -55,12 +62,20 @@ class StopRequest:
             self._deferred = before
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        self._restore()
+        if self.received is not None:
+            if time.monotonic() - self._noted >= _SAME_REQUEST:
+                self._restore()
+                os.kill(os.getpid(), number)
+            return
+        self.received, self._noted = signal.Signals(number).name, time.monotonic()
+        # Whoever presses Ctrl-C again means it.
+        self._restore(signal.SIGINT)
         if not self._deferred:
             raise Stopped(self.received)
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+    def _restore(self, *numbers: int) -> None:
+        for number in numbers or tuple(self._previous):
+            # A handler that was not set from Python cannot be put back.
+            handler = self._previous.pop(number, None)
+            if handler is not None:
+                signal.signal(number, handler)

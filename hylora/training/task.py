@@ -59,7 +59,8 @@ class Task:
 
         Args:
             accumulate: runs the window forward and backward, adding to the gradients, and gives this process's summed
-                loss. Methods that look at the loss elsewhere too (SAM, CrAM) call it several times.
+                loss. Methods that look at the loss elsewhere too (SAM, CrAM) call it several times. The first call
+                may end the run by an exception: change no weight before it.
 
         Returns:
             The summed loss to report.

@@ -12,9 +12,10 @@ from torch.distributed.tensor import DTensor, Shard
 
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.language.task import CausalLoss
-from hylora.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, parameter_names
+from hylora.training.optimizer import build_optimizer, load_optimizer_state, parameter_names
 from hylora.training.processes import like, whole
 from hylora.training.recipe import OptimizerRecipe
+from hylora.training.state import take
 from tests.tiny import tiny_bamba
 
 
@@ -54,7 +55,8 @@ def test_state_is_saved_whole_and_sharded_again(mesh):
     optimizer = build_optimizer([{"params": list(model.parameters())}], OptimizerRecipe(lr=0.1))
     model(torch.ones(5, 3)).sum().backward()
     optimizer.step()
-    tensors, scalars = optimizer_state(optimizer, parameter_names(optimizer, model))
+    taken, scalars = take(model, optimizer, parameter_names(optimizer, model), keep=True)
+    tensors = taken["optimizer"]
     assert tensors and not any(isinstance(value, DTensor) for value in tensors.values())
     again = build_optimizer([{"params": list(model.parameters())}], OptimizerRecipe(lr=0.1))
     load_optimizer_state(again, model, tensors, scalars)

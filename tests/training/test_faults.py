@@ -41,9 +41,9 @@ def records_of(folder):
 def whole(tmp_path):
     """Make an uninterrupted run; gives its weights and records."""
 
-    def make(**options):
+    def make(task=None, **options):
         folder = tmp_path / "whole"
-        toy.whole_run(folder, **options)
+        toy.whole_run(folder, task, **options)
         return toy.results_of(folder), records_of(folder)
 
     return make
@@ -337,3 +337,117 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path, whole, small_disk):
 def test_data_json_is_whole(tmp_path):
     toy.whole_run(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "data.json").read_text()) == {}
+
+
+class Normalised(toy.ToyTask):
+    """Has batch statistics, which torch updates without telling."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 1)]
+        self.model.layers = torch.nn.Sequential(*layers)
+
+
+def test_batch_statistics_are_those_of_the_last_update(tmp_path, whole):
+    weights, _ = whole(task=Normalised(), checkpoint_every=0)
+    for forward in range(1, 12):
+        task, forwards = Normalised(), []
+        original = task.model.forward
+
+        def interrupted(*args, original=original, forwards=forwards, forward=forward, **kwargs):
+            forwards.append(1)
+            if len(forwards) == forward:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args, **kwargs)
+
+        task.model.forward = interrupted
+        folder = tmp_path / str(forward)
+        toy.whole_run(folder, task, checkpoint_every=0)
+        toy.whole_run(folder, Normalised(), checkpoint_every=0, resume=True)
+        assert_same(weights, toy.results_of(folder))
+
+
+def test_cut_checkpoints_are_damaged_ones_and_no_new_start(tmp_path):
+    toy.whole_run(tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/weights.safetensors"):
+        cut(path)
+    with pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged"):
+        toy.whole_run(tmp_path / "run", resume=True)
+
+
+def test_the_environment_does_not_scale_gradients(tmp_path, whole, monkeypatch):
+    weights, _ = whole()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    toy.whole_run(tmp_path / "run")
+    assert_same(weights, toy.results_of(tmp_path / "run"))
+
+
+class Wider(toy.ToyTask):
+    """Gets a layer as anyone would write it, drawn from torch's generator."""
+
+    def begin(self, moment):
+        if moment.step < 2 or len(self.model.layers) > 4:
+            return False
+        self.model.layers.append(torch.nn.Linear(1, 1))
+        return True
+
+
+def test_layers_that_draw_from_torchs_generator_resume(tmp_path, whole):
+    weights, _ = whole(task=Wider(), checkpoint_every=1)
+    folder = tmp_path / "run"
+    toy.whole_run(folder, Wider(), checkpoint_every=1)
+    # Back to the checkpoint before the layer came.
+    for step in range(3, 7):
+        shutil.rmtree(folder / "checkpoints" / f"step-{step:06d}")
+    toy.whole_run(folder, Wider(), checkpoint_every=1, resume=True)
+    assert_same(weights, toy.results_of(folder))
+
+
+def test_a_signal_that_comes_twice_is_one_request(tmp_path):
+    """Schedulers signal launcher and processes, and the launcher passes it on."""
+
+    class Twice(toy.ToyTask):
+        def end(self, moment):
+            if moment.step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    assert toy.whole_run(tmp_path / "run", Twice(), checkpoint_every=0).stopped_by == "SIGTERM"
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [3]
+
+
+@pytest.mark.slow
+def test_workers_outlive_a_signal_to_the_whole_session(tmp_path):
+    """As launchers send it. A worker that died by it would take the training process down before it has saved."""
+
+    class Slow(toy.ToyTask):
+        def end(self, moment):
+            (tmp_path / "started").touch()
+            time.sleep(0.2)
+
+    def work():
+        os.setsid()
+        task = Slow()
+        task.feed = toy.RowFeed(task.rows, task.collate, toy.WindowSize(4, 2), workers=2)
+        toy.whole_run(tmp_path / "run", task, steps=200, checkpoint_every=0)
+
+    process = forked(work)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    os.killpg(process, signal.SIGTERM)
+    os.waitpid(process, 0)
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints")
+
+
+def test_results_may_be_folders(tmp_path):
+    class Foldered(toy.ToyTask):
+        def save(self, folder, state):
+            super().save(folder, state)
+            (folder / "parts").mkdir()
+            (folder / "parts" / "one").write_text(str(time.time()))
+
+    toy.whole_run(tmp_path / "run", Foldered())
+    first = (tmp_path / "run" / "parts" / "one").read_text()
+    toy.whole_run(tmp_path / "run", Foldered(), resume=True)
+    assert (tmp_path / "run" / "parts" / "one").read_text() != first

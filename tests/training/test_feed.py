@@ -123,8 +123,15 @@ def test_no_rows_are_refused():
         RowFeed([], keep, WindowSize(1, 1))
 
 
+def test_sizes_that_will_not_work_are_refused_before_training():
+    """Three rows one by one on two processes would leave a pass of one of them empty, in the fifth update."""
+    feed = RowFeed([1, 2], keep, lambda moment: WindowSize(3 if moment.step == 4 else 4, 1), Share(0, 2))
+    with pytest.raises(ValueError, match="rows=3 must be at least 4"):
+        feed.window(Moment(0, 6, 0))
+
+
 def test_an_update_needs_a_row_for_each_process():
-    with pytest.raises(ValueError, match="rows=1 must be at least one for each of 2 processes"):
+    with pytest.raises(ValueError, match="rows=1 must be at least 2, one for each forward pass of 2 processes"):
         RowFeed([1, 2], keep, WindowSize(1, 1), Share(0, 2)).window(Moment(0, 1, 0))
 
 
