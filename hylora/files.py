@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["apply_umask", "atomic_folder", "write_atomically"]
+
+
+def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
+    """Write a file in one step: a reader, also after a crash, sees the old one or the whole new one.
+
+    Args:
+        path: of the file; its folder exists.
+        data: the content; text is written as UTF-8.
+
+    Raises:
+        OSError: if it cannot be written; the file is then as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        with open(partial, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` at the end of the block, and nothing if the block fails.
+
+    Args:
+        path: of the folder to create; an empty one may be there.
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, so that moving it there is one step.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
+        partial = Path(name) / path.name
+        partial.mkdir()
+        yield partial
+        apply_umask(partial)
+        os.rename(partial, path)
+
+
+def apply_umask(folder: str | os.PathLike) -> None:
+    """Give the files in a folder the permissions of a new file: safetensors writes for the owner alone."""
+    probe = Path(folder) / f".{secrets.token_hex(4)}"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in Path(folder).iterdir():
+        if path.is_file():
+            path.chmod(mode)
