@@ -126,6 +126,8 @@ def test_an_adapter_needs_its_base(run_folder):
         (b'{"span_attention": null}', "must be a dictionary of options"),
         (b'{"span_attention": {"top_k": "8"}}', "top_k='8' must be an integer"),
         (b'{"base_model": 7}', "base_model=7 must be a str"),
+        (b'{"base_revision": ["main"]}', r"base_revision=\['main'\] must be a str"),
+        (b'{"context_length": "8k"}', "context_length='8k' must be a int"),
         (b'{"rope_parameters": "yarn"}', "rope_parameters='yarn' must be a dict"),
     ],
 )
