@@ -19,7 +19,9 @@ from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.attention import check_attention, resolve_name
 from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
-from hylora.training.randomness import derive_key
+from hylora.randomness import derive_key
+from hylora.runs.loading import check_exists
+from hylora.runs.weights import load_weights
 from hylora.training.recipe import RecipeError
 
 __all__ = ["ModelPlan", "build_model", "plan_model", "prepare_model", "weights_dtype"]
@@ -85,7 +87,7 @@ def build_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) -
         The model in training mode, what is trained in float32.
 
     Raises:
-        RecipeError: if the checkpoint lacks weights of the model.
+        RecipeError: if the checkpoint is damaged, or lacks weights of the model.
     """
     # One seed for every process: all start from the same random weights.
     torch.manual_seed(derive_key("weights", recipe.training.seed))
@@ -145,6 +147,7 @@ def _read_config(recipe: ModelRecipe) -> PretrainedConfig:
             f"(hylora export {recipe.path} FOLDER) and train that"
         )
     try:
+        check_exists(recipe.path)
         return AutoConfig.from_pretrained(
             recipe.path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
         )
@@ -235,20 +238,14 @@ def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None
 def _load_model(recipe: ModelRecipe, plan: ModelPlan, dtype: torch.dtype) -> nn.Module:
     if recipe.from_scratch:
         return AutoModelForCausalLM.from_config(plan.config, attn_implementation=plan.attention, dtype=dtype)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        recipe.path,
-        config=plan.config,
-        attn_implementation=plan.attention,
-        dtype=dtype,
-        revision=recipe.revision,
-        trust_remote_code=recipe.trust_remote_code,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise RecipeError(
-            f"model.path={recipe.path!r} lacks the weights {missing[:5]} ({len(missing)} in all), which would be "
-            "random; name a complete checkpoint of a causal language model"
+    try:
+        return load_weights(
+            recipe.path,
+            config=plan.config,
+            attn_implementation=plan.attention,
+            dtype=dtype,
+            revision=recipe.revision,
+            trust_remote_code=recipe.trust_remote_code,
         )
-    return model
+    except ValueError as error:
+        raise RecipeError(f"model.path={recipe.path!r} cannot be loaded: {error}") from error
