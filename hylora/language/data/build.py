@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,8 +16,10 @@ from hylora.language.data.documents import DocumentEncoder, tokenize
 from hylora.language.data.mixture import MixedRows
 from hylora.language.data.packing import PackedRows
 from hylora.language.data.recipe import DataRecipe, SourceRecipe
-from hylora.language.data.sources import load_source
+from hylora.language.data.sources import explain, load_source, source_fingerprint
 from hylora.language.data.stream import StreamedSource, TokenStream
+from hylora.randomness import derive_key
+from hylora.runs.fingerprint import fingerprint, tokenizer_fingerprint
 
 __all__ = ["TokenData", "build_datasets"]
 
@@ -39,11 +41,15 @@ class TokenData:
             the counts "documents", "tokens", "rows", "dropped_documents" (empty or without anything to learn),
             "dropped_tokens" (in no row) and "dropped_rows" (without anything to learn); under "train" also
             "held_out_documents" and, in a weighted mixture, "rows_per_epoch".
+        fingerprint: 32 hex digits that change with any row or their order: other documents, another tokenizer, length,
+            packing or weights. Of streams, what is known before they are read: settings, tokenizer, and the sizes and
+            samples of local files.
     """
 
     train: torch.utils.data.Dataset
     validation: torch.utils.data.Dataset | None
     description: dict[str, list[dict[str, Any]]]
+    fingerprint: str
 
 
 def build_datasets(
@@ -69,11 +75,11 @@ def build_datasets(
             give no rows.
     """
     if not isinstance(sequence_length, int) or sequence_length < 2:
-        raise ValueError(f"sequence_length: {sequence_length!r} is not an integer of at least 2.")
+        raise ValueError(f"sequence_length={sequence_length!r} must be an integer of at least 2")
     if data.packing == "eos" and tokenizer.eos_token_id is None:
         raise ValueError(
-            "data.packing: 'eos' joins documents by the EOS token, and the tokenizer has none. "
-            "Set tokenizer.eos_token or use another packing."
+            "data.packing='eos' must come with a tokenizer that has an EOS token to join documents by; set "
+            "tokenizer.eos_token or use another packing"
         )
     build = _build_streams if data.streaming else _build_maps
     return build(data, tokenizer, sequence_length, seed, cache_dir or data.cache_dir)
@@ -125,6 +131,7 @@ def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_
         "validation": [_count(corpus, rows) for corpus, rows in zip(validation_corpora, validation, strict=True)],
     }
     weights = [source.weight for source in data.sources]
+    name = fingerprint([weights, [rows.fingerprint() for rows in train], [rows.fingerprint() for rows in validation]])
     if len(train) > 1 and None not in weights:
         mixture = MixedRows(train, weights, seed)
         for corpus, rows, count, counts in zip(corpora, train, mixture.counts, description["train"], strict=True):
@@ -132,8 +139,8 @@ def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_
             if count > _MANY_PASSES * len(rows):
                 passes = count / len(rows)
                 logger.warning("%s.weight: an epoch reads %s %.1f times", corpus.key, corpus.source.path, passes)
-        return TokenData(mixture, _join(validation), description)
-    return TokenData(_join(train), _join(validation), description)
+        return TokenData(mixture, _join(validation), description, name)
+    return TokenData(_join(train), _join(validation), description, name)
 
 
 def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
@@ -155,7 +162,7 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
                     data.packing,
                     keep,
                     shuffle_buffer=data.shuffle_buffer if repeat else 0,
-                    seed=seed + index,
+                    seed=derive_key("source", seed, index),
                     # The first documents of each file are not the first of all.
                     whole_files=source.max_documents is None,
                 )
@@ -172,18 +179,28 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
         "train": [{"path": source.path} for source in data.sources],
         "validation": [{"path": source.path} for source in validation_sources],
     }
-    return TokenData(stream("sources", held_out=False, repeat=True), validation, description)
+    known = [
+        [asdict(source) | {"path": None}, source_fingerprint(source, f"data.{name}.{index}")]
+        for name in ("sources", "validation")
+        for index, source in enumerate(getattr(data, name))
+    ]
+    settings = [data.validation_fraction, data.packing, data.shuffle_buffer, length, tokenizer_fingerprint(tokenizer)]
+    train = stream("sources", held_out=False, repeat=True)
+    return TokenData(train, validation, description, fingerprint([known, settings]))
 
 
 def _read(source: SourceRecipe, key: str, tokenizer: Any, num_proc: int | None, cache_dir: str | None) -> _Corpus:
     """Load and tokenise one source."""
     encoder = DocumentEncoder(source, tokenizer, key)
     records = load_source(source, key, encoder.columns, streaming=False, cache_dir=cache_dir)
-    documents = tokenize(records, encoder, num_proc)
+    try:
+        documents = tokenize(records, encoder, num_proc)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(explain(source.path, key, cache_dir, error)) from error
     if len(documents) == 0:
         raise ValueError(
-            f"{key}.path: none of the {len(records)} documents of {source.path!r} holds anything to learn. "
-            "Check that they are not empty and, in chat data, that an assistant answers."
+            f"{key}.path={source.path!r} must hold something to learn, and none of its {len(records)} documents does; "
+            "check that they are not empty and, in chat data, that an assistant answers"
         )
     return _Corpus(source, key, documents, dropped=len(records) - len(documents))
 
@@ -210,25 +227,26 @@ def _check_rows(
     longest = max(rows.longest for rows in train)
     if data.packing == "none" and longest < length:
         raise ValueError(
-            f"data.packing: 'none' keeps one document per row, and the longest has {longest} tokens where "
-            f"sequence_length is {length}. Pack with 'eos', or set sequence_length to {longest} or less."
+            f"data.packing='none' must have a document as long as sequence_length={length}, for it keeps one per row, "
+            f"and the longest has {longest} tokens; pack with 'eos', or set sequence_length to {longest} or less"
         )
     for corpus, rows in zip(corpora, train, strict=True):
         if len(rows) == 0 and rows.dropped_rows:
             raise ValueError(
-                f"{corpus.key}.path: {corpus.source.path!r} has {rows.tokens} tokens to train on, but none of its "
-                f"{rows.dropped_rows} rows of {length} tokens holds an answer to learn. Use a longer sequence_length."
+                f"{corpus.key}.path={corpus.source.path!r} must hold an answer to learn in some row, and none of its "
+                f"{rows.dropped_rows} rows of {length} tokens does; use a longer sequence_length"
             )
         if len(rows) == 0:
             raise ValueError(
-                f"{corpus.key}.path: the {rows.tokens} tokens to train on in {corpus.source.path!r} give no row of "
-                f"{length}. Use more data, a smaller held-out share or a shorter sequence_length."
+                f"{corpus.key}.path={corpus.source.path!r} must fill a row, and its {rows.tokens} tokens to train on "
+                f"give no row of {length}; use more data, a smaller held-out share or a shorter sequence_length"
             )
     if validation and not any(len(rows) for rows in validation):
         tokens = sum(rows.tokens for rows in validation)
         key = "validation" if data.validation else "validation_fraction"
         raise ValueError(
-            f"data.{key}: the {tokens} held-out tokens give no row of {length}. Hold out more, or nothing."
+            f"data.{key} must fill a row, and its {tokens} held-out tokens give no row of {length}; hold out more, or "
+            "nothing"
         )
 
 

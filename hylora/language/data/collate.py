@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hylora.language.loss import IGNORED
+
 __all__ = ["collate"]
 
 
@@ -24,7 +26,7 @@ def collate(rows: Sequence[dict[str, Tensor]], pad_token_id: int = 0) -> dict[st
         differ in length.
     """
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    filling = {"input_ids": pad_token_id, "labels": -100, "position_ids": 0}
+    filling = {"input_ids": pad_token_id, "labels": IGNORED, "position_ids": 0}
     batch = {
         name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, filling[name]) for name in rows[0]
     }

@@ -7,6 +7,7 @@ files when it is asked for.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from hylora.architecture import is_recurrent, shows_positions
-from hylora.language.data.documents import IGNORED
 from hylora.language.data.recipe import DataRecipe
+from hylora.language.loss import IGNORED
+from hylora.runs.fingerprint import fingerprint
 
 __all__ = ["PackedRows", "Piece", "assemble", "check_packing", "has_target"]
 
@@ -45,13 +47,13 @@ def check_packing(data: DataRecipe, config: Any) -> None:
         return
     if is_recurrent(config):
         raise ValueError(
-            f"data.packing: 'documents' needs a model without recurrent layers, and {config.model_type!r} carries its "
-            "state from one document into the next. Use 'eos' or 'none'."
+            f"data.packing='documents' must come with a model without recurrent layers, and {config.model_type!r} "
+            "carries its state from one document into the next; use 'eos' or 'none'"
         )
     if not shows_positions(config):
         raise ValueError(
-            f"data.packing: 'documents' tells of boundaries by position_ids, and the attention of "
-            f"{config.model_type!r} never sees them. Use 'eos' or 'none'."
+            f"data.packing='documents' must come with a model whose attention sees position_ids, which tell of "
+            f"boundaries, and {config.model_type!r} does not; use 'eos' or 'none'"
         )
 
 
@@ -141,6 +143,14 @@ class PackedRows(torch.utils.data.Dataset):
             start += end - begin
             place += 1
         return assemble(pieces, self._packing)
+
+    def fingerprint(self) -> str:
+        """A hash of the documents (content, order, lengths in tokens), of how they are cut, and of some rows."""
+        keys = self._dataset.data.column("key").to_numpy()[self._chosen]
+        samples = [self[int(index)] for index in np.linspace(0, len(self) - 1, min(len(self), 64))]
+        tokens = [[values.tolist() for values in row.values()] for row in samples]
+        arrays = (keys, self._edges, self._starts, self._stops)
+        return fingerprint([[hashlib.blake2b(values.tobytes()).hexdigest() for values in arrays], tokens])
 
     def __getstate__(self) -> dict[str, Any]:
         # The views are memory-mapped here and would be copied whole into another process.

@@ -11,6 +11,7 @@ __all__ = ["DataRecipe", "SourceRecipe"]
 
 Kind = Literal["text", "chat", "instruction"]
 Packing = Literal["eos", "documents", "none"]
+_PATH = "be a path: a file, a folder, a glob or a hub id"
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class SourceRecipe:
         Raises:
             ValueError: naming the field, its value and the remedy.
         """
-        if not isinstance(self.path, str) or not self.path:
-            raise ValueError(f"{key}.path: {self.path!r} is not a path. Give a file, a folder, a glob or a Hub id.")
-        _check_choice(f"{key}.kind", self.kind, get_args(Kind))
+        _require(isinstance(self.path, str) and self.path, f"{key}.path", self.path, _PATH)
+        _check_choice(f"{key}.kind", self.kind, Kind)
         for name in ("text_field", "messages_field", "prompt_field", "response_field", "split"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{key}.{name}: {getattr(self, name)!r} is not a name. Give a non-empty string.")
-        if self.weight is not None and not (_is_number(self.weight) and 0 < self.weight < math.inf):
-            raise ValueError(f"{key}.weight: {self.weight!r} is not a positive number. Use a share such as 0.7.")
+            value = getattr(self, name)
+            _require(isinstance(value, str) and value, f"{key}.{name}", value, "be a name")
+        if self.weight is not None:
+            positive = _is_number(self.weight) and 0 < self.weight < math.inf
+            _require(positive, f"{key}.weight", self.weight, "be a positive number, a share such as 0.7")
         if self.max_documents is not None:
             _check_count(f"{key}.max_documents", self.max_documents, minimum=1)
 
@@ -98,56 +99,48 @@ class DataRecipe:
     def __post_init__(self) -> None:
         for name in ("sources", "validation"):
             sources = getattr(self, name)
-            if not isinstance(sources, list) or not all(isinstance(source, SourceRecipe) for source in sources):
-                raise ValueError(
-                    f"data.{name}: {sources!r} is not a list of sources. Give each as a mapping with a path."
-                )
+            listed = isinstance(sources, list) and all(isinstance(source, SourceRecipe) for source in sources)
+            _require(listed, f"data.{name}", sources, "be a list of sources, each a mapping with a path")
             for index, source in enumerate(sources):
                 source.check(f"data.{name}.{index}")
         self._check_sources()
         self._check_held_out()
-        _check_choice("data.packing", self.packing, get_args(Packing))
+        _check_choice("data.packing", self.packing, Packing)
         _check_count("data.shuffle_buffer", self.shuffle_buffer, minimum=0)
-        if self.shuffle_buffer and not self.streaming:
-            raise ValueError(
-                f"data.shuffle_buffer: {self.shuffle_buffer} has no use when data.streaming is false, since all rows "
-                "are shuffled. Remove it or stream."
-            )
+        shuffled = "be 0 where data.streaming is false: all rows are shuffled; remove it or stream"
+        _require(self.streaming or not self.shuffle_buffer, "data.shuffle_buffer", self.shuffle_buffer, shuffled)
         if self.num_proc is not None:
             _check_count("data.num_proc", self.num_proc, minimum=1)
-            if self.streaming:
-                raise ValueError(f"data.num_proc: {self.num_proc} has no use in a stream. Remove it or do not stream.")
+            unused = "be null in a stream; remove it or do not stream"
+            _require(not self.streaming, "data.num_proc", self.num_proc, unused)
 
     def _check_sources(self) -> None:
         """Refuse no source, and weights that cannot be followed."""
-        if not self.sources:
-            raise ValueError("data.sources: [] holds no source. List at least one with a path.")
+        _require(self.sources, "data.sources", self.sources, "hold at least one source with a path")
         weighted = [source.weight is not None for source in self.sources]
-        if any(weighted) and not all(weighted):
-            index = weighted.index(False)
-            raise ValueError(
-                f"data.sources.{index}.weight: None, while others have one. Give all of them a weight, or none."
-            )
-        if self.streaming and len(self.sources) > 1 and not all(weighted):
-            raise ValueError(
-                "data.sources.0.weight: None, but the sizes of streams are unknown. Give each source a weight."
-            )
+        index = weighted.index(False) if False in weighted else 0
+        together = "be a number as for the other sources; give all of them a weight, or none"
+        _require(all(weighted) or not any(weighted), f"data.sources.{index}.weight", None, together)
+        mixed = self.streaming and len(self.sources) > 1
+        unknown = "be a number for streams, whose sizes are unknown; give each source a weight"
+        _require(all(weighted) or not mixed, f"data.sources.{index}.weight", None, unknown)
 
     def _check_held_out(self) -> None:
         """Refuse two definitions of the validation data, and shares that leave nothing."""
         fraction = self.validation_fraction
-        if not _is_number(fraction) or not 0 <= fraction < 1:
-            raise ValueError(f"data.validation_fraction: {fraction!r} is not in [0, 1). Use a share such as 0.01.")
-        if fraction and self.validation:
-            raise ValueError(
-                f"data.validation_fraction: {fraction!r} together with data.validation is ambiguous. Keep one of them."
-            )
+        inside = _is_number(fraction) and 0 <= fraction < 1
+        _require(inside, "data.validation_fraction", fraction, "be in [0, 1), a share such as 0.01")
+        twice = "be 0 beside data.validation; keep one of them"
+        _require(not (fraction and self.validation), "data.validation_fraction", fraction, twice)
         for index, source in enumerate(self.validation):
-            if source.weight is not None:
-                raise ValueError(
-                    f"data.validation.{index}.weight: {source.weight!r} has no use, since validation reads every row "
-                    "once. Remove it."
-                )
+            key = f"data.validation.{index}.weight"
+            _require(source.weight is None, key, source.weight, "be null: validation reads every row once; remove it")
+
+
+def _require(condition: object, key: str, value: object, rule: str) -> None:
+    """Raise where a value breaks the rule for it."""
+    if not condition:
+        raise ValueError(f"{key}={value!r} must {rule}")
 
 
 def _is_number(value: object) -> bool:
@@ -155,13 +148,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_choice(key: str, value: object, choices: tuple[Any, ...]) -> None:
-    """Raise unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{key}: {value!r} is unknown. Use one of {', '.join(choices)}.")
+def _check_choice(key: str, value: object, choices: Any) -> None:
+    """Raise unless the value is one of a literal type's choices."""
+    _require(value in get_args(choices), key, value, f"be one of {', '.join(get_args(choices))}")
 
 
 def _check_count(key: str, value: object, minimum: int) -> None:
     """Raise unless the value is an integer of at least `minimum`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{key}: {value!r} is not an integer of at least {minimum}.")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    _require(whole and value >= minimum, key, value, f"be an integer of at least {minimum}")
