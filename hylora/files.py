@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["apply_umask", "atomic_folder", "write_atomically"]
+__all__ = ["apply_umask", "atomic_folder", "disk_errors", "write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
@@ -42,16 +43,35 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         path: of the folder to create; an empty one may be there.
+
+    Raises:
+        OSError: if it cannot be written.
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside it, so that moving it there is one step.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name, disk_errors(path):
         partial = Path(name) / path.name
         partial.mkdir()
         yield partial
         apply_umask(partial)
         os.rename(partial, path)
+
+
+@contextmanager
+def disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Raise an OSError for every failure of the disk: safetensors and tokenizers have types of their own for it.
+
+    Args:
+        path: what is written, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
 
 
 def apply_umask(folder: str | os.PathLike) -> None:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
+from hylora.demo.miniature import ASSETS
 from hylora.files import atomic_folder, write_atomically
 
 
@@ -55,6 +58,25 @@ def test_a_folder_of_weights_can_be_read_by_whoever_may_read_new_files(tmp_path,
     assert os.listdir(tmp_path / "new") == ["model"]
     assert mode(tmp_path / "new" / "model") == 0o750
     assert mode(tmp_path / "new" / "model" / "model.safetensors") == 0o640
+
+
+WRITERS = {
+    "weights": lambda folder: save_file({"a": torch.ones(9999)}, folder / "model.safetensors"),
+    "tokenizer": AutoTokenizer.from_pretrained(ASSETS).save_pretrained,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_disk_that_fails_is_told_with_the_folder(tmp_path, writer):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    target = tmp_path / "model"
+    with pytest.raises(OSError, match=f"File too large: '{target}'"), atomic_folder(target) as folder:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            writer(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_filled_is_not_there(tmp_path):
