@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
+from torch.utils.data import ConcatDataset, Dataset
 
 from hylora.language.data.documents import DocumentEncoder, tokenize
 from hylora.language.data.mixture import MixedRows
@@ -46,8 +46,8 @@ class TokenData:
             samples of local files.
     """
 
-    train: torch.utils.data.Dataset
-    validation: torch.utils.data.Dataset | None
+    train: Dataset
+    validation: Dataset | None
     description: dict[str, list[dict[str, Any]]]
     fingerprint: str
 
@@ -87,7 +87,7 @@ def build_datasets(
 
 @dataclass
 class _Corpus:
-    """A tokenised source."""
+    """A tokenised source; `dropped` documents hold nothing to learn."""
 
     source: SourceRecipe
     key: str
@@ -99,6 +99,12 @@ class _Corpus:
         """int64 [documents]."""
         return self.documents.data.column("key").to_numpy()
 
+    def count(self, rows: PackedRows) -> dict[str, Any]:
+        """What became of the documents in some rows."""
+        names = ("documents", "tokens", "dropped_tokens", "dropped_rows")
+        counts = {name: getattr(rows, name) for name in names}
+        return {"path": self.source.path, "rows": len(rows), "dropped_documents": self.dropped, **counts}
+
 
 def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
     """Map-style rows of cached documents."""
@@ -109,38 +115,41 @@ def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_
             for index, source in enumerate(getattr(data, name))
         ]
 
-    corpora, validation_corpora = read("sources"), read("validation")
-    if validation_corpora:
-        taken = np.concatenate([corpus.content_keys for corpus in validation_corpora])
+    def pack(corpora: list[_Corpus], chosen: list[np.ndarray]) -> list[PackedRows]:
+        return [
+            PackedRows(corpus.documents, np.flatnonzero(kept), length, data.packing)
+            for corpus, kept in zip(corpora, chosen, strict=True)
+        ]
+
+    corpora, evaluated = read("sources"), read("validation")
+    if evaluated:
+        taken = np.concatenate([corpus.content_keys for corpus in evaluated])
         held_out = [np.isin(corpus.content_keys, taken) for corpus in corpora]
-        in_validation = [np.ones(len(corpus.documents), dtype=bool) for corpus in validation_corpora]
+        validation = pack(evaluated, [np.ones(len(corpus.documents), dtype=bool) for corpus in evaluated])
     else:
         held_out = [_is_held_out(corpus.content_keys, data.validation_fraction) for corpus in corpora]
-        validation_corpora, in_validation = (corpora, held_out) if data.validation_fraction else ([], [])
-    train = [_pack(corpus, ~held, length, data.packing) for corpus, held in zip(corpora, held_out, strict=True)]
-    validation = [
-        _pack(corpus, kept, length, data.packing)
-        for corpus, kept in zip(validation_corpora, in_validation, strict=True)
-    ]
+        evaluated = corpora if data.validation_fraction else []
+        validation = pack(evaluated, held_out[: len(evaluated)])
+    train = pack(corpora, [~held for held in held_out])
     _check_rows(data, corpora, train, validation, length)
     description = {
         "train": [
-            {**_count(corpus, rows), "held_out_documents": int(held.sum())}
+            corpus.count(rows) | {"held_out_documents": int(held.sum())}
             for corpus, rows, held in zip(corpora, train, held_out, strict=True)
         ],
-        "validation": [_count(corpus, rows) for corpus, rows in zip(validation_corpora, validation, strict=True)],
+        "validation": [corpus.count(rows) for corpus, rows in zip(evaluated, validation, strict=True)],
     }
     weights = [source.weight for source in data.sources]
-    name = fingerprint([weights, [rows.fingerprint() for rows in train], [rows.fingerprint() for rows in validation]])
     if len(train) > 1 and None not in weights:
-        mixture = MixedRows(train, weights, seed)
-        for corpus, rows, count, counts in zip(corpora, train, mixture.counts, description["train"], strict=True):
+        rows = MixedRows(train, weights, seed)
+        for corpus, part, count, counts in zip(corpora, train, rows.counts, description["train"], strict=True):
             counts["rows_per_epoch"] = count
-            if count > _MANY_PASSES * len(rows):
-                passes = count / len(rows)
+            if (passes := count / len(part)) > _MANY_PASSES:
                 logger.warning("%s.weight: an epoch reads %s %.1f times", corpus.key, corpus.source.path, passes)
-        return TokenData(mixture, _join(validation), description, name)
-    return TokenData(_join(train), _join(validation), description, name)
+    else:
+        rows = ConcatDataset(train)
+    name = fingerprint([weights, [part.fingerprint() for part in train], [part.fingerprint() for part in validation]])
+    return TokenData(rows, ConcatDataset(validation) if validation else None, description, name)
 
 
 def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
@@ -152,15 +161,13 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
         for index, source in enumerate(sources):
             key = f"data.{name}.{index}"
             encoder = DocumentEncoder(source, tokenizer, key)
-            records = load_source(source, key, encoder.columns, streaming=True, cache_dir=cache_dir)
-            keep = partial(_belongs, fraction=data.validation_fraction, held_out=held_out)
             streamed.append(
                 StreamedSource(
-                    records,
+                    load_source(source, key, encoder.columns, streaming=True, cache_dir=cache_dir),
                     encoder,
                     length,
                     data.packing,
-                    keep,
+                    keep=lambda key: _is_held_out(key, data.validation_fraction) == held_out,
                     shuffle_buffer=data.shuffle_buffer if repeat else 0,
                     seed=derive_key("source", seed, index),
                     # The first documents of each file are not the first of all.
@@ -169,15 +176,15 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
             )
         return TokenStream(streamed, [source.weight or 1.0 for source in sources], repeat)
 
-    validation = None
+    train, validation = stream("sources", held_out=False, repeat=True), None
     if data.validation:
         validation = stream("validation", held_out=False, repeat=False)
     elif data.validation_fraction:
         validation = stream("sources", held_out=True, repeat=False)
-    validation_sources = data.validation or (data.sources if data.validation_fraction else [])
+    evaluated = data.validation or (data.sources if data.validation_fraction else [])
     description = {
         "train": [{"path": source.path} for source in data.sources],
-        "validation": [{"path": source.path} for source in validation_sources],
+        "validation": [{"path": source.path} for source in evaluated],
     }
     known = [
         [asdict(source) | {"path": None}, source_fingerprint(source, f"data.{name}.{index}")]
@@ -185,7 +192,6 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
         for index, source in enumerate(getattr(data, name))
     ]
     settings = [data.validation_fraction, data.packing, data.shuffle_buffer, length, tokenizer_fingerprint(tokenizer)]
-    train = stream("sources", held_out=False, repeat=True)
     return TokenData(train, validation, description, fingerprint([known, settings]))
 
 
@@ -205,19 +211,9 @@ def _read(source: SourceRecipe, key: str, tokenizer: Any, num_proc: int | None, 
     return _Corpus(source, key, documents, dropped=len(records) - len(documents))
 
 
-def _pack(corpus: _Corpus, chosen: np.ndarray, length: int, packing: str) -> PackedRows:
-    """Rows of the documents for which `chosen` is true."""
-    return PackedRows(corpus.documents, np.flatnonzero(chosen), length, packing)
-
-
 def _is_held_out(content_key: Any, fraction: float) -> Any:
     """Whether the hash of its content holds a document out; for one key or an array of them."""
     return content_key < int(fraction * 2**63)
-
-
-def _belongs(content_key: int, fraction: float, held_out: bool) -> bool:
-    """Whether a document is on the asked-for side of the split."""
-    return _is_held_out(content_key, fraction) == held_out
 
 
 def _check_rows(
@@ -248,23 +244,3 @@ def _check_rows(
             f"data.{key} must fill a row, and its {tokens} held-out tokens give no row of {length}; hold out more, or "
             "nothing"
         )
-
-
-def _count(corpus: _Corpus, rows: PackedRows) -> dict[str, Any]:
-    """What became of a source."""
-    return {
-        "path": corpus.source.path,
-        "documents": rows.documents,
-        "tokens": rows.tokens,
-        "rows": len(rows),
-        "dropped_documents": corpus.dropped,
-        "dropped_tokens": rows.dropped_tokens,
-        "dropped_rows": rows.dropped_rows,
-    }
-
-
-def _join(parts: list[PackedRows]) -> torch.utils.data.Dataset | None:
-    """All rows of all sources, one source after the other."""
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    return torch.utils.data.ConcatDataset(parts)
