@@ -41,6 +41,8 @@ def model_fingerprint(model: nn.Module) -> str:
     sums: dict[int, int] = {}
     tensors = []
     for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            continue
         # Tied weights are one object.
         if id(tensor) not in sums:
             sums[id(tensor)] = _checksum(tensor)

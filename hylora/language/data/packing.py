@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a fixed length from tokenised documents.
+"""Rows of a fixed length from tokenised documents, and batches of rows.
 
 Nothing is written: a row is a range of the documents' tokens laid end to end, and is read from their memory-mapped
 files when it is asked for.
@@ -8,6 +8,7 @@ files when it is asked for.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from hylora.language.data.recipe import DataRecipe
 from hylora.language.loss import IGNORED
 from hylora.runs.fingerprint import fingerprint
 
-__all__ = ["PackedRows", "Piece", "assemble", "check_packing", "has_target"]
+__all__ = ["PackedRows", "Piece", "assemble", "check_packing", "collate", "has_target"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,29 @@ def assemble(pieces: list[Piece], packing: str) -> dict[str, Tensor]:
 def has_target(row: dict[str, Tensor]) -> bool:
     """Whether the loss of a row has a term: a label that is preceded by a token."""
     return bool((row["labels"][1:] != IGNORED).any())
+
+
+def collate(rows: Sequence[dict[str, Tensor]], pad_token_id: int = 0) -> dict[str, Tensor]:
+    """Stack rows, padding shorter ones on the right.
+
+    Args:
+        rows: dicts of one-dimensional int64 tensors: "input_ids", "labels" and, in all rows or none, "position_ids".
+        pad_token_id: fills the padding. Padding is masked and carries no label, so that any token of the vocabulary
+            will do.
+
+    Returns:
+        dict of [B, L] int64 tensors with the rows' keys, and "attention_mask" (1 for tokens, 0 for padding) where rows
+        differ in length.
+    """
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    filling = {"input_ids": pad_token_id, "labels": IGNORED, "position_ids": 0}
+    batch = {
+        name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, filling[name]) for name in rows[0]
+    }
+    longest = int(lengths.max())
+    if int(lengths.min()) < longest:
+        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+    return batch
 
 
 class PackedRows(torch.utils.data.Dataset):
