@@ -62,7 +62,8 @@ def _metadata(manifest: RunManifest) -> str:
 
 
 def _table(model, manifest, adapter) -> str:
-    rows = {"architecture": f"`{model.config.model_type}`, {model.num_parameters():,} parameters in {_dtype(model)}"}
+    dtype = str(model.dtype).removeprefix("torch.")
+    rows = {"architecture": f"`{model.config.model_type}`, {model.num_parameters():,} parameters in {dtype}"}
     if manifest.base_model is not None:
         base = Path(manifest.base_model)
         revision = f" at {manifest.base_revision}" if manifest.base_revision else ""
@@ -79,10 +80,6 @@ def _table(model, manifest, adapter) -> str:
 def _plain(text: str) -> str:
     """Text of others on one line, of which neither Markdown nor HTML makes anything else."""
     return re.sub(r"([\\`*~|!\[\]])", r"\\\1", html.escape(" ".join(text.split())))
-
-
-def _dtype(model) -> str:
-    return str(model.dtype).removeprefix("torch.")
 
 
 def _trained(adapter) -> str:
