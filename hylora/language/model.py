@@ -147,7 +147,9 @@ def _read_config(recipe: ModelRecipe) -> PretrainedConfig:
             f"(hylora export {recipe.path} FOLDER) and train that"
         )
     try:
-        check_exists(recipe.path)
+        # Of a model that is only planned, a config.json is enough.
+        if not Path(recipe.path).is_file():
+            check_exists(recipe.path)
         return AutoConfig.from_pretrained(
             recipe.path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
         )

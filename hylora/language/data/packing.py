@@ -20,7 +20,6 @@ from torch import Tensor
 from hylora.architecture import is_recurrent, shows_positions
 from hylora.language.data.recipe import DataRecipe
 from hylora.language.loss import IGNORED
-from hylora.runs.fingerprint import fingerprint
 
 __all__ = ["PackedRows", "Piece", "assemble", "check_packing", "collate", "has_target"]
 
@@ -170,11 +169,14 @@ class PackedRows(torch.utils.data.Dataset):
 
     def fingerprint(self) -> str:
         """A hash of the documents (content, order, lengths in tokens), of how they are cut, and of some rows."""
+        digest = hashlib.blake2b(digest_size=16)
         keys = self._dataset.data.column("key").to_numpy()[self._chosen]
-        samples = [self[int(index)] for index in np.linspace(0, len(self) - 1, min(len(self), 64))]
-        tokens = [[values.tolist() for values in row.values()] for row in samples]
-        arrays = (keys, self._edges, self._starts, self._stops)
-        return fingerprint([[hashlib.blake2b(values.tobytes()).hexdigest() for values in arrays], tokens])
+        for values in (keys, self._edges, self._starts, self._stops):
+            digest.update(values.tobytes())
+        for index in np.linspace(0, len(self) - 1, min(len(self), 64)):
+            for values in self[int(index)].values():
+                digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         # The views are memory-mapped here and would be copied whole into another process.
