@@ -149,10 +149,11 @@ def check_exists(folder: str) -> None:
     Raises:
         FileNotFoundError: if `folder` looks like a path and does not exist.
     """
-    # A hub id has the form "owner/name"; anything that looks more like a path must exist here. So must a name inside a
-    # folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
-    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") != 1 or Path(folder).parent.is_dir()
+    # A hub id has the form "owner/name" or "name"; anything that looks more like a path must exist here. So must what
+    # lies in a folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
+    within = "/" in folder and Path(folder).parent.is_dir()
+    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") > 1 or within
     if looks_like_path and not Path(folder).is_dir():
         raise FileNotFoundError(
-            f"model folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name)"
+            f"folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name)"
         )

@@ -35,7 +35,7 @@ def test_a_model_is_loaded(base, load):
 
 
 def test_a_folder_that_does_not_exist(load):
-    with pytest.raises(RecipeError, match=r"^model\.path='/nonexistent/x' cannot be read: model folder .* not exist"):
+    with pytest.raises(RecipeError, match=r"^model\.path='/nonexistent/x' cannot be read: folder .* does not exist"):
         load("/nonexistent/x")
 
 

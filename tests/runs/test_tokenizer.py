@@ -26,6 +26,11 @@ def save_tokenizer(folder, *added):
     tokenizer.save_pretrained(folder)
 
 
+def test_a_folder_that_does_not_exist():
+    with pytest.raises(FileNotFoundError, match=r"^folder '/nowhere/tokenizer' does not exist"):
+        read_tokenizer("/nowhere/tokenizer")
+
+
 def test_a_made_up_tokenizer_is_none(folders):
     base, run, manifest = folders
     assert len(AutoTokenizer.from_pretrained(run)) == 1

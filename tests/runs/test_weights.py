@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hylora
-from hylora.runs.weights import load_weights
+from hylora.runs.weights import is_finite, load_weights
 from tests.tiny import tiny_bamba
 
 FILE = "model.safetensors"
@@ -85,6 +85,19 @@ def test_one_value_that_is_not_finite_is_found(folder, name, value, dtype):
     change(folder, name, tensor)
     with pytest.raises(ValueError, match=rf"'\S+base' must be finite, but {name} is not; the file is damaged"):
         hylora.load(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_any_type_can_be_looked_at(dtype):
+    tensor = torch.linspace(-2, 2, 9).to(dtype)
+    assert is_finite(tensor)
+    tensor[4] = float("nan")
+    assert not is_finite(tensor)
+
+
+def test_what_holds_no_fractions_is_finite():
+    for tensor in (torch.empty(0), torch.empty(3, device="meta"), torch.tensor([1, 2])):
+        assert is_finite(tensor)
 
 
 def test_an_adapter_that_is_not_finite_is_found(folder, tmp_path):
