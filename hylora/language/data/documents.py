@@ -20,7 +20,7 @@ from hylora.runs.fingerprint import tokenizer_fingerprint
 __all__ = ["DocumentEncoder", "tokenize"]
 
 # Part of every cache key: to be raised when the same record would give other tokens or labels.
-_VERSION = 1
+_VERSION = 2
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -122,7 +122,7 @@ class DocumentEncoder:
             backend.no_truncation()
             backend.no_padding()
             backend.encode_special_tokens = self.tokenizer.split_special_tokens
-            # Without the offsets, which nobody asks for here: about 1.5 times as fast.
+            # Without the offsets, which nobody asks for here: about 1.4 times as fast.
             return [self._end(encoding.ids) for encoding in backend.encode_batch_fast(texts)]
         # verbose=False: documents are longer than the model's context by design.
         encoded = self.tokenizer(texts, verbose=False, return_attention_mask=False, return_token_type_ids=False)

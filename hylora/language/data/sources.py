@@ -55,23 +55,15 @@ def load_source(
         files = [file for file in files if file.stat().st_size > 0]
         if not files:
             raise ValueError(f"{key}.path={source.path!r} must hold documents, and its files are empty; fill them")
+    options = {"split": source.split, "streaming": streaming, "cache_dir": cache_dir}
     try:
         if files is None:
-            dataset = datasets.load_dataset(
-                source.path,
-                source.subset,
-                split=source.split,
-                revision=source.revision,
-                streaming=streaming,
-                cache_dir=cache_dir,
-            )
+            dataset = datasets.load_dataset(source.path, source.subset, revision=source.revision, **options)
         else:
             # A byte order mark at the beginning of a text is none of its characters.
-            options = {"sample_by": "document", "encoding": "utf-8-sig"} if kind == "text" else {}
+            reader = {"sample_by": "document", "encoding": "utf-8-sig"} if kind == "text" else {}
             names = [glob.escape(str(file)) for file in files]
-            dataset = datasets.load_dataset(
-                kind, data_files=names, split=source.split, streaming=streaming, cache_dir=cache_dir, **options
-            )
+            dataset = datasets.load_dataset(kind, data_files=names, **options, **reader)
         found = _column_names(dataset)
     # `datasets` refuses a dataset that is a loading script with a RuntimeError.
     except (OSError, ValueError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError) as error:
