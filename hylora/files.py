@@ -1,42 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or absent, never half."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PARTIAL", "flush", "write_atomically"]
+__all__ = ["PARTIAL", "apply_umask", "atomic_folder", "disk_errors", "flush", "write_atomically"]
 
 # How the names of files and folders begin that are still being written.
 PARTIAL = ".partial-"
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
-    """Write a file in one step: a reader sees the old content or the whole new one, also after a power cut.
+    """Write a file in one step: a reader, also after a crash, sees the old one or the whole new one.
 
     Args:
-        path: of the file; its folder must exist.
-        data: its new content; text is written as UTF-8.
+        path: of the file; its folder exists.
+        data: the content; text is written as UTF-8.
 
     Raises:
-        OSError: if it cannot be written. The old content is untouched.
+        OSError: if it cannot be written; the file is then as it was.
     """
     path = Path(path)
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
     try:
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
-        flush(partial)
+        with open(partial, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
         flush(path.parent)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
 
 
-def flush(path: Path) -> None:
+def flush(path: str | os.PathLike) -> None:
     """Make a file's content, or a folder's entries, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` at the end of the block, and nothing if the block fails.
+
+    Args:
+        path: of the folder to create; an empty one may be there.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, so that moving it there is one step.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{PARTIAL}{path.name}-") as name, disk_errors(path):
+        partial = Path(name) / path.name
+        partial.mkdir()
+        yield partial
+        apply_umask(partial)
+        os.rename(partial, path)
+
+
+@contextmanager
+def disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Raise an OSError for every failure of the disk: safetensors and tokenizers have types of their own for it.
+
+    Args:
+        path: what is written, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
+
+
+def apply_umask(folder: str | os.PathLike) -> None:
+    """Give the files in a folder the permissions of a new file: safetensors writes for the owner alone."""
+    probe = Path(folder) / f".{secrets.token_hex(4)}"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in Path(folder).iterdir():
+        if path.is_file():
+            path.chmod(mode)

@@ -14,7 +14,9 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 
-from .structure import base_model, base_modules, find_groups, is_depthwise, unwrapped
+from hylora.adapters.structure import base_model, base_modules, find_groups, is_depthwise, unwrapped
+
+__all__ = ["VARIANTS", "HyLoraConfig", "check_targets"]
 
 # What each variant trains in full; all of them put LoRA on the attention projections (chapter 6, section 6.2.4).
 VARIANTS = {"lora": (), "longlora": ("embeddings", "norms"), "hylora": ("embeddings", "norms", "convs")}
@@ -59,9 +61,9 @@ class HyLoraConfig:
                 nothing, is a depthwise convolution, or would silently be skipped; names that PEFT can't tell apart.
         """
         if variant not in VARIANTS:
-            raise ValueError(f"variant={variant!r} is unknown; choose one of {sorted(VARIANTS)}.")
+            raise ValueError(f"variant={variant!r} must be one of {', '.join(VARIANTS)}")
         if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-            raise ValueError(f"r={r!r} must be an integer of at least 1; the thesis uses 32 for hybrids.")
+            raise ValueError(f"r={r!r} must be an integer of at least 1; the thesis uses 32 for hybrids")
         base = base_model(model)
         groups = find_groups(model)
         names = [name for name, _ in base_modules(base) if name]
@@ -77,7 +79,7 @@ class HyLoraConfig:
         for suffix in [modules_to_save] if isinstance(modules_to_save, str) else modules_to_save:
             matches = {name for name in names if name.endswith(suffix)}
             if not matches:
-                raise ValueError(f"modules_to_save={suffix!r} matches no module of {type(base).__name__}.")
+                raise ValueError(f"modules_to_save={suffix!r} must match a module of {type(base).__name__}")
             saved |= matches
 
         config = LoraConfig(
@@ -109,23 +111,22 @@ def check_targets(model: nn.Module, config: LoraConfig) -> None:
     targets = [name for name, _ in base_modules(base) if name and check_target_module_exists(config, name)]
     if not targets:
         raise ValueError(
-            f"target_modules={config.target_modules!r} matches no module of {type(base).__name__} that is not already "
-            f"trained in full (modules_to_save={config.modules_to_save!r})."
+            f"target_modules={config.target_modules!r} must match a module of {type(base).__name__} that is not among "
+            f"those trained in full (modules_to_save={config.modules_to_save!r})"
         )
     for name in targets:
         parent_name, _, child = name.rpartition(".")
         mixer = base.get_submodule(parent_name)
         if is_depthwise(unwrapped(base.get_submodule(name))):
             raise ValueError(
-                f"target_modules asks for LoRA on {name}, a depthwise convolution: its rank would have to be a "
-                "multiple of the channels, and the mixer never calls the module. Train it in full instead: "
-                'variant="hylora".'
+                f"target_modules must not name {name}, a depthwise convolution: the rank would have to be a multiple "
+                "of the channels, and the mixer never calls the module; train it in full: variant='hylora'"
             )
         if name not in attention and child in _weights_read_directly(mixer):
             raise ValueError(
-                f"target_modules asks for LoRA on {name}, but {type(mixer).__name__} reads {child}.weight itself (for "
-                "its fused kernel, where one is installed): training would silently skip a LoRA that evaluation "
-                f"applies. Leave {child!r} out of target_modules."
+                f"target_modules must not name {name}: {type(mixer).__name__} reads {child}.weight itself (for its "
+                "fused kernel, where one is installed), and training would silently skip a LoRA that evaluation "
+                f"applies; leave {child!r} out"
             )
 
 
@@ -133,19 +134,19 @@ def _require_groups(model_name, groups, variant, target_modules):
     """Raise for a group that the variant needs and the model lacks."""
     if target_modules is None and not groups["attention"]:
         raise ValueError(
-            f"{model_name} has no softmax attention with linear projections, which is where HyLoRA puts its LoRA. For "
-            "a hybrid, check that its config places attention layers (as attn_layer_indices does); otherwise name the "
-            "layers to adapt in target_modules."
+            f"{model_name} must have softmax attention with linear projections, which is where HyLoRA puts its LoRA, "
+            "and has none; for a hybrid, check that its config places attention layers (as attn_layer_indices does); "
+            "otherwise name the layers to adapt in target_modules"
         )
     if "convs" in VARIANTS[variant] and not groups["convs"]:
         raise ValueError(
-            f'variant="hylora" trains depthwise 1-D convolutions, but {model_name} has none. '
-            'For a model without SSM layers use variant="longlora".'
+            f"variant='hylora' must have depthwise 1-D convolutions to train, and {model_name} has none; for a model "
+            "without SSM layers use variant='longlora'"
         )
     if "norms" in VARIANTS[variant] and not groups["norms"]:
         raise ValueError(
-            f"variant={variant!r} trains normalisation layers, but {model_name} has none with parameters. "
-            'Use variant="lora", and modules_to_save for what else should train.'
+            f"variant={variant!r} must have normalisation layers to train, and {model_name} has none with parameters; "
+            "use variant='lora', and modules_to_save for what else should train"
         )
 
 
@@ -153,11 +154,11 @@ def _require_matches(model_name: str, targets: Iterable[str], names: list[str]) 
     """Raise for a target that PEFT would pass over, as it only asks that one of several matches."""
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise ValueError(f"target_modules={target!r} matches no module of {model_name}.")
+            raise ValueError(f"target_modules={target!r} must match a module of {model_name}")
 
 
 def _shortest_suffixes(wanted: Iterable[str], names: list[str]) -> list[str]:
-    """Return the shortest dotted suffixes that pick `wanted` out of `names`, and nothing more.
+    """The shortest dotted suffixes that pick `wanted` out of `names`, and nothing more.
 
     PEFT matches modules_to_save by `str.endswith`, without regard for the dots: "norm" would take "input_layernorm".
     """
@@ -169,7 +170,7 @@ def _shortest_suffixes(wanted: Iterable[str], names: list[str]) -> list[str]:
         candidates = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
         exact = [suffix for suffix in candidates if not any(other.endswith(suffix) for other in others)]
         if not exact:
-            raise ValueError(f"PEFT matches modules by suffix and can't tell {name!r} from another module's name.")
+            raise ValueError(f"{name!r} must not end another module's name, for PEFT matches modules by suffix")
         suffixes.add(exact[0])
     return sorted(suffixes)
 
@@ -190,8 +191,8 @@ def _trains_tied_embedding(base, saved) -> bool:
         return False
     if names[0].rpartition(".")[2] not in EMBEDDING_LAYER_NAMES:
         raise ValueError(
-            f"{names[0]} is tied to the output head, and PEFT keeps only embeddings called {EMBEDDING_LAYER_NAMES} "
-            'tied. Use variant="lora", or untie the head first.'
+            f"{names[0]} must be called one of {EMBEDDING_LAYER_NAMES}, for it is tied to the output head, and PEFT "
+            "keeps only those tied; use variant='lora', or untie the head first"
         )
     return True
 

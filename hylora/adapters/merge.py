@@ -11,9 +11,11 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from .model import match_base_dtype
-from .structure import base_model
-from .tied import tie_equal, untie_adapted
+from hylora.adapters.model import match_base_dtype
+from hylora.adapters.structure import base_model
+from hylora.adapters.tied import tie_equal, untie_adapted
+
+__all__ = ["merge_adapter"]
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:

@@ -11,9 +11,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 from torch import nn
 
-from .config import check_targets
-from .structure import base_model, base_modules
-from .tied import share_trained, tie_head
+from hylora.adapters.config import check_targets
+from hylora.adapters.structure import base_model, base_modules
+from hylora.adapters.tied import share_trained, tie_head
+
+__all__ = ["add_adapter", "load_adapter", "match_base_dtype"]
 
 
 def add_adapter(model: nn.Module, config: LoraConfig, adapter_name: str = "default") -> PeftModel:
@@ -75,7 +77,7 @@ def load_adapter(
     """
     if not (Path(folder) / SAFETENSORS_WEIGHTS_NAME).is_file():
         raise FileNotFoundError(
-            f"{folder} holds no {SAFETENSORS_WEIGHTS_NAME}; give a folder that save_pretrained wrote."
+            f"folder={str(folder)!r} must hold {SAFETENSORS_WEIGHTS_NAME}; give a folder that save_pretrained wrote"
         )
     if trainable:
         check_targets(model, LoraConfig.from_pretrained(str(folder)))
@@ -145,10 +147,10 @@ def _saved_modules(model):
 def _check_adapter_name(model, adapter_name):
     """Refuse what PEFT takes and then loses weights over."""
     if not isinstance(model, PeftModel) and any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise ValueError("The model already carries an adapter; pass the PeftModel to give it another one.")
+        raise ValueError("model already carries an adapter; pass the PeftModel to give it another one")
     parts = {part for name, _ in base_modules(base_model(model)) for part in name.split(".")}
     if adapter_name in parts:
         raise ValueError(
-            f"adapter_name={adapter_name!r} is also the name of a module, and PEFT would leave that module's weights "
-            "out when it saves another adapter. Choose another name."
+            f"adapter_name={adapter_name!r} must not be the name of a module, whose weights PEFT would leave out when "
+            "it saves another adapter; choose another name"
         )

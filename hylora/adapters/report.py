@@ -7,7 +7,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from .structure import GROUPS, base_model, base_modules, find_groups, unwrapped
+from hylora.adapters.structure import GROUPS, base_model, base_modules, find_groups, unwrapped
+
+__all__ = ["print_trainable_parameters", "trainable_groups"]
 
 
 def trainable_groups(model: nn.Module) -> dict[str, int]:

@@ -10,11 +10,13 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+__all__ = ["GROUPS", "base_model", "base_modules", "find_groups", "is_depthwise", "unwrapped"]
+
 GROUPS = ("attention", "embeddings", "norms", "convs")
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside `model`, which may be wrapped by PEFT, DDP or FSDP.
+    """The transformers model inside `model`, which may be wrapped by PEFT, DDP or FSDP.
 
     Raises:
         ValueError: there is no transformers model inside.
@@ -22,7 +24,7 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
-    raise ValueError(f"HyLoRA needs a transformers model, but {type(model).__name__} holds no PreTrainedModel.")
+    raise ValueError(f"model={type(model).__name__} must be a transformers model, or PEFT, DDP or FSDP around one")
 
 
 def find_groups(model: nn.Module) -> dict[str, dict[str, nn.Module]]:
@@ -61,7 +63,7 @@ def find_groups(model: nn.Module) -> dict[str, dict[str, nn.Module]]:
 
 
 def base_modules(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the named modules of the base model as they were before PEFT: nothing from inside PEFT's wrappers."""
+    """The named modules of the base model as they were before PEFT: nothing from inside PEFT's wrappers."""
     wrapped: tuple[str, ...] = ()
     for name, module in base.named_modules():
         if name.startswith(wrapped):
@@ -72,7 +74,7 @@ def base_modules(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the base model's own module behind a PEFT wrapper."""
+    """The base model's own module behind a PEFT wrapper."""
     if isinstance(module, AuxiliaryTrainingWrapper):
         return module.original_module
     if isinstance(module, BaseTunerLayer):

@@ -12,7 +12,9 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from .structure import base_model, base_modules, unwrapped
+from hylora.adapters.structure import base_model, base_modules, unwrapped
+
+__all__ = ["share_trained", "tie_equal", "tie_head", "untie_adapted"]
 
 _WRAPPERS = (BaseTunerLayer, ModulesToSaveWrapper)
 

@@ -72,31 +72,28 @@ def env() -> None:
 
 def _choices() -> list[tuple[str, str, str]]:
     cuda = torch.cuda.is_available()
-    flash = "flash kernels of torch, merged by log-sum-exp"
-    plain = "half precision runs on flash kernels; float32 on CUDA uses a plain softmax over a chunk"
-    rows = [
-        ("device", "cuda" if cuda else "cpu", "torch.cuda.is_available()" if cuda else "no CUDA device is visible"),
-        ("se_attn, sw_attn, s2_attn", "torch backend", plain if cuda else flash),
-    ]
-    scans = all(importlib.util.find_spec(name) for name in ("mamba_ssm", "causal_conv1d"))
-    if scans and cuda:
-        rows.append(("state-space layers", "mamba-ssm", "mamba-ssm and causal-conv1d are installed"))
-    elif scans:
-        rows.append(
-            ("state-space layers", "none works", "mamba-ssm is installed and needs CUDA: uninstall it to run on a CPU")
-        )
+    triton, *scans = (importlib.util.find_spec(name) for name in ("triton", "mamba_ssm", "causal_conv1d"))
+    if not cuda:
+        span = rivals = ("torch", "flash kernels of torch, merged by log-sum-exp")
     else:
-        rows.append(
-            ("state-space layers", "transformers' torch scan", "mamba-ssm and causal-conv1d are not both installed")
-        )
+        rivals = ("flash", "flash kernels in half precision; float32 takes a plain softmax over a chunk (torch)")
+        span = ("triton", "its own kernels, for what they take; else as sw_attn") if triton else rivals
+    if not all(scans):
+        scan = ("transformers' torch scan", "mamba-ssm and causal-conv1d are not both installed")
+    elif cuda:
+        scan = ("mamba-ssm", "mamba-ssm and causal-conv1d are installed")
+    else:
+        scan = ("none works", "mamba-ssm is installed and needs CUDA: uninstall it to run on a CPU")
     bf16 = cuda and torch.cuda.is_bf16_supported()
-    precision = (
-        ("bf16", "the device supports it")
+    return [
+        ("device", "cuda", "torch.cuda.is_available()") if cuda else ("device", "cpu", "no CUDA device is visible"),
+        ("se_attn", *span),
+        ("sw_attn, s2_attn", *rivals),
+        ("state-space layers", *scan),
+        ("mixed precision", "bf16", "the device supports it")
         if bf16
-        else ("none", "training.mixed_precision=auto takes bf16 only on CUDA devices that have it")
-    )
-    rows.append(("mixed precision", *precision))
-    return rows
+        else ("mixed precision", "none", "training.mixed_precision=auto takes bf16 only on CUDA devices that have it"),
+    ]
 
 
 def _version(package: str) -> str:

@@ -119,15 +119,21 @@ def verify_head(model: nn.Module, input_ids: Tensor) -> None:
         input_ids: a few tokens [B, L].
 
     Raises:
-        ValueError: if the logits differ: the model does something to its logits that is not known here.
+        ValueError: if the logits are not finite, or differ: the model does something to its logits that is not known
+            here.
     """
     parts = decoder_and_head(model)
     expected = model(input_ids=input_ids, use_cache=False).logits
+    if not expected.isfinite().all():
+        raise ValueError(
+            f"the logits of {type(model).__name__} must be finite, but a few tokens give others; check its weights "
+            "and the range of its dtype"
+        )
     found = parts.logits(parts.decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
     expected = expected.to(found.device, found.dtype)
     # Wide enough for the rounding of bfloat16, far below what a forgotten factor or cap does.
     tolerance = 0.02 * float(expected.std()) if expected.numel() > 1 else 0.0
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0.02, atol=tolerance, equal_nan=True):
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0.02, atol=tolerance):
         raise ValueError(
             f"{type(model).__name__} does more to its logits than decoder, head and {parts.transform}; "
             "this model is not supported"

@@ -20,9 +20,11 @@ from hylora.attention import check_attention, resolve_name
 from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
 from hylora.randomness import derive_key
+from hylora.runs.loading import check_exists
+from hylora.runs.weights import load_weights
 from hylora.training.recipe import RecipeError
 
-__all__ = ["ModelPlan", "build_model", "plan_model", "prepare_model", "weights_dtype"]
+__all__ = ["ModelPlan", "load_model", "plan_model", "prepare_model", "weights_dtype"]
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,33 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     return ModelPlan(config, resolve_name(attention), _plan_adapter(skeleton, recipe), rope)
 
 
-def build_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) -> nn.Module:
-    """Load or make the planned model, and put the adapter on it.
+def load_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) -> nn.Module:
+    """Load or make the planned model, bare.
 
     Args:
         recipe: the recipe.
         plan: of the same recipe.
         mixed_precision: accelerate's name, "bf16" or "no".
 
-    Returns:
-        The model in training mode, what is trained in float32.
-
     Raises:
-        RecipeError: if the checkpoint lacks weights of the model.
+        RecipeError: if the checkpoint is damaged, or lacks weights of the model.
     """
     # One seed for every process: all start from the same random weights.
     torch.manual_seed(derive_key("weights", recipe.training.seed))
-    return prepare_model(_load_model(recipe.model, plan, weights_dtype(recipe, mixed_precision)), recipe, plan)
+    source, dtype = recipe.model, weights_dtype(recipe, mixed_precision)
+    if source.from_scratch:
+        return AutoModelForCausalLM.from_config(plan.config, attn_implementation=plan.attention, dtype=dtype)
+    try:
+        return load_weights(
+            source.path,
+            config=plan.config,
+            attn_implementation=plan.attention,
+            dtype=dtype,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+        )
+    except ValueError as error:
+        raise RecipeError(f"model.path={source.path!r} cannot be loaded: {error}") from error
 
 
 def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> nn.Module:
@@ -101,7 +113,7 @@ def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> 
         plan: of the same recipe.
 
     Returns:
-        The model in training mode.
+        The model in training mode, what is trained in float32.
     """
     if plan.adapter is not None:
         model = add_adapter(model, plan.adapter)
@@ -145,6 +157,9 @@ def _read_config(recipe: ModelRecipe) -> PretrainedConfig:
             f"(hylora export {recipe.path} FOLDER) and train that"
         )
     try:
+        # Of a model that is only planned, a config.json is enough.
+        if not Path(recipe.path).is_file():
+            check_exists(recipe.path)
         return AutoConfig.from_pretrained(
             recipe.path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
         )
@@ -230,25 +245,3 @@ def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None
         )
     except ValueError as error:
         raise RecipeError(f"adapter: {error}") from error
-
-
-def _load_model(recipe: ModelRecipe, plan: ModelPlan, dtype: torch.dtype) -> nn.Module:
-    if recipe.from_scratch:
-        return AutoModelForCausalLM.from_config(plan.config, attn_implementation=plan.attention, dtype=dtype)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        recipe.path,
-        config=plan.config,
-        attn_implementation=plan.attention,
-        dtype=dtype,
-        revision=recipe.revision,
-        trust_remote_code=recipe.trust_remote_code,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise RecipeError(
-            f"model.path={recipe.path!r} lacks the weights {missing[:5]} ({len(missing)} in all), which would be "
-            "random; name a complete checkpoint of a causal language model"
-        )
-    return model

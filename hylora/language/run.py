@@ -10,10 +10,11 @@ from accelerate import Accelerator
 
 from hylora.language.data import TokenData, build_datasets
 from hylora.language.head import verify_head
-from hylora.language.model import ModelPlan, build_model, plan_model
+from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss, LanguageTask
-from hylora.runs.tokenizer import read_tokenizer
+from hylora.runs.fingerprint import model_fingerprint, tokenizer_fingerprint
+from hylora.runs.tokenizer import check_vocabulary, read_tokenizer
 from hylora.training.processes import SHARDED, main_first, share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
@@ -48,16 +49,16 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     plan = plan_model(recipe)
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
-    model = build_model(recipe, plan, accelerator.mixed_precision)
-    task = LanguageTask(
-        CausalLoss(model, recipe.training.loss_slice),
-        tokenizer,
-        data,
-        recipe,
-        plan,
-        share_of(accelerator),
-        {"rows of data": len(data.train) if hasattr(data.train, "__len__") else None},
-    )
+    base = load_model(recipe, plan, accelerator.mixed_precision)
+    identity = {
+        "data": data.fingerprint,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        # Random weights follow from the recipe, which a resumed run may not change.
+        "base model": None if recipe.model.from_scratch else model_fingerprint(base),
+    }
+    model = prepare_model(base, recipe, plan)
+    loss = CausalLoss(model, recipe.training.loss_slice)
+    task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
     return task
 
@@ -80,12 +81,10 @@ def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model.{key}={source!r} gives no tokenizer: {error}") from error
-    vocabulary = plan.config.get_text_config().vocab_size
-    if len(tokenizer) > vocabulary:
-        raise RecipeError(
-            f"model.{key}={source!r} gives a tokenizer of {len(tokenizer)} tokens, but the model has {vocabulary}; "
-            "they do not belong together"
-        )
+    try:
+        check_vocabulary(tokenizer, plan.config.get_text_config().vocab_size)
+    except ValueError as error:
+        raise RecipeError(f"model.{key}={source!r} does not belong to the model: {error}") from error
     return tokenizer
 
 

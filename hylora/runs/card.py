@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 from peft import PeftConfig
@@ -23,6 +25,7 @@ _OPTIONS = {
     "sw_attn": ("window",),
     "s2_attn": ("group",),
 }
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
 def model_card(model: PreTrainedModel, manifest: RunManifest, adapter: PeftConfig | None, name: str) -> str:
@@ -53,28 +56,30 @@ def model_card(model: PreTrainedModel, manifest: RunManifest, adapter: PeftConfi
 
 def _metadata(manifest: RunManifest) -> str:
     lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- hylora", "- long-context"]
-    if manifest.base_model is not None and not Path(manifest.base_model).is_absolute():
+    if manifest.base_model is not None and _HUB_ID.fullmatch(manifest.base_model):
         lines.append(f"base_model: {manifest.base_model}")
     return "\n".join(["---", *lines, "---"])
 
 
 def _table(model, manifest, adapter) -> str:
-    rows = {"architecture": f"`{model.config.model_type}`, {model.num_parameters():,} parameters in {_dtype(model)}"}
+    dtype = str(model.dtype).removeprefix("torch.")
+    rows = {"architecture": f"`{model.config.model_type}`, {model.num_parameters():,} parameters in {dtype}"}
     if manifest.base_model is not None:
         base = Path(manifest.base_model)
         revision = f" at {manifest.base_revision}" if manifest.base_revision else ""
-        rows["base model"] = f"{base.name if base.is_absolute() else manifest.base_model}{revision}"
+        rows["base model"] = _plain(f"{base.name if base.is_absolute() else manifest.base_model}{revision}")
     rows["trained"] = _trained(adapter)
     if manifest.context_length is not None:
         rows["training context"] = f"{manifest.context_length:,} tokens"
     if manifest.rope_parameters is not None:
-        rows["RoPE"] = _rope(manifest.rope_parameters)
+        rows["RoPE"] = _plain(_rope(manifest.rope_parameters))
     rows["attention in training"] = _attention_in_training(manifest)
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
-def _dtype(model) -> str:
-    return str(model.dtype).removeprefix("torch.")
+def _plain(text: str) -> str:
+    """Text of others on one line, of which neither Markdown nor HTML makes anything else."""
+    return re.sub(r"([\\`*~|!\[\]])", r"\\\1", html.escape(" ".join(text.split())))
 
 
 def _trained(adapter) -> str:
@@ -88,7 +93,7 @@ def _trained(adapter) -> str:
 
 def _rope(parameters) -> str:
     options = ", ".join(f"{key} {value:g}" for key, value in parameters.items() if isinstance(value, (int, float)))
-    return f"{parameters['rope_type']} scaling ({options}), in `config.json`"
+    return f"{parameters.get('rope_type')} scaling ({options}), in config.json"
 
 
 def _attention_in_training(manifest) -> str:
@@ -117,7 +122,7 @@ def _attention(model, manifest, own_class) -> list[str]:
     return [
         *parts,
         f"It was trained with {_TITLES[manifest.attention]}, which stands in for full attention where sequences are "
-        "long. `hylora.json` keeps its options, so that hylora can turn it on again.",
+        "long. hylora can turn it on again, as the code below does, with the options that `config.json` keeps for it.",
     ]
 
 

@@ -6,16 +6,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hylora.adapters import merge_adapter
-from hylora.attention.config import CONFIG_ATTRIBUTE
+from hylora.files import atomic_folder
 from hylora.runs.card import model_card
 from hylora.runs.loading import check_exists, load, read_manifest
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
@@ -37,7 +36,8 @@ def export(
     """Merge a run's adapter and write the model with its tokenizer, RoPE scaling and a model card.
 
     The folder appears whole or not at all. transformers loads it without this package and computes full attention;
-    `hylora.load` turns the attention of training on again, which is kept in `hylora.json` beside the weights.
+    `hylora.load` turns the attention of training on again, whose name is kept in `hylora.json` beside the weights.
+    Its options are in `config.json`, where only this package reads them.
 
     Args:
         run: what a training run wrote, with an adapter or a full model; a folder or a hub id.
@@ -69,24 +69,28 @@ def export(
     if not re.fullmatch(r"\d+(\.\d+)?[KMGT]i?B", max_shard_size):
         raise ValueError(f"max_shard_size={max_shard_size!r} is not a size such as '5GB'")
     tokenizer = find_tokenizer(run, manifest, revision)
-    destination.parent.mkdir(parents=True, exist_ok=True)
 
     model = load(run, attention="full", dtype=dtype, revision=revision)
     adapter = model.active_peft_config if isinstance(model, PeftModel) else None
     model = model if adapter is None else merge_adapter(model)
-    # Loaders that know their fields would stumble over it; hylora.json keeps it.
-    model.config.get_text_config().__dict__.pop(CONFIG_ATTRIBUTE, None)
+    _widen_context(model.config.get_text_config(), manifest.context_length)
 
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as name:
-        partial = Path(name) / destination.name
+    with atomic_folder(destination) as partial:
         model.save_pretrained(partial, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(partial)
         _add_older_names(partial)
         replace(manifest, base_model=None, base_revision=None).save(partial)
         card = model_card(model, manifest, adapter, destination.name)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        os.rename(partial, destination)
     return model
+
+
+def _widen_context(config: PretrainedConfig, trained: int | None) -> None:
+    """Let the config say that the model is good for the context it was trained with; scaled RoPE has said so."""
+    own = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if own is not None and trained is not None and rope.get("rope_type", "default") == "default":
+        config.max_position_embeddings = max(own, trained)
 
 
 def _add_older_names(folder: Path) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from transformers import CONFIG_NAME, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import CONFIG_NAME, AutoConfig, PretrainedConfig
 
 from hylora.adapters import load_adapter
 from hylora.attention import SpanConfig, check_attention, check_options, resolve_name
 from hylora.rope import RopeScaling
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
+from hylora.runs.weights import check_finite, load_weights
 
 __all__ = ["check_exists", "load", "read_manifest"]
 
@@ -68,7 +69,7 @@ def load(
     Raises:
         FileNotFoundError: if `folder` looks like a path and does not exist, or its base model has moved.
         ValueError: if the attention is unknown, an option is wrong or of no use, a revision is asked of a local
-            folder, or the model cannot take the attention or the RoPE scaling.
+            folder, the model cannot take the attention or the RoPE scaling, or its weights are damaged.
     """
     folder = os.fspath(folder)
     check_exists(folder)
@@ -94,17 +95,12 @@ def load(
         rope.apply(config, trust_remote_code=trust_remote_code)
     if manifest.span_attention or options:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **options}).keep_on(text)
-    model = AutoModelForCausalLM.from_pretrained(
-        base,
-        config=config,
-        attn_implementation=name,
-        dtype=dtype,
-        device_map=device_map,
-        use_safetensors=True,
-        **arguments,
+    model = load_weights(
+        base, config=config, attn_implementation=name, dtype=dtype, device_map=device_map, **arguments
     )
     if has_adapter:
         model = load_adapter(model, local, trainable=trainable)
+        check_finite(model, folder)
     return model.train(trainable)
 
 
@@ -153,10 +149,11 @@ def check_exists(folder: str) -> None:
     Raises:
         FileNotFoundError: if `folder` looks like a path and does not exist.
     """
-    # A hub id has the form "owner/name"; anything that looks more like a path must exist here. So must a name inside a
-    # folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
-    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") != 1 or Path(folder).parent.is_dir()
+    # A hub id has the form "owner/name" or "name"; anything that looks more like a path must exist here. So must what
+    # lies in a folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
+    within = "/" in folder and Path(folder).parent.is_dir()
+    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") > 1 or within
     if looks_like_path and not Path(folder).is_dir():
         raise FileNotFoundError(
-            f"model folder {folder!r} does not exist; give a run's folder, a model folder or a hub id"
+            f"folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name)"
         )

@@ -19,10 +19,18 @@ from torch import nn
 import hylora
 from hylora.attention import SpanConfig, resolve_name
 from hylora.attention.config import CONFIG_ATTRIBUTE
+from hylora.files import write_atomically
 
 __all__ = ["MANIFEST_NAME", "RunManifest", "absolute"]
 
 MANIFEST_NAME = "hylora.json"
+_OPTIONAL = {
+    "base_model": str,
+    "base_revision": str,
+    "rope_parameters": dict,
+    "max_position_embeddings": int,
+    "context_length": int,
+}
 
 
 @dataclass
@@ -52,7 +60,7 @@ class RunManifest:
     def __post_init__(self) -> None:
         resolve_name(self.attention)
         SpanConfig.from_dict(self.span_attention)
-        for name, kind in (("base_model", str), ("rope_parameters", dict), ("max_position_embeddings", int)):
+        for name, kind in _OPTIONAL.items():
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise ValueError(f"{name}={value!r} must be a {kind.__name__}, or null")
@@ -95,9 +103,7 @@ class RunManifest:
         """Write `hylora.json` into `folder`, in one step: a reader sees the old file or the whole new one."""
         path = Path(folder) / MANIFEST_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
         return path
 
     @classmethod

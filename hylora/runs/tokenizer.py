@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from hylora.runs.loading import check_exists
 from hylora.runs.manifest import RunManifest
 
-__all__ = ["find_tokenizer", "read_tokenizer"]
+__all__ = ["check_vocabulary", "find_tokenizer", "read_tokenizer"]
 
 
 def read_tokenizer(source: str | os.PathLike, **arguments: Any) -> PreTrainedTokenizerBase:
@@ -24,11 +25,31 @@ def read_tokenizer(source: str | os.PathLike, **arguments: Any) -> PreTrainedTok
         OSError: if the place cannot be read.
         ValueError: if no tokenizer is there.
     """
+    check_exists(os.fspath(source))
     tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
     # transformers makes up an empty one for some architectures (Qwen's) where a model has no tokenizer beside it
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError(f"{os.fspath(source)!r} has no tokenizer: what was found there knows no words")
     return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    """Refuse a tokenizer that gives ids for which a model has no embedding.
+
+    Args:
+        tokenizer: any.
+        size: of the model's vocabulary.
+
+    Raises:
+        ValueError: naming the highest token id.
+    """
+    # Ids may have gaps: their number says nothing of the highest.
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if highest >= size:
+        raise ValueError(
+            f"the highest token id {highest} ({token!r}) must be below the model's vocabulary of {size}; take the "
+            "tokenizer that belongs to the model, or make room with model.resize_token_embeddings"
+        )
 
 
 def find_tokenizer(

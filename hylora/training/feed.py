@@ -100,21 +100,17 @@ class RowOrder:
     Args:
         rows: how many there are.
         seed: of the permutations.
-        kept: rows are in an order of their own, which every epoch follows.
     """
 
-    def __init__(self, rows: int, seed: int, kept: bool = False) -> None:
+    def __init__(self, rows: int, seed: int) -> None:
         self.rows = rows
         self.seed = seed
-        self.kept = kept
         self._epoch: int | None = None
         self._permutation: list[int] = []
 
     def __getitem__(self, position: int) -> int:
         """The row at a position counted from the start of training, over all epochs."""
         epoch, within = divmod(position, self.rows)
-        if self.kept:
-            return within
         if epoch != self._epoch:
             self._permutation = torch.randperm(self.rows, generator=generator("order", self.seed, epoch)).tolist()
             self._epoch = epoch
@@ -139,8 +135,11 @@ class _Batches(torch.utils.data.Dataset):
 
     def __getitem__(self, request: _Request) -> Batch:
         if self._order is None or self._order.seed != request.seed:
-            self._order = RowOrder(len(self._rows), request.seed, kept=getattr(self._rows, "ordered", False))
-        rows = [self._rows[self._order[position]] for position in request.positions]
+            self._order = RowOrder(len(self._rows), request.seed)
+        if hasattr(self._rows, "at"):
+            rows = [self._rows.at(*divmod(position, len(self._rows))) for position in request.positions]
+        else:
+            rows = [self._rows[self._order[position]] for position in request.positions]
         generators = [generator("row", request.seed, position) for position in request.positions]
         return self._collate(rows, generators, request.shape)
 
@@ -153,8 +152,8 @@ class RowFeed:
     that augmentation does not depend on processes, workers or interruptions.
 
     Args:
-        rows: map-style (`__len__` and `__getitem__`); with an attribute `ordered` that is true, they are seen in the
-            order of their indices instead of a new one in each epoch.
+        rows: map-style (`__len__` and `__getitem__`). Those that have an order of their own, such as mixtures in fixed
+            shares, also have `at(epoch, index)`; all others are seen in a new order in each epoch.
         collate: makes a batch of rows, a generator for each, and the window's shape. Runs in workers.
         sizes: of each window: a `WindowSize`, or a pure function from the moment to one.
         share: which part of each window is this process's.

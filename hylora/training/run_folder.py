@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hylora.files import PARTIAL, flush, write_atomically
+from hylora.files import PARTIAL, apply_umask, disk_errors, flush, write_atomically
 from hylora.training.checkpoint import CheckpointError, latest_checkpoint
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.recipe_loading import read_yaml
@@ -193,9 +193,10 @@ class RunFolder:
             last: name of the file that is moved last: where it is, everything is.
         """
         with tempfile.TemporaryDirectory(dir=self.path, prefix=PARTIAL) as name:
-            save(Path(name))
-            written = sorted(Path(name).rglob("*"))
-            for path in written:
+            with disk_errors(self.path):
+                save(Path(name))
+            apply_umask(name)
+            for path in Path(name).rglob("*"):
                 flush(path)
             for path in sorted(Path(name).iterdir(), key=lambda path: path.name == last):
                 target = self.path / path.name

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hylora.tensors import is_finite
 from hylora.training.optimizer import load_optimizer_state, optimizer_state, trainable
 from hylora.training.processes import like, whole
 
@@ -37,7 +38,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         NotFiniteError: with the name of the first one.
     """
     for name, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(whole(value)).all()):
+        if not is_finite(whole(value).detach()):
             raise NotFiniteError(name)
 
 

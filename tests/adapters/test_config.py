@@ -166,23 +166,23 @@ def test_all_linear_leaves_out_the_head():
 
 
 REFUSALS = {
-    "unknown variant": (tiny_bamba, {"variant": "lora+"}, r"variant='lora\+' is unknown; choose one of"),
-    "no attention": (lambda: tiny_bamba(attn_layer_indices=[]), {}, "no softmax attention .* target_modules"),
-    "no convolutions": (tiny_llama, {"variant": "hylora"}, 'LlamaForCausalLM has none.*use variant="longlora"'),
-    "nothing matches": (tiny_bamba, {"target_modules": ["query"]}, "target_modules='query' matches no module"),
-    "one absent target": (tiny_bamba, {"target_modules": ["q_proj", "qq"]}, "target_modules='qq' matches no module"),
+    "unknown variant": (tiny_bamba, {"variant": "lora+"}, r"variant='lora\+' must be one of lora, longlora, hylora"),
+    "no attention": (lambda: tiny_bamba(attn_layer_indices=[]), {}, "must have softmax attention .* target_modules"),
+    "no convolutions": (tiny_llama, {"variant": "hylora"}, "LlamaForCausalLM has none.*use variant='longlora'"),
+    "nothing matches": (tiny_bamba, {"target_modules": ["query"]}, "target_modules='query' must match a module"),
+    "one absent target": (tiny_bamba, {"target_modules": ["q_proj", "qq"]}, "target_modules='qq' must match a module"),
     "rank of zero": (tiny_bamba, {"r": 0}, "r=0 must be an integer of at least 1"),
-    "absent module by name": (tiny_bamba, {"modules_to_save": "lm_tail"}, "modules_to_save='lm_tail' matches no"),
-    "absent module": (tiny_bamba, {"modules_to_save": ["lm_tail"]}, "modules_to_save='lm_tail' matches no module"),
+    "absent module by name": (tiny_bamba, {"modules_to_save": "lm_tail"}, "modules_to_save='lm_tail' must match a"),
+    "absent module": (tiny_bamba, {"modules_to_save": ["lm_tail"]}, "modules_to_save='lm_tail' must match a module"),
     "LoRA on a convolution": (
         tiny_bamba,
         {"variant": "lora", "target_modules": ["q_proj", "conv1d"]},
-        r'layers\.0\.mamba\.conv1d, a depthwise convolution.*variant="hylora"',
+        r"layers\.0\.mamba\.conv1d, a depthwise convolution.*variant='hylora'",
     ),
     "LoRA where the fused kernel passes by": (
         tiny_bamba,
         {"target_modules": ["q_proj", "out_proj"]},
-        r"layers\.0\.mamba\.out_proj, but BambaMixer reads out_proj\.weight itself.*Leave 'out_proj' out",
+        r"layers\.0\.mamba\.out_proj: BambaMixer reads out_proj\.weight itself.*leave 'out_proj' out",
     ),
     "the same by regular expression": (
         tiny_bamba,
@@ -193,14 +193,14 @@ REFUSALS = {
     "no trainable norms": (
         lambda: meta_model("olmo", num_hidden_layers=1),
         {"variant": "longlora"},
-        'OlmoForCausalLM has none with parameters. Use variant="lora"',
+        "OlmoForCausalLM has none with parameters; use variant='lora'",
     ),
     "tied under a name that PEFT does not tie": (
         lambda: meta_model("gpt2", n_layer=1),
         {"variant": "longlora", "target_modules": ["c_attn"]},
-        "transformer.wte is tied to the output head",
+        "transformer.wte must be called .*tied to the output head",
     ),
-    "not a transformers model": (lambda: nn.Linear(2, 2), {}, "Linear holds no PreTrainedModel"),
+    "not a transformers model": (lambda: nn.Linear(2, 2), {}, "model=Linear must be a transformers model"),
 }
 
 
@@ -215,7 +215,7 @@ def test_names_that_peft_cannot_tell_apart():
     model.other = nn.Module()
     model.other.model = nn.Module()
     model.other.model.embed_tokens = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="can't tell 'model.embed_tokens' from another module's name"):
+    with pytest.raises(ValueError, match="'model.embed_tokens' must not end another module's name"):
         HyLoraConfig.for_model(model)
 
 
@@ -226,7 +226,7 @@ def test_a_hand_made_config_is_checked_too():
 
 def test_adapter_names_that_peft_confuses_with_modules():
     model = tiny_bamba()
-    with pytest.raises(ValueError, match="adapter_name='mamba' is also the name of a module"):
+    with pytest.raises(ValueError, match="adapter_name='mamba' must not be the name of a module"):
         add_adapter(model, HyLoraConfig.for_model(model), "mamba")
 
 

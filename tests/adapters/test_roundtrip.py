@@ -179,5 +179,5 @@ def test_a_third_adapter_may_leave_the_embeddings_alone():
 
 def test_pickled_weights_are_not_read(tmp_path):
     adapted(tiny_bamba, "lora").save_pretrained(tmp_path, safe_serialization=False)
-    with pytest.raises(FileNotFoundError, match=r"holds no adapter_model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"must hold adapter_model\.safetensors"):
         load_adapter(tiny_bamba(), tmp_path)

@@ -50,7 +50,7 @@ _STATE_LEAKS = Cell(
     "recurrent layers would carry state",
     "recurrent layers would carry their state across the boundary: pack without boundaries, or see the next column",
 )
-_NO_CONVOLUTION = Cell("refused", 'has none. For a model without SSM layers use variant="longlora"', "no convolutions")
+_NO_CONVOLUTION = Cell("refused", "has none; for a model without SSM layers use variant='longlora'", "no convolutions")
 _EXCEPTIONS = {
     **{(architecture.model_type, "packed"): _STATE_LEAKS for architecture in HYBRIDS},
     **{(architecture.model_type, "hylora"): _NO_CONVOLUTION for architecture in TRANSFORMERS},

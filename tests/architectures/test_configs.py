@@ -30,13 +30,13 @@ def test_layers_are_read_from_the_config(architecture):
 def test_training_packs_documents_only_where_they_stay_apart(architecture):
     """What the recipe accepts is what the matrix says of rows packed by position."""
     accepted = MATRIX[architecture.model_type, "packed"] == YES
-    with nullcontext() if accepted else pytest.raises(ValueError, match=r"data\.packing: 'documents'"):
+    with nullcontext() if accepted else pytest.raises(ValueError, match=r"data\.packing='documents'"):
         check_packing(DataRecipe([SourceRecipe("x")], packing="documents"), architecture.build().config)
 
 
 def test_a_granite_without_recurrent_layers_packs_no_documents():
     config = ZOO["granitemoehybrid"].build(layer_types=["attention"] * 4).config
-    with pytest.raises(ValueError, match="never sees them"):
+    with pytest.raises(ValueError, match="attention sees position_ids"):
         check_packing(DataRecipe([SourceRecipe("x")], packing="documents"), config)
 
 

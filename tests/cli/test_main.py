@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 
@@ -52,6 +53,17 @@ def test_env_shows_versions_and_choices(monkeypatch):
         assert importlib.metadata.version(name) in output
     assert "se_attn" in output
     assert "tracking.trackers=[trackio]" in output
+
+
+def test_env_names_the_kernels_of_a_gpu(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, value in (("is_available", True), ("is_bf16_supported", True), ("get_device_name", "H200")):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    cells = [[cell.strip() for cell in line.split("│")] for line in run("env").output.splitlines() if "│" in line]
+    rows = {row[1]: row[2] for row in cells}
+    assert (rows["device"], rows["mixed precision"]) == ("cuda", "bf16")
+    assert rows["se_attn"] == ("triton" if importlib.util.find_spec("triton") else "flash")
+    assert rows["sw_attn, s2_attn"] == "flash"
 
 
 def test_the_environment_is_plain_text():

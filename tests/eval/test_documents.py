@@ -45,7 +45,7 @@ def test_records_with_another_field(tmp_path, tokenizer, write_text, suffix):
     else:
         datasets.Dataset.from_list(records).to_parquet(path)
     assert lengths(load_documents(SourceRecipe(str(path), text_field="body"), tokenizer)) == [9, 5]
-    with pytest.raises(ValueError, match="'text' is not a field"):
+    with pytest.raises(ValueError, match="text_field='text' must be a field"):
         load_documents(SourceRecipe(str(path)), tokenizer)
 
 
@@ -74,8 +74,8 @@ def test_no_document_long_enough_names_the_longest(folder, tokenizer):
     ("source", "arguments", "message"),
     [
         ({"path": "absent.txt"}, {}, "does not exist"),
-        ({"path": "empty.txt"}, {}, "none of the 1 documents|holds no documents"),
-        ({"path": "empty.jsonl"}, {}, "holds no documents|could not be read"),
+        ({"path": "empty.txt"}, {}, "none of the 1 documents|must hold documents"),
+        ({"path": "empty.jsonl"}, {}, "must hold documents"),
         ({"path": "a.txt", "kind": "chat"}, {}, "data.kind: 'chat'"),
         ({"path": "a.txt"}, {"min_tokens": 8, "max_tokens": 4}, "max_tokens=4 cuts"),
         ({"path": "a.txt", "max_documents": 0}, {}, "max_documents"),
@@ -126,7 +126,7 @@ def test_a_dataset_that_is_a_loading_script_is_refused_with_another_place(monkey
         raise RuntimeError("Dataset scripts are no longer supported, but found pg19.py")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(ValueError, match=r"'deepmind/pg19' is neither .* pg19\.py.*'emozilla/pg19'"):
+    with pytest.raises(ValueError, match=r"'deepmind/pg19' must be .* pg19\.py.*'emozilla/pg19'"):
         load_documents(SourceRecipe("deepmind/pg19"), tokenizer)
 
 

@@ -176,7 +176,7 @@ def test_wrong_lengths_are_refused(model, data, arguments):
     ("change", "message"),
     [
         ({"--data": "nowhere.txt"}, "'nowhere.txt' does not exist"),
-        ({"--data": "EMPTY"}, "holds no"),
+        ({"--data": "EMPTY"}, "must hold files"),
         ({"--lengths": 4096}, "has 4096 tokens; the longest has 150"),
         ({"--lengths": 1}, "length=1 must be at least 2"),
         ({"--model": "nothing"}, "model folder 'nothing' does not exist"),

@@ -82,6 +82,13 @@ def test_a_transform_the_config_does_not_tell_is_refused():
         verify_head(model, IDS)
 
 
+def test_logits_that_are_not_finite_are_told_as_such():
+    model = tiny_bamba()
+    model.get_parameter("model.layers.0.mamba.D").data.view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match="logits of BambaForCausalLM must be finite"):
+        verify_head(model, IDS)
+
+
 def test_transform_follows_its_formula():
     x = torch.tensor([-30.0, 0.0, 5.0])
     torch.testing.assert_close(LogitTransform(scale=0.5, softcap=4.0)(x), 4 * torch.tanh(0.5 * x / 4))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -13,13 +14,13 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hylora
 from hylora.language import train
 from hylora.language.data import build_datasets
-from hylora.language.model import build_model, plan_model
+from hylora.language.model import load_model, plan_model, prepare_model
 from hylora.language.task import CausalLoss
 from hylora.training import RecipeError
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
@@ -224,7 +225,9 @@ def test_frozen_parameters_stay(recipe):
 @pytest.mark.parametrize("pattern", [r"^model\.embed_tokens", r"embed_tokens\.weight$"])
 def test_frozen_parameters_are_named_as_in_the_model_also_under_an_adapter(recipe, base, pattern):
     changes = {"model": {"path": str(base), "freeze": [pattern]}, "adapter": {"variant": "hylora", "r": 2}}
-    model = build_model(frozen := recipe(changes), plan_model(frozen), "no")
+    frozen = recipe(changes)
+    plan = plan_model(frozen)
+    model = prepare_model(load_model(frozen, plan, "no"), frozen, plan)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert any("lora_A" in name for name in trained) and any("norm" in name for name in trained)
     assert not any("embed_tokens" in name for name in trained)
@@ -282,7 +285,10 @@ REFUSED = {
     "unknown architecture": ({"model.config.model_type": "bmaba"}, "model_type='bmaba'"),
     "no such model": ({"model": {"path": "./nowhere"}, "adapter.variant": "lora"}, r"model\.path='./nowhere'"),
     "no such tokenizer": ({"model.tokenizer": "./nowhere"}, r"model\.tokenizer='./nowhere'"),
-    "tokenizer too large": ({"model.config.vocab_size": 8}, "14 tokens, but the model has 8"),
+    "tokenizer too large": (
+        {"model.config.vocab_size": 8},
+        r"highest token id 13 .* below the model's vocabulary of 8",
+    ),
     "nothing frozen": ({"model.freeze": ["A_lgo"]}, r"model\.freeze\.0='A_lgo' matches no parameter"),
     "everything frozen": ({"model.freeze": ["."]}, "no parameter is trainable"),
     "not a pattern": ({"model.freeze": ["("]}, "not a regular expression"),
@@ -426,3 +432,47 @@ def test_the_resolved_recipe_holds_every_key(recipe, tmp_path):
     top = {key.split(".")[0] for key in recipe_keys(type(recipe()))}
     assert set(saved) == top and saved["optimizer"]["betas"] == [0.9, 0.95]
     assert json.dumps(saved)
+
+
+def changed_text(recipe, base, text_file):
+    lines = text_file.read_text().splitlines(keepends=True)
+    text_file.write_text("".join(reversed(lines)))
+
+
+def changed_weights(recipe, base, text_file):
+    weights = load_file(base / "model.safetensors")
+    weights["model.layers.0.mamba.D"][-1] += 1e-3
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+
+
+def changed_config(recipe, base, text_file):
+    config = json.loads((base / "config.json").read_text())
+    config["rms_norm_eps"] = 0.01
+    (base / "config.json").write_text(json.dumps(config))
+
+
+def changed_tokenizer(recipe, base, text_file):
+    path = base / "tokenizer.json"
+    path.write_text(path.read_text().replace('"span"', '"SPAN"'))
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (changed_text, r"data \("),
+        (changed_weights, r"base model \("),
+        (changed_config, r"base model \("),
+        (changed_tokenizer, r"data \(.*tokenizer \("),
+    ],
+)
+def test_other_material_is_refused_when_a_run_goes_on(recipe, base, tmp_path, text_file, change, names):
+    """The same number of rows, the same shapes: only what is in them differs."""
+    text, model = tmp_path / "text.jsonl", tmp_path / "model"
+    shutil.copy(text_file, text)
+    shutil.copytree(base, model)
+    settings = adapting(model, tmp_path, **{"training.steps": 2, "output.checkpoint_every": 1})
+    settings["data.sources"] = [{"path": str(text)}]
+    train(recipe(settings))
+    change(recipe, model, text)
+    with pytest.raises(CheckpointError, match=rf"would not go on as it was: {names}"):
+        train(recipe({**settings, "training.resume": True}))

@@ -76,5 +76,5 @@ def test_an_adapter_is_saved_loaded_and_merged(tmp_path, ids):
 
 @pytest.mark.parametrize("target", ["conv1d", "out_proj"])
 def test_a_lora_that_would_be_skipped_is_refused(target):
-    with pytest.raises(ValueError, match=f"target_modules asks for LoRA on .*{target}"):
+    with pytest.raises(ValueError, match=f"target_modules must not name .*{target}"):
         HyLoraConfig.for_model(tiny_mamba2attn(), "lora", target_modules=[target])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,6 @@ ids = torch.tensor({IDS.tolist()})
 out = {{}}
 for name in {list(runs)}:
     folder = f"{tmp_path}/{{name}}"
-    assert not hasattr(AutoConfig.from_pretrained(folder), "span_attention")
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     assert AutoTokenizer.from_pretrained(folder)("a test")["input_ids"]
@@ -133,6 +133,37 @@ def test_attention_of_training_can_be_turned_on_again(run, tmp_path):
     assert not torch.allclose(full, logits(hylora.load(run)), atol=1e-3)
     # the base may be gone by then
     assert json.loads((tmp_path / "out" / "hylora.json").read_text())["base_model"] is None
+
+
+def test_the_attention_flag_of_transformers_takes_the_trained_options(run, tmp_path):
+    export(run, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="se_attn")
+    assert_close(logits(model), logits(hylora.load(run)))
+
+
+@pytest.mark.parametrize(("own", "expected"), [(32, 64), (4096, 4096)])
+def test_the_config_admits_the_context_of_training(own, expected, tmp_path):
+    export(write_run(tmp_path, lambda: tiny_bamba(max_position_embeddings=own)), tmp_path / "out")
+    assert AutoConfig.from_pretrained(tmp_path / "out").max_position_embeddings == expected
+
+
+def test_the_context_of_scaled_positions_is_not_touched(tmp_path):
+    """Dynamic scaling starts from it."""
+    run = write_run(
+        tmp_path, lambda **fields: tiny_bamba(max_position_embeddings=32, **fields), rope=stretched("dynamic")
+    )
+    export(run, tmp_path / "out")
+    assert AutoConfig.from_pretrained(tmp_path / "out").max_position_embeddings == 32
+
+
+def test_whoever_may_read_new_files_may_read_the_model(run, tmp_path):
+    before = os.umask(0o027)
+    try:
+        export(run, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {0o640}, modes
 
 
 @pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn"])
@@ -260,9 +291,20 @@ def test_a_hub_base_is_linked(run, tmp_path, monkeypatch):
     assert "| base model | owner/name |" in card
 
 
+def test_a_hostile_manifest_writes_neither_metadata_nor_markup():
+    evil = "a/b\nlicense: mit\n---\n\n<script>alert(1)</script> ![x](http://y/z) `c` | d"
+    manifest = hylora.RunManifest(base_model=evil, base_revision=evil, rope_parameters={"rope_type": evil, evil: 1})
+    card = model_card(tiny_bamba(), manifest, None, "name")
+    metadata = card.split("---\n")[1]
+    assert "license" not in metadata and "base_model" not in metadata
+    assert "<script" not in card
+    assert "\nlicense" not in card
+    (row,) = [line for line in card.splitlines() if line.startswith("| base model")]
+    assert r"\!\[x\](http://y/z) \`c\` \| d at a/b license" in row
+
+
 def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
     def fail(self, folder, **options):
-        Path(folder).mkdir()
         (Path(folder) / "config.json").touch()
         raise OSError("No space left on device")
 

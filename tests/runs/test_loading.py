@@ -9,6 +9,7 @@ import torch
 
 import hylora
 from hylora.attention import SpanConfig
+from hylora.runs.loading import check_exists
 from tests.tiny import tiny_bamba, tiny_llama
 
 IDS = torch.arange(1, 49)[None]
@@ -95,6 +96,17 @@ def test_errors_name_what_is_wrong(run_folder, tmp_path):
         hylora.load(folder)
 
 
+@pytest.mark.parametrize("name", ["./run", "/nowhere", "~/run", "a/b/c", "tests/run"])
+def test_what_looks_like_a_path_must_exist(name):
+    with pytest.raises(FileNotFoundError, match=f"^folder '{name}' does not exist; give a run's folder, a model"):
+        check_exists(name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "owner/name"])
+def test_the_hub_is_asked_for_what_may_be_an_id(name):
+    check_exists(name)
+
+
 def test_what_would_be_ignored_is_refused(run_folder):
     folder, _ = run_folder
     with pytest.raises(ValueError, match="takes no options, but top_k was given"):
@@ -126,6 +138,8 @@ def test_an_adapter_needs_its_base(run_folder):
         (b'{"span_attention": null}', "must be a dictionary of options"),
         (b'{"span_attention": {"top_k": "8"}}', "top_k='8' must be an integer"),
         (b'{"base_model": 7}', "base_model=7 must be a str"),
+        (b'{"base_revision": ["main"]}', r"base_revision=\['main'\] must be a str"),
+        (b'{"context_length": "8k"}', "context_length='8k' must be a int"),
         (b'{"rope_parameters": "yarn"}', "rope_parameters='yarn' must be a dict"),
     ],
 )

@@ -2,8 +2,7 @@
 """Text, chat and instruction data, as rows of tokens for training."""
 
 from hylora.language.data.build import TokenData, build_datasets
-from hylora.language.data.collate import Padding
-from hylora.language.data.packing import check_packing
+from hylora.language.data.packing import Padding, check_packing
 from hylora.language.data.recipe import DataRecipe, SourceRecipe
 from hylora.language.data.stream import TokenStream
 

@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
+from torch.utils.data import ConcatDataset, Dataset
 
 from hylora.language.data.documents import DocumentEncoder, tokenize
 from hylora.language.data.mixture import MixedRows
 from hylora.language.data.packing import PackedRows
 from hylora.language.data.recipe import DataRecipe, SourceRecipe
-from hylora.language.data.sources import load_source
+from hylora.language.data.sources import explain, load_source, source_fingerprint
 from hylora.language.data.stream import StreamedSource, TokenStream
+from hylora.randomness import derive_key
+from hylora.runs.fingerprint import fingerprint, tokenizer_fingerprint
 
 __all__ = ["TokenData", "build_datasets"]
 
@@ -39,11 +41,15 @@ class TokenData:
             the counts "documents", "tokens", "rows", "dropped_documents" (empty or without anything to learn),
             "dropped_tokens" (in no row) and "dropped_rows" (without anything to learn); under "train" also
             "held_out_documents" and, in a weighted mixture, "rows_per_epoch".
+        fingerprint: 32 hex digits that change with any row or their order: other documents, another tokenizer, length,
+            packing or weights. Of streams, what is known before they are read: settings, tokenizer, and the sizes and
+            samples of local files.
     """
 
-    train: torch.utils.data.Dataset
-    validation: torch.utils.data.Dataset | None
+    train: Dataset
+    validation: Dataset | None
     description: dict[str, list[dict[str, Any]]]
+    fingerprint: str
 
 
 def build_datasets(
@@ -69,11 +75,11 @@ def build_datasets(
             give no rows.
     """
     if not isinstance(sequence_length, int) or sequence_length < 2:
-        raise ValueError(f"sequence_length: {sequence_length!r} is not an integer of at least 2.")
+        raise ValueError(f"sequence_length={sequence_length!r} must be an integer of at least 2")
     if data.packing == "eos" and tokenizer.eos_token_id is None:
         raise ValueError(
-            "data.packing: 'eos' joins documents by the EOS token, and the tokenizer has none. "
-            "Set tokenizer.eos_token or use another packing."
+            "data.packing='eos' must come with a tokenizer that has an EOS token to join documents by; set "
+            "tokenizer.eos_token or use another packing"
         )
     build = _build_streams if data.streaming else _build_maps
     return build(data, tokenizer, sequence_length, seed, cache_dir or data.cache_dir)
@@ -81,7 +87,7 @@ def build_datasets(
 
 @dataclass
 class _Corpus:
-    """A tokenised source."""
+    """A tokenised source; `dropped` documents hold nothing to learn."""
 
     source: SourceRecipe
     key: str
@@ -93,6 +99,12 @@ class _Corpus:
         """int64 [documents]."""
         return self.documents.data.column("key").to_numpy()
 
+    def count(self, rows: PackedRows) -> dict[str, Any]:
+        """What became of the documents in some rows."""
+        names = ("documents", "tokens", "dropped_tokens", "dropped_rows")
+        counts = {name: getattr(rows, name) for name in names}
+        return {"path": self.source.path, "rows": len(rows), "dropped_documents": self.dropped, **counts}
+
 
 def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
     """Map-style rows of cached documents."""
@@ -103,37 +115,41 @@ def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_
             for index, source in enumerate(getattr(data, name))
         ]
 
-    corpora, validation_corpora = read("sources"), read("validation")
-    if validation_corpora:
-        taken = np.concatenate([corpus.content_keys for corpus in validation_corpora])
+    def pack(corpora: list[_Corpus], chosen: list[np.ndarray]) -> list[PackedRows]:
+        return [
+            PackedRows(corpus.documents, np.flatnonzero(kept), length, data.packing)
+            for corpus, kept in zip(corpora, chosen, strict=True)
+        ]
+
+    corpora, evaluated = read("sources"), read("validation")
+    if evaluated:
+        taken = np.concatenate([corpus.content_keys for corpus in evaluated])
         held_out = [np.isin(corpus.content_keys, taken) for corpus in corpora]
-        in_validation = [np.ones(len(corpus.documents), dtype=bool) for corpus in validation_corpora]
+        validation = pack(evaluated, [np.ones(len(corpus.documents), dtype=bool) for corpus in evaluated])
     else:
         held_out = [_is_held_out(corpus.content_keys, data.validation_fraction) for corpus in corpora]
-        validation_corpora, in_validation = (corpora, held_out) if data.validation_fraction else ([], [])
-    train = [_pack(corpus, ~held, length, data.packing) for corpus, held in zip(corpora, held_out, strict=True)]
-    validation = [
-        _pack(corpus, kept, length, data.packing)
-        for corpus, kept in zip(validation_corpora, in_validation, strict=True)
-    ]
+        evaluated = corpora if data.validation_fraction else []
+        validation = pack(evaluated, held_out[: len(evaluated)])
+    train = pack(corpora, [~held for held in held_out])
     _check_rows(data, corpora, train, validation, length)
     description = {
         "train": [
-            {**_count(corpus, rows), "held_out_documents": int(held.sum())}
+            corpus.count(rows) | {"held_out_documents": int(held.sum())}
             for corpus, rows, held in zip(corpora, train, held_out, strict=True)
         ],
-        "validation": [_count(corpus, rows) for corpus, rows in zip(validation_corpora, validation, strict=True)],
+        "validation": [corpus.count(rows) for corpus, rows in zip(evaluated, validation, strict=True)],
     }
     weights = [source.weight for source in data.sources]
     if len(train) > 1 and None not in weights:
-        mixture = MixedRows(train, weights, seed)
-        for corpus, rows, count, counts in zip(corpora, train, mixture.counts, description["train"], strict=True):
+        rows = MixedRows(train, weights, seed)
+        for corpus, part, count, counts in zip(corpora, train, rows.counts, description["train"], strict=True):
             counts["rows_per_epoch"] = count
-            if count > _MANY_PASSES * len(rows):
-                passes = count / len(rows)
+            if (passes := count / len(part)) > _MANY_PASSES:
                 logger.warning("%s.weight: an epoch reads %s %.1f times", corpus.key, corpus.source.path, passes)
-        return TokenData(mixture, _join(validation), description)
-    return TokenData(_join(train), _join(validation), description)
+    else:
+        rows = ConcatDataset(train)
+    name = fingerprint([weights, [part.fingerprint() for part in train], [part.fingerprint() for part in validation]])
+    return TokenData(rows, ConcatDataset(validation) if validation else None, description, name)
 
 
 def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
@@ -145,62 +161,59 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
         for index, source in enumerate(sources):
             key = f"data.{name}.{index}"
             encoder = DocumentEncoder(source, tokenizer, key)
-            records = load_source(source, key, encoder.columns, streaming=True, cache_dir=cache_dir)
-            keep = partial(_belongs, fraction=data.validation_fraction, held_out=held_out)
             streamed.append(
                 StreamedSource(
-                    records,
+                    load_source(source, key, encoder.columns, streaming=True, cache_dir=cache_dir),
                     encoder,
                     length,
                     data.packing,
-                    keep,
+                    keep=lambda key: _is_held_out(key, data.validation_fraction) == held_out,
                     shuffle_buffer=data.shuffle_buffer if repeat else 0,
-                    seed=seed + index,
+                    seed=derive_key("source", seed, index),
                     # The first documents of each file are not the first of all.
                     whole_files=source.max_documents is None,
                 )
             )
         return TokenStream(streamed, [source.weight or 1.0 for source in sources], repeat)
 
-    validation = None
+    train, validation = stream("sources", held_out=False, repeat=True), None
     if data.validation:
         validation = stream("validation", held_out=False, repeat=False)
     elif data.validation_fraction:
         validation = stream("sources", held_out=True, repeat=False)
-    validation_sources = data.validation or (data.sources if data.validation_fraction else [])
+    evaluated = data.validation or (data.sources if data.validation_fraction else [])
     description = {
         "train": [{"path": source.path} for source in data.sources],
-        "validation": [{"path": source.path} for source in validation_sources],
+        "validation": [{"path": source.path} for source in evaluated],
     }
-    return TokenData(stream("sources", held_out=False, repeat=True), validation, description)
+    known = [
+        [asdict(source) | {"path": None}, source_fingerprint(source, f"data.{name}.{index}")]
+        for name in ("sources", "validation")
+        for index, source in enumerate(getattr(data, name))
+    ]
+    settings = [data.validation_fraction, data.packing, data.shuffle_buffer, length, tokenizer_fingerprint(tokenizer)]
+    return TokenData(train, validation, description, fingerprint([known, settings]))
 
 
 def _read(source: SourceRecipe, key: str, tokenizer: Any, num_proc: int | None, cache_dir: str | None) -> _Corpus:
     """Load and tokenise one source."""
     encoder = DocumentEncoder(source, tokenizer, key)
     records = load_source(source, key, encoder.columns, streaming=False, cache_dir=cache_dir)
-    documents = tokenize(records, encoder, num_proc)
+    try:
+        documents = tokenize(records, encoder, num_proc)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(explain(source.path, key, cache_dir, error)) from error
     if len(documents) == 0:
         raise ValueError(
-            f"{key}.path: none of the {len(records)} documents of {source.path!r} holds anything to learn. "
-            "Check that they are not empty and, in chat data, that an assistant answers."
+            f"{key}.path={source.path!r} must hold something to learn, and none of its {len(records)} documents does; "
+            "check that they are not empty and, in chat data, that an assistant answers"
         )
     return _Corpus(source, key, documents, dropped=len(records) - len(documents))
-
-
-def _pack(corpus: _Corpus, chosen: np.ndarray, length: int, packing: str) -> PackedRows:
-    """Rows of the documents for which `chosen` is true."""
-    return PackedRows(corpus.documents, np.flatnonzero(chosen), length, packing)
 
 
 def _is_held_out(content_key: Any, fraction: float) -> Any:
     """Whether the hash of its content holds a document out; for one key or an array of them."""
     return content_key < int(fraction * 2**63)
-
-
-def _belongs(content_key: int, fraction: float, held_out: bool) -> bool:
-    """Whether a document is on the asked-for side of the split."""
-    return _is_held_out(content_key, fraction) == held_out
 
 
 def _check_rows(
@@ -210,43 +223,24 @@ def _check_rows(
     longest = max(rows.longest for rows in train)
     if data.packing == "none" and longest < length:
         raise ValueError(
-            f"data.packing: 'none' keeps one document per row, and the longest has {longest} tokens where "
-            f"sequence_length is {length}. Pack with 'eos', or set sequence_length to {longest} or less."
+            f"data.packing='none' must have a document as long as sequence_length={length}, for it keeps one per row, "
+            f"and the longest has {longest} tokens; pack with 'eos', or set sequence_length to {longest} or less"
         )
     for corpus, rows in zip(corpora, train, strict=True):
         if len(rows) == 0 and rows.dropped_rows:
             raise ValueError(
-                f"{corpus.key}.path: {corpus.source.path!r} has {rows.tokens} tokens to train on, but none of its "
-                f"{rows.dropped_rows} rows of {length} tokens holds an answer to learn. Use a longer sequence_length."
+                f"{corpus.key}.path={corpus.source.path!r} must hold an answer to learn in some row, and none of its "
+                f"{rows.dropped_rows} rows of {length} tokens does; use a longer sequence_length"
             )
         if len(rows) == 0:
             raise ValueError(
-                f"{corpus.key}.path: the {rows.tokens} tokens to train on in {corpus.source.path!r} give no row of "
-                f"{length}. Use more data, a smaller held-out share or a shorter sequence_length."
+                f"{corpus.key}.path={corpus.source.path!r} must fill a row, and its {rows.tokens} tokens to train on "
+                f"give no row of {length}; use more data, a smaller held-out share or a shorter sequence_length"
             )
     if validation and not any(len(rows) for rows in validation):
         tokens = sum(rows.tokens for rows in validation)
         key = "validation" if data.validation else "validation_fraction"
         raise ValueError(
-            f"data.{key}: the {tokens} held-out tokens give no row of {length}. Hold out more, or nothing."
+            f"data.{key} must fill a row, and its {tokens} held-out tokens give no row of {length}; hold out more, or "
+            "nothing"
         )
-
-
-def _count(corpus: _Corpus, rows: PackedRows) -> dict[str, Any]:
-    """What became of a source."""
-    return {
-        "path": corpus.source.path,
-        "documents": rows.documents,
-        "tokens": rows.tokens,
-        "rows": len(rows),
-        "dropped_documents": corpus.dropped,
-        "dropped_tokens": rows.dropped_tokens,
-        "dropped_rows": rows.dropped_rows,
-    }
-
-
-def _join(parts: list[PackedRows]) -> torch.utils.data.Dataset | None:
-    """All rows of all sources, one source after the other."""
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    return torch.utils.data.ConcatDataset(parts)

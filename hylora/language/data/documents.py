@@ -6,23 +6,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import datasets
-import jinja2
 import numpy as np
 from datasets.fingerprint import Hasher
+from transformers import PreTrainedTokenizerFast
 
 from hylora.language.data.recipe import SourceRecipe
+from hylora.language.loss import IGNORED
+from hylora.runs.fingerprint import tokenizer_fingerprint
 
-__all__ = ["IGNORED", "DocumentEncoder", "tokenize"]
-
-IGNORED = -100
+__all__ = ["DocumentEncoder", "tokenize"]
 
 # Part of every cache key: to be raised when the same record would give other tokens or labels.
-_VERSION = 1
+_VERSION = 2
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -54,19 +52,19 @@ class DocumentEncoder:
         }[source.kind]
         if self.kind != "text" and not tokenizer.is_fast:
             raise ValueError(
-                f"{key}.kind: {self.kind!r} needs a fast tokenizer to label the answers, and "
-                f"{type(tokenizer).__name__} is not one. Load it with use_fast=True or convert it to a tokenizer.json."
+                f"{key}.kind={self.kind!r} must come with a fast tokenizer, which tells where the answers are, and "
+                f"{type(tokenizer).__name__} is not one; load it with use_fast=True or convert it to a tokenizer.json"
             )
         if self.kind == "chat" and not tokenizer.chat_template:
             raise ValueError(
-                f"{key}.kind: 'chat' needs a chat template, and the tokenizer has none. Set tokenizer.chat_template, "
-                "take the tokenizer of an instruction-tuned model, or use kind 'instruction'."
+                f"{key}.kind='chat' must come with a chat template, and the tokenizer has none; set "
+                "tokenizer.chat_template, take the tokenizer of an instruction-tuned model, or use kind 'instruction'"
             )
 
     @property
     def fingerprint(self) -> str:
         """The same for the same output, in any process."""
-        return json.dumps([_VERSION, self.kind, self.columns, _tokenizer_fingerprint(self.tokenizer)])
+        return json.dumps([_VERSION, self.kind, self.columns, tokenizer_fingerprint(self.tokenizer)])
 
     @property
     def features(self) -> datasets.Features:
@@ -110,8 +108,8 @@ class DocumentEncoder:
             if not isinstance(value, expected):
                 wanted = "a list of messages" if self.kind == "chat" else "text"
                 raise ValueError(
-                    f"{self.key}: the field {name!r} of {self.path!r} holds {_shorten(value)}, which is not {wanted}. "
-                    "Name another field, or another kind of data."
+                    f"{self.key}.path={self.path!r} must hold {wanted} in the field {name!r}, not {_shorten(value)}; "
+                    "name another field, or another kind of data"
                 )
         return True
 
@@ -119,6 +117,13 @@ class DocumentEncoder:
         """Token ids of plain texts, with the special tokens that the tokenizer adds."""
         if not texts:
             return []
+        if _adds_nothing(self.tokenizer):
+            backend = self.tokenizer.backend_tokenizer
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = self.tokenizer.split_special_tokens
+            # Without the offsets, which nobody asks for here: about 1.4 times as fast.
+            return [self._end(encoding.ids) for encoding in backend.encode_batch_fast(texts)]
         # verbose=False: documents are longer than the model's context by design.
         encoded = self.tokenizer(texts, verbose=False, return_attention_mask=False, return_token_type_ids=False)
         return [self._end(ids) for ids in encoded["input_ids"]]
@@ -140,10 +145,12 @@ class DocumentEncoder:
     def _encode_chat(self, messages: list[dict]) -> tuple[list[int], list[int]]:
         """Token ids of a conversation, with labels on the assistant's turns."""
         for message in messages:
-            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            named = isinstance(message, dict) and isinstance(message.get("role"), str)
+            # A turn that calls tools may say nothing.
+            if not named or not message.keys() & {"content", "tool_calls"}:
                 raise ValueError(
-                    f"{self.key}.messages_field: {self.columns[0]!r} of {self.path!r} holds {_shorten(message)}. "
-                    "Each message needs the fields 'role' and 'content'."
+                    f"{self.key}.messages_field={self.columns[0]!r} must hold messages with 'role' and 'content', not "
+                    f"{_shorten(message)} as in {self.path!r}; correct or remove it, or name another field"
                 )
         if _GENERATION_TAG.search(self.tokenizer.get_chat_template()):
             encoded = self._apply_template(
@@ -170,9 +177,9 @@ class DocumentEncoder:
             after = self._apply_template(messages[: index + 1], tokenize=False)
             if not (after.startswith(before) and text.startswith(after)):
                 raise ValueError(
-                    f"{self.key}.kind: the chat template rewrites earlier turns when later ones follow (seen in a "
-                    f"conversation of {len(messages)} messages), so that the assistant's turns cannot be found for "
-                    "labels. Mark them in tokenizer.chat_template with {% generation %} and {% endgeneration %}."
+                    f"{self.key}.kind='chat' must come with a chat template that leaves earlier turns alone, and it "
+                    f"rewrites them (in a conversation of {len(messages)} messages): the assistant's cannot be found; "
+                    "mark them in tokenizer.chat_template with {% generation %} and {% endgeneration %}"
                 )
             spans.append((len(before), len(after)))
         return spans
@@ -181,10 +188,10 @@ class DocumentEncoder:
         """The tokenizer's own method, with a message that says where the conversation came from."""
         try:
             return self.tokenizer.apply_chat_template(messages, **options)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program, and may fail in any way
             raise ValueError(
-                f"{self.key}: the chat template refuses {_shorten(messages)} of {self.path!r} ({error}). "
-                "Correct or remove it, or change tokenizer.chat_template."
+                f"{self.key}.path={self.path!r} must hold conversations that the chat template takes, not "
+                f"{_shorten(messages)} ({error}); correct or remove it, or change tokenizer.chat_template"
             ) from error
 
     def _label_spans(
@@ -233,19 +240,12 @@ def tokenize(dataset: datasets.Dataset, encoder: DocumentEncoder, num_proc: int 
     )
 
 
-def _tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash of everything that decides on the tokens of a text."""
-    if tokenizer.is_fast:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        # What the last call asked for is not a property of the tokenizer.
-        content.pop("truncation", None)
-        content.pop("padding", None)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            files = [Path(name) for name in tokenizer.save_pretrained(folder)]
-            content = {file.name: hashlib.blake2b(file.read_bytes()).hexdigest() for file in files if file.is_file()}
-    parts = [type(tokenizer).__name__, content, tokenizer.eos_token_id, tokenizer.chat_template]
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+def _adds_nothing(tokenizer: Any) -> bool:
+    """Whether calling a tokenizer is calling its backend: some architectures' do more."""
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name, None)
+        for name in ("__call__", "_encode_plus")
+    )
 
 
 def _without_none(value: Any) -> Any:

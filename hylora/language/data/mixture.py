@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hylora.randomness import derive_key
+
 __all__ = ["MixedRows", "next_source"]
 
 
@@ -40,6 +42,7 @@ class MixedRows(torch.utils.data.Dataset):
 
     def __init__(self, sources: Sequence[torch.utils.data.Dataset], weights: Sequence[float], seed: int) -> None:
         self._sources = list(sources)
+        self._seed = seed
         sizes = np.array([len(source) for source in sources])
         shares = np.array(weights, dtype=np.float64) / sum(weights)
         self.counts = [int(count) for count in np.rint((sizes / shares).max() * shares)]
@@ -47,18 +50,32 @@ class MixedRows(torch.utils.data.Dataset):
         turns = np.concatenate([(np.arange(n) + 0.5) / weight for n, weight in zip(self.counts, weights, strict=True)])
         order = np.argsort(turns, kind="stable")
         self._source_of = np.repeat(np.arange(len(sizes)), self.counts)[order].astype(np.uint16)
-        self._row_of = np.concatenate(
-            [_passes(size, n, [seed, source]) for source, (size, n) in enumerate(zip(sizes, self.counts, strict=True))]
-        )[order]
+        self._number_of = np.concatenate([np.arange(count) for count in self.counts])[order]
+        self._passes: dict[int, tuple[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return len(self._source_of)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self._sources[self._source_of[index]][int(self._row_of[index])]
+        return self.at(0, index)
 
+    def at(self, epoch: int, index: int) -> dict[str, Tensor]:
+        """A row of any epoch: later ones go on with each source where the one before ended, in new orders.
 
-def _passes(size: int, count: int, key: list[int]) -> np.ndarray:
-    """`count` row numbers from as many passes over `size` rows as that takes, each in its own order."""
-    passes = range(-(-count // size))
-    return np.concatenate([np.random.default_rng([*key, number]).permutation(size) for number in passes])[:count]
+        Args:
+            epoch: from 0.
+            index: of the row in it.
+        """
+        source = int(self._source_of[index])
+        number = epoch * self.counts[source] + int(self._number_of[index])
+        number_of_pass, place = divmod(number, len(self._sources[source]))
+        return self._sources[source][int(self._order(source, number_of_pass)[place])]
+
+    def _order(self, source: int, number: int) -> np.ndarray:
+        """The order of a pass over a source; that of the last one asked for is kept."""
+        known, order = self._passes.get(source, (None, None))
+        if known != number:
+            key = derive_key("mixture", self._seed, source, number)
+            order = np.random.default_rng(key).permutation(len(self._sources[source]))
+            self._passes[source] = number, order
+        return order

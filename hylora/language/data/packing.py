@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a fixed length from tokenised documents.
+"""Rows of a fixed length from tokenised documents, and batches of rows.
 
 Nothing is written: a row is a range of the documents' tokens laid end to end, and is read from their memory-mapped
 files when it is asked for.
@@ -7,6 +7,8 @@ files when it is asked for.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +18,10 @@ import torch
 from torch import Tensor
 
 from hylora.architecture import is_recurrent, shows_positions
-from hylora.language.data.documents import IGNORED
 from hylora.language.data.recipe import DataRecipe
+from hylora.language.loss import IGNORED
 
-__all__ = ["PackedRows", "Piece", "assemble", "check_packing", "has_target"]
+__all__ = ["PackedRows", "Padding", "Piece", "assemble", "check_packing", "has_target"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ def check_packing(data: DataRecipe, config: Any) -> None:
         return
     if is_recurrent(config):
         raise ValueError(
-            f"data.packing: 'documents' needs a model without recurrent layers, and {config.model_type!r} carries its "
-            "state from one document into the next. Use 'eos' or 'none'."
+            f"data.packing='documents' must come with a model without recurrent layers, and {config.model_type!r} "
+            "carries its state from one document into the next; use 'eos' or 'none'"
         )
     if not shows_positions(config):
         raise ValueError(
-            f"data.packing: 'documents' tells of boundaries by position_ids, and the attention of "
-            f"{config.model_type!r} never sees them. Use 'eos' or 'none'."
+            f"data.packing='documents' must come with a model whose attention sees position_ids, which tell of "
+            f"boundaries, and {config.model_type!r} does not; use 'eos' or 'none'"
         )
 
 
@@ -80,6 +82,42 @@ def assemble(pieces: list[Piece], packing: str) -> dict[str, Tensor]:
 def has_target(row: dict[str, Tensor]) -> bool:
     """Whether the loss of a row has a term: a label that is preceded by a token."""
     return bool((row["labels"][1:] != IGNORED).any())
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Stacks rows, padding shorter ones on the right.
+
+    Args:
+        pad_token_id: fills the padding. Padding is masked and carries no label, so that any token of the vocabulary
+            will do.
+    """
+
+    pad_token_id: int = 0
+
+    def __call__(
+        self, rows: Sequence[dict[str, Tensor]], generators: Any = None, shape: Any = None
+    ) -> dict[str, Tensor]:
+        """Make a batch.
+
+        Args:
+            rows: dicts of one-dimensional int64 tensors: "input_ids", "labels" and, in all rows or none,
+                "position_ids".
+            generators, shape: what a feed passes besides; nothing here is random, and rows bring their length.
+
+        Returns:
+            dict of [B, L] int64 tensors with the rows' keys, and "attention_mask" (1 for tokens, 0 for padding) where
+            rows differ in length.
+        """
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        filling = {"input_ids": self.pad_token_id, "labels": IGNORED, "position_ids": 0}
+        batch = {
+            name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, filling[name]) for name in rows[0]
+        }
+        longest = int(lengths.max())
+        if int(lengths.min()) < longest:
+            batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        return batch
 
 
 class PackedRows(torch.utils.data.Dataset):
@@ -141,6 +179,17 @@ class PackedRows(torch.utils.data.Dataset):
             start += end - begin
             place += 1
         return assemble(pieces, self._packing)
+
+    def fingerprint(self) -> str:
+        """A hash of the documents (content, order, lengths in tokens), of how they are cut, and of some rows."""
+        digest = hashlib.blake2b(digest_size=16)
+        keys = self._dataset.data.column("key").to_numpy()[self._chosen]
+        for values in (keys, self._edges, self._starts, self._stops):
+            digest.update(values.tobytes())
+        for index in np.linspace(0, len(self) - 1, min(len(self), 64)):
+            for values in self[int(index)].values():
+                digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         # The views are memory-mapped here and would be copied whole into another process.

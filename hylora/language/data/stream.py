@@ -17,6 +17,8 @@ from torch import Tensor
 from hylora.language.data.documents import DocumentEncoder
 from hylora.language.data.mixture import next_source
 from hylora.language.data.packing import Piece, assemble, has_target
+from hylora.language.data.sources import explain
+from hylora.randomness import derive_key
 
 __all__ = ["StreamedSource", "TokenStream"]
 
@@ -53,8 +55,7 @@ class StreamedSource:
         # A new object each time: a dataset never forgets a state that it once loaded.
         records = self.records.select_columns(self.encoder.columns)
         if self.shuffle_buffer:
-            seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-            records = records.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
+            records = records.shuffle(seed=derive_key("stream", self.seed, epoch), buffer_size=self.shuffle_buffer)
         if self.world_size > 1:
             strategy = "auto" if self.whole_files else "examples"
             records = split_dataset_by_node(records, self.rank, self.world_size, strategy)
@@ -97,9 +98,9 @@ class _Cursor:
             if empty:
                 source = self.source
                 raise ValueError(
-                    f"{source.encoder.key}.path: a pass over {source.encoder.path!r} gave process {source.rank} of "
-                    f"{source.world_size} no row of {source.length} tokens. Use more data, fewer processes or a "
-                    "shorter sequence_length."
+                    f"{source.encoder.key}.path={source.encoder.path!r} must give each process a row of "
+                    f"{source.length} tokens, and gave process {source.rank} of {source.world_size} none; use more "
+                    "data, fewer processes or a shorter sequence_length"
                 )
             self.place = {"epoch": self.place["epoch"] + 1, "records": None, "offset": 0}
 
@@ -131,15 +132,20 @@ class _Cursor:
         """Records of the current pass from the place on, with the state before each."""
         start = self.place["records"]
         records = self.source.open(self.place["epoch"])
-        if self.source.shuffle_buffer:
-            # The state of a shuffled dataset leaves out its buffer, so that going on would skip what was in it.
-            yield from islice(enumerate(records), start or 0, None)
-            return
-        if start is not None:
-            records.load_state_dict(start)
-        for record in records:
-            yield start, record
-            start = records.state_dict()
+        try:
+            if self.source.shuffle_buffer:
+                # The state of a shuffled dataset leaves out its buffer: going on would skip what was in it.
+                yield from islice(enumerate(records), start or 0, None)
+                return
+            if start is not None:
+                records.load_state_dict(start)
+            for record in records:
+                yield start, record
+                start = records.state_dict()
+        # Files are decoded as they are read, so that what is wrong with one may show late.
+        except (OSError, ValueError) as error:
+            encoder = self.source.encoder
+            raise ValueError(explain(encoder.path, encoder.key, None, error)) from error
 
 
 class TokenStream(torch.utils.data.IterableDataset):
@@ -175,13 +181,13 @@ class TokenStream(torch.utils.data.IterableDataset):
             world_size: number of processes.
         """
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank: {rank} is not in [0, {world_size}). Pass the number of this process.")
+            raise ValueError(f"rank={rank} must be in [0, {world_size}); pass the number of this process")
         sources = [replace(source, rank=rank, world_size=world_size) for source in self._sources]
         return TokenStream(sources, self._weights, self._repeat)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if torch.utils.data.get_worker_info() is not None:
-            raise RuntimeError("A TokenStream is read by the training process itself. Set num_workers to 0.")
+            raise RuntimeError("num_workers must be 0: a stream is read by the training process itself")
         self._counts = list(self._start["counts"])
         places = self._start["sources"]
         self._cursors = [_Cursor(source, place) for source, place in zip(self._sources, places, strict=True)]
@@ -218,8 +224,8 @@ class TokenStream(torch.utils.data.IterableDataset):
         theirs = (state["rank"], state["world_size"], len(state["sources"]))
         if ours != theirs:
             raise ValueError(
-                "the state of a stream is of (rank, processes, sources) = "
-                f"{theirs}, and this stream is {ours}. Resume with the same processes and sources."
+                f"the state of a stream must be of its own (rank, processes, sources) {ours}, not {theirs}; resume "
+                "with the same processes and sources"
             )
         self._start = {"counts": state["counts"], "sources": state["sources"]}
         self._cursors = []

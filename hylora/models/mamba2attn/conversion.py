@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hylora.files import atomic_folder
 from hylora.models.mamba2attn.configuration_mamba2attn import Mamba2AttnConfig
 from hylora.models.mamba2attn.modeling_mamba2attn import Mamba2AttnForCausalLM
 from hylora.models.mamba2attn.original import Slice, read_config, sources
@@ -112,10 +112,7 @@ def convert(
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # beside the target, so that moving it there is one step
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    try:
+    with atomic_folder(target) as partial:
         for filename, names in split.filename_to_tensors.items():
             _write_shard(original, {name: (plan[name], dtypes[name]) for name in names}, partial / filename)
         if split.is_sharded:
@@ -125,11 +122,6 @@ def convert(
         tokenizer = [name for name in _TOKENIZER if (source / name).is_file()]
         for name in tokenizer:
             shutil.copyfile(source / name, partial / name)
-        partial.chmod(0o755)
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return Conversion(
         config=config,
         parameters=sum(shape.numel() for shape in shapes.values()),

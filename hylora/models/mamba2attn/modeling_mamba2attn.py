@@ -290,23 +290,14 @@ class Mamba2AttnForCausalLM(Mamba2AttnPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Run the language model.
+        """Run the language model: the decoder, with all that it takes, and the head.
 
         Args:
-            input_ids: tokens [B, L]; or give `inputs_embeds`.
-            attention_mask: [B, past + L], 1 for real tokens; or masks by kind, as `generate` prepares them.
-            position_ids: [B, L]; by default they count on from the cache.
-            past_key_values: a `DynamicCache(config=model.config)` to continue.
-            inputs_embeds: [B, L, H] instead of tokens.
             labels: tokens [B, L] to predict, shifted inside; -100 is ignored.
-            use_cache: whether to return a cache.
             logits_to_keep: the last so many positions get logits (0: all), or these positions.
 
         Returns:
             `logits` [B, L, V], the cache, and the mean `loss` where there are labels.
-
-        Raises:
-            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given.
         """
         outputs = self.model(
             input_ids=input_ids,

@@ -85,37 +85,63 @@ def test_rows_without_a_label_are_dropped_and_counted(build, chat, make_tokenize
     assert show(row, labels=True) == "." * 18 + "bc"
     (counts,) = data.description["train"]
     assert (counts["rows"], counts["dropped_rows"], counts["dropped_tokens"]) == (1, 2, 41)
-    with pytest.raises(ValueError, match=r"data\.sources\.0\.path: .*none of its 3 rows of 16 tokens holds an answer"):
+    message = r"data\.sources\.0\.path=\S+ must hold an answer .*none of its 3 rows of 16 tokens does"
+    with pytest.raises(ValueError, match=message):
         build(source, tokenizer=make_tokenizer(chat_template=CHATML), length=16)
 
 
 def test_a_template_that_rewrites_the_past_is_refused(build, chat, make_tokenizer):
     stable = turns("a", "hm|b")
     build(chat(stable), tokenizer=make_tokenizer(chat_template=FORGETFUL), length=8)
-    with pytest.raises(ValueError, match=r"data\.sources\.0\.kind: the chat template rewrites earlier .* generation"):
+    with pytest.raises(ValueError, match=r"data\.sources\.0\.kind='chat' must come .* rewrites them .* generation"):
         build(chat([*stable, *turns("c", "d")]), tokenizer=make_tokenizer(chat_template=FORGETFUL))
 
 
 def test_a_conversation_that_the_template_refuses(build, chat, make_tokenizer):
     template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(ValueError, match=r"data\.sources\.0: the chat template refuses .*roles must alternate"):
+    with pytest.raises(ValueError, match=r"data\.sources\.0\.path=\S+ must hold conversations .*roles must alternate"):
         build(chat(turns("a", "b")), tokenizer=make_tokenizer(chat_template=template))
 
 
 def test_chat_needs_a_template(build, chat):
-    with pytest.raises(ValueError, match=r"data\.sources\.0\.kind: 'chat' needs a chat template"):
+    with pytest.raises(ValueError, match=r"data\.sources\.0\.kind='chat' must come with a chat template"):
         build(chat(turns("a", "b")))
 
 
 def test_labels_need_a_fast_tokenizer(build, chat):
-    with pytest.raises(ValueError, match=r"data\.sources\.0\.kind: 'chat' needs a fast tokenizer.*ByT5Tokenizer"):
+    message = r"data\.sources\.0\.kind='chat' must come with a fast tokenizer.*ByT5Tokenizer"
+    with pytest.raises(ValueError, match=message):
         build(chat(turns("a", "b")), tokenizer=ByT5Tokenizer())
 
 
-def test_messages_need_a_role(build, write, make_tokenizer):
-    source = SourceRecipe(write("a.jsonl", [{"messages": [{"from": "human", "value": "hi"}]}]), kind="chat")
-    with pytest.raises(ValueError, match=r"data\.sources\.0\.messages_field: .* needs the fields 'role'"):
-        build(source, tokenizer=make_tokenizer(chat_template=CHATML))
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"from": "human", "value": "hi"},
+        {"role": "user"},
+        {"role": "user", "content": None},
+        {"role": 3, "content": "hi"},
+    ],
+)
+@pytest.mark.parametrize("template", [CHATML, TAGGED])
+def test_messages_need_a_role_and_a_content(build, chat, make_tokenizer, message, template):
+    source = chat([message, {"role": "assistant", "content": "ho"}])
+    message = r"messages_field='messages' must hold messages with 'role' and 'content', not"
+    with pytest.raises(ValueError, match=message):
+        build(source, tokenizer=make_tokenizer(chat_template=template))
+
+
+def test_a_turn_that_calls_a_tool_may_say_nothing(build, chat, make_tokenizer, show):
+    template = CHATML.replace("{{ message.content }}", "{{ message.content or message.tool_calls[0].name }}")
+    source = chat([*turns("a")[:1], {"role": "assistant", "content": None, "tool_calls": [{"name": "find"}]}])
+    (row,) = build(source, tokenizer=make_tokenizer(chat_template=template), length=24).train
+    assert show(row, labels=True).endswith(".find<eos>")
+
+
+def test_a_template_that_fails_in_its_own_way(build, chat, make_tokenizer):
+    template = "{{ messages[0].content + 1 }}"
+    with pytest.raises(ValueError, match=r"must hold conversations that the chat template takes, not .*concatenate"):
+        build(chat(turns("a", "b")), tokenizer=make_tokenizer(chat_template=template))
 
 
 def test_a_response_is_learned_with_its_end(build, write, show, make_tokenizer):

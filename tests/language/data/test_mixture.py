@@ -50,6 +50,22 @@ def test_map_style_and_step_by_step_order_agree():
         counts[source] += 1
 
 
+def test_later_epochs_go_on_in_new_orders_with_the_same_shares():
+    sizes = (7, 5)
+    rows = MixedRows([[(source, i) for i in range(size)] for source, size in enumerate(sizes)], (1, 2), seed=0)
+    epochs = [[rows.at(epoch, index) for index in range(len(rows))] for epoch in range(5)]
+    assert epochs[0] == [rows[index] for index in range(len(rows))]
+    assert all(owners(epoch) == owners(epochs[0]) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+    for source, size in enumerate(sizes):
+        read = [row for epoch in epochs for row in epoch if row[0] == source]
+        # Pass after pass, across the ends of epochs: no row comes again before all others have come.
+        for start in range(0, len(read) - size + 1, size):
+            assert len(set(read[start : start + size])) == size
+    # A function of epoch and index alone.
+    assert rows.at(3, 4) == epochs[3][4]
+
+
 def test_the_order_is_keyed_by_the_seed():
     sources = [[(source, i) for i in range(20)] for source in range(2)]
 

@@ -106,7 +106,7 @@ def test_a_tokenizer_without_eos_is_enough_when_documents_stay_apart(build, writ
     path = write("a.jsonl", ["abcdefgh", "ijk"])
     bare = make_tokenizer(eos=None)
     assert [len(row["input_ids"]) for row in build(path, packing="none", tokenizer=bare).train] == [8, 3]
-    with pytest.raises(ValueError, match=r"data\.packing: 'eos' .* tokenizer has none.*Set tokenizer\.eos_token"):
+    with pytest.raises(ValueError, match=r"data\.packing='eos' must come with .*set tokenizer\.eos_token"):
         build(path, tokenizer=bare)
 
 
@@ -179,6 +179,17 @@ def test_rows_end(build, write):
         rows[len(rows)]
 
 
+@pytest.mark.parametrize("split_special_tokens", [False, True])
+def test_a_tokenizer_gives_the_tokens_of_an_ordinary_call(build, write, make_tokenizer, split_special_tokens):
+    texts = ["a  b<eos>c\tdé", "<bos> x <pad>y ", "z" * 30]
+    tokenizer = make_tokenizer(bos="<bos>", split_special_tokens=split_special_tokens)
+    expected = [[*tokenizer(text, verbose=False).input_ids, tokenizer.eos_token_id] for text in texts]
+    # What an earlier call asked for is of no account.
+    tokenizer(["abc", "d"], padding="max_length", truncation=True, max_length=4)
+    rows = build(write("a.jsonl", texts), tokenizer=tokenizer, length=32, packing="none").train
+    assert [row["input_ids"].tolist() for row in rows] == expected
+
+
 def test_long_documents_do_not_warn(build, write, caplog):
     build(write("a.jsonl", ["abcdefghij" * 100]))
     assert "longer than the specified maximum" not in caplog.text
@@ -186,7 +197,7 @@ def test_long_documents_do_not_warn(build, write, caplog):
 
 def test_packed_documents_are_refused_on_recurrent_models():
     packed = DataRecipe([SourceRecipe("x")], packing="documents")
-    with pytest.raises(ValueError, match=r"data\.packing: 'documents' .* 'bamba'.*Use 'eos' or 'none'"):
+    with pytest.raises(ValueError, match=r"data\.packing='documents' must .* 'bamba'.*use 'eos' or 'none'"):
         check_packing(packed, tiny_bamba().config)
     check_packing(packed, tiny_llama().config)
     check_packing(DataRecipe([SourceRecipe("x")]), tiny_bamba().config)
