@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from hylora_eval.demo.report import markdown
+from hylora_eval.demo.tables import markdown
 from hylora_eval.demo.settings import DemoSettings
 
 ROOT = Path(__file__).parents[1]

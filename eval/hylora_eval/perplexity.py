@@ -112,7 +112,7 @@ def perplexity(
     Args:
         model: a causal language model, or a PEFT model around one; its modules' modes are restored afterwards.
         documents: token ids, one 1-D integer tensor for each document; it may be a mapped file (see
-            `hylora_eval.token_file`), of which no more than a window is read at a time.
+            `hylora_eval.documents`), of which no more than a window is read at a time.
         length: tokens in a window, at least 2.
         mode: "chunks", "sliding" or "longlora".
         stride: for "sliding" between 1 and `length - 1`, half the length by default; for "longlora" 256 by default.

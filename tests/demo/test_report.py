@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from hylora_eval.demo.picture import draw
-from hylora_eval.demo.report import Cell, grids, markdown, show
 from hylora_eval.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings
+from hylora_eval.demo.tables import Cell, grids, markdown, show
 
 SETTINGS = DemoSettings()
 

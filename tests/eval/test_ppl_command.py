@@ -219,7 +219,7 @@ def test_a_misspelt_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, mod
 
 
 def test_what_is_done_survives_a_failure(tmp_path, monkeypatch, model, data):
-    import hylora_eval.perplexity as module
+    import hylora_eval.commands.ppl as module
 
     def fail_at_32(network, tokens, length, *arguments, **keywords):
         if length == 32:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hylora_eval.demo.report import perplexity_cell, recall_cell, summarize
 from hylora_eval.demo.settings import DemoSettings
+from hylora_eval.demo.tables import perplexity_cell, recall_cell, summarize
 
 __all__ = ["draw"]
 

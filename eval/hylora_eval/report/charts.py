@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from hylora_eval.report.measurements import NOT_TUNED, Measurement, Subject
 from hylora_eval.report.names import name_subjects
-from hylora_eval.report.records import NOT_TUNED, Measurement, Subject
 from hylora_eval.report.tables import Cell, Table
 
 __all__ = ["chart", "series_styles"]

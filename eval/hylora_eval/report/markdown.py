@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hylora_eval.report.collect import Collection
-from hylora_eval.report.records import Source
+from hylora_eval.report.measurements import Source
 from hylora_eval.report.tables import Cell, Row, Table
 
 __all__ = ["markdown"]

@@ -16,7 +16,7 @@ from string import Template
 
 from hylora_eval.report.charts import chart, series_styles
 from hylora_eval.report.collect import Collection
-from hylora_eval.report.records import Source, Subject
+from hylora_eval.report.measurements import Source, Subject
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table
 
 __all__ = ["page"]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from hylora_eval.report.records import Measurement, Subject
+from hylora_eval.report.measurements import Measurement, Subject
 
 __all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "number_text"]
 

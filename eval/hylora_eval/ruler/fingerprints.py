@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["text_sha256", "tokenizer_sha256", "weights_sha256"]
+__all__ = ["describe_tokenizer", "text_sha256", "tokenizer_sha256", "weights_sha256"]
 
 # Numbers of each parameter that are looked at: training changes all, and reading all would take long.
 NUMBERS = 16
@@ -30,6 +31,15 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     else:
         definition = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     return text_sha256(json.dumps(definition, sort_keys=True))
+
+
+def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a result says of a tokenizer."""
+    return {
+        "path": tokenizer.name_or_path,
+        "vocabulary": len(tokenizer),
+        "sha256": tokenizer_sha256(tokenizer),
+    }
 
 
 def weights_sha256(model: nn.Module) -> str:

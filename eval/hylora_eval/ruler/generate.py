@@ -14,10 +14,9 @@ from hylora_eval.ruler.counting import TokenCounter
 from hylora_eval.ruler.draft import Draft
 from hylora_eval.ruler.exact import CountedWrongError, exact_drafts
 from hylora_eval.ruler.families import Material
-from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack
+from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
 from hylora_eval.ruler.questions import load_questions
 from hylora_eval.ruler.records import Record
-from hylora_eval.ruler.sentences import sentence_splitter
 from hylora_eval.ruler.strict import strict_drafts
 from hylora_eval.ruler.tasks import TASKS, Task
 from hylora_eval.ruler.words import read_words

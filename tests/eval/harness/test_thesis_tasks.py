@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hylora.cli.main import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.harness_tasks import THESIS_TASKS
-from hylora_eval.report.layouts import lay_tables
+from hylora_eval.report.thesis_tables import lay_tables
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from hylora.cli.main import build_app
 from hylora_eval.report.collect import collect
-from hylora_eval.report.layouts import lay_tables
 from hylora_eval.report.page import page
+from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import write_report
 from tests.eval.report import made
 
