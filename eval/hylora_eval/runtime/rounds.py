@@ -18,7 +18,7 @@ import torch
 
 from hylora_eval.runtime.memory import peak_memory
 
-__all__ = ["Measurement", "Spread", "measure", "stopwatch"]
+__all__ = ["Spread", "Timing", "measure", "stopwatch"]
 
 # Makes a run ready, outside the time: called with contender and length, it gives what is timed.
 Prepare = Callable[[str, int], Callable[[], object]]
@@ -39,7 +39,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Timing:
     """One contender at one length.
 
     Attributes:
@@ -61,7 +61,7 @@ class Measurement:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurement as plain JSON types."""
+        """The timing as plain JSON types."""
         spreads = {name: value and value._asdict() for name, value in (("time", self.time), ("speedup", self.speedup))}
         return {**asdict(self), "seconds": list(self.seconds), **spreads}
 
@@ -93,7 +93,7 @@ def measure(
     baseline: str | None = None,
     timed: Callable[[Callable[[], object], torch.device], float] = stopwatch,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Measurement]:
+) -> list[Timing]:
     """Time contenders against each other at one length.
 
     Args:
@@ -109,7 +109,7 @@ def measure(
         progress: called with (runs done, runs in all).
 
     Returns:
-        A measurement for each contender, in their order.
+        A timing for each contender, in their order.
 
     Raises:
         ValueError: if `rounds` is below 1 or `warmup` below 0.
@@ -139,9 +139,9 @@ def measure(
                 progress((turn + warmup) * len(contenders) + number + 1, total)
     against = [] if baseline is None or baseline in failed else seconds[baseline]
     return [
-        Measurement(name, length, error="out of memory")
+        Timing(name, length, error="out of memory")
         if name in failed
-        else Measurement(
+        else Timing(
             name,
             length,
             tuple(seconds[name]),
