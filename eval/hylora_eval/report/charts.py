@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hylora_eval.report.measurements import NOT_TUNED, Measurement, Subject
@@ -56,7 +56,7 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
     Returns:
         `slug`, `title`, `xLabel`, `yLabel`, `logX`, `logY`, `shareY` (one vertical axis for all panels) and `panels`.
         A panel has a `title`, the `categories` of its horizontal axis (None where it has lengths) and its `series` of
-        `points`.
+        `points`; a point with a `gap` has no line to the one before it, for a value is missing between them.
     """
     if not table.x_label:
         return None
@@ -71,7 +71,7 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
                     "trained": subject.trained,
                     "evaluated": subject.evaluated,
                     "style": styles[name if table.subjects_in == "columns" else subject],
-                    "points": [_point(x, cell) for x, cell in points if _drawn(cell)],
+                    "points": list(_points(points)),
                 }
                 for name, subject, points in series
             ],
@@ -129,8 +129,15 @@ def _column_name(group: str, label: str) -> str:
     return f"rank {label}" if group.startswith("Rank") else label
 
 
-def _drawn(cell: Cell) -> bool:
-    return cell.measurement is not None and cell.measurement.finite
+def _points(cells: Iterable[tuple[int, Cell]]) -> Iterator[dict[str, Any]]:
+    """The points of a series, without those that cannot be drawn."""
+    gap = False
+    for x, cell in cells:
+        if cell.measurement is not None and cell.measurement.finite:
+            yield {**_point(x, cell), "gap": gap}
+            gap = False
+        else:
+            gap = True
 
 
 def _point(x: int, cell: Cell) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class AttentionCall:
 
 @contextmanager
 def observe_attention(model: nn.Module, observe: Callable[[AttentionCall], None]) -> Iterator[None]:
-    """Show a model's calls of `se_attn` in evaluation to a function, in the order of layers, before they are computed."""
+    """Show a model's calls of `se_attn` in evaluation, layer by layer, to a function before they are computed."""
     original, layers = ALL_ATTENTION_FUNCTIONS["se_attn"], set(model.modules())
 
     def observed(
