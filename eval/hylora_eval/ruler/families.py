@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hylora_eval.ruler.common_words import CommonWords
-from hylora_eval.ruler.draft import Draft
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.family import Draft, Family
 from hylora_eval.ruler.frequent_words import FrequentWords
 from hylora_eval.ruler.haystack import Essay
 from hylora_eval.ruler.needles import Needles

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.draft import Draft
 from hylora_eval.ruler.exact import CountedWrongError, exact_drafts
 from hylora_eval.ruler.families import Material
+from hylora_eval.ruler.family import Draft
 from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
 from hylora_eval.ruler.questions import load_questions
 from hylora_eval.ruler.records import Record

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.draft import Draft
 from hylora_eval.ruler.families import Material, build_family
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.family import Draft, Family
 from hylora_eval.ruler.streams import OfficialStreams
 from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.variables import EXAMPLE_TOKENS, ExampleChain

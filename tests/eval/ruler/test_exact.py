@@ -8,7 +8,7 @@ import pytest
 from hylora_eval import ruler
 from hylora_eval.ruler import exact
 from hylora_eval.ruler.counting import TokenCounter, prompt_tokens
-from hylora_eval.ruler.filling import fill
+from hylora_eval.ruler.exact import fill
 from hylora_eval.ruler.generate import check_generation
 from tests.eval.ruler.conftest import KINDS
 
@@ -52,8 +52,8 @@ def test_parts_count_like_the_whole_where_they_can(tokenizers, essay, monkeypatc
 def test_a_wrong_count_by_parts_is_found_and_repaired(tokenizers, monkeypatch):
     tokenizer = tokenizers["demo"]
     expected = ruler.generate("vt", tokenizer, 1500, 2)
-    original = TokenCounter.draft
-    monkeypatch.setattr(TokenCounter, "draft", lambda self, draft: original(self, draft) - 1 * self._by_parts)
+    original = TokenCounter.prompt
+    monkeypatch.setattr(TokenCounter, "prompt", lambda self, text: original(self, text) - 1 * self._by_parts)
     assert ruler.generate("vt", tokenizer, 1500, 2) == expected
 
 
