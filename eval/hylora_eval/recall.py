@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from hylora.demo.recall import RecallTask
 from hylora.language.head import decoder_and_head, verify_head
 from hylora_eval.estimates import mean_and_standard_error
 from hylora_eval.nll import evaluation_mode
+from hylora_eval.results import PlainJson
 
 __all__ = [
     "DistanceBin",
@@ -66,7 +66,7 @@ class DistanceBin:
 
 
 @dataclass(frozen=True)
-class RecallResult:
+class RecallResult(PlainJson):
     """Recall by distance.
 
     Attributes:
@@ -84,10 +84,6 @@ class RecallResult:
     sequences: int
     attention: str | None
     bins: tuple[DistanceBin, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
-        return {**asdict(self), "bins": [asdict(part) for part in self.bins]}
 
 
 @torch.no_grad()

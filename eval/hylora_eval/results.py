@@ -6,12 +6,21 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hylora.files import write_atomically
 
-__all__ = ["Result", "check_output", "pointer"]
+__all__ = ["PlainJson", "Result", "check_output", "check_same", "pointer"]
+
+
+class PlainJson:
+    """A dataclass that results hold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON types, where tuples are lists."""
+        return json.loads(json.dumps(asdict(self)))
 
 
 class Result(dict[str, Any]):
@@ -103,6 +112,28 @@ def pointer(*keys: str | int) -> str:
         else:
             text += f"[{key!r}]"
     return text
+
+
+def check_same(path: str | os.PathLike, kept: dict[str, Any], asked: dict[str, Any], part: str = "") -> None:
+    """Check before an evaluation goes on that it does so under the same settings.
+
+    Args:
+        path: of the file it would go on with.
+        kept: the settings in that file.
+        asked: those of now.
+        part: what they belong to, for the message.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    # As it will read back, where tuples are lists.
+    asked = json.loads(json.dumps(asked))
+    for name in [*asked, *kept]:
+        if kept.get(name) != asked.get(name):
+            raise ValueError(
+                f"{str(path)!r} was made with {part}{name}={kept.get(name)!r} and now it is {asked.get(name)!r}: "
+                "choose another output or start anew with --overwrite"
+            )
 
 
 def check_output(path: str | os.PathLike, overwrite: bool = False) -> Path:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from hylora_eval.harness.evaluation import BY_TASK
-from hylora_eval.results import Result
+from hylora_eval.results import Result, check_same
 
 __all__ = ["add_result", "finished_tasks", "resume"]
 
@@ -42,14 +41,7 @@ def resume(path: str | os.PathLike, result: Result) -> None:
     """
     older = _read(path)
     for part in _SAME:
-        # As it will read back, where tuples are lists.
-        new, old = json.loads(json.dumps(result[part])), older.get(part, {})
-        for field in [*new, *old]:
-            if new.get(field) != old.get(field):
-                raise ValueError(
-                    f"{str(path)!r} was made with {part}.{field}={old.get(field)!r} and now it is "
-                    f"{new.get(field)!r}: choose another output or start anew with --overwrite"
-                )
+        check_same(path, older.get(part, {}), result[part], f"{part}.")
     result.update({key: older[key] for key in (*BY_TASK, "config", "finished")})
 
 

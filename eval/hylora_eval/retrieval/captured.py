@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -52,10 +51,6 @@ class LayerMass:
     mean: CapturedMass
     standard_error: float | None
     heads: tuple[CapturedMass, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The shares as plain JSON types."""
-        return {**asdict(self), "heads": [asdict(head) for head in self.heads]}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from hylora.attention import SpanConfig
+from hylora_eval.results import PlainJson
 from hylora_eval.retrieval.captured import LayerMass, MassSums, average_mass
 from hylora_eval.retrieval.hit_rate import HitCounts, RetrievalResult, check_needed, hit_rates
 from hylora_eval.retrieval.needles import NeededBlocks, Sample
@@ -20,7 +20,7 @@ __all__ = ["Inspection", "inspect_retrieval"]
 
 
 @dataclass(frozen=True, eq=False)
-class Inspection:
+class Inspection(PlainJson):
     """What a model retrieves.
 
     Attributes:
@@ -31,13 +31,6 @@ class Inspection:
 
     needles: RetrievalResult | None
     mass: tuple[LayerMass, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as plain JSON types."""
-        return {
-            "needles": None if self.needles is None else self.needles.to_dict(),
-            "mass": [layer.to_dict() for layer in self.mass],
-        }
 
 
 @torch.no_grad()

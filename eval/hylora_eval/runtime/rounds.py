@@ -11,11 +11,12 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
+from hylora_eval.results import PlainJson
 from hylora_eval.runtime.memory import peak_memory
 
 __all__ = ["Spread", "Timing", "measure", "stopwatch"]
@@ -25,7 +26,8 @@ Prepare = Callable[[str, int], Callable[[], object]]
 T = TypeVar("T")
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """The median over rounds, with the smallest and the largest value."""
 
     median: float
@@ -39,7 +41,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Timing:
+class Timing(PlainJson):
     """One contender at one length.
 
     Attributes:
@@ -59,11 +61,6 @@ class Timing:
     speedup: Spread | None = None
     peak_bytes: int | None = None
     error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The timing as plain JSON types."""
-        spreads = {name: value and value._asdict() for name, value in (("time", self.time), ("speedup", self.speedup))}
-        return {**asdict(self), "seconds": list(self.seconds), **spreads}
 
 
 def stopwatch(run: Callable[[], object], device: torch.device) -> float:
