@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +17,7 @@ from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_
 from hylora_eval.ruler.questions import load_questions
 from hylora_eval.ruler.records import Record
 from hylora_eval.ruler.strict import strict_drafts
-from hylora_eval.ruler.tasks import TASKS, Task
+from hylora_eval.ruler.tasks import TASKS
 from hylora_eval.ruler.words import read_words
 
 __all__ = ["MODES", "check_generation", "generate"]
@@ -72,9 +71,9 @@ def generate(
         ImportError: if wonderwords is not installed.
         OSError: if a file cannot be read.
     """
-    parts = _prepare(task, length, samples, mode, haystack, sentences, qa_files, more_words)
-    drafts = _draw(list, parts, tokenizer, length, samples, seed, mode, progress)
-    chosen = parts.task
+    material = _material(task, length, samples, mode, haystack, sentences, qa_files, more_words)
+    drafts = _draw(list, task, material, tokenizer, length, samples, seed, mode, progress)
+    kept, essay = TASKS[task].tokens_to_generate, material.essay
     return [
         Record(
             index=index,
@@ -82,12 +81,12 @@ def generate(
             input=draft.input,
             answer_prefix=draft.answer_prefix,
             outputs=draft.outputs,
-            length=tokens + chosen.tokens_to_generate,
-            tokens_to_generate=chosen.tokens_to_generate,
+            length=tokens + kept,
+            tokens_to_generate=kept,
             mode=mode,
             seed=seed,
-            haystack=parts.haystack,
-            sentences=parts.sentences,
+            haystack=None if essay is None else essay.haystack.name,
+            sentences=None if essay is None else essay.splitter.name,
             evidence=draft.evidence,
         )
         for index, (draft, tokens) in enumerate(drafts)
@@ -106,22 +105,14 @@ def check_generation(
     Raises:
         ValueError, ImportError, OSError: as `generate` would.
     """
-    _draw(next, _prepare(task, length, samples, mode, **options), tokenizer, length, samples, seed, mode)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A task with all that it draws on, and the names of its prose and of how that was split."""
-
-    task: Task
-    material: Material
-    haystack: str | None
-    sentences: str | None
+    material = _material(task, length, samples, mode, **options)
+    _draw(next, task, material, tokenizer, length, samples, seed, mode)
 
 
 def _draw(
     take: Callable[[Iterator[tuple[Draft, int]]], T],
-    parts: _Parts,
+    task: str,
+    material: Material,
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     samples: int,
@@ -131,14 +122,14 @@ def _draw(
 ) -> T:
     """Draw samples, and let `take` have as many as it wants."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
-    rest = (length, samples, seed, parts.material, progress or (lambda done: None))
+    rest = (length, samples, seed, material, progress or (lambda done: None))
     try:
-        return take(drafts(parts.task, TokenCounter(tokenizer), *rest))
+        return take(drafts(TASKS[task], TokenCounter(tokenizer), *rest))
     except CountedWrongError:
-        return take(drafts(parts.task, TokenCounter(tokenizer, by_parts=False), *rest))
+        return take(drafts(TASKS[task], TokenCounter(tokenizer, by_parts=False), *rest))
 
 
-def _prepare(
+def _material(
     task: str,
     length: int,
     samples: int,
@@ -147,7 +138,7 @@ def _prepare(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
-) -> _Parts:
+) -> Material:
     """Check the arguments of `generate` and read the files."""
     if task not in TASKS:
         raise ValueError(f"task={task!r} is not one of {', '.join(TASKS)}")
@@ -156,16 +147,13 @@ def _prepare(
     for field, value in (("length", length), ("samples", samples)):
         if value < 1:
             raise ValueError(f"{field}={value} must be at least 1")
-    chosen = TASKS[task]
-    if chosen.needs_essay:
-        prose, splitter = load_haystack(haystack), sentence_splitter(sentences)
-        return _Parts(chosen, Material(essay=Essay(prose, splitter, anew=mode == "strict")), prose.name, splitter.name)
-    material = Material()
-    if chosen.family == "questions":
-        material = Material(questions=load_questions(task, (qa_files or {}).get(task)))
-        number = len(material.questions.questions)
-        if samples > number:
-            raise ValueError(f"samples={samples}, but the file of {task} has {number} questions")
-    elif chosen.family == "common_words" and more_words is not None:
-        material = Material(more_words=read_words(more_words))
-    return _Parts(chosen, material, None, None)
+    if TASKS[task].needs_essay:
+        return Material(essay=Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict"))
+    if TASKS[task].family == "questions":
+        file = load_questions(task, (qa_files or {}).get(task))
+        if samples > len(file.questions):
+            raise ValueError(f"samples={samples}, but the file of {task} has {len(file.questions)} questions")
+        return Material(questions=file)
+    if TASKS[task].family == "common_words" and more_words is not None:
+        return Material(more_words=read_words(more_words))
+    return Material()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hylora.demo.miniature import ASSETS
 
-__all__ = ["BUILTIN", "Essay", "Haystack", "SentenceSplitter", "load_haystack", "sentence_splitter", "split_by_rules"]
+__all__ = ["BUILTIN", "Essay", "Haystack", "SentenceSplitter", "load_haystack", "sentence_splitter"]
 
 # The name of the prose that comes with the library. It is not the essays of the published figures.
 BUILTIN = "builtin"
@@ -124,10 +124,10 @@ def sentence_splitter(name: str = "auto") -> SentenceSplitter:
                     "sentences='punkt' needs nltk and its data: `pip install nltk` and "
                     "`python -m nltk.downloader punkt_tab`, or say sentences='rules'"
                 ) from error
-    return SentenceSplitter("rules", split_by_rules)
+    return SentenceSplitter("rules", _split_by_rules)
 
 
-def split_by_rules(text: str) -> list[str]:
+def _split_by_rules(text: str) -> list[str]:
     """Sentences end with `.`, `!` or `?` before a space and a capital or digit, unless an abbreviation ends there."""
     starts = [0]
     for end in _END.finditer(text):
@@ -147,7 +147,8 @@ class Essay:
     """
 
     def __init__(self, haystack: Haystack, splitter: SentenceSplitter, anew: bool) -> None:
-        self._splitter = splitter
+        self.haystack = haystack
+        self.splitter = splitter
         self._anew = anew
         self._words = re.sub(r"\s+", " ", haystack.text).split(" ")
         if not anew:
@@ -158,7 +159,7 @@ class Essay:
         """The sentences that the first so many words make; the last may be cut short."""
         if self._anew:
             repeats = -(-words // len(self._words))
-            return self._splitter.split(" ".join((self._words * repeats)[:words]).strip())
+            return self.splitter.split(" ".join((self._words * repeats)[:words]).strip())
         rounds, rest = divmod(words, self._ends[-1])
         whole = bisect_right(self._ends, rest)
         sentences = self._sentences * rounds + self._sentences[:whole]

@@ -102,11 +102,6 @@ class Questions(Family):
             evidence=find_all(text, [documents[number] for number in own]),
         )
 
-    @property
-    def number(self) -> int:
-        """Questions in the file."""
-        return len(self._file.questions)
-
 
 def _read_squad(values: dict[str, Any]) -> QuestionFile:
     documents = sorted({paragraph["context"] for article in values["data"] for paragraph in article["paragraphs"]})
