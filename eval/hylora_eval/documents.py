@@ -89,9 +89,9 @@ def load_documents(
     """
     source.check("data")
     if source.kind != "text":
-        raise ValueError(f"data.kind: {source.kind!r} cannot be evaluated here. Use 'text'.")
+        raise ValueError(f"data.kind={source.kind!r} must be 'text' here")
     if max_tokens is not None and max_tokens < min_tokens:
-        raise ValueError(f"max_tokens={max_tokens} cuts documents below the {min_tokens} tokens that are needed")
+        raise ValueError(f"max_tokens={max_tokens} must be at least the {min_tokens} tokens that are needed")
     limit = source.max_documents
     # A stream, so that no more of a large corpus is read than is asked for.
     everything = SourceRecipe(**{**vars(source), "max_documents": None})
@@ -139,7 +139,7 @@ def load_token_file(path: str | os.PathLike, dtype: str = "uint16") -> Tensor:
     """
     path = Path(path)
     if dtype not in _TOKEN_DTYPES:
-        raise ValueError(f"dtype={dtype!r} of a token file is not one of {', '.join(map(repr, _TOKEN_DTYPES))}")
+        raise ValueError(f"dtype={dtype!r} of a token file must be one of {', '.join(map(repr, _TOKEN_DTYPES))}")
     if not path.is_file():
         raise FileNotFoundError(f"the token file {str(path)!r} does not exist. {_where_to_get(path)}".rstrip())
     size, width = path.stat().st_size, _TOKEN_DTYPES[dtype].itemsize
@@ -175,8 +175,8 @@ def _texts(records: Iterable[dict[str, Any]], source: SourceRecipe) -> Iterator[
             yield text or ""
     except (OSError, ValueError, TypeError, DatasetsError) as error:
         raise ValueError(
-            f"data.path: {source.path!r} could not be read to its end ({type(error).__name__}: {error}). "
-            "Check the files and the field."
+            f"data.path={source.path!r} could not be read to its end ({type(error).__name__}: {error}); "
+            "check the files and the field"
         ) from error
 
 

@@ -98,7 +98,7 @@ def test_documents_are_read_with_the_attention_of_training(tmp_path, trained, bo
     [
         ({"--task": "recall"}, "either a --task with needles"),
         ({"--data": None}, "either a --task with needles"),
-        ({"--data": None, "--task": "cwe"}, "--task 'cwe' is not one of recall, niah_single_1"),
+        ({"--data": None, "--task": "cwe"}, "--task 'cwe' must be one of recall, niah_single_1"),
         ({"--data": "nowhere.txt"}, "'nowhere.txt' does not exist"),
         ({"--length": 4096}, "has 4096 tokens; the longest has 150"),
         ({"--attention": "full"}, "'full' is 'sdpa', which retrieves nothing; add --attention se_attn"),

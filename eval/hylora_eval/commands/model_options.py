@@ -75,7 +75,7 @@ class ModelOptions:
         except ValueError as error:
             raise ValueError(f"--rope: {error}") from error
         if self.dtype not in DTYPES:
-            raise ValueError(f"--dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+            raise ValueError(f"--dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
         self.device = _check_device(self.device)
 
     @property

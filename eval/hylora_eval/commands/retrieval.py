@@ -105,7 +105,7 @@ def _samples(
     if data is None:
         if settings["task"] not in NEEDLE_TASKS:
             # Before a tokenizer is looked for.
-            raise ValueError(f"--task {settings['task']!r} is not one of {', '.join(NEEDLE_TASKS)}")
+            raise ValueError(f"--task {settings['task']!r} must be one of {', '.join(NEEDLE_TASKS)}")
         return needle_samples(tokenizer=options.load_tokenizer(), **settings), {"task": settings["task"]}
     length = settings["length"]
     source = SourceRecipe(data, text_field=text_field, max_documents=settings["samples"])

@@ -60,9 +60,9 @@ def runtime(
     names, chosen = _names(attentions), [work.strip() for work in works.split(",")]
     for work in chosen:
         if work not in WORKS:
-            raise ValueError(f"--works {work!r} is not one of {', '.join(WORKS)}")
+            raise ValueError(f"--works {work!r} must be one of {', '.join(WORKS)}")
     if part not in _PARTS:
-        raise ValueError(f"--part {part!r} is not one of {', '.join(map(repr, _PARTS))}")
+        raise ValueError(f"--part {part!r} must be one of {', '.join(map(repr, _PARTS))}")
     if min(lengths) < 2:
         raise ValueError(f"--lengths {min(lengths)} must be at least 2")
     # Options belong to the plug-ins; without one of those, the first attention says that it takes none.

@@ -42,7 +42,7 @@ def check_folder(folder: str | os.PathLike, overwrite: bool = False) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {str(folder)!r} is a file; name a folder")
+        raise ValueError(f"--output {str(folder)!r} must be a folder, and it is a file")
     if folder.is_dir() and any(folder.iterdir()):
         if not all((folder / name).is_file() for name in _PAGES):
             raise ValueError(f"--output {str(folder)!r} is not empty and holds no report; choose another folder")

@@ -141,9 +141,9 @@ def _material(
 ) -> Material:
     """Check the arguments of `generate` and read the files."""
     if task not in TASKS:
-        raise ValueError(f"task={task!r} is not one of {', '.join(TASKS)}")
+        raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
     if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
+        raise ValueError(f"mode={mode!r} must be one of {', '.join(map(repr, MODES))}")
     for field, value in (("length", length), ("samples", samples)):
         if value < 1:
             raise ValueError(f"{field}={value} must be at least 1")

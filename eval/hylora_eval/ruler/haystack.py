@@ -111,7 +111,7 @@ def sentence_splitter(name: str = "auto") -> SentenceSplitter:
         ValueError: if the name is unknown, or punkt is asked for and its data cannot be found.
     """
     if name not in ("auto", "punkt", "rules"):
-        raise ValueError(f"sentences={name!r} is not one of 'auto', 'punkt', 'rules'")
+        raise ValueError(f"sentences={name!r} must be one of 'auto', 'punkt', 'rules'")
     if name != "rules":
         try:
             from nltk.tokenize import sent_tokenize

@@ -127,8 +127,8 @@ def test_filling_stops_at_the_largest_and_the_smallest_size():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "niah_single_9"}, "task='niah_single_9' is not one of niah_single_1"),
-        ({"mode": "official"}, "mode='official' is not one of 'exact', 'strict'"),
+        ({"task": "niah_single_9"}, "task='niah_single_9' must be one of niah_single_1"),
+        ({"mode": "official"}, "mode='official' must be one of 'exact', 'strict'"),
         ({"length": 0}, "length=0 must be at least 1"),
         ({"samples": 0}, "samples=0 must be at least 1"),
         ({"task": "niah_single_2", "sentences": "spacy"}, "sentences='spacy'"),
