@@ -11,7 +11,7 @@ from itertools import groupby
 
 from hylora_eval.report.measurements import Measurement, Subject
 
-__all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "number_text"]
+__all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "note_letter", "number_text"]
 
 MISSING = "—"
 
@@ -23,6 +23,11 @@ def number_text(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
     return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.2e}"
+
+
+def note_letter(index: int) -> str:
+    """What a note is marked with: a to z, then aa, bb and so on."""
+    return chr(ord("a") + index % 26) * (index // 26 + 1)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.families import Material, build_family
 from hylora_eval.ruler.family import Draft, Family, too_small
 from hylora_eval.ruler.streams import SampleStreams
 from hylora_eval.ruler.tasks import Task
@@ -32,16 +31,25 @@ class CountedWrongError(Exception):
 
 def exact_drafts(
     task: Task,
+    build: Callable[[Callable[[], Draft]], Family],
     counter: TokenCounter,
     length: int,
     samples: int,
     seed: int,
-    material: Material,
     progress: Callable[[int], None],
 ) -> Iterator[tuple[Draft, int]]:
     """Draw samples that one unit of haystack more would make too long.
 
     Before the first it is found out whether there is room for all.
+
+    Args:
+        task: whose samples.
+        build: makes the family of the task, given what draws the worked example of variable tracking.
+        counter: of tokens.
+        length: tokens of a prompt and its answer.
+        samples: how many.
+        seed: of the random numbers.
+        progress: called with the number of samples done, after each.
 
     Yields:
         Each draft and the tokens of its prompt, with the special tokens that come first.
@@ -70,7 +78,7 @@ def exact_drafts(
         # Where even the shortest example has more tokens than it should, it is that one.
         return filled(ExampleChain(), f"{key}/example", 0, EXAMPLE_TOKENS).draft
 
-    family = build_family(task, length, material, example)
+    family = build(example)
     room, guess = length - task.tokens_to_generate, None
     _check_room(family, count, room, length, (SampleStreams(f"{key}/0", index) for index in range(samples)))
     for index in range(samples):

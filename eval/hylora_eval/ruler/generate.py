@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from hylora_eval.ruler.common_words import CommonWords
 from hylora_eval.ruler.counting import TokenCounter
 from hylora_eval.ruler.exact import CountedWrongError, exact_drafts
-from hylora_eval.ruler.families import Material
-from hylora_eval.ruler.family import Draft
+from hylora_eval.ruler.family import Draft, Family
+from hylora_eval.ruler.frequent_words import FrequentWords
 from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
-from hylora_eval.ruler.questions import load_questions
+from hylora_eval.ruler.needles import Needles
+from hylora_eval.ruler.questions import QuestionFile, Questions, load_questions
 from hylora_eval.ruler.records import Record
 from hylora_eval.ruler.strict import strict_drafts
-from hylora_eval.ruler.tasks import TASKS
+from hylora_eval.ruler.tasks import TASKS, Task
+from hylora_eval.ruler.variables import Variables
 from hylora_eval.ruler.words import read_words
 
 __all__ = ["MODES", "check_generation", "generate"]
@@ -109,10 +114,25 @@ def check_generation(
     _draw(next, task, material, tokenizer, length, samples, seed, mode)
 
 
+@dataclass(frozen=True)
+class _Material:
+    """What a task draws on beyond word lists; None where it needs none.
+
+    Attributes:
+        essay: prose.
+        questions: a file of questions and documents.
+        more_words: words for long lists.
+    """
+
+    essay: Essay | None = None
+    questions: QuestionFile | None = None
+    more_words: Sequence[str] = ()
+
+
 def _draw(
     take: Callable[[Iterator[tuple[Draft, int]]], T],
     task: str,
-    material: Material,
+    material: _Material,
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     samples: int,
@@ -122,11 +142,12 @@ def _draw(
 ) -> T:
     """Draw samples, and let `take` have as many as it wants."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
-    rest = (length, samples, seed, material, progress or (lambda done: None))
+    build = partial(_build_family, TASKS[task], length, material)
+    rest = (length, samples, seed, progress or (lambda done: None))
     try:
-        return take(drafts(TASKS[task], TokenCounter(tokenizer), *rest))
+        return take(drafts(TASKS[task], build, TokenCounter(tokenizer), *rest))
     except CountedWrongError:
-        return take(drafts(TASKS[task], TokenCounter(tokenizer, by_parts=False), *rest))
+        return take(drafts(TASKS[task], build, TokenCounter(tokenizer, by_parts=False), *rest))
 
 
 def _material(
@@ -138,7 +159,7 @@ def _material(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
-) -> Material:
+) -> _Material:
     """Check the arguments of `generate` and read the files."""
     if task not in TASKS:
         raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
@@ -148,12 +169,32 @@ def _material(
         if value < 1:
             raise ValueError(f"{field}={value} must be at least 1")
     if TASKS[task].needs_essay:
-        return Material(essay=Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict"))
+        return _Material(essay=Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict"))
     if TASKS[task].family == "questions":
         file = load_questions(task, (qa_files or {}).get(task))
         if samples > len(file.questions):
             raise ValueError(f"samples={samples}, but the file of {task} has {len(file.questions)} questions")
-        return Material(questions=file)
+        return _Material(questions=file)
     if TASKS[task].family == "common_words" and more_words is not None:
-        return Material(more_words=read_words(more_words))
-    return Material()
+        return _Material(more_words=read_words(more_words))
+    return _Material()
+
+
+def _build_family(task: Task, length: int, material: _Material, example: Callable[[], Draft]) -> Family:
+    """The family of a task at a length; `example` draws the worked example of variable tracking.
+
+    Raises:
+        ValueError: if the length is too small for any sample.
+    """
+    match task.family:
+        case "needles":
+            return Needles(task, material.essay)
+        case "variables":
+            return Variables(example())
+        case "common_words":
+            return CommonWords(length, material.more_words)
+        case "frequent_words":
+            return FrequentWords(length - task.tokens_to_generate)
+        case "questions":
+            return Questions(task.name, material.questions)
+    raise AssertionError(task.family)

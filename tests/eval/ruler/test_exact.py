@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from hylora_eval import ruler
-from hylora_eval.ruler import exact
 from hylora_eval.ruler.counting import TokenCounter, prompt_tokens
 from hylora_eval.ruler.exact import fill
 from hylora_eval.ruler.generate import check_generation
@@ -41,8 +42,9 @@ def test_special_tokens_that_come_first_are_counted_and_those_at_the_end_are_not
 def test_parts_count_like_the_whole_where_they_can(tokenizers, essay, monkeypatch):
     """Only the tokenizer that merges over words needs whole texts."""
     started = []
-    original = exact.build_family
-    monkeypatch.setattr(exact, "build_family", lambda *args: started.append(args) or original(*args))
+    module = import_module("hylora_eval.ruler.generate")
+    original = module.exact_drafts
+    monkeypatch.setattr(module, "exact_drafts", lambda *args: started.append(args) or original(*args))
     for kind in KINDS:
         started.clear()
         ruler.generate("niah_single_2", tokenizers[kind], 4096, 1, haystack=essay, sentences="rules")
