@@ -14,7 +14,7 @@ import hylora.attention.functions as functions
 import hylora_eval.retrieval.mass as mass_module
 from hylora_eval.retrieval import AttentionMass, attention_mass, trace_retrieval
 from hylora_eval.retrieval.capture import observe_attention
-from hylora_eval.retrieval.captured import CapturedMass, MassSums, average_mass
+from hylora_eval.retrieval.inspection import CapturedMass, MassSums, average_mass
 from hylora_eval.retrieval.mass import block_mass
 from hylora_eval.retrieval.trace import LayerTrace, RetrievalTrace
 from hylora_kernels import select_blocks
