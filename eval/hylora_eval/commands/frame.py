@@ -20,7 +20,7 @@ from torch import nn
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.results import Result, check_output
 
-__all__ = ["Evaluation", "Overwrite", "Progressing", "evaluation_command", "number_table", "with_error"]
+__all__ = ["Evaluation", "Overwrite", "evaluation_command", "number_table", "with_error"]
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 
