@@ -10,6 +10,7 @@ evaluated with.
 __all__ = [
     "documents",
     "estimates",
+    "fingerprints",
     "harness",
     "nll",
     "perplexity",

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from hylora_eval import harness as lm_harness
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
+from hylora_eval.fingerprints import describe_tokenizer, weights_sha256
 from hylora_eval.harness.model import context_length
 from hylora_eval.harness.names import expand_names, split_ruler_name
 from hylora_eval.harness.resuming import add_result, finished_tasks, resume
 from hylora_eval.results import Result
-from hylora_eval.ruler.fingerprints import describe_tokenizer, weights_sha256
 
 __all__ = ["harness"]
 

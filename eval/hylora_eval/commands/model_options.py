@@ -20,6 +20,7 @@ from hylora.rope import RopeScaling
 from hylora.runs.loading import check_exists, load, read_manifest
 from hylora.runs.manifest import RunManifest
 from hylora.runs.tokenizer import find_tokenizer
+from hylora_eval.fingerprints import describe_attention
 
 __all__ = ["AttentionOption", "ModelOptions"]
 
@@ -137,8 +138,7 @@ class ModelOptions:
             `kind`, `created` (UTC), `model` (path, base, revision, how it was trained, adapter, RoPE, dtype, device),
             `attention` (of the evaluation, with its options) and `environment` (versions), all plain JSON types.
         """
-        manifest, config = self.manifest, model.config.get_text_config()
-        name = model.config._attn_implementation
+        manifest, (name, options) = self.manifest, describe_attention(model)
         return {
             "kind": kind,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -150,15 +150,11 @@ class ModelOptions:
                 "training_attention_options": manifest.span_attention,
                 "training_context_length": manifest.context_length,
                 "adapter": _describe_adapter(model),
-                "rope_parameters": getattr(config, "rope_parameters", None),
+                "rope_parameters": getattr(model.config.get_text_config(), "rope_parameters", None),
                 "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
                 "device": self.device,
             },
-            "attention": {
-                "asked": self.attention,
-                "name": name,
-                "options": SpanConfig.of(config).to_dict() if name in FUNCTIONS else {},
-            },
+            "attention": {"asked": self.attention, "name": name, "options": options},
             "environment": environment(),
         }
 

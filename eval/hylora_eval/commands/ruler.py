@@ -11,8 +11,8 @@ from rich.console import RenderableType
 
 from hylora_eval import ruler as benchmark
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
+from hylora_eval.fingerprints import describe_tokenizer
 from hylora_eval.results import Result
-from hylora_eval.ruler.fingerprints import describe_tokenizer
 from hylora_eval.ruler.generate import check_generation
 from hylora_eval.ruler.haystack import sentence_splitter
 
