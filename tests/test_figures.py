@@ -5,8 +5,8 @@ import json
 import re
 from pathlib import Path
 
-from hylora_eval.demo.tables import markdown
 from hylora_eval.demo.settings import DemoSettings
+from hylora_eval.demo.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 
