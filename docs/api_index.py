@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/reference/api.md"
 PACKAGES = {
     "hylora": ROOT / "hylora",
+    "hylora_cli": ROOT / "hylora_cli",
     "hylora_kernels": ROOT / "kernels/torch-ext/hylora_kernels",
     "hylora_eval": ROOT / "eval/hylora_eval",
     "vision_extras": ROOT / "vision_extras",

@@ -4,8 +4,8 @@
 import json
 import re
 
-from hylora_eval.demo.report import markdown
 from hylora_eval.demo.settings import DemoSettings
+from hylora_eval.demo.tables import markdown
 from tests.pages import ROOT, page
 
 

@@ -47,6 +47,6 @@ def test_commands_run_one_after_the_other(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for program, *words in COMMANDS:
         if program == "hylora":
-            arguments = [sys.executable, "-c", "from hylora.cli.main import main; main()", *words]
+            arguments = [sys.executable, "-c", "from hylora_cli import main; main()", *words]
             subprocess.run(arguments, check=True, cwd=tmp_path, env=environment, timeout=600)
     assert (tmp_path / "outputs/stretch/hylora.json").is_file()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import hylora
 from hylora import RopeScaling
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from hylora_eval.commands.model_options import ModelOptions
 from tests.architectures.zoo import ZOO
 from tests.pages import page

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents to evaluate on, as token ids."""
+"""Documents to evaluate on, as token ids: from text, or from files of bare ids such as LongLoRA's `.bin` files."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +18,33 @@ from transformers import PreTrainedTokenizerBase
 
 from hylora.language.data.recipe import SourceRecipe
 from hylora.language.data.sources import load_source
-from hylora_eval.corpora import where_to_get
 
-__all__ = ["DocumentSet", "fingerprint", "load_documents"]
+__all__ = ["DocumentSet", "fingerprint", "load_documents", "load_token_file"]
 
 # Tokens hashed at one time, so that a mapped file of any size may stay where it is.
 _BLOCK = 2**20
+
+_TOKEN_DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32}
+
+# Tokens looked at to tell uint16 from uint32.
+_SAMPLE = 4096
+
+# Where the corpora of long-context perplexity can be had; none of them comes with this package.
+_SOURCES = {
+    r"\.bin$": (
+        "LongLoRA's token files (PG-19 validation and test, a sample of proof-pile; ids of LLaMA's tokenizer) are "
+        "linked from the README of github.com/dvlab-research/LongLoRA, under 'Perplexity Validation'."
+    ),
+    r"pg-?19": (
+        "PG-19 is on the Hub as Parquet: data 'emozilla/pg19', split 'validation' or 'test'. 'deepmind/pg19' is a "
+        "loading script, and no code of a dataset is run."
+    ),
+    r"proof-?pile": (
+        "The test split of proof-pile is on the Hub as Parquet: data 'emozilla/proofpile-test-tokenized-mistral', "
+        "split 'train', field 'text'. 'hoskinson-center/proof-pile' may need its loading script, and no code of a "
+        "dataset is run."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -63,18 +87,17 @@ def load_documents(
         ValueError: if the source cannot be read (with a word on where a known corpus can be had) or is not text, or
             no document is long enough, naming the longest.
     """
-    source.check("data")
     if source.kind != "text":
-        raise ValueError(f"data.kind: {source.kind!r} cannot be evaluated here. Use 'text'.")
+        raise ValueError(f"data.kind={source.kind!r} must be 'text' here")
     if max_tokens is not None and max_tokens < min_tokens:
-        raise ValueError(f"max_tokens={max_tokens} cuts documents below the {min_tokens} tokens that are needed")
+        raise ValueError(f"max_tokens={max_tokens} must be at least the {min_tokens} tokens that are needed")
     limit = source.max_documents
     # A stream, so that no more of a large corpus is read than is asked for.
     everything = SourceRecipe(**{**vars(source), "max_documents": None})
     try:
         records = load_source(everything, "data", [source.text_field], streaming=True, cache_dir=None)
     except ValueError as error:
-        raise ValueError(f"{error} {where_to_get(source.path)}".rstrip()) from error
+        raise ValueError(f"{error} {_where_to_get(source.path)}".rstrip()) from error
     kept: list[Tensor] = []
     skipped = longest = 0
     for text in _texts(records, source):
@@ -97,19 +120,38 @@ def load_documents(
     return DocumentSet(kept, skipped)
 
 
-def _texts(records: Iterable[dict[str, Any]], source: SourceRecipe) -> Iterator[str]:
-    """The text of each record, empty where it is null; a stream shows what is wrong only while it is read."""
-    try:
-        for record in records:
-            text = record[source.text_field]
-            if text is not None and not isinstance(text, str):
-                raise TypeError(f"its field {source.text_field!r} holds {repr(text)[:60]}, which is not text")
-            yield text or ""
-    except (OSError, ValueError, TypeError, DatasetsError) as error:
+def load_token_file(path: str | os.PathLike, dtype: str = "uint16") -> Tensor:
+    """Map a file of token ids without a header, one after the other in little-endian order.
+
+    Nothing is read before it is used, so the file may be larger than the memory.
+
+    Args:
+        path: of the file.
+        dtype: "uint16" (LongLoRA's files) or "uint32", for vocabularies above 65,536.
+
+    Returns:
+        The token ids [N], of that dtype. A slice of them becomes usable with `.long()`.
+
+    Raises:
+        FileNotFoundError: if there is no such file, saying where LongLoRA's can be had.
+        ValueError: if `dtype` is unknown, or the file is empty or of another dtype.
+    """
+    path = Path(path)
+    if dtype not in _TOKEN_DTYPES:
+        raise ValueError(f"dtype={dtype!r} of a token file must be one of {', '.join(map(repr, _TOKEN_DTYPES))}")
+    if not path.is_file():
+        raise FileNotFoundError(f"the token file {str(path)!r} does not exist. {_where_to_get(path)}".rstrip())
+    size, width = path.stat().st_size, _TOKEN_DTYPES[dtype].itemsize
+    if size == 0 or size % width:
         raise ValueError(
-            f"data.path: {source.path!r} could not be read to its end ({type(error).__name__}: {error}). "
-            "Check the files and the field."
-        ) from error
+            f"the token file {str(path)!r} has {size} bytes, which is not one or more {dtype} numbers; "
+            "is it complete, and is the dtype right?"
+        )
+    tokens = torch.from_file(str(path), shared=False, size=size // width, dtype=_TOKEN_DTYPES[dtype])
+    if dtype == "uint16" and len(tokens) > 1 and not tokens[1:_SAMPLE:2].long().any():
+        # The upper half of a small uint32 is zero.
+        raise ValueError(f"every second number of {str(path)!r} is 0: it holds uint32 numbers; say so with the dtype")
+    return tokens
 
 
 def fingerprint(documents: Iterable[Tensor]) -> str:
@@ -120,3 +162,24 @@ def fingerprint(documents: Iterable[Tensor]) -> str:
         for block in document.split(_BLOCK):
             digest.update(block.numpy().astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def _texts(records: Iterable[dict[str, Any]], source: SourceRecipe) -> Iterator[str]:
+    """The text of each record, empty where it is null; a stream shows what is wrong only while it is read."""
+    try:
+        for record in records:
+            text = record[source.text_field]
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"its field {source.text_field!r} holds {repr(text)[:60]}, which is not text")
+            yield text or ""
+    except (OSError, ValueError, TypeError, DatasetsError) as error:
+        raise ValueError(
+            f"data.path={source.path!r} could not be read to its end ({type(error).__name__}: {error}); "
+            "check the files and the field"
+        ) from error
+
+
+def _where_to_get(path: str | os.PathLike) -> str:
+    """Where to get a corpus that is missing, as far as its name tells which one is meant; "" where it does not."""
+    name = os.fspath(path).lower()
+    return next((text for pattern, text in _SOURCES.items() if re.search(pattern, name)), "")

@@ -1,11 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means over what documents hold, and how sure they are."""
+"""Means, and how sure they are."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TypeVar
+
 from torch import Tensor
 
-__all__ = ["mean_and_standard_error"]
+__all__ = ["complete_groups", "mean_and_standard_error", "mean_of_estimates"]
+
+T = TypeVar("T")
+
+
+def mean_of_estimates(values: Sequence[float], errors: Sequence[float | None]) -> tuple[float, float | None]:
+    """The plain mean of independent estimates, and its standard error; None where one of theirs is not known."""
+    return fmean(values), None if None in errors else math.hypot(*errors) / len(errors)
+
+
+def complete_groups(groups: Mapping[str, Sequence[str]], found: Mapping[str, T]) -> dict[str, list[T]]:
+    """What was found for the members of each group; groups of which a member is missing are left out."""
+    return {
+        name: [found[member] for member in members]
+        for name, members in groups.items()
+        if all(member in found for member in members)
+    }
 
 
 def mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float | None]:

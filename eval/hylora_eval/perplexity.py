@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from hylora.language.head import decoder_and_head, verify_head
 from hylora_eval.estimates import mean_and_standard_error
 from hylora_eval.nll import evaluation_mode, token_nll
+from hylora_eval.results import PlainJson
 from hylora_eval.windows import check_windows, lay_windows
 
 __all__ = ["PerplexityResult", "PositionBin", "perplexity"]
@@ -45,7 +45,7 @@ class PositionBin:
 
 
 @dataclass(frozen=True)
-class PerplexityResult:
+class PerplexityResult(PlainJson):
     """Perplexity at one context size, and how it came about.
 
     Attributes:
@@ -78,10 +78,6 @@ class PerplexityResult:
     attention: str | None
     positions: tuple[PositionBin, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
-        return {**asdict(self), "positions": [asdict(position) for position in self.positions]}
-
 
 def perplexity(
     model: nn.Module,
@@ -112,7 +108,7 @@ def perplexity(
     Args:
         model: a causal language model, or a PEFT model around one; its modules' modes are restored afterwards.
         documents: token ids, one 1-D integer tensor for each document; it may be a mapped file (see
-            `hylora_eval.token_file`), of which no more than a window is read at a time.
+            `hylora_eval.documents`), of which no more than a window is read at a time.
         length: tokens in a window, at least 2.
         mode: "chunks", "sliding" or "longlora".
         stride: for "sliding" between 1 and `length - 1`, half the length by default; for "longlora" 256 by default.

@@ -4,18 +4,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from hylora.demo.recall import RecallTask
 from hylora.language.head import decoder_and_head, verify_head
 from hylora_eval.estimates import mean_and_standard_error
 from hylora_eval.nll import evaluation_mode
+from hylora_eval.results import PlainJson
 
-__all__ = ["DistanceBin", "RecallResult", "RecallSequence", "check_sequences", "recall_by_distance", "same_lengths"]
+__all__ = [
+    "DistanceBin",
+    "RecallResult",
+    "RecallSequence",
+    "check_sequences",
+    "draw_recall_sequences",
+    "recall_by_distance",
+    "same_lengths",
+]
 
 # Tokens of the first sequence on which the head is verified before the run.
 PROBE = 16
@@ -56,7 +66,7 @@ class DistanceBin:
 
 
 @dataclass(frozen=True)
-class RecallResult:
+class RecallResult(PlainJson):
     """Recall by distance.
 
     Attributes:
@@ -74,10 +84,6 @@ class RecallResult:
     sequences: int
     attention: str | None
     bins: tuple[DistanceBin, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
-        return {**asdict(self), "bins": [asdict(part) for part in self.bins]}
 
 
 @torch.no_grad()
@@ -139,6 +145,30 @@ def recall_by_distance(
             _distance_bin(start, stop, right, distances) for start, stop in zip(edges, edges[1:], strict=False)
         ),
     )
+
+
+def draw_recall_sequences(
+    tokenizer: PreTrainedTokenizerBase, tokens: int, number: int, seed: str = "evaluate"
+) -> list[RecallSequence]:
+    """Documents of the synthetic recall task (see `hylora.demo.recall`).
+
+    Args:
+        tokenizer: a byte-level BPE that knows enough words as one token each, such as the demo's.
+        tokens: length of a document, odd.
+        number: of documents.
+        seed: names the documents.
+    """
+    task = RecallTask.for_tokenizer(tokenizer)
+    # Facts that come twice spread their distances over the whole document.
+    documents = [task.document(tokens, f"{seed}-{index}", repeats=2) for index in range(number)]
+    return [
+        RecallSequence(
+            torch.tensor(tokenizer(document.text, verbose=False)["input_ids"]),
+            answers=torch.tensor([query.position + 1 for query in document.queries]),
+            sources=torch.tensor([query.needle + 1 for query in document.queries]),
+        )
+        for document in documents
+    ]
 
 
 def check_sequences(sequences: Sequence[RecallSequence]) -> None:

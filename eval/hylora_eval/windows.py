@@ -42,7 +42,7 @@ def check_windows(length: int, mode: str, stride: int | None) -> int:
     if length < 2:
         raise ValueError(f"length={length} must be at least 2: the first token of a window is not predicted")
     if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
+        raise ValueError(f"mode={mode!r} must be one of {', '.join(map(repr, MODES))}")
     if mode == "chunks":
         if stride is not None:
             raise ValueError(f"stride={stride} belongs to mode='sliding' or 'longlora'; chunks are disjoint")

@@ -9,7 +9,7 @@ import typer
 
 __all__ = ["COMMANDS", "mamba2attn"]
 
-# As in `hylora.cli.main`: name -> (module, attribute, one line of help).
+# As in `hylora_cli`: name -> (module, attribute, one line of help).
 COMMANDS = {
     "mamba2attn": (
         __name__,

@@ -21,6 +21,8 @@ from hylora.demo.recall import RecallTask
 from hylora.demo.tokenizer import train_tokenizer
 from hylora.language import LanguageRecipe, train
 
+__all__ = ["main", "write_data"]
+
 FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
 STAGES = ("1_recall", "2_text")

@@ -66,7 +66,7 @@ def load_corpus(split: str) -> list[Document]:
         FileNotFoundError: if the interpreter has no library sources (a stripped or zipped installation).
     """
     if split not in ("train", "held_out"):
-        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+        raise ValueError(f"split={split!r} must be 'train' or 'held_out'")
     documents = [document for document in _all_documents() if is_held_out(document.name) == (split == "held_out")]
     if not documents:
         raise FileNotFoundError(

@@ -91,7 +91,7 @@ class RecallTask:
         ids = tokenizer.get_vocab()
         single = [token[1:] for token in sorted(ids, key=ids.get) if re.fullmatch("Ġ[a-z]{3,}", token)]
         if len(single) < words:
-            raise ValueError(f"the tokenizer has {len(single)} one-token words, {words} are needed; lower `words`")
+            raise ValueError(f"words={words} must be at most {len(single)}, the one-token words of the tokenizer")
         return cls(keys=tuple(single[0:words:2]), values=tuple(single[1:words:2]))
 
     def document(self, tokens: int, seed: str, repeats: int = 4) -> RecallDocument:
@@ -109,13 +109,13 @@ class RecallTask:
             ValueError: if `tokens` is even or below 5, `repeats` below 2, or there are fewer keys than facts.
         """
         if tokens < 5 or tokens % 2 == 0:
-            raise ValueError(f"tokens must be odd and at least 5, got {tokens}")
+            raise ValueError(f"tokens={tokens} must be odd and at least 5")
         if repeats < 2:
-            raise ValueError(f"repeats must be at least 2, got {repeats}: a fact that comes once asks nothing")
+            raise ValueError(f"repeats={repeats} must be at least 2: a fact that comes once asks nothing")
         pairs = (tokens - 1) // 2
         facts = max(1, pairs // repeats)
         if facts > min(len(self.keys), len(self.values)):
-            raise ValueError(f"{tokens} tokens at {repeats} repeats need {facts} keys, the task has {len(self.keys)}")
+            raise ValueError(f"tokens={tokens} must need at most {len(self.keys)} keys, not {facts}; raise repeats")
         draw = random.Random(seed)
         keys, values = draw.sample(self.keys, facts), draw.sample(self.values, facts)
         order = [pair % facts for pair in range(pairs)]

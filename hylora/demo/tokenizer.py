@@ -35,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedT
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size <= len(alphabet):
-        raise ValueError(f"vocab_size must exceed the {len(alphabet)} bytes, got {vocab_size}")
+        raise ValueError(f"vocab_size={vocab_size} must be more than the {len(alphabet)} bytes")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

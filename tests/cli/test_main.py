@@ -1,23 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from typer.testing import CliRunner
 
-from hylora.cli import main as command_line
+import hylora_cli
 from hylora.cli.env import environment
+from hylora_eval import commands
 
 
 def run(*arguments):
-    return CliRunner().invoke(command_line.build_app(list(arguments)), list(arguments))
+    return CliRunner().invoke(hylora_cli.build_app(list(arguments)), list(arguments))
 
 
-def test_help_lists_every_command():
-    output = run("--help").output
-    assert all(name in output for name in ("train", "eval", "demo", "env"))
+@pytest.mark.parametrize(
+    ("arguments", "commands"),
+    [
+        (("--help",), {**hylora_cli._COMMANDS, "demo": commands.DEMO, "eval": commands.EVAL}),
+        (("eval", "--help"), commands.COMMANDS),
+    ],
+    ids=["hylora", "hylora eval"],
+)
+def test_help_tells_of_every_command_and_loads_no_library(arguments, commands):
+    script = (
+        "import sys; from hylora_cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'hylora', 'peft', 'torch', 'transformers'} & set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    environment = {**os.environ, "COLUMNS": "200"}
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
+    assert found.stderr.strip() == "[]"
+    lines = found.stdout.splitlines()
+    for name, (_, _, text) in commands.items():
+        assert text and any(name in line and text in line for line in lines), name
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute", "text"),
+    [*hylora_cli._COMMANDS.values(), commands.DEMO, commands.EVAL, *commands.COMMANDS.values()],
+)
+def test_every_command_is_where_the_table_says(module, attribute, text):
+    assert isinstance(getattr(importlib.import_module(module), attribute), Callable | dict)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +62,7 @@ def test_every_command_explains_itself(arguments):
 
 def test_only_the_evaluation_asked_for_is_imported():
     script = (
-        "import sys; from hylora.cli.main import build_app; build_app(['eval', 'ppl', '--help']); "
+        "import sys; from hylora_cli import build_app; build_app(['eval', 'ppl', '--help']); "
         "print(sorted(name for name in sys.modules if name.startswith('hylora_eval.commands.')))"
     )
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
@@ -84,7 +113,7 @@ def test_wrong_input_ends_with_a_message_and_no_traceback(monkeypatch, capsys, t
     ]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as stopped:
-        command_line.main()
+        hylora_cli.main()
     assert stopped.value.code == 1
     message = capsys.readouterr().err
     assert "error:" in message

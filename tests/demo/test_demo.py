@@ -16,7 +16,7 @@ from hylora_eval.demo.worker import tuning_recipe
 
 
 def demo(*arguments):
-    command = [sys.executable, "-c", "from hylora.cli.main import main; main()", "demo", *map(str, arguments)]
+    command = [sys.executable, "-c", "from hylora_cli import main; main()", "demo", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 

@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM
 import hylora
 from hylora.demo.corpus import load_corpus
 from hylora.demo.miniature import ASSETS, CONTEXT, load_miniature, load_tokenizer
-from hylora_eval.demo.measure import recall_sequences
 from hylora_eval.perplexity import perplexity
-from hylora_eval.recall import recall_by_distance
+from hylora_eval.recall import draw_recall_sequences, recall_by_distance
 
 WINDOW = 16
 
@@ -23,7 +22,7 @@ WINDOW = 16
 def recall():
     """Recall by distance within the context (0-15, 16-31, 32-63 tokens), under an attention."""
     model = load_miniature()
-    sequences = recall_sequences(load_tokenizer(), CONTEXT - 1, 48)
+    sequences = draw_recall_sequences(load_tokenizer(), CONTEXT - 1, 48)
 
     def measure(name, **options):
         hylora.set_attention(model, name, **options)

@@ -78,7 +78,7 @@ def test_impossible_documents_are_refused(task, arguments, message):
 
 
 def test_too_few_words_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="lower `words`"):
+    with pytest.raises(ValueError, match=r"words=\d+ must be at most"):
         RecallTask.for_tokenizer(tokenizer, words=5000)
 
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hylora import RunManifest
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from tests.pages import blocks, commands, page
 from tests.tiny import tiny_bamba
 

@@ -74,10 +74,10 @@ def test_no_document_long_enough_names_the_longest(folder, tokenizer):
     ("source", "arguments", "message"),
     [
         ({"path": "absent.txt"}, {}, "does not exist"),
-        ({"path": "empty.txt"}, {}, "none of the 1 documents|must hold documents"),
+        ({"path": "empty.txt"}, {}, "must hold documents"),
         ({"path": "empty.jsonl"}, {}, "must hold documents"),
-        ({"path": "a.txt", "kind": "chat"}, {}, "data.kind: 'chat'"),
-        ({"path": "a.txt"}, {"min_tokens": 8, "max_tokens": 4}, "max_tokens=4 cuts"),
+        ({"path": "a.txt", "kind": "chat"}, {}, "data.kind='chat' must be 'text'"),
+        ({"path": "a.txt"}, {"min_tokens": 8, "max_tokens": 4}, "max_tokens=4 must be at least the 8 tokens"),
         ({"path": "a.txt", "max_documents": 0}, {}, "max_documents"),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_is_found_wrong_while_reading_is_explained(tmp_path, tokenizer, wri
     (tmp_path / "a.txt").write_text(write_text(9))
     (tmp_path / "b.txt").write_bytes(b"\xff\xe9")
     (tmp_path / "numbers.jsonl").write_text('{"text": 5}\n')
-    with pytest.raises(ValueError, match=r"data\.path: .* could not be read to its end \(UnicodeDecodeError"):
+    with pytest.raises(ValueError, match=r"data\.path=.* could not be read to its end \(UnicodeDecodeError"):
         load_documents(SourceRecipe(str(tmp_path / "*.txt")), tokenizer)
     with pytest.raises(ValueError, match=r"'text' holds 5, which is not text"):
         load_documents(SourceRecipe(str(tmp_path / "numbers.jsonl")), tokenizer)

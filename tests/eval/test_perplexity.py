@@ -254,7 +254,7 @@ def test_progress_is_told():
     ("change", "message"),
     [
         ({"length": 1}, "length=1 must be at least 2"),
-        ({"mode": "chunk"}, "mode='chunk' is not one of"),
+        ({"mode": "chunk"}, "mode='chunk' must be one of"),
         ({"stride": 2}, "stride=2 belongs to mode='sliding' or 'longlora'"),
         ({"mode": "longlora", "stride": 0}, "stride=0 must be at least 1"),
         ({"mode": "longlora", "stride": 4}, "documents have 8 tokens together; mode='longlora' needs 9"),

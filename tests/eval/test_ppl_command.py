@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from hylora_eval.documents import fingerprint
 from hylora_eval.perplexity import perplexity
 from tests.tiny import tiny_bamba, tiny_llama
@@ -179,7 +179,7 @@ def test_wrong_lengths_are_refused(model, data, arguments):
         ({"--data": "EMPTY"}, "must hold files"),
         ({"--lengths": 4096}, "has 4096 tokens; the longest has 150"),
         ({"--lengths": 1}, "length=1 must be at least 2"),
-        ({"--model": "nothing"}, "model folder 'nothing' does not exist"),
+        ({"--model": "./nothing"}, "folder './nothing' does not exist"),
         ({"--model": "BARE"}, "no tokenizer could be loaded from"),
         ({"--attention": "se_atn"}, "unknown attention 'se_atn'; did you mean 'se_attn'"),
         ({"--attention-option": "top_k=2"}, "'full' attention is 'sdpa', which has no options"),
@@ -219,7 +219,7 @@ def test_a_misspelt_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, mod
 
 
 def test_what_is_done_survives_a_failure(tmp_path, monkeypatch, model, data):
-    import hylora_eval.perplexity as module
+    import hylora_eval.commands.ppl as module
 
     def fail_at_32(network, tokens, length, *arguments, **keywords):
         if length == 32:

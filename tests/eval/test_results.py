@@ -8,12 +8,12 @@ import os
 
 import pytest
 
-from hylora_eval.results import check_output, save_result
+from hylora_eval.results import Result, check_output
 
 
 def test_the_folder_is_made_and_the_file_is_whole(tmp_path):
     path = check_output(tmp_path / "new" / "ppl.json")
-    save_result(path, {"a": [1, 2.5, None]})
+    Result(a=[1, 2.5, None]).save(path)
     assert json.loads(path.read_text()) == {"a": [1, 2.5, None]}
     assert os.listdir(path.parent) == ["ppl.json"]
 
@@ -33,13 +33,26 @@ def test_a_folder_is_not_a_file(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "ppl.json"
-    save_result(path, {"old": True})
+    Result(old=True).save(path)
 
     def full(*paths):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        save_result(path, {"new": True})
+        Result(new=True).save(path)
     assert json.loads(path.read_text()) == {"old": True}
     assert os.listdir(tmp_path) == ["ppl.json"]
+
+
+def test_a_wrong_field_is_named_by_its_path():
+    result = Result(results=[{"time": {"smallest": float("nan"), "median": 1}, "acc,none": "N/A"}])
+    assert result.finite_number("results", 0, "time", "median") == 1.0
+    for keys, message in (
+        (("results", 1), r"results\[1\] is missing"),
+        (("results", 0, "acc,none"), r"results\[0\]\['acc,none'\] is 'N/A', not of type int or float"),
+        (("results", 0, "time", "smallest"), r"results\[0\]\.time\.smallest=nan must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            result.finite_number(*keys)
+        assert result.optional_number(*keys) is None

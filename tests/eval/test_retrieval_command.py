@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora.cli.main import build_app
 from hylora.demo.miniature import load_tokenizer
+from hylora_cli import build_app
 from hylora_eval.documents import fingerprint
 from hylora_eval.retrieval import inspect_retrieval
 from hylora_eval.retrieval.samples import needle_samples
@@ -97,7 +97,7 @@ def test_documents_are_read_with_the_attention_of_training(tmp_path, trained, bo
     [
         ({"--task": "recall"}, "either a --task with needles"),
         ({"--data": None}, "either a --task with needles"),
-        ({"--data": None, "--task": "cwe"}, "--task 'cwe' is not one of recall, niah_single_1"),
+        ({"--data": None, "--task": "cwe"}, "--task 'cwe' must be one of recall, niah_single_1"),
         ({"--data": "nowhere.txt"}, "'nowhere.txt' does not exist"),
         ({"--length": 4096}, "has 4096 tokens; the longest has 150"),
         ({"--attention": "full"}, "'full' is 'sdpa', which retrieves nothing; add --attention se_attn"),

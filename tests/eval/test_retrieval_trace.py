@@ -13,7 +13,8 @@ import hylora
 import hylora.attention.functions as functions
 import hylora_eval.retrieval.mass as mass_module
 from hylora_eval.retrieval import AttentionMass, attention_mass, trace_retrieval
-from hylora_eval.retrieval.captured import CapturedMass, MassSums, average_mass
+from hylora_eval.retrieval.capture import observe_attention
+from hylora_eval.retrieval.inspection import CapturedMass, MassSums, average_mass
 from hylora_eval.retrieval.mass import block_mass
 from hylora_eval.retrieval.trace import LayerTrace, RetrievalTrace
 from hylora_kernels import select_blocks
@@ -221,3 +222,15 @@ def test_averages_are_over_the_queries_that_have_a_choice():
 def test_without_a_choice_there_is_no_average():
     trace = trace_of(torch.zeros(2, 2, 4, dtype=torch.long), span_options(top_k=4), 32)
     assert average_mass([MassSums.of(trace)], [3]) == ()
+
+
+def test_only_the_model_that_is_traced_is_observed():
+    traced, other = tiny_bamba(), tiny_bamba()
+    for model in (traced, other):
+        hylora.set_attention(model, "se_attn", **SPAN)
+    seen = []
+    with observe_attention(traced, seen.append), torch.no_grad():
+        other(tokens(1, 40))
+        assert not seen
+        traced(tokens(1, 40))
+    assert len(seen) == len(hylora.architecture.attention_layers(traced.config))

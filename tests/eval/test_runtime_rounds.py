@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hylora_eval.runtime.memory import TensorMemory, peak_memory
-from hylora_eval.runtime.rounds import measure, stopwatch
+from hylora_eval.runtime.rounds import Spread, measure, stopwatch
 
 CPU = torch.device("cpu")
 
@@ -53,9 +53,9 @@ def test_times_ratios_and_spread():
     timed = clock([9, 9, 9, 9, 4, 2, 6, 2, 5, 1])
     full, fast = measure(prepare, ["full", "fast"], 8, device=CPU, rounds=3, warmup=2, baseline="full", timed=timed)
     assert full.seconds == (4, 6, 5) and fast.seconds == (2, 2, 1)
-    assert full.time == (5, 4, 6) and fast.time == (2, 1, 2)
-    assert full.speedup == (1, 1, 1)
-    assert fast.speedup == (3, 2, 5)  # of 4/2, 6/2 and 5/1: formed within a round
+    assert full.time == Spread(5, 4, 6) and fast.time == Spread(2, 1, 2)
+    assert full.speedup == Spread(1, 1, 1)
+    assert fast.speedup == Spread(3, 2, 5)  # of 4/2, 6/2 and 5/1: formed within a round
 
 
 def test_times_are_of_one_repetition():

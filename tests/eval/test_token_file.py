@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hylora_eval.token_file import load_token_file
+from hylora_eval.documents import load_token_file
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hylora import train as command
-from hylora.cli.main import build_app
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.loop import TrainingError
 from hylora.training.reporting import read_metrics
+from hylora_cli import build_app
 
 ROOT = Path(__file__).parents[2]
 

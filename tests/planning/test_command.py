@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from tests.planning.tiny_plans import BAMBA, config_file, tiny_recipe
 
 

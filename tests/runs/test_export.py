@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora.cli.main import build_app
 from hylora.demo.miniature import ASSETS
 from hylora.runs.card import model_card
 from hylora.runs.export import export
+from hylora_cli import build_app
 from tests.adapters.adapted import nudge
 from tests.architectures.zoo import ZOO
 from tests.pages import blocks

@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+
+from hylora.cli.env import environment
+from hylora.files import write_atomically
+from hylora_eval.demo.picture import draw
+from hylora_eval.demo.run import run_demo
+from hylora_eval.demo.settings import DemoSettings
+from hylora_eval.demo.tables import markdown, show
 
 __all__ = ["demo"]
 
@@ -22,15 +30,6 @@ def demo(
     seeds: Annotated[int | None, typer.Option(min=1, help="Fine-tuning runs of each variant.")] = None,
 ) -> None:
     """Stretch a small hybrid to four times its context under several kinds of attention, and compare them."""
-    # Building the command line must not take the seconds that the training stack takes to import.
-    from rich.console import Console
-
-    from hylora.cli.env import environment
-    from hylora_eval.demo.picture import draw
-    from hylora_eval.demo.report import markdown, show
-    from hylora_eval.demo.run import run_demo
-    from hylora_eval.demo.settings import DemoSettings
-
     console = Console()
     settings = DemoSettings.quick() if quick else DemoSettings()
     if seeds is not None:
@@ -40,9 +39,9 @@ def demo(
     picture = output / "demo.png"
     drawn = draw(results, settings, picture)
     figures = {"environment": environment(), "settings": settings.to_dict(), "results": results}
-    (output / "demo.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    write_atomically(output / "demo.json", json.dumps(figures, indent=1))
     report = output / "demo.md"
-    report.write_text(markdown(results, settings, picture.name if drawn else None), encoding="utf-8")
+    write_atomically(report, markdown(results, settings, picture.name if drawn else None))
     show(results, settings, console)
     console.print(
         f"{time.perf_counter() - started:.0f} s. Report: {report}; figures: {output / 'demo.json'}", soft_wrap=True

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,41 +20,20 @@ from hylora.rope import RopeScaling
 from hylora.runs.loading import check_exists, load, read_manifest
 from hylora.runs.manifest import RunManifest
 from hylora.runs.tokenizer import find_tokenizer
+from hylora_eval.fingerprints import describe_attention
 
-__all__ = [
-    "Attention",
-    "AttentionOption",
-    "Device",
-    "Dtype",
-    "Model",
-    "ModelOptions",
-    "Output",
-    "Overwrite",
-    "Revision",
-    "Rope",
-    "check_device",
-]
+__all__ = ["AttentionOption", "ModelOptions"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
-Model = Annotated[str, typer.Option(help="A run's folder, a model folder or a hub id.")]
-Attention = Annotated[str, typer.Option(help="'full', 'same' (as trained), or a name such as 'se_attn'.")]
 AttentionOption = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of that attention, e.g. top_k=4.")
 ]
-Dtype = Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}; auto is the checkpoint's.")]
-Device = Annotated[str | None, typer.Option(help="cuda where there is one, otherwise cpu.")]
-Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
-Rope = Annotated[
-    str | None, typer.Option(metavar="TYPE:FACTOR", help="Stretch the rotary positions of a model, e.g. yarn:4.")
-]
-Output = Annotated[Path | None, typer.Option(help="Where to write the result, as JSON.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 
 
 @dataclass
 class ModelOptions:
-    """What a command line says about the model: checked here and now, loaded when it is needed.
+    """What a command line says about the model, as options of typer: checked here and now, loaded when it is needed.
 
     Args:
         model: a run's folder, a model folder or a hub id.
@@ -76,13 +54,15 @@ class ModelOptions:
         ValueError: if an option is wrong.
     """
 
-    model: str
-    attention: str = "full"
-    attention_option: list[str] | None = None
-    dtype: str = "auto"
-    device: str | None = None
-    revision: str | None = None
-    rope: str | None = None
+    model: Annotated[str, typer.Option(help="A run's folder, a model folder or a hub id.")]
+    attention: Annotated[str, typer.Option(help="'full', 'same' (as trained), or a name such as 'se_attn'.")] = "full"
+    attention_option: AttentionOption = None
+    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}; auto is the checkpoint's.")] = "auto"
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, otherwise cpu.")] = None
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None
+    rope: Annotated[
+        str | None, typer.Option(metavar="TYPE:FACTOR", help="Stretch the rotary positions of a model, e.g. yarn:4.")
+    ] = None
     manifest: RunManifest = field(init=False)
     span_options: dict[str, Any] = field(init=False)
     rope_scaling: RopeScaling | None = field(init=False)
@@ -90,11 +70,37 @@ class ModelOptions:
     def __post_init__(self) -> None:
         check_exists(self.model)
         self.manifest = read_manifest(self.model, self.revision)
-        self.span_options = _span_options(self.attention, self.attention_option or [], self.manifest)
-        self.rope_scaling = None if self.rope is None else _rope_scaling(self.rope)
+        self.span_options = self._read_span_options()
+        try:
+            self.rope_scaling = None if self.rope is None else RopeScaling.parse(self.rope)
+        except ValueError as error:
+            raise ValueError(f"--rope: {error}") from error
         if self.dtype not in DTYPES:
-            raise ValueError(f"--dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
-        self.device = check_device(self.device)
+            raise ValueError(f"--dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
+        self.device = _check_device(self.device)
+
+    @property
+    def attention_name(self) -> str:
+        """The attention that evaluates, as its plug-in is called."""
+        return self.manifest.attention if self.attention == "same" else resolve_name(self.attention)
+
+    def _read_span_options(self) -> dict[str, Any]:
+        pairs, name = self.attention_option or [], self.attention_name
+        if pairs and name not in FUNCTIONS:
+            raise ValueError(
+                f"--attention-option {pairs[0]!r}: {self.attention!r} attention is {name!r}, which has no options"
+            )
+        options = {}
+        for pair in pairs:
+            key, equals, text = pair.partition("=")
+            if not equals:
+                raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
+            try:
+                options[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                options[key] = text
+        SpanConfig.from_dict({**self.manifest.span_attention, **options})
+        return options
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside a run or a model, or of its base model where there is none.
@@ -132,8 +138,7 @@ class ModelOptions:
             `kind`, `created` (UTC), `model` (path, base, revision, how it was trained, adapter, RoPE, dtype, device),
             `attention` (of the evaluation, with its options) and `environment` (versions), all plain JSON types.
         """
-        manifest, config = self.manifest, model.config.get_text_config()
-        name = model.config._attn_implementation
+        manifest, (name, options) = self.manifest, describe_attention(model)
         return {
             "kind": kind,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -145,25 +150,17 @@ class ModelOptions:
                 "training_attention_options": manifest.span_attention,
                 "training_context_length": manifest.context_length,
                 "adapter": _describe_adapter(model),
-                "rope_parameters": getattr(config, "rope_parameters", None),
+                "rope_parameters": getattr(model.config.get_text_config(), "rope_parameters", None),
                 "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
                 "device": self.device,
             },
-            "attention": {
-                "asked": self.attention,
-                "name": name,
-                "options": SpanConfig.of(config).to_dict() if name in FUNCTIONS else {},
-            },
+            "attention": {"asked": self.attention, "name": name, "options": options},
             "environment": environment(),
         }
 
 
-def check_device(device: str | None) -> str:
-    """The device to evaluate on: CUDA by default where there is one.
-
-    Raises:
-        ValueError: if `device` is not a device, or is CUDA and none is visible.
-    """
+def _check_device(device: str | None) -> str:
+    """The device to evaluate on: CUDA by default where there is one."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -182,28 +179,3 @@ def _describe_adapter(model: nn.Module) -> dict[str, Any] | None:
         rank, alpha = (getattr(config, name, None) for name in ("r", "lora_alpha"))
         return {"r": rank, "lora_alpha": alpha, "modules_to_save": saved and sorted(saved)}
     return None
-
-
-def _rope_scaling(text: str) -> RopeScaling:
-    try:
-        return RopeScaling.parse(text)
-    except ValueError as error:
-        raise ValueError(f"--rope: {error}") from error
-
-
-def _span_options(attention: str, pairs: list[str], manifest: RunManifest) -> dict[str, Any]:
-    """Check the attention's name and read its options."""
-    name = manifest.attention if attention == "same" else resolve_name(attention)
-    if pairs and name not in FUNCTIONS:
-        raise ValueError(f"--attention-option {pairs[0]!r}: {attention!r} attention is {name!r}, which has no options")
-    options = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
-        try:
-            options[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[key] = text
-    SpanConfig.from_dict({**manifest.span_attention, **options})
-    return options

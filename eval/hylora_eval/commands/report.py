@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hylora_eval.commands.model_options import Overwrite
+from hylora_eval.commands.frame import Overwrite
+from hylora_eval.report.collect import collect
+from hylora_eval.report.write import check_folder, write_report
 
 __all__ = ["report"]
 
@@ -29,9 +31,6 @@ def report(
         FileNotFoundError: if a result does not exist.
         ValueError: if a result is damaged, there is none, or the folder is taken.
     """
-    from hylora_eval.report.collect import collect
-    from hylora_eval.report.write import check_folder, write_report
-
     check_folder(output, overwrite)
     collection = collect(runs)
     tables = write_report(output, collection, title, overwrite)

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 import hylora
 from hylora.demo.corpus import load_corpus
 from hylora.demo.miniature import load_tokenizer
-from hylora.demo.recall import RecallTask
 from hylora_eval.demo.settings import RETRIEVALS, SPAN, DemoSettings, Variant
+from hylora_eval.perplexity import perplexity
+from hylora_eval.recall import RecallSequence, draw_recall_sequences, recall_by_distance
+from hylora_eval.retrieval import retrieval_hit_rate
 
-__all__ = ["EvaluationData", "activation_memory", "measure", "recall_sequences"]
+__all__ = ["EvaluationData", "activation_memory", "measure"]
 
 # Long documents would otherwise outweigh all others.
 WINDOWS_PER_DOCUMENT = 2
@@ -30,11 +31,11 @@ class EvaluationData:
     Attributes:
         text: held-out documents, cut to multiples of the longest context, so that every context size is measured on
             the same tokens.
-        recall: for each document length, documents of the recall task (`hylora_eval.recall.RecallSequence`).
+        recall: for each document length, documents of the recall task.
     """
 
     text: list[Tensor]
-    recall: dict[int, list[Any]]
+    recall: dict[int, list[RecallSequence]]
 
     @classmethod
     def build(cls, settings: DemoSettings) -> EvaluationData:
@@ -47,39 +48,10 @@ class EvaluationData:
             windows = min(len(tokens) // longest, WINDOWS_PER_DOCUMENT)
             text += [tokens[: windows * longest]] if windows else []
         recall = {
-            length: recall_sequences(tokenizer, length - 1, settings.recall_documents)
+            length: draw_recall_sequences(tokenizer, length - 1, settings.recall_documents)
             for length in (settings.tuned_length, longest)
         }
         return cls(text[: settings.text_documents], recall)
-
-
-def recall_sequences(
-    tokenizer: PreTrainedTokenizerBase, tokens: int, number: int, seed: str = "evaluate"
-) -> list[Any]:
-    """Evaluation documents of the recall task.
-
-    Args:
-        tokenizer: the checkpoint's.
-        tokens: length of a document, odd.
-        number: of documents.
-        seed: names the documents.
-
-    Returns:
-        `hylora_eval.recall.RecallSequence` for each.
-    """
-    from hylora_eval.recall import RecallSequence
-
-    task = RecallTask.for_tokenizer(tokenizer)
-    # Facts that come twice spread their distances over the whole document.
-    documents = [task.document(tokens, f"{seed}-{index}", repeats=2) for index in range(number)]
-    return [
-        RecallSequence(
-            torch.tensor(tokenizer(document.text, verbose=False)["input_ids"]),
-            answers=torch.tensor([query.position + 1 for query in document.queries]),
-            sources=torch.tensor([query.needle + 1 for query in document.queries]),
-        )
-        for document in documents
-    ]
 
 
 def measure(
@@ -102,10 +74,6 @@ def measure(
         Plain JSON types: "perplexity" and "recall", each under "full" and "own", and "retrieval" by
         way to choose.
     """
-    from hylora_eval.perplexity import perplexity
-    from hylora_eval.recall import recall_by_distance
-    from hylora_eval.retrieval import retrieval_hit_rate
-
     result: dict[str, Any] = {"perplexity": {}, "recall": {}, "retrieval": {}}
     ways = {"full": ("full", {}), "own": (variant.attention, variant.options)}
     if variant.attention == "full":

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hylora_eval.demo.report import perplexity_cell, recall_cell, summarize
 from hylora_eval.demo.settings import DemoSettings
+from hylora_eval.demo.tables import perplexity_mean, recall_mean, summarize
 
 __all__ = ["draw"]
 
@@ -49,9 +49,9 @@ def draw(results: list[dict[str, Any]], settings: DemoSettings, path: Path) -> b
         for variant, runs in summarize(results):
             color, marker, line = STYLES[variant.name]
             style = {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.4}
-            cells = [perplexity_cell(runs, way, length) for length in settings.lengths]
+            cells = [perplexity_mean(runs, way, length) for length in settings.lengths]
             _plot(upper, settings.lengths, cells, variant.label, style)
-            cells = [recall_cell(runs, way, longest, upto) for upto in settings.distances]
+            cells = [recall_mean(runs, way, longest, upto) for upto in settings.distances]
             _plot(lower, settings.distances, cells, variant.label, style)
         upper.set(title=f"Perplexity of held-out text, {title}", xlabel="context size (tokens)")
         lower.set(

@@ -21,6 +21,7 @@ from hylora.demo.corpus import load_corpus
 from hylora.demo.data import write_recall, write_text
 from hylora.demo.miniature import load_tokenizer
 from hylora.demo.recall import RecallTask
+from hylora.files import write_atomically
 from hylora_eval.demo.settings import NOT_TUNED, VARIANTS, DemoSettings
 
 __all__ = ["DemoError", "run_demo"]
@@ -80,7 +81,7 @@ def _claim(folder: Path, settings: DemoSettings) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise DemoError(f"{folder} is not empty and holds no demo; name another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
+    write_atomically(record, json.dumps(settings.to_dict()))
 
 
 def _write_data(folder: Path, seed: int, settings: DemoSettings) -> None:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from hylora.demo.miniature import CONTEXT
+from hylora_eval.results import PlainJson
 
 __all__ = ["NOT_TUNED", "RETRIEVALS", "SPAN", "VARIANTS", "DemoSettings", "Variant"]
 
@@ -53,7 +54,7 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class DemoSettings:
+class DemoSettings(PlainJson):
     """Size of a demo.
 
     Attributes:
@@ -98,7 +99,3 @@ class DemoSettings:
     def distances(self) -> tuple[int, ...]:
         """Ends (exclusive) of the bins of distance."""
         return tuple(CONTEXT // 2 * factor for factor in (1, 2, 4, 8, 16))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain JSON types."""
-        return asdict(self)

@@ -18,6 +18,7 @@ import torch
 
 import hylora
 from hylora.demo.miniature import ASSETS, load_miniature
+from hylora.files import write_atomically
 from hylora.language import LanguageRecipe, train
 from hylora_eval.demo.measure import EvaluationData, activation_memory, measure
 from hylora_eval.demo.settings import NOT_TUNED, VARIANTS, DemoSettings, Variant
@@ -109,10 +110,8 @@ def main(folder: Path, names: list[str]) -> None:
         }
         path = folder / "results" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
-        # A result is whole or absent, so that an interrupted demo can go on.
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        partial.replace(path)
+        # Whole or absent, so that an interrupted demo can go on.
+        write_atomically(path, json.dumps(result))
         _say(name, "done")
 
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+from hylora_eval.report.measurements import NOT_TUNED, Measurement, Subject
 from hylora_eval.report.names import name_subjects
-from hylora_eval.report.records import NOT_TUNED, Measurement, Subject
 from hylora_eval.report.tables import Cell, Table
 
 __all__ = ["chart", "series_styles"]
@@ -15,6 +15,14 @@ __all__ = ["chart", "series_styles"]
 # Places in the palette of assets/style.css, which colour-blind readers can tell apart. An attention keeps its colour.
 _COLORS = {NOT_TUNED: 0, "Full-Attn": 1, "SW-Attn": 2, "S²-Attn": 3, "SE-Attn": 4}
 _PALETTE = 8
+
+
+class _Series(NamedTuple):
+    """A line of a chart: its name, what it is of, and the cells it is drawn from with their places on the axis."""
+
+    name: str
+    subject: Subject
+    cells: list[tuple[int, Cell]]
 
 
 def series_styles(tables: list[Table]) -> dict[Subject | str, dict[str, Any]]:
@@ -27,7 +35,8 @@ def series_styles(tables: list[Table]) -> dict[Subject | str, dict[str, Any]]:
     for table in tables:
         # Where subjects are columns they share their attention, and are told apart by their order.
         by_order = table.subjects_in == "columns"
-        for name, subject in _series(table):
+        drawn = [series for _, panel in _panels(table) for series in panel] if table.x_label else []
+        for name, subject, _ in drawn:
             key = name if by_order else subject
             if key not in styles:
                 first = 1 if by_order else _COLORS.get(subject.trained or subject.evaluated, 5)
@@ -56,7 +65,7 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
     Returns:
         `slug`, `title`, `xLabel`, `yLabel`, `logX`, `logY`, `shareY` (one vertical axis for all panels) and `panels`.
         A panel has a `title`, the `categories` of its horizontal axis (None where it has lengths) and its `series` of
-        `points`.
+        `points`; a point with a `gap` has no line to the one before it, for a value is missing between them.
     """
     if not table.x_label:
         return None
@@ -71,12 +80,12 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
                     "trained": subject.trained,
                     "evaluated": subject.evaluated,
                     "style": styles[name if table.subjects_in == "columns" else subject],
-                    "points": [_point(x, cell) for x, cell in points if _drawn(cell)],
+                    "points": list(_points(cells)),
                 }
-                for name, subject, points in series
+                for name, subject, cells in series
             ],
         }
-        for title, series in (_column_panels(table) if table.subjects_in == "columns" else _row_panels(table))
+        for title, series in _panels(table)
     ]
     # A single place on the axis makes no chart.
     panels = [panel for panel in panels if len({p["x"] for series in panel["series"] for p in series["points"]}) > 1]
@@ -95,42 +104,42 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
     }
 
 
-def _series(table: Table) -> list[tuple[str, Subject]]:
-    """The series of a table's chart: a name and a subject each."""
-    if not table.x_label:
-        return []
+def _panels(table: Table) -> Iterator[tuple[str, list[_Series]]]:
+    """The panels of a table's chart: a title each, and the series in it."""
     if table.subjects_in == "columns":
-        return [(_column_name(column.group, column.label), column.subject) for column in table.columns]
+        rows = [row for section in table.sections for row in section.rows]
+        for group in dict.fromkeys(column.group for column in table.columns):
+            prefix = "rank " if group.startswith("Rank") else ""
+            of_group = [(j, column) for j, column in enumerate(table.columns) if column.group == group]
+            yield (
+                group,
+                [
+                    _Series(prefix + column.label, column.subject, [(int(row.label), row.cells[j]) for row in rows])
+                    for j, column in of_group
+                ],
+            )
+        return
+    places = [int(column.label) if column.label.isdigit() else i for i, column in enumerate(table.columns)]
     names = name_subjects(row.subject for section in table.sections for row in section.rows)
-    return [(name.series, subject) for subject, name in names.items()]
-
-
-def _row_panels(table: Table):
-    names = {subject: name for name, subject in _series(table)}
     for section in table.sections:
-        series = []
-        for row in section.rows:
-            xs = [int(column.label) if column.label.isdigit() else i for i, column in enumerate(table.columns)]
-            series.append((names[row.subject], row.subject, list(zip(xs, row.cells, strict=True))))
-        yield section.title, series
+        yield (
+            section.title,
+            [
+                _Series(names[row.subject].series, row.subject, list(zip(places, row.cells, strict=True)))
+                for row in section.rows
+            ],
+        )
 
 
-def _column_panels(table: Table):
-    for group in dict.fromkeys(column.group for column in table.columns):
-        series = []
-        for j, column in enumerate(table.columns):
-            if column.group == group:
-                points = [(int(row.label), row.cells[j]) for section in table.sections for row in section.rows]
-                series.append((_column_name(group, column.label), column.subject, points))
-        yield group, series
-
-
-def _column_name(group: str, label: str) -> str:
-    return f"rank {label}" if group.startswith("Rank") else label
-
-
-def _drawn(cell: Cell) -> bool:
-    return cell.measurement is not None and cell.measurement.finite
+def _points(cells: Iterable[tuple[int, Cell]]) -> Iterator[dict[str, Any]]:
+    """The points of a series, without those that cannot be drawn."""
+    gap = False
+    for x, cell in cells:
+        if cell.measurement is not None and cell.measurement.finite:
+            yield {**_point(x, cell), "gap": gap}
+            gap = False
+        else:
+            gap = True
 
 
 def _point(x: int, cell: Cell) -> dict[str, Any]:

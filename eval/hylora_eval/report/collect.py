@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hylora_eval.report.header import read_source
-from hylora_eval.report.readers import READERS, kind_of
-from hylora_eval.report.records import Measurement, Source
+from hylora_eval.report.measurements import Measurement, Source
+from hylora_eval.report.readers import READERS
+from hylora_eval.results import Result
 
 __all__ = ["Collection", "collect"]
 
@@ -70,7 +69,8 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
     for path in _files([Path(path) for path in paths]):
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
-        record, why = _parse(content)
+        result = Result.parse(content)
+        why = _why_not(result)
         if why is None and sha256 in known:
             why = f"the same as {known[sha256]}"
         if why is not None:
@@ -78,8 +78,8 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
             continue
         known[sha256] = path
         try:
-            source = read_source(record, len(sources) + 1, path, sha256, kind_of(record))
-            found = list(READERS[source.kind](record, source))
+            source = read_source(result, len(sources) + 1, path, sha256)
+            found = list(READERS[source.kind](result, source))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if found:
@@ -114,16 +114,13 @@ def _search(folder: Path) -> Iterator[Path]:
                 yield Path(parent) / name
 
 
-def _parse(content: bytes) -> tuple[dict[str, Any], str | None]:
-    """The JSON, and why it is no result."""
-    try:
-        record = json.loads(content.decode("utf-8"))
-    except ValueError:
-        return {}, "not JSON"
-    kind = kind_of(record)
-    if kind is None:
-        return {}, "JSON, but no result of `hylora eval` or lm-eval"
-    return record, None if kind in READERS else f"a result of kind {kind!r}, for which there is no table"
+def _why_not(result: Result | None) -> str | None:
+    """Why a file is left out."""
+    if result is None:
+        return "not JSON"
+    if result.kind is None:
+        return "JSON, but no result of `hylora eval` or lm-eval"
+    return None if result.kind in READERS else f"a result of kind {result.kind!r}, for which there is no table"
 
 
 def _newest(measurements: list[Measurement]) -> tuple[tuple[Measurement, ...], tuple]:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hylora_eval.report.collect import Collection
-from hylora_eval.report.records import Source
-from hylora_eval.report.tables import Cell, Row, Table
+from hylora_eval.report.measurements import Source
+from hylora_eval.report.tables import Cell, Row, Table, note_letter
 
 __all__ = ["markdown"]
 
@@ -75,7 +75,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _mark(index: int) -> str:
-    return f"<sup>{chr(ord('a') + index % 26) * (index // 26 + 1)}</sup>"
+    return f"<sup>{note_letter(index)}</sup>"
 
 
 def _sources(row: Row) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from hylora_eval.report.records import NOT_TUNED, Subject
+from hylora_eval.report.measurements import NOT_TUNED, Subject
 
 __all__ = ["Name", "name_subjects", "sort_key"]
 

@@ -16,8 +16,8 @@ from string import Template
 
 from hylora_eval.report.charts import chart, series_styles
 from hylora_eval.report.collect import Collection
-from hylora_eval.report.records import Source, Subject
-from hylora_eval.report.tables import Cell, Column, Row, Section, Table
+from hylora_eval.report.measurements import Source, Subject
+from hylora_eval.report.tables import Cell, Column, Row, Section, Table, note_letter
 
 __all__ = ["page"]
 
@@ -156,15 +156,11 @@ def _cell(table: Table, column: Column, cell: Cell) -> str:
         '<span class="spoken best-word"> (best)</span></a>'
     )
     error = f'<span class="error">{escape(cell.error_text)}</span>' if cell.error_text else ""
-    marks = "".join(f'<sup><a href="#{table.slug}-note-{i + 1}">{_letter(i)}</a></sup>' for i in cell.notes)
+    marks = "".join(f'<sup><a href="#{table.slug}-note-{i + 1}">{note_letter(i)}</a></sup>' for i in cell.notes)
     comparable = cell.comparable and measurement.value is not None and math.isfinite(measurement.value)
     value = f' data-value="{escape(cell.text)}"' if comparable else ""
     best = ' class="best"' if cell.best else ""
     return f"<td{best}{value}>{link}{error}{marks}</td>"
-
-
-def _letter(index: int) -> str:
-    return chr(ord("a") + index % 26) * (index // 26 + 1)
 
 
 def _notes(table: Table) -> str:
@@ -185,14 +181,9 @@ def _sources(collection: Collection, folder: Path) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-labelledby="sources-title">',
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>",
     ]
-    lists = (
-        (
-            "Superseded by newer measurements",
-            [f"{older.places[0]}, by {new.places[0]}" for older, new in collection.superseded],
-        ),
-        ("Skipped", [f"{path}: {why}" for path, why in collection.skipped]),
-    )
-    for heading, lines in lists:
+    replaced = [f"{older.places[0]}, by {newer.places[0]}" for older, newer in collection.superseded]
+    skipped = [f"{path}: {why}" for path, why in collection.skipped]
+    for heading, lines in (("Superseded by newer measurements", replaced), ("Skipped", skipped)):
         if lines:
             items = "".join(f"<li>{escape(line)}</li>" for line in lines)
             parts.append(

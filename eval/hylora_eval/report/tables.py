@@ -7,10 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
-from hylora_eval.report.records import Measurement, Subject
+from hylora_eval.report.measurements import Measurement, Subject
 
-__all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "number_text"]
+__all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "note_letter", "number_text"]
 
 MISSING = "—"
 
@@ -22,6 +23,11 @@ def number_text(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
     return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.2e}"
+
+
+def note_letter(index: int) -> str:
+    """What a note is marked with: a to z, then aa, bb and so on."""
+    return chr(ord("a") + index % 26) * (index // 26 + 1)
 
 
 @dataclass(frozen=True)
@@ -142,25 +148,35 @@ def finish(table: Table, superseded: Sequence[tuple[Measurement, Measurement]] =
         table: with plain cells.
         superseded: (older, newer) measurements; where they differ, the newer one's cell says so.
     """
-    notes: dict[str, int] = {}
     replaced: dict[Measurement, list[Measurement]] = {}
     for older, newer in superseded:
         if older.value != newer.value:
             replaced.setdefault(newer, []).append(older)
+    notes: dict[str, int] = {}
     sections = []
     for section in table.sections:
-        rows = [[replace(cell, digits=_digits(cell.measurement)) for cell in row.cells] for row in section.rows]
-        for column in range(len(table.columns)):
-            for row, deviations in zip(rows, _deviations([row[column] for row in rows]), strict=True):
-                texts = [*deviations, *_history(row[column].measurement, replaced)]
-                indices = tuple(notes.setdefault(text, len(notes)) for text in texts)
-                row[column] = replace(row[column], comparable=not deviations, notes=indices)
-        for group in _compared(table, rows):
-            for i, j in _best([rows[i][j] for i, j in group], group, table.higher_is_better):
-                rows[i][j] = replace(rows[i][j], best=True)
-        finished = [replace(row, cells=tuple(cells)) for row, cells in zip(section.rows, rows, strict=True)]
+        columns = zip(*(row.cells for row in section.rows), strict=True)
+        columns = [_annotated(column, replaced, notes) for column in columns]
+        if table.subjects_in == "rows":
+            columns = [_with_best(column, table.higher_is_better) for column in columns]
+        rows = list(zip(*columns, strict=True))
+        if table.subjects_in == "columns":
+            rows = [_with_best_of_groups(table, row) for row in rows]
+        finished = (replace(row, cells=tuple(cells)) for row, cells in zip(section.rows, rows, strict=True))
         sections.append(replace(section, rows=tuple(finished)))
     return replace(table, sections=tuple(sections), notes=tuple(notes))
+
+
+def _annotated(
+    column: Sequence[Cell], replaced: dict[Measurement, list[Measurement]], notes: dict[str, int]
+) -> list[Cell]:
+    """A column's cells with their decimals and notes; new notes are added to `notes`, which numbers them."""
+    cells = []
+    for cell, deviations in zip(column, _deviations(column), strict=True):
+        texts = [*deviations, *_history(cell.measurement, replaced)]
+        indices = tuple(notes.setdefault(text, len(notes)) for text in texts)
+        cells.append(replace(cell, digits=_digits(cell.measurement), comparable=not deviations, notes=indices))
+    return cells
 
 
 def _digits(measurement: Measurement | None) -> int:
@@ -195,25 +211,20 @@ def _history(measurement: Measurement | None, replaced: dict[Measurement, list[M
     ]
 
 
-def _compared(table: Table, rows: Sequence[Sequence[Cell]]) -> Iterable[list[tuple[int, int]]]:
-    """The groups of cells, as (row, column), among which one is best."""
-    if table.subjects_in == "rows":
-        for j in range(len(table.columns)):
-            yield [(i, j) for i in range(len(rows))]
-        return
-    for i in range(len(rows)):
-        for group in dict.fromkeys(column.group for column in table.columns):
-            yield [(i, j) for j, column in enumerate(table.columns) if column.group == group]
+def _with_best_of_groups(table: Table, row: Sequence[Cell]) -> list[Cell]:
+    """A row in which the cells under one heading are compared."""
+    groups = groupby(zip(table.columns, row, strict=True), lambda pair: pair[0].group)
+    return [cell for _, pairs in groups for cell in _with_best([cell for _, cell in pairs], table.higher_is_better)]
 
 
-def _best(cells: Sequence[Cell], places: Sequence[tuple[int, int]], higher: bool | None) -> Iterable[tuple[int, int]]:
-    """Places of the best among comparable cells, all that are shown alike; none where nothing is worse."""
-    shown = {
-        place: float(cell.text)
-        for cell, place in zip(cells, places, strict=True)
-        if cell.measurement is not None and cell.measurement.finite and cell.comparable
-    }
-    if higher is None or len(set(shown.values())) < 2:
-        return []
-    best = (max if higher else min)(shown.values())
-    return [place for place, value in shown.items() if value == best]
+def _with_best(cells: Sequence[Cell], higher: bool | None) -> list[Cell]:
+    """Mark the best of comparable cells, all that are shown alike; none where nothing is worse."""
+    shown = [
+        float(cell.text) if cell.comparable and cell.measurement is not None and cell.measurement.finite else None
+        for cell in cells
+    ]
+    values = {value for value in shown if value is not None}
+    if higher is None or len(values) < 2:
+        return list(cells)
+    best = max(values) if higher else min(values)
+    return [replace(cell, best=value == best) for cell, value in zip(cells, shown, strict=True)]

@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a report's folder."""
+"""Write a report's folder: pages, and tables in tidy form, one number a line, with the file that it comes from."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from hylora.files import write_atomically
 from hylora_eval.report.collect import Collection
-from hylora_eval.report.layouts import lay_tables
 from hylora_eval.report.markdown import markdown
 from hylora_eval.report.page import page
 from hylora_eval.report.tables import Table
-from hylora_eval.report.tidy import sources_csv, table_csv
+from hylora_eval.report.thesis_tables import lay_tables
 
-__all__ = ["check_folder", "write_report"]
+__all__ = ["check_folder", "table_csv", "write_report"]
 
 _PAGES = ("report.md", "report.html")
+
+_HEAD = (
+    "section", "training_attention", "evaluation_attention", "run", "base_model", "adapter", "rank", "facts",
+    "column_group", "column", "length", "value", "standard_error", "smallest", "largest", "best", "comparable",
+    "remark", "notes", "conditions", "file", "pointer", "sha256",
+)  # fmt: skip
 
 
 def check_folder(folder: str | os.PathLike, overwrite: bool = False) -> Path:
@@ -33,7 +42,7 @@ def check_folder(folder: str | os.PathLike, overwrite: bool = False) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {str(folder)!r} is a file; name a folder")
+        raise ValueError(f"--output {str(folder)!r} must be a folder, and it is a file")
     if folder.is_dir() and any(folder.iterdir()):
         if not all((folder / name).is_file() for name in _PAGES):
             raise ValueError(f"--output {str(folder)!r} is not empty and holds no report; choose another folder")
@@ -65,8 +74,51 @@ def write_report(
     for stale in (folder / "csv").glob("*.csv"):
         stale.unlink()
     for table in tables:
-        (folder / "csv" / f"{table.slug}.csv").write_text(table_csv(table), encoding="utf-8")
-    (folder / "csv" / "sources.csv").write_text(sources_csv(collection.sources), encoding="utf-8")
-    (folder / "report.md").write_text(markdown(title, tables, collection), encoding="utf-8")
-    (folder / "report.html").write_text(page(title, tables, collection, folder), encoding="utf-8")
+        write_atomically(folder / "csv" / f"{table.slug}.csv", table_csv(table))
+    head = ("number", "file", "kind", "model", "created", "versions", "sha256")
+    rows = [(s.number, s.path, s.kind, s.model, s.created, s.versions, s.sha256) for s in collection.sources]
+    write_atomically(folder / "csv" / "sources.csv", _csv(head, rows))
+    write_atomically(folder / "report.md", markdown(title, tables, collection))
+    write_atomically(folder / "report.html", page(title, tables, collection, folder))
     return tables
+
+
+def table_csv(table: Table) -> str:
+    """A table as CSV: a line for each number and for each failure, none for what was not measured.
+
+    Numbers are not rounded. Those of an average come from several places, which are separated by "; ".
+    """
+    return _csv(_HEAD, _lines(table))
+
+
+def _csv(head: Sequence[str], lines: Iterable[Sequence]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _lines(table: Table) -> Iterator[Sequence]:
+    for section in table.sections:
+        for row in section.rows:
+            for column, cell in zip(table.columns, row.cells, strict=True):
+                measurement = cell.measurement
+                if measurement is None:
+                    continue
+                subject = measurement.subject
+                smallest, largest = measurement.spread or (None, None)
+                files = dict.fromkeys(place.source for place in measurement.places)
+                yield (
+                    section.title, subject.trained, subject.evaluated, subject.run, subject.base, subject.variant,
+                    subject.rank, _pairs(subject.facts), column.group, column.label, measurement.length,
+                    measurement.value, measurement.error, smallest, largest, int(cell.best), int(cell.comparable),
+                    measurement.remark, "; ".join(table.notes[index] for index in cell.notes),
+                    _pairs(measurement.conditions), "; ".join(str(source.path) for source in files),
+                    "; ".join(place.pointer for place in measurement.places),
+                    "; ".join(source.sha256 for source in files),
+                )  # fmt: skip
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return "; ".join(f"{name}={value}" for name, value in pairs)

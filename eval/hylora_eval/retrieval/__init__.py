@@ -5,9 +5,8 @@
 `inspect_retrieval` compares with chance and with an oracle by full attention's weights.
 """
 
-from hylora_eval.retrieval.captured import CapturedMass, LayerMass
 from hylora_eval.retrieval.hit_rate import LayerHits, RetrievalResult, retrieval_hit_rate
-from hylora_eval.retrieval.inspection import Inspection, inspect_retrieval
+from hylora_eval.retrieval.inspection import CapturedMass, Inspection, LayerMass, inspect_retrieval
 from hylora_eval.retrieval.mass import AttentionMass, attention_mass
 from hylora_eval.retrieval.needles import Needles, Sample
 from hylora_eval.retrieval.trace import LayerTrace, RetrievalTrace, trace_retrieval

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hylora.attention import Prefill, SpanConfig, kernel_options
-from hylora.attention.functions import FUNCTIONS
 from hylora_kernels import SequenceLayout, select_blocks
 from hylora_kernels.options import SpanOptions
 
@@ -55,13 +54,15 @@ class AttentionCall:
 
 
 @contextmanager
-def observe_attention(observe: Callable[[AttentionCall], None]) -> Iterator[None]:
-    """Show each call of `se_attn` in evaluation mode to a function before it is computed, in the order of layers."""
-    original = FUNCTIONS["se_attn"]
+def observe_attention(model: nn.Module, observe: Callable[[AttentionCall], None]) -> Iterator[None]:
+    """Show a model's calls of `se_attn` in evaluation, layer by layer, to a function before they are computed."""
+    original, layers = ALL_ATTENTION_FUNCTIONS["se_attn"], set(model.modules())
 
     def observed(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Prefill, **kwargs: Any
     ) -> Any:
+        if module not in layers:
+            return original(module, query, key, value, attention_mask, **kwargs)
         config = SpanConfig.of(module.config)
         options = SpanOptions(**kernel_options(config, None, attention_mask.ordinal(module)))
         # As the function itself does: under autocast RoPE leaves queries and keys wider than the values.
@@ -78,9 +79,9 @@ def observe_attention(observe: Callable[[AttentionCall], None]) -> Iterator[None
         return original(module, query, key, value, attention_mask, **kwargs)
 
     # Queries and keys after RoPE are seen nowhere but in the attention function, and models look it up by name in
-    # each forward pass; so the name points to the observer for as long as this one lasts.
-    AttentionInterface.register("se_attn", observed)
+    # each forward pass; so the name points to the observer for as long as this lasts. Other models pass through.
+    ALL_ATTENTION_FUNCTIONS["se_attn"] = observed
     try:
         yield
     finally:
-        AttentionInterface.register("se_attn", original)
+        ALL_ATTENTION_FUNCTIONS["se_attn"] = original

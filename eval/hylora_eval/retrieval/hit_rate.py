@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hylora.attention import SpanConfig
 from hylora_eval.estimates import mean_and_standard_error
 from hylora_eval.recall import RecallSequence, check_sequences, same_lengths
+from hylora_eval.results import PlainJson
 from hylora_eval.retrieval.needles import NeededBlocks, Needles
 from hylora_eval.retrieval.trace import RetrievalTrace, retrieval_options, trace_retrieval
 
@@ -41,7 +42,7 @@ class LayerHits:
 
 
 @dataclass(frozen=True)
-class RetrievalResult:
+class RetrievalResult(PlainJson):
     """How often the needed memory block was among those retrieved.
 
     Attributes:
@@ -69,10 +70,6 @@ class RetrievalResult:
     sequences: int
     options: dict[str, Any]
     layers: tuple[LayerHits, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
-        return {**asdict(self), "layers": [{**asdict(layer), "heads": list(layer.heads)} for layer in self.layers]}
 
 
 @dataclass(frozen=True, eq=False)

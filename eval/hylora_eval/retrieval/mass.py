@@ -106,33 +106,44 @@ def block_mass(query: Tensor, key: Tensor, options: SpanOptions, scale: float | 
         The shares of a chunk's selections; no more than a slice of their attention weights exists at one time.
     """
     heads, length, head_dim = key.shape
-    groups, size, unit = query.shape[0] // heads, options.block_size, options.unit_size
-    dtype, device = accumulation_dtype(key.dtype), key.device
     scale = 1 / sqrt(head_dim) if scale is None else scale
-    places = torch.arange(length, device=device)
+    dtype = accumulation_dtype(key.dtype)
     for start in range(0, length, options.chunk_size):
         stop = min(start + options.chunk_size, length)
-        selections = slice(start // unit, -(-stop // unit))
-        number, candidates = selections.stop - selections.start, options.candidates(selections.start)
-        index = torch.arange(selections.start, selections.stop, device=device)
-        queries = (index * unit + unit).clamp(max=length) - index * unit
-        step = max(1, _SLICE.get(device.type, _SLICE["cuda"]) // (groups * stop))
-        for head in range(heads):
-            blocks = torch.zeros(number, candidates, dtype=dtype, device=device)
-            own_chunk = torch.zeros(number, dtype=dtype, device=device)
-            of_head = query[head * groups : (head + 1) * groups]
-            for first in range(start, stop, step):
-                last = min(first + step, stop)
-                scores = of_head[:, first:last].to(dtype) @ key[head, :last].to(dtype).T * scale
-                future = places[:last] > places[first:last, None]
-                weights = scores.masked_fill_(future, float("-inf")).softmax(dim=-1).mean(dim=0)
-                # A product with the mean of each selection adds in one order; scattered additions need not on a GPU.
-                touched = slice(first // unit - selections.start, -(-last // unit) - selections.start)
-                mean = (index[touched, None] == places[first:last] // unit) / queries[touched, None].to(dtype)
-                by_block = weights[:, : candidates * size].reshape(last - first, candidates, size).sum(dim=2)
-                blocks[touched] += mean @ by_block
-                own_chunk[touched] += mean @ weights[:, start:].sum(dim=1)
-            yield BlockMass(head, selections, blocks, own_chunk)
+        selection = start // options.unit_size
+        candidates = options.candidates(selection)
+        for head, queries in enumerate(query.unflatten(0, (heads, -1))):
+            blocks, own_chunk = [], []
+            for weights in _weights(queries[:, start:stop].to(dtype), key[head, :stop].to(dtype), scale):
+                of_blocks = weights[:, : candidates * options.block_size]
+                blocks.append(of_blocks.unflatten(1, (candidates, options.block_size)).sum(dim=2))
+                own_chunk.append(weights[:, start:].sum(dim=1))
+            blocks, own_chunk = (_mean_by_selection(torch.cat(parts), options) for parts in (blocks, own_chunk))
+            yield BlockMass(head, slice(selection, selection + len(blocks)), blocks, own_chunk)
+
+
+def _weights(queries: Tensor, keys: Tensor, scale: float) -> Iterator[Tensor]:
+    """Causal attention of the last of L tokens, the mean over heads, in slices of queries [slice, L].
+
+    Args:
+        queries: of the last tokens [heads, T, D].
+        keys: of all tokens [L, D].
+        scale: factor on the scores.
+    """
+    heads, asking, _ = queries.shape
+    places = torch.arange(len(keys), device=keys.device)
+    step = max(1, _SLICE.get(keys.device.type, _SLICE["cuda"]) // (heads * len(keys)))
+    for part, own in zip(queries.split(step, dim=1), places[-asking:].split(step), strict=True):
+        scores = (part @ keys.T * scale).masked_fill_(places > own[:, None], float("-inf"))
+        yield scores.softmax(dim=-1).mean(dim=0)
+
+
+def _mean_by_selection(values: Tensor, options: SpanOptions) -> Tensor:
+    """Means [selections, ...] over the queries of each selection; `values` [T, ...] begin with a selection's first."""
+    whole = len(values) // options.unit_size
+    means = values[: whole * options.unit_size].unflatten(0, (whole, options.unit_size)).mean(dim=1)
+    rest = values[whole * options.unit_size :]
+    return torch.cat([means, rest.mean(dim=0, keepdim=True)]) if len(rest) else means
 
 
 def _of_blocks(mass: Tensor, blocks: Tensor) -> Tensor:

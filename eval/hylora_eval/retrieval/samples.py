@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hylora_eval import ruler
-from hylora_eval.demo.measure import recall_sequences
+from hylora_eval.recall import draw_recall_sequences
 from hylora_eval.retrieval.needles import Needles, Sample
 from hylora_eval.ruler.counting import prompt_tokens
 
@@ -55,7 +55,7 @@ def needle_samples(
         raise ValueError(f"task {task!r} has no needles whose place is known; choose one of {', '.join(NEEDLE_TASKS)}")
     if task == "recall":
         # Whole pairs of key and value after a heading: an odd number of tokens.
-        sequences = recall_sequences(tokenizer, length - (length + 1) % 2, samples, f"retrieval-{seed}")
+        sequences = draw_recall_sequences(tokenizer, length - (length + 1) % 2, samples, f"retrieval-{seed}")
         return [Sample(sequence.input_ids, Needles.of_recall(sequence)) for sequence in sequences]
     records = ruler.generate(task, tokenizer, length, samples, seed, haystack=haystack)
     drawn = []

@@ -122,7 +122,7 @@ def trace_retrieval(model: nn.Module, input_ids: Tensor, oracle: bool = True) ->
 
     device = model.get_input_embeddings().weight.device
     decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
-    with evaluation_mode(model), observe_attention(observe):
+    with evaluation_mode(model), observe_attention(model, observe):
         decoder(input_ids=input_ids.to(device), use_cache=False)
     layers = attention_layers(model.config)
     return [

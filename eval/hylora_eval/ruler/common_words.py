@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hylora_eval.ruler.draft import Draft, elide_items
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.family import Draft, Family
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 from hylora_eval.ruler.words import common_words
@@ -45,22 +44,11 @@ class CommonWords(Family):
     def draw(self, size: int, streams: Streams) -> Draft:
         prompt = TASKS["cwe"].prompt
         listed, answer = self._list(*self._example, "example", streams)
-        text, prefix = prompt.fill(context=" ".join(_numbered(listed)))
-        before = f"{text}{prefix} {' '.join(_numbered(answer))}\n"
-
+        example, prefix = prompt.fill(context=_numbered(listed))
+        example = f"{example}{prefix} {_numbered(answer)}\n"
         listed, answer = self._list(size, self._shape, "words", streams)
-        text, prefix = prompt.fill(context=" ".join(_numbered(listed)))
-        # Numbers and words are units of their own, for there are few of either.
-        inner = [part for number, word in enumerate(listed, 1) for part in (f"{number}.", word)]
-        short, bulk = elide_items(inner)
-        skeleton, _ = prompt.fill(context=short)
-        return Draft(
-            input=before + text,
-            answer_prefix=prefix,
-            outputs=tuple(answer),
-            skeleton=before + skeleton + prefix,
-            bulk=bulk,
-        )
+        text, prefix = prompt.fill(context=_numbered(listed))
+        return Draft(example + text, prefix, outputs=tuple(answer))
 
     def official_first(self, length: int) -> int:
         return 4096
@@ -87,5 +75,5 @@ class CommonWords(Family):
         return listed, common
 
 
-def _numbered(words: Sequence[str]) -> list[str]:
-    return [f"{number}. {word}" for number, word in enumerate(words, 1)]
+def _numbered(words: Sequence[str]) -> str:
+    return " ".join(f"{number}. {word}" for number, word in enumerate(words, 1))

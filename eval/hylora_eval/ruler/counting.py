@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting tokens, of whole texts and of drafts by their parts."""
+"""Counting the tokens of prompts, of those that are long by their parts."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hylora_eval.ruler.draft import Draft
-
 __all__ = ["TokenCounter", "leading_tokens", "prompt_tokens"]
 
-# Units remembered; those of one sample at 128k tokens are at most some ten thousands.
+# Parts remembered; those of one sample at 128k tokens are at most some ten thousands.
 REMEMBERED = 200_000
+# Characters of a line that is a part of its own; longer lines are cut into words.
+LINE = 400
+
+_LINES = re.compile(r"[^\n]*\n+|[^\n]+")
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -35,9 +38,12 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 class TokenCounter:
     """Counts the tokens of prompts.
 
+    A prompt of a hundred thousand tokens is mostly haystack that repeats itself, word for word or line for line. Cut
+    where tokenizers cut too, its tokens are the sum of its parts', and each part is tokenised once.
+
     Args:
         tokenizer: any transformers tokenizer.
-        by_parts: count a draft by its skeleton and its units, instead of its whole text.
+        by_parts: count by parts; otherwise each prompt as a whole, for tokenizers that do not cut there.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, by_parts: bool = True) -> None:
@@ -45,14 +51,6 @@ class TokenCounter:
         self._by_parts = by_parts
         self._leading = len(leading_tokens(tokenizer))
         self._known: dict[str, int] = {}
-        # What stands around a unit, so that it is tokenised as within a text, and how much of it is not the unit's.
-        self._before = {True: "A", False: "\n"}
-        self._after = {True: "A", False: " A"}
-        self._around = {
-            (spaced, closed): self.plain(self._before[spaced] + self._after[closed])
-            for spaced in (True, False)
-            for closed in (True, False)
-        }
 
     def plain(self, text: str) -> int:
         """Tokens of a text without special tokens."""
@@ -62,26 +60,43 @@ class TokenCounter:
         """Tokens of a prompt, with those that the tokenizer puts before it."""
         return self._leading + self.plain(prompt)
 
-    def draft(self, draft: Draft) -> int:
-        """Tokens of a draft's prompt."""
-        if not self._by_parts:
-            return self.whole(draft.prompt)
-        self._learn(draft.bulk)
+    def prompt(self, prompt: str) -> int:
+        """The same, by parts where that was asked for."""
+        parts = _parts(prompt) if self._by_parts else []
+        if len(parts) < 3:
+            return self.whole(prompt)
+        # The first and the last have neighbours on one side only; they are counted as they stand.
+        inner = Counter(parts[1:-1])
+        self._learn(inner)
         known = self._known
-        return self.whole(draft.skeleton) + sum(known[unit] * times for unit, times in draft.bulk.items())
+        return self.whole(parts[0] + parts[-1]) + sum(known[part] * times for part, times in inner.items())
 
-    def _learn(self, units: Iterable[str]) -> None:
-        new = [unit for unit in units if unit not in self._known]
+    def _learn(self, parts: Iterable[str]) -> None:
+        new = [part for part in parts if part not in self._known]
         if not new:
             return
         if len(self._known) + len(new) > REMEMBERED:
             self._known = {}
-            new = list(units)
-        kinds = [(unit.startswith(" "), unit.endswith("\n")) for unit in new]
-        texts = [
-            self._before[spaced] + unit + self._after[closed]
-            for unit, (spaced, closed) in zip(new, kinds, strict=True)
-        ]
-        options: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        for unit, kind, ids in zip(new, kinds, self._tokenizer(texts, **options)["input_ids"], strict=True):
-            self._known[unit] = len(ids) - self._around[kind]
+            new = list(parts)
+        # Something stands around a part, so that it is tokenised as within a text.
+        around = [("A" if part.startswith(" ") else "\n", "A" if part.endswith("\n") else " A") for part in new]
+        alone = {ends: self.plain("".join(ends)) for ends in set(around)}
+        texts = [before + part + after for part, (before, after) in zip(new, around, strict=True)]
+        ids = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        for part, ends, tokens in zip(new, around, ids, strict=True):
+            self._known[part] = len(tokens) - alone[ends]
+
+
+def _parts(text: str) -> list[str]:
+    """Lines, and of long lines the words with the space before each; nothing is cut beside further white space."""
+    parts: list[str] = []
+    for line in _LINES.findall(text):
+        if parts and line[0].isspace():
+            parts[-1] += line
+        elif len(line) <= LINE or "  " in line or " \n" in line:
+            parts.append(line)
+        else:
+            first, *words = line.split(" ")
+            parts.append(first)
+            parts += [f" {word}" for word in words]
+    return parts

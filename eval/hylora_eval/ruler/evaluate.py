@@ -12,12 +12,10 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora.attention import SpanConfig
-from hylora.attention.functions import FUNCTIONS
+from hylora_eval.fingerprints import describe_attention, text_sha256, tokenizer_sha256, weights_sha256
 from hylora_eval.nll import evaluation_mode
 from hylora_eval.ruler.answering import Answerer
 from hylora_eval.ruler.counting import prompt_tokens
-from hylora_eval.ruler.fingerprints import text_sha256, tokenizer_sha256, weights_sha256
 from hylora_eval.ruler.generate import check_generation, generate
 from hylora_eval.ruler.haystack import Haystack, load_haystack
 from hylora_eval.ruler.predictions import Prediction, Predictions
@@ -216,13 +214,13 @@ def _evaluate_task(
 
 def _describe(model: nn.Module) -> dict[str, Any]:
     """What a model's answers depend on."""
-    config, attention = model.config.get_text_config(), model.config._attn_implementation
+    attention, options = describe_attention(model)
     return {
         "weights_sha256": weights_sha256(model),
         "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
         "attention": attention,
-        "attention_options": SpanConfig.of(config).to_dict() if attention in FUNCTIONS else {},
-        "rope_parameters": getattr(config, "rope_parameters", None),
+        "attention_options": options,
+        "rope_parameters": getattr(model.config.get_text_config(), "rope_parameters", None),
     }
 
 

@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.draft import Draft
-from hylora_eval.ruler.families import Material, build_family
-from hylora_eval.ruler.family import Family, too_small
-from hylora_eval.ruler.filling import Filled, fill
+from hylora_eval.ruler.family import Draft, Family, too_small
 from hylora_eval.ruler.streams import SampleStreams
 from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.variables import EXAMPLE_TOKENS, ExampleChain
 
-__all__ = ["CountedWrongError", "exact_drafts"]
+__all__ = ["CountedWrongError", "Filled", "exact_drafts", "fill"]
 
 # Of so many samples, one is tokenised as a whole to check the count by parts.
 CHECK_EVERY = 20
 # Draws of a sample until chance leaves its question one answer.
 DRAWS = 20
+# Tries by interpolation; after those the interval is halved.
+INTERPOLATIONS = 12
+# A few units tell little of their mean length, so sizes grow by no more than this factor at once.
+GROWTH = 8
 
 
 class CountedWrongError(Exception):
@@ -29,16 +31,25 @@ class CountedWrongError(Exception):
 
 def exact_drafts(
     task: Task,
+    build: Callable[[Callable[[], Draft]], Family],
     counter: TokenCounter,
     length: int,
     samples: int,
     seed: int,
-    material: Material,
     progress: Callable[[int], None],
 ) -> Iterator[tuple[Draft, int]]:
     """Draw samples that one unit of haystack more would make too long.
 
     Before the first it is found out whether there is room for all.
+
+    Args:
+        task: whose samples.
+        build: makes the family of the task, given what draws the worked example of variable tracking.
+        counter: of tokens.
+        length: tokens of a prompt and its answer.
+        samples: how many.
+        seed: of the random numbers.
+        progress: called with the number of samples done, after each.
 
     Yields:
         Each draft and the tokens of its prompt, with the special tokens that come first.
@@ -49,49 +60,124 @@ def exact_drafts(
     """
     key = f"{seed}/{task.name}/{length}"
 
-    def draw(family: Family, streams: Callable[[], SampleStreams], room: int, guess: int | None = None) -> Filled:
+    def count(draft: Draft) -> int:
+        return counter.prompt(draft.prompt)
+
+    def filled(family: Family, key: str, index: int, room: int, guess: int | None = None) -> Filled:
+        # Streams start anew for each size that is tried.
         return fill(
-            lambda size: family.draw(size, streams()), counter.draft, room, family.smallest, family.largest, guess
+            lambda size: family.draw(size, SampleStreams(key, index)),
+            count,
+            room,
+            family.smallest,
+            family.largest,
+            guess,
         )
 
     def example() -> Draft:
         # Where even the shortest example has more tokens than it should, it is that one.
-        family, streams = ExampleChain(), lambda: SampleStreams(f"{key}/example")
-        filled = draw(family, streams, EXAMPLE_TOKENS)
-        return filled.draft if filled.fits else family.draw(family.smallest, streams())
+        return filled(ExampleChain(), f"{key}/example", 0, EXAMPLE_TOKENS).draft
 
-    family = build_family(task, length, material, example)
+    family = build(example)
     room, guess = length - task.tokens_to_generate, None
-    _check_room(task, family, counter, length, [partial(SampleStreams, f"{key}/0", index) for index in range(samples)])
+    _check_room(family, count, room, length, (SampleStreams(f"{key}/0", index) for index in range(samples)))
     for index in range(samples):
         for attempt in range(DRAWS):
-            filled = draw(family, partial(SampleStreams, f"{key}/{attempt}", index), room, guess)
-            if filled.size == family.largest:
+            found = filled(family, f"{key}/{attempt}", index, room, guess)
+            if found.size == family.largest:
                 # The next size names what is missing.
-                family.draw(filled.size + 1, SampleStreams(key, index))
-            if filled.fits and filled.draft.well_posed():
+                family.draw(found.size + 1, SampleStreams(key, index))
+            if found.fits and found.draft.well_posed():
                 break
         else:
             raise ValueError(
                 f"{task.name}: in {DRAWS} draws of sample {index} the haystack itself held a key or an answer; use "
                 "another haystack"
             )
-        if index % CHECK_EVERY == 0 and counter.whole(filled.draft.prompt) != filled.tokens:
+        if index % CHECK_EVERY == 0 and counter.whole(found.draft.prompt) != found.tokens:
             raise CountedWrongError(task.name)
-        guess = filled.size
-        yield filled.draft, filled.tokens
+        guess = found.size
+        yield found.draft, found.tokens
         progress(index + 1)
 
 
 def _check_room(
-    task: Task, family: Family, counter: TokenCounter, length: int, samples: Sequence[Callable[[], SampleStreams]]
+    family: Family, count: Callable[[Draft], int], room: int, length: int, samples: Iterator[SampleStreams]
 ) -> None:
     """Refuse a length in which the smallest of the samples has no room."""
     longest = 0
     for streams in samples:
-        longest = max(longest, counter.draft(family.draw(family.smallest, streams())))
+        longest = max(longest, count(family.draw(family.smallest, streams)))
         # Samples of one size are far from twice as long as each other.
-        if 2 * longest + task.tokens_to_generate < length:
+        if 2 * longest < room:
             return
-    if longest + task.tokens_to_generate > length:
-        raise too_small(task.name, length, longest + task.tokens_to_generate)
+    if longest > room:
+        raise too_small(family.name, length, length + longest - room)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A draft with its size and tokens.
+
+    Attributes:
+        draft: what was drawn.
+        size: its units of haystack.
+        tokens: of its prompt.
+        fits: whether there is room for it. If so, there is none for one unit more; if not, it is the smallest.
+    """
+
+    draft: Draft
+    size: int
+    tokens: int
+    fits: bool
+
+
+def fill(
+    draw: Callable[[int], Draft],
+    count: Callable[[Draft], int],
+    room: int,
+    smallest: int,
+    largest: int | None = None,
+    guess: int | None = None,
+) -> Filled:
+    """Find a size that fits while the next does not.
+
+    Args:
+        draw: the draft of a size; larger sizes are, on the whole, longer.
+        count: tokens of a draft.
+        room: the most tokens that fit.
+        smallest: the smallest size.
+        largest: the largest that can be drawn, or None.
+        guess: a size near the answer.
+
+    Returns:
+        What was found: the largest size if all fit, the smallest if none does.
+    """
+
+    def attempt(size: int) -> Filled:
+        draft = draw(size)
+        tokens = count(draft)
+        return Filled(draft, size, tokens, tokens <= room)
+
+    low = first = attempt(smallest)
+    if not first.fits:
+        return first
+    high: int | None = None if largest is None else largest + 1
+    size = guess if guess is not None else 2 * smallest + 1
+    tries = 0
+    while high is None or high - low.size > 1:
+        size = max(size, low.size + 1)
+        if high is not None:
+            size = min(size, high - 1)
+        tried = attempt(size)
+        per_unit = max((tried.tokens - first.tokens) / (size - first.size), 1e-3)
+        if tried.fits:
+            low = tried
+            size = min(size + max(1, math.floor((room - tried.tokens) / per_unit)), GROWTH * size)
+        else:
+            high = size
+            size -= max(1, math.ceil((tried.tokens - room) / per_unit))
+        tries += 1
+        if tries > INTERPOLATIONS and high is not None:
+            size = (low.size + high) // 2
+    return low

@@ -1,18 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all families of tasks share: the interface, and the official way to choose a size."""
+"""What all families of tasks share: what they draw, the interface, and the official way to choose a size."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from hylora_eval.ruler.draft import Draft
 from hylora_eval.ruler.streams import Streams
 
-__all__ = ["Family", "too_small"]
+__all__ = ["ATTEMPTS", "Draft", "Family", "find_all", "too_small"]
 
 # The official generator draws for ever where nothing fits; a lucky draw comes soon or never.
 ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A drawn sample.
+
+    Attributes:
+        input: the prompt without the answer's prefix.
+        answer_prefix: the prefix.
+        outputs: the expected answers.
+        evidence: where in `input` stands what the answer follows from, as (start, stop) in characters.
+        occurrences: texts that the input must hold so many times for the question to have the one answer.
+    """
+
+    input: str
+    answer_prefix: str
+    outputs: tuple[str, ...]
+    evidence: tuple[tuple[int, int], ...] = ()
+    occurrences: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str:
+        """What a model reads."""
+        return self.input + self.answer_prefix
+
+    def well_posed(self) -> bool:
+        """Whether chance has put no second key, value or name beside the intended ones."""
+        return all(self.input.count(text) == times for text, times in self.occurrences.items())
 
 
 class Family(ABC):
@@ -86,6 +114,12 @@ class Family(ABC):
             else:
                 attempts += 1
         raise too_small(self.name, length)
+
+
+def find_all(text: str, parts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Where each of `parts` stands first, in the order of their places."""
+    starts = sorted((text.index(part), len(part)) for part in parts)
+    return tuple((start, start + length) for start, length in starts)
 
 
 def too_small(name: str, length: int, needed: int | None = None) -> ValueError:

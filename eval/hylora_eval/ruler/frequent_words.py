@@ -8,8 +8,7 @@ import string
 from collections.abc import Callable
 from itertools import count as count_from
 
-from hylora_eval.ruler.draft import Draft, elide_items
-from hylora_eval.ruler.family import ATTEMPTS, Family, too_small
+from hylora_eval.ruler.family import ATTEMPTS, Draft, Family, too_small
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 
@@ -90,14 +89,5 @@ class FrequentWords(Family):
                 break
             listed += [word] * times
         streams.shuffle(listed)
-        prompt = TASKS["fwe"].prompt
-        text, answer_prefix = prompt.fill(context=" ".join(listed))
-        short, bulk = elide_items(listed)
-        skeleton, _ = prompt.fill(context=short)
-        return Draft(
-            input=text,
-            answer_prefix=answer_prefix,
-            outputs=tuple(vocabulary[1 : 1 + ANSWERS]),
-            skeleton=skeleton + answer_prefix,
-            bulk=bulk,
-        )
+        text, answer_prefix = TASKS["fwe"].prompt.fill(context=" ".join(listed))
+        return Draft(text, answer_prefix, outputs=tuple(vocabulary[1 : 1 + ANSWERS]))

@@ -4,22 +4,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from hylora_eval.ruler.common_words import CommonWords
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.draft import Draft
 from hylora_eval.ruler.exact import CountedWrongError, exact_drafts
-from hylora_eval.ruler.families import Material
-from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack
-from hylora_eval.ruler.questions import load_questions
+from hylora_eval.ruler.family import Draft, Family
+from hylora_eval.ruler.frequent_words import FrequentWords
+from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
+from hylora_eval.ruler.needles import Needles
+from hylora_eval.ruler.questions import QuestionFile, Questions, load_questions
 from hylora_eval.ruler.records import Record
-from hylora_eval.ruler.sentences import sentence_splitter
 from hylora_eval.ruler.strict import strict_drafts
 from hylora_eval.ruler.tasks import TASKS, Task
+from hylora_eval.ruler.variables import Variables
 from hylora_eval.ruler.words import read_words
 
 __all__ = ["MODES", "check_generation", "generate"]
@@ -73,9 +76,9 @@ def generate(
         ImportError: if wonderwords is not installed.
         OSError: if a file cannot be read.
     """
-    parts = _prepare(task, length, samples, mode, haystack, sentences, qa_files, more_words)
-    drafts = _draw(list, parts, tokenizer, length, samples, seed, mode, progress)
-    chosen = parts.task
+    material = _material(task, length, samples, mode, haystack, sentences, qa_files, more_words)
+    drafts = _draw(list, task, material, tokenizer, length, samples, seed, mode, progress)
+    kept, essay = TASKS[task].tokens_to_generate, material.essay
     return [
         Record(
             index=index,
@@ -83,12 +86,12 @@ def generate(
             input=draft.input,
             answer_prefix=draft.answer_prefix,
             outputs=draft.outputs,
-            length=tokens + chosen.tokens_to_generate,
-            tokens_to_generate=chosen.tokens_to_generate,
+            length=tokens + kept,
+            tokens_to_generate=kept,
             mode=mode,
             seed=seed,
-            haystack=parts.haystack,
-            sentences=parts.sentences,
+            haystack=None if essay is None else essay.haystack.name,
+            sentences=None if essay is None else essay.splitter.name,
             evidence=draft.evidence,
         )
         for index, (draft, tokens) in enumerate(drafts)
@@ -107,22 +110,29 @@ def check_generation(
     Raises:
         ValueError, ImportError, OSError: as `generate` would.
     """
-    _draw(next, _prepare(task, length, samples, mode, **options), tokenizer, length, samples, seed, mode)
+    material = _material(task, length, samples, mode, **options)
+    _draw(next, task, material, tokenizer, length, samples, seed, mode)
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """A task with all that it draws on, and the names of its prose and of how that was split."""
+class _Material:
+    """What a task draws on beyond word lists; None where it needs none.
 
-    task: Task
-    material: Material
-    haystack: str | None
-    sentences: str | None
+    Attributes:
+        essay: prose.
+        questions: a file of questions and documents.
+        more_words: words for long lists.
+    """
+
+    essay: Essay | None = None
+    questions: QuestionFile | None = None
+    more_words: Sequence[str] = ()
 
 
 def _draw(
     take: Callable[[Iterator[tuple[Draft, int]]], T],
-    parts: _Parts,
+    task: str,
+    material: _Material,
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     samples: int,
@@ -132,14 +142,15 @@ def _draw(
 ) -> T:
     """Draw samples, and let `take` have as many as it wants."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
-    rest = (length, samples, seed, parts.material, progress or (lambda done: None))
+    build = partial(_build_family, TASKS[task], length, material)
+    rest = (length, samples, seed, progress or (lambda done: None))
     try:
-        return take(drafts(parts.task, TokenCounter(tokenizer), *rest))
+        return take(drafts(TASKS[task], build, TokenCounter(tokenizer), *rest))
     except CountedWrongError:
-        return take(drafts(parts.task, TokenCounter(tokenizer, by_parts=False), *rest))
+        return take(drafts(TASKS[task], build, TokenCounter(tokenizer, by_parts=False), *rest))
 
 
-def _prepare(
+def _material(
     task: str,
     length: int,
     samples: int,
@@ -148,25 +159,42 @@ def _prepare(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
-) -> _Parts:
+) -> _Material:
     """Check the arguments of `generate` and read the files."""
     if task not in TASKS:
-        raise ValueError(f"task={task!r} is not one of {', '.join(TASKS)}")
+        raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
     if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}")
+        raise ValueError(f"mode={mode!r} must be one of {', '.join(map(repr, MODES))}")
     for field, value in (("length", length), ("samples", samples)):
         if value < 1:
             raise ValueError(f"{field}={value} must be at least 1")
-    chosen = TASKS[task]
-    if chosen.needs_essay:
-        prose, splitter = load_haystack(haystack), sentence_splitter(sentences)
-        return _Parts(chosen, Material(essay=Essay(prose, splitter, anew=mode == "strict")), prose.name, splitter.name)
-    material = Material()
-    if chosen.family == "questions":
-        material = Material(questions=load_questions(task, (qa_files or {}).get(task)))
-        number = len(material.questions.questions)
-        if samples > number:
-            raise ValueError(f"samples={samples}, but the file of {task} has {number} questions")
-    elif chosen.family == "common_words" and more_words is not None:
-        material = Material(more_words=read_words(more_words))
-    return _Parts(chosen, material, None, None)
+    if TASKS[task].needs_essay:
+        return _Material(essay=Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict"))
+    if TASKS[task].family == "questions":
+        file = load_questions(task, (qa_files or {}).get(task))
+        if samples > len(file.questions):
+            raise ValueError(f"samples={samples}, but the file of {task} has {len(file.questions)} questions")
+        return _Material(questions=file)
+    if TASKS[task].family == "common_words" and more_words is not None:
+        return _Material(more_words=read_words(more_words))
+    return _Material()
+
+
+def _build_family(task: Task, length: int, material: _Material, example: Callable[[], Draft]) -> Family:
+    """The family of a task at a length; `example` draws the worked example of variable tracking.
+
+    Raises:
+        ValueError: if the length is too small for any sample.
+    """
+    match task.family:
+        case "needles":
+            return Needles(task, material.essay)
+        case "variables":
+            return Variables(example())
+        case "common_words":
+            return CommonWords(length, material.more_words)
+        case "frequent_words":
+            return FrequentWords(length - task.tokens_to_generate)
+        case "questions":
+            return Questions(task.name, material.questions)
+    raise AssertionError(task.family)

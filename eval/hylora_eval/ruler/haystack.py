@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prose that needles hide in."""
+"""The prose that needles hide in, and where its sentences end: needles are put between them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import json
 import os
 import re
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
 from hylora.demo.miniature import ASSETS
-from hylora_eval.ruler.sentences import SentenceSplitter
 
-__all__ = ["BUILTIN", "Essay", "Haystack", "load_haystack"]
+__all__ = ["BUILTIN", "Essay", "Haystack", "SentenceSplitter", "load_haystack", "sentence_splitter"]
 
 # The name of the prose that comes with the library. It is not the essays of the published figures.
 BUILTIN = "builtin"
+
+_END = re.compile(r"""[.!?]+["'”’)\]]*[ ](?=["'“‘(\[]*[A-Z0-9])""")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\[\"'])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|cf|al|Fig|Inc|Ltd|Co|Corp)\.[ ]$"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,59 @@ def load_haystack(source: Haystack | str | os.PathLike | None = None) -> Haystac
     return Haystack(str(path), text)
 
 
+@dataclass(frozen=True)
+class SentenceSplitter:
+    """A way to split text into sentences.
+
+    Attributes:
+        name: what results call it.
+        split: the sentences of a text, without the white space between them.
+    """
+
+    name: str
+    split: Callable[[str], list[str]]
+
+
+def sentence_splitter(name: str = "auto") -> SentenceSplitter:
+    """The way to split sentences.
+
+    Args:
+        name: "punkt" for nltk's, which the official generator uses and which needs its data; "rules" for a few rules
+            of our own; "auto" for punkt where it is installed and rules otherwise.
+
+    Returns:
+        The splitter; its name tells which it is.
+
+    Raises:
+        ValueError: if the name is unknown, or punkt is asked for and its data cannot be found.
+    """
+    if name not in ("auto", "punkt", "rules"):
+        raise ValueError(f"sentences={name!r} must be one of 'auto', 'punkt', 'rules'")
+    if name != "rules":
+        try:
+            from nltk.tokenize import sent_tokenize
+
+            sent_tokenize("One. Two.")
+            return SentenceSplitter("punkt", sent_tokenize)
+        except (ImportError, LookupError) as error:
+            if name == "punkt":
+                raise ValueError(
+                    "sentences='punkt' needs nltk and its data: `pip install nltk` and "
+                    "`python -m nltk.downloader punkt_tab`, or say sentences='rules'"
+                ) from error
+    return SentenceSplitter("rules", _split_by_rules)
+
+
+def _split_by_rules(text: str) -> list[str]:
+    """Sentences end with `.`, `!` or `?` before a space and a capital or digit, unless an abbreviation ends there."""
+    starts = [0]
+    for end in _END.finditer(text):
+        # The longest abbreviation and what precedes it are well within 16 characters.
+        if not _ABBREVIATION.search(text[max(0, end.end() - 16) : end.end()]):
+            starts.append(end.end())
+    return [text[start:stop].strip() for start, stop in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
 class Essay:
     """A haystack in words and sentences; it starts again from its beginning where more words are asked for.
 
@@ -89,7 +147,8 @@ class Essay:
     """
 
     def __init__(self, haystack: Haystack, splitter: SentenceSplitter, anew: bool) -> None:
-        self._splitter = splitter
+        self.haystack = haystack
+        self.splitter = splitter
         self._anew = anew
         self._words = re.sub(r"\s+", " ", haystack.text).split(" ")
         if not anew:
@@ -100,7 +159,7 @@ class Essay:
         """The sentences that the first so many words make; the last may be cut short."""
         if self._anew:
             repeats = -(-words // len(self._words))
-            return self._splitter.split(" ".join((self._words * repeats)[:words]).strip())
+            return self.splitter.split(" ".join((self._words * repeats)[:words]).strip())
         rounds, rest = divmod(words, self._ends[-1])
         whole = bisect_right(self._ends, rest)
         sentences = self._sentences * rounds + self._sentences[:whole]

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections import Counter
 from itertools import pairwise
 
-from hylora_eval.ruler.draft import Draft, elide_words, find_all
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.family import Draft, Family, find_all
 from hylora_eval.ruler.haystack import Essay
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import Task
@@ -56,22 +54,19 @@ class Needles(Family):
         shuffled = list(needles)
         streams.shuffle(shuffled)
         place = self._in_essay if self._haystack == "essay" else self._among_lines
-        context, short, bulk = place(size, shuffled, streams)
+        context = place(size, shuffled, streams)
         asked = streams.random("query").sample(range(self._num_keys), self._num_queries)
         queries = [keys[index] for index in asked]
         query = queries[0] if len(queries) == 1 else ", ".join(queries[:-1]) + ", and " + queries[-1]
 
         kind = self._values[:-1] if self._single else self._values
         text, answer_prefix = self._prompt.fill(type_needle_v=kind, query=query, context=context)
-        skeleton, _ = self._prompt.fill(type_needle_v=kind, query=query, context=short)
         answers = [value for index in asked for value in values[index]]
         told = [self._needle(keys[index], value) for index in asked for value in values[index]]
         return Draft(
             input=text,
             answer_prefix=answer_prefix,
             outputs=tuple(answers),
-            skeleton=skeleton + answer_prefix,
-            bulk=bulk,
             evidence=find_all(text, told),
             occurrences={
                 **{f" for {key} is: ": self._num_values for key in queries},
@@ -87,23 +82,16 @@ class Needles(Family):
     def _needle(self, key: str, value: str) -> str:
         return NEEDLE.format(kind=self._values, key=key, value=value)
 
-    def _in_essay(self, size: int, needles: list[str], streams: Streams) -> tuple[str, str, Counter[str]]:
+    def _in_essay(self, size: int, needles: list[str], streams: Streams) -> str:
         sentences = self._essay.sentences(size)
         depths = streams.random("places").sample(DEPTHS, len(needles))
         cuts = [0, *sorted(int(len(sentences) * (depth / 100)) for depth in depths), len(sentences)]
-        pieces, short, bulk = [], [], Counter()
+        pieces = []
         for (start, stop), needle in zip(pairwise(cuts), [*needles, None], strict=True):
-            stretch = " ".join(sentences[start:stop])
-            ends, between = elide_words(stretch)
-            pieces.append(stretch)
-            short.append(ends)
-            bulk.update(between)
-            if needle is not None:
-                pieces.append(needle)
-                short.append(needle)
-        return " ".join(pieces), " ".join(short), bulk
+            pieces += [" ".join(sentences[start:stop]), *([] if needle is None else [needle])]
+        return " ".join(pieces)
 
-    def _among_lines(self, size: int, needles: list[str], streams: Streams) -> tuple[str, str, Counter[str]]:
+    def _among_lines(self, size: int, needles: list[str], streams: Streams) -> str:
         if self._haystack == "noise":
             lines = [NOISE] * size
         else:
@@ -111,13 +99,10 @@ class Needles(Family):
             lines = [
                 self._needle(_random_text(self._keys, stream), _random_text(self._values, stream)) for _ in range(size)
             ]
-        # No needle ever follows the last line, so that one closes the skeleton too.
-        short = "\n".join([*reversed(needles), lines[-1]])
-        bulk = Counter({f"{line}\n": times for line, times in Counter(lines[:-1]).items()})
         places = sorted(streams.random("places").sample(range(size), len(needles)), reverse=True)
         for place, needle in zip(places, needles, strict=True):
             lines.insert(place, needle)
-        return "\n".join(lines), short, bulk
+        return "\n".join(lines)
 
 
 def _random_text(kind: str, stream: random.Random) -> str:

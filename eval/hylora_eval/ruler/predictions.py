@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hylora_eval.results import check_same
+
 __all__ = ["Prediction", "Predictions"]
 
 
@@ -56,8 +58,6 @@ class Predictions:
         self._made: dict[tuple[int, str, int], Prediction] = {}
         if self._path is None:
             return
-        # As it will read back, where tuples are lists.
-        settings = json.loads(json.dumps(settings))
         if not self._path.exists() or _ends_in_first_line(self._path.read_bytes()):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_bytes(b"")
@@ -115,12 +115,7 @@ class Predictions:
                 f"{str(self._path)!r} is not a file of predictions ({type(error).__name__}: {error}); choose another "
                 "output or remove it"
             ) from error
-        for name in [*settings, *kept]:
-            if kept.get(name) != settings.get(name):
-                raise ValueError(
-                    f"{str(self._path)!r} was made with {name}={kept.get(name)!r} and now it is "
-                    f"{settings.get(name)!r}: choose another output or start anew"
-                )
+        check_same(self._path, kept, settings)
         self._made = {(line.length, line.task, line.index): line for line in made}
         if len(whole) < len(content):
             os.truncate(self._path, len(whole))

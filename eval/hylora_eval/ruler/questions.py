@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hylora_eval.ruler.draft import Draft, find_all
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.family import Draft, Family, find_all
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 
@@ -94,24 +92,15 @@ class Questions(Family):
             chosen = own + streams.pick("near", near, size - len(own))
         texts = [documents[number] for number in chosen]
         streams.shuffle(texts)
-        parts = [(f"Document {number}:\n", text) for number, text in enumerate(texts, 1)]
+        context = "\n\n".join(f"Document {number}:\n{text}" for number, text in enumerate(texts, 1))
         prompt = TASKS[self.name].prompt
-        text, answer_prefix = prompt.fill(context="\n\n".join(map("".join, parts)), query=question.text)
-        skeleton, _ = prompt.fill(context="".join(parts[-1]), query=question.text)
-        bulk = Counter(f"{part}{end}" for head, body in parts[:-1] for part, end in ((head, ""), (body, "\n\n")))
+        text, answer_prefix = prompt.fill(context=context, query=question.text)
         return Draft(
             input=text,
             answer_prefix=answer_prefix,
             outputs=question.answers,
-            skeleton=skeleton + answer_prefix,
-            bulk=bulk,
             evidence=find_all(text, [documents[number] for number in own]),
         )
-
-    @property
-    def number(self) -> int:
-        """Questions in the file."""
-        return len(self._file.questions)
 
 
 def _read_squad(values: dict[str, Any]) -> QuestionFile:

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hylora.files import write_atomically
 from hylora_eval.ruler.counting import leading_tokens
 from hylora_eval.ruler.tasks import TASKS
 
@@ -88,9 +89,7 @@ def save_records(path: str | os.PathLike, records: Iterable[Record]) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    with open(path, "w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(asdict(record)) + "\n")
+    write_atomically(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def load_records(path: str | os.PathLike, task: str | None = None) -> list[Record]:

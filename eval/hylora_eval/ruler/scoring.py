@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from hylora_eval.ruler.tasks import ALL_TASKS, GROUPS, TASKS
+from hylora_eval.estimates import complete_groups, mean_of_estimates
+from hylora_eval.ruler.tasks import AVERAGES, TASKS
 
 __all__ = ["Score", "clean_prediction", "group_scores", "score_prediction", "score_task"]
 
@@ -89,19 +90,12 @@ def group_scores(tasks: Mapping[str, Score]) -> dict[str, Score]:
         NIAH-S, NIAH-M, NIAH-M-QV, VT and CF-WE, each the plain mean of its tasks, and Average, the mean of all eleven
         tasks (not of the groups). What lacks a task is left out.
     """
-    wanted = {**GROUPS, "Average": ALL_TASKS}
-    return {
-        name: _mean([tasks[task] for task in members])
-        for name, members in wanted.items()
-        if all(task in tasks for task in members)
-    }
+    return {name: _mean(scores) for name, scores in complete_groups(AVERAGES, tasks).items()}
 
 
 def _mean(scores: Sequence[Score]) -> Score:
-    errors = [score.standard_error for score in scores]
     return Score(
-        score=fmean(score.score for score in scores),
-        standard_error=None if None in errors else math.hypot(*errors) / len(errors),
+        *mean_of_estimates([score.score for score in scores], [score.standard_error for score in scores]),
         samples=sum(score.samples for score in scores),
         empty=sum(score.empty for score in scores),
     )

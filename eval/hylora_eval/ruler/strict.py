@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.draft import Draft
-from hylora_eval.ruler.families import Material, build_family
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.family import Draft, Family
 from hylora_eval.ruler.streams import OfficialStreams
 from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.variables import EXAMPLE_TOKENS, ExampleChain
@@ -18,14 +16,17 @@ __all__ = ["strict_drafts"]
 
 def strict_drafts(
     task: Task,
+    build: Callable[[Callable[[], Draft]], Family],
     counter: TokenCounter,
     length: int,
     samples: int,
     seed: int,
-    material: Material,
     progress: Callable[[int], None],
 ) -> Iterator[tuple[Draft, int]]:
     """Draw samples with the official random numbers and the official search for one size for all of them.
+
+    Args:
+        task, build, counter, length, samples, seed, progress: as for `exact_drafts`.
 
     Yields:
         Each draft and the tokens of its prompt, without special tokens.
@@ -41,7 +42,7 @@ def strict_drafts(
             streams.index = index
             yield family.official_draft(size, length, reserve, counter.plain, streams)
 
-    family = build_family(task, length, material, lambda: next(draw(ExampleChain(), EXAMPLE_TOKENS, 0, 1)))
+    family = build(lambda: next(draw(ExampleChain(), EXAMPLE_TOKENS, 0, 1)))
     for done, draft in enumerate(draw(family, length, task.tokens_to_generate, samples), 1):
         yield draft, counter.plain(draft.prompt)
         progress(done)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["ALL_TASKS", "GROUPS", "TASKS", "Prompt", "Task", "resolve_tasks"]
+__all__ = ["ALL_TASKS", "AVERAGES", "GROUPS", "TASKS", "Prompt", "Task", "resolve_tasks"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 # The eleven tasks of chapter 6. Question answering comes from users' files and is asked for by name.
 ALL_TASKS: tuple[str, ...] = tuple(name for group in GROUPS.values() for name in group)
+
+# What is averaged: the groups, and all tasks (not the groups).
+AVERAGES: Mapping[str, tuple[str, ...]] = MappingProxyType({**GROUPS, "Average": ALL_TASKS})
 
 
 def resolve_tasks(names: str | Iterable[str]) -> tuple[str, ...]:

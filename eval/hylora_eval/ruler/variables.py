@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import string
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
-from hylora_eval.ruler.draft import Draft, find_all
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.family import Draft, Family, find_all
 from hylora_eval.ruler.needles import NOISE
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
@@ -42,19 +41,13 @@ class _Chains(Family):
         lines = [NOISE] * size
         for done, place in enumerate(sorted(streams.random("places").sample(range(size), len(chain)))):
             lines.insert(place + done, chain[done])
-        fields = {"query": value, "num_v": len(names)}
-        prompt = TASKS["vt"].prompt
-        text, answer_prefix = prompt.fill(context="\n".join(lines), **fields)
-        short, _ = prompt.fill(context="\n".join([*chain, NOISE]), **fields)
-        occurrences = {f" {name} ": 2 for name in names[:-1]} | {f" {names[-1]} ": 1, f" = {value}\n": 1}
+        text, answer_prefix = TASKS["vt"].prompt.fill(context="\n".join(lines), query=value, num_v=len(names))
         return Draft(
             input=text,
             answer_prefix=answer_prefix,
             outputs=tuple(names),
-            skeleton=short + answer_prefix,
-            bulk=Counter({f"{NOISE}\n": size - 1}),
             evidence=find_all(text, chain),
-            occurrences=occurrences,
+            occurrences={f" {name} ": 2 for name in names[:-1]} | {f" {names[-1]} ": 1, f" = {value}\n": 1},
         )
 
     def _names(self, streams: Streams) -> list[str]:
@@ -98,15 +91,8 @@ class Variables(_Chains):
     def draw(self, size: int, streams: Streams) -> Draft:
         question = self.question(size, streams)
         before = self._example_for(streams) + "\n"
-        return Draft(
-            input=before + question.input,
-            answer_prefix=question.answer_prefix,
-            outputs=question.outputs,
-            skeleton=before + question.skeleton,
-            bulk=question.bulk,
-            evidence=tuple((start + len(before), stop + len(before)) for start, stop in question.evidence),
-            occurrences=question.occurrences,
-        )
+        evidence = tuple((start + len(before), stop + len(before)) for start, stop in question.evidence)
+        return replace(question, input=before + question.input, evidence=evidence)
 
     def official_step(self, length: int) -> int:
         return 10 if length >= 4096 else 5

@@ -35,12 +35,10 @@ class TensorMemory(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and count what it made."""
         output = function(*args, **(kwargs or {}))
-        known = {
-            tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)
-        }
-        for tensor in tree_leaves(output):
+        known = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        for tensor in _tensors(output):
             # A view of an input, or the input itself, is not new.
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in known:
+            if tensor.untyped_storage()._cdata not in known:
                 self._add(tensor)
         return output
 

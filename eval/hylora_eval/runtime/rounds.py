@@ -11,21 +11,23 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
+from hylora_eval.results import PlainJson
 from hylora_eval.runtime.memory import peak_memory
 
-__all__ = ["Measurement", "Spread", "measure", "stopwatch"]
+__all__ = ["Spread", "Timing", "measure", "stopwatch"]
 
 # Makes a run ready, outside the time: called with contender and length, it gives what is timed.
 Prepare = Callable[[str, int], Callable[[], object]]
 T = TypeVar("T")
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """The median over rounds, with the smallest and the largest value."""
 
     median: float
@@ -39,7 +41,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Timing(PlainJson):
     """One contender at one length.
 
     Attributes:
@@ -59,11 +61,6 @@ class Measurement:
     speedup: Spread | None = None
     peak_bytes: int | None = None
     error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The measurement as plain JSON types."""
-        spreads = {name: value and value._asdict() for name, value in (("time", self.time), ("speedup", self.speedup))}
-        return {**asdict(self), "seconds": list(self.seconds), **spreads}
 
 
 def stopwatch(run: Callable[[], object], device: torch.device) -> float:
@@ -93,7 +90,7 @@ def measure(
     baseline: str | None = None,
     timed: Callable[[Callable[[], object], torch.device], float] = stopwatch,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Measurement]:
+) -> list[Timing]:
     """Time contenders against each other at one length.
 
     Args:
@@ -109,7 +106,7 @@ def measure(
         progress: called with (runs done, runs in all).
 
     Returns:
-        A measurement for each contender, in their order.
+        A timing for each contender, in their order.
 
     Raises:
         ValueError: if `rounds` is below 1 or `warmup` below 0.
@@ -139,9 +136,9 @@ def measure(
                 progress((turn + warmup) * len(contenders) + number + 1, total)
     against = [] if baseline is None or baseline in failed else seconds[baseline]
     return [
-        Measurement(name, length, error="out of memory")
+        Timing(name, length, error="out of memory")
         if name in failed
-        else Measurement(
+        else Timing(
             name,
             length,
             tuple(seconds[name]),

@@ -53,9 +53,6 @@ class SourceRecipe:
         check_range(self, "weight", above=0)
         check_range(self, "max_documents", least=1)
 
-    def check(self, key: str) -> None:
-        """Nothing is left to check once a source is made."""
-
 
 @dataclass(frozen=True)
 class DataRecipe:

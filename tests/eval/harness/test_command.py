@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig, functions
-from hylora.cli.main import build_app
-from hylora_eval.harness import evaluation
+from hylora_cli import build_app
+from hylora_eval import harness
 from hylora_eval.report.collect import collect
-from hylora_eval.report.layouts import lay_tables
+from hylora_eval.report.thesis_tables import lay_tables
 from tests.eval.harness.conftest import SPAN, choice_likelihoods
 
 OTHER = """\
@@ -112,7 +112,7 @@ def test_the_report_reads_the_result(tmp_path, run_folder, task_folder):
 def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, run_folder, task_folder):
     command = ("--model", run_folder, "--tasks", "colours,other", "--include-path", task_folder)
     _, whole = evaluate(tmp_path / "whole.json", *command)
-    original, done = evaluation.evaluate, []
+    original, done = harness.evaluate, []
 
     def interrupted(lm, tasks, *arguments):
         if len(done) == 1:
@@ -120,7 +120,7 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, r
         done.append(tasks[0].task_name)
         return original(lm, tasks, *arguments)
 
-    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    monkeypatch.setattr(harness, "evaluate", interrupted)
     output = tmp_path / "result.json"
     assert run(*command, "--output", output).exit_code != 0
     assert list(json.loads(output.read_text())["results"]) == ["colours"]
@@ -134,7 +134,7 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, r
         assert resumed[key] == whole[key]
     assert "exists" in str(run(*command, "--output", output).exception)
     done.clear()
-    monkeypatch.setattr(evaluation, "evaluate", original)
+    monkeypatch.setattr(harness, "evaluate", original)
     _, anew = evaluate(output, *command, "--limit", 3, "--overwrite")
     assert anew["n-samples"]["other"]["effective"] == 3
 
@@ -148,7 +148,7 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, r
         ({"--limit": 2.5}, "--limit 2.5"),
         ({"--limit": 0}, "--limit 0"),
         ({"--include-path": "nowhere"}, "include path 'nowhere' is not a folder"),
-        ({"--model": "nothing"}, "model folder 'nothing' does not exist"),
+        ({"--model": "./nothing"}, "folder './nothing' does not exist"),
         ({"--attention": "se_atn"}, "did you mean 'se_attn'"),
         ({"--output": "OLD"}, "exists"),
         ({"--output": "OTHER"}, "exists"),

@@ -8,10 +8,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.harness_tasks import THESIS_TASKS
-from hylora_eval.report.layouts import lay_tables
+from hylora_eval.report.thesis_tables import lay_tables
 
 
 @pytest.mark.slow

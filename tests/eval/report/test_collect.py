@@ -127,3 +127,12 @@ def test_a_run_that_cannot_be_read_is_named(tmp_path):
     path = made.write(folder, "ppl.json", made.perplexity({8: 10.0}, run="run"))
     with pytest.raises(ValueError, match="the run's folder"):
         collect([path])
+
+
+def test_a_spread_that_is_not_finite_is_named_with_its_file_and_field(tmp_path):
+    record = made.runtime({("forward", "full", 8): 1.0})
+    record["results"][0]["time"]["smallest"] = float("nan")
+    path = made.write(tmp_path, "runtime.json", record)
+    with pytest.raises(ValueError) as caught:
+        collect([tmp_path])
+    assert f"{path}: results[0].time.smallest=nan must be a finite number" in str(caught.value)

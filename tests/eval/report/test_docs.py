@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from tests.pages import ROOT, commands, page
 
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from hylora import RunManifest
 from hylora.adapters import HyLoraConfig, add_adapter
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from hylora_eval.report.collect import collect
-from hylora_eval.report.layouts import lay_tables
+from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.ruler.evaluate import LengthResult, TaskResult
 from hylora_eval.ruler.scoring import Score, group_scores
 from hylora_eval.ruler.tasks import GROUPS

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from hylora_eval.report.collect import collect
-from hylora_eval.report.layouts import lay_tables
+from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.ruler.tasks import ALL_TASKS, GROUPS
 from tests.eval.report import made
 

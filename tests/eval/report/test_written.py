@@ -6,16 +6,19 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from hylora_eval.report.collect import collect
-from hylora_eval.report.layouts import lay_tables
 from hylora_eval.report.page import page
+from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import write_report
 from tests.eval.report import made
 
@@ -214,3 +217,32 @@ def test_the_command_never_touches_what_is_no_report(tmp_path, results):
         result = run(results, *arguments)
         assert isinstance(result.exception, ValueError) and str(arguments[1]) in str(result.exception)
     assert isinstance(run(tmp_path / "nowhere").exception, FileNotFoundError)
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """The points of a series whose third value is infinite and whose fifth was not measured."""
+    record = made.perplexity({8: 5.0, 16: 4.0, 32: float("inf"), 64: 3.0, 256: 2.0, 512: 2.0})
+    other = made.perplexity({128: 3.0}, run="out/other")
+    collection = collect([made.write(tmp_path, "a.json", record), made.write(tmp_path, "b.json", other)])
+    text = page("t", lay_tables(collection), collection, tmp_path)
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1])
+    (series,) = [one for one in charts[0]["panels"][0]["series"] if len(one["points"]) > 1]
+    return series
+
+
+def test_a_point_after_a_missing_value_has_a_gap_before_it(interrupted):
+    assert [(p["x"], p["gap"]) for p in interrupted["points"]] == [
+        (8, False), (16, False), (64, True), (256, True), (512, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node.js is not installed")
+def test_a_line_stops_where_a_value_is_missing(interrupted):
+    script = (files("hylora_eval.report") / "assets/chart.js").read_text(encoding="utf-8") + (
+        f"const drawn = Panel.prototype.series.call({{points: []}}, {json.dumps(interrupted)}, 0, 1, "
+        "{at: (v) => v}, {at: (v) => v}, false, {bottom: 0}); console.log(drawn);"
+    )
+    drawn = subprocess.run(["node", "-e", script], check=True, capture_output=True, text=True, timeout=60).stdout
+    (line,) = re.findall(r'class="line" d="(.*?)"', drawn)
+    assert re.sub(r"[\d. ]", "", line) == "MLMML"

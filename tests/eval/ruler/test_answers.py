@@ -10,8 +10,8 @@ import pytest
 
 from hylora_eval import ruler
 from hylora_eval.ruler.counting import prompt_tokens
+from hylora_eval.ruler.haystack import sentence_splitter
 from hylora_eval.ruler.needles import DEPTHS, NOISE
-from hylora_eval.ruler.sentences import sentence_splitter
 
 STATEMENT = re.compile(r"One of the special magic (?:numbers|uuids) for ([^:]+?) is: ([0-9a-f-]+)\.")
 # Shorter and longer than 4096, where the official parameters change.

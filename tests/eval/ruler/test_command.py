@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from hylora_eval import ruler
 from hylora_eval.ruler.answering import Answerer
 from tests.eval.ruler.conftest import prose, write_questions
@@ -146,7 +146,7 @@ def test_questions_from_files(tmp_path, model):
         ({"--mode": "official"}, "mode='official'"),
         ({"--haystack": "nowhere"}, "haystack 'nowhere' does not exist"),
         ({"--tasks": "niah_single_2", "--sentences": "spacy"}, "sentences='spacy'"),
-        ({"--model": "nothing"}, "model folder 'nothing' does not exist"),
+        ({"--model": "./nothing"}, "folder './nothing' does not exist"),
         ({"--attention": "se_atn"}, "did you mean 'se_attn'"),
         ({"--output": "OLD"}, "exists"),
     ],

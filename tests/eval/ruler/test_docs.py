@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import hylora
-from hylora.cli.main import build_app
+from hylora_cli import build_app
 from hylora_eval import ruler
 from hylora_eval.commands.model_options import ModelOptions
 from tests.eval.ruler.conftest import prose

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from hylora_eval import ruler
-from hylora_eval.ruler import exact
 from hylora_eval.ruler.counting import TokenCounter, prompt_tokens
-from hylora_eval.ruler.filling import fill
+from hylora_eval.ruler.exact import fill
 from hylora_eval.ruler.generate import check_generation
 from tests.eval.ruler.conftest import KINDS
 
@@ -41,8 +42,9 @@ def test_special_tokens_that_come_first_are_counted_and_those_at_the_end_are_not
 def test_parts_count_like_the_whole_where_they_can(tokenizers, essay, monkeypatch):
     """Only the tokenizer that merges over words needs whole texts."""
     started = []
-    original = exact.build_family
-    monkeypatch.setattr(exact, "build_family", lambda *args: started.append(args) or original(*args))
+    module = import_module("hylora_eval.ruler.generate")
+    original = module.exact_drafts
+    monkeypatch.setattr(module, "exact_drafts", lambda *args: started.append(args) or original(*args))
     for kind in KINDS:
         started.clear()
         ruler.generate("niah_single_2", tokenizers[kind], 4096, 1, haystack=essay, sentences="rules")
@@ -52,8 +54,8 @@ def test_parts_count_like_the_whole_where_they_can(tokenizers, essay, monkeypatc
 def test_a_wrong_count_by_parts_is_found_and_repaired(tokenizers, monkeypatch):
     tokenizer = tokenizers["demo"]
     expected = ruler.generate("vt", tokenizer, 1500, 2)
-    original = TokenCounter.draft
-    monkeypatch.setattr(TokenCounter, "draft", lambda self, draft: original(self, draft) - 1 * self._by_parts)
+    original = TokenCounter.prompt
+    monkeypatch.setattr(TokenCounter, "prompt", lambda self, text: original(self, text) - 1 * self._by_parts)
     assert ruler.generate("vt", tokenizer, 1500, 2) == expected
 
 
@@ -127,8 +129,8 @@ def test_filling_stops_at_the_largest_and_the_smallest_size():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "niah_single_9"}, "task='niah_single_9' is not one of niah_single_1"),
-        ({"mode": "official"}, "mode='official' is not one of 'exact', 'strict'"),
+        ({"task": "niah_single_9"}, "task='niah_single_9' must be one of niah_single_1"),
+        ({"mode": "official"}, "mode='official' must be one of 'exact', 'strict'"),
         ({"length": 0}, "length=0 must be at least 1"),
         ({"samples": 0}, "samples=0 must be at least 1"),
         ({"task": "niah_single_2", "sentences": "spacy"}, "sentences='spacy'"),

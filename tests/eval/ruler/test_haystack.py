@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from hylora_eval import ruler
-from hylora_eval.ruler.haystack import Essay, load_haystack
-from hylora_eval.ruler.sentences import SentenceSplitter, sentence_splitter
+from hylora_eval.ruler.haystack import Essay, SentenceSplitter, load_haystack, sentence_splitter
 
 
 def test_the_builtin_prose_is_called_so_in_every_record(tokenizers):

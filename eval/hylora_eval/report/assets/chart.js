@@ -140,7 +140,7 @@ class Panel {
     const floor = (value) => (logY && value <= 0 ? box.bottom : y.at(value));
     const places = series.points.map((point) => ({ point, series, x: x.at(point.x) + shift, y: y.at(point.y) }));
     this.points.push(...places);
-    const path = places.map((place, i) => `${i ? "L" : "M"}${place.x.toFixed(1)} ${place.y.toFixed(1)}`).join("");
+    const path = places.map((place, i) => `${i && !place.point.gap ? "L" : "M"}${place.x.toFixed(1)} ${place.y.toFixed(1)}`).join("");
     const dash = series.style.dashed ? `stroke-dasharray="${DASH}"` : "";
     const line = x.band ? "" : `<path class="line" d="${path}" ${dash}/>`;
     const errors = places.filter(({ point }) => point.low !== point.high).map(({ point, x: at }) => {

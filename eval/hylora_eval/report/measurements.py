@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+
+from hylora_eval.estimates import mean_of_estimates
 
 __all__ = ["NOT_RECORDED", "NOT_TUNED", "Measurement", "Place", "Source", "Subject", "attention_label", "average"]
 
@@ -155,16 +156,16 @@ def average(item: str, measurements: Sequence[Measurement]) -> Measurement:
         item: its name.
         measurements: of one kind and length, at least one, each with a value.
     """
-    errors = [measurement.error for measurement in measurements]
-    variations = {name: {} for measurement in measurements for name, _ in measurement.variations}
+    value, error = mean_of_estimates([one.value for one in measurements], [one.error for one in measurements])
+    variations: dict[str, dict[str, None]] = {}
     for measurement in measurements:
-        for name, value in measurement.variations:
-            variations[name][value] = None
+        for name, varied in measurement.variations:
+            variations.setdefault(name, {})[varied] = None
     return replace(
         measurements[0],
         item=item,
-        value=fmean(measurement.value for measurement in measurements),
-        error=None if None in errors else math.hypot(*errors) / len(errors),
+        value=value,
+        error=error,
         places=tuple(dict.fromkeys(place for measurement in measurements for place in measurement.places)),
         variations=tuple((name, " / ".join(values)) for name, values in variations.items()),
     )

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from hylora_eval.demo.picture import draw
-from hylora_eval.demo.report import Cell, grids, markdown, show
 from hylora_eval.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings
+from hylora_eval.demo.tables import SeedMean, grids, markdown, show
 
 SETTINGS = DemoSettings()
 
@@ -50,9 +50,9 @@ def results():
 
 
 def test_cell_is_the_mean_and_the_distance_of_a_seed_from_it():
-    assert Cell.of([10.0, 14.0]) == Cell(12.0, 2.0)
-    assert Cell.of([None, 3.0]) == Cell(3.0, None)
-    assert Cell.of([None]) is None
+    assert SeedMean.of([10.0, 14.0]) == SeedMean(12.0, 2.0)
+    assert SeedMean.of([None, 3.0]) == SeedMean(3.0, None)
+    assert SeedMean.of([None]) is None
 
 
 def test_every_table_has_a_row_for_each_model(results):

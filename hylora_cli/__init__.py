@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `hylora` command."""
+"""The `hylora` command line.
+
+It stands beside the packages whose commands it runs: importing any of them takes seconds, for torch and transformers
+come along, and a list of commands needs neither. So commands are known by name, and imported when they are asked for.
+"""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 import typer
-
-from hylora.cli.command import Command
+from typer.core import TyperCommand
 
 __all__ = ["build_app", "main"]
 
@@ -24,9 +28,8 @@ _COMMANDS = {
 
 
 def _all_commands() -> dict[str, tuple[str, str, str]]:
-    """The commands of this package, and those that other packages bring."""
-    found = entry_points(group="hylora.commands")
-    return {**_COMMANDS, **{entry.name: (entry.module, entry.attr, "") for entry in found}}
+    """The commands of `hylora`, and those that other packages bring: entry points that name an entry of the table."""
+    return {**_COMMANDS, **{entry.name: entry.load() for entry in entry_points(group="hylora.commands")}}
 
 
 def build_app(
@@ -47,7 +50,7 @@ def build_app(
         if isinstance(target, dict):
             app.add_typer(build_app(arguments[1:], target, line), name=name)
         else:
-            app.command(name, help=line, cls=Command)(target)
+            app.command(name, help=line, cls=_Command)(target)
 
     # A callback keeps a table of one command a table.
     app.callback(help=text)(_not_imported)
@@ -56,6 +59,26 @@ def build_app(
 
 def _not_imported() -> None:
     """Stands for what has nothing to run: a subcommand that was not asked for is still listed by `--help`."""
+
+
+class _Command(TyperCommand):
+    """Lets `--lengths 512 1024 2048` stand for one `--lengths` per number, for every option that may be repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Spread the numbers, then parse as usual."""
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spread: list[str] = []
+        current = None
+        for argument in args:
+            name = argument.split("=")[0]
+            if name in repeatable:
+                current = name
+            elif not argument.isdigit():
+                current = None
+            elif current is not None and spread[-1] != current:
+                spread.append(current)
+            spread.append(argument)
+        return super().parse_args(ctx, spread)
 
 
 def main() -> None:

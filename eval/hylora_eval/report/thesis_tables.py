@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from hylora_eval.report import harness_tasks
+from hylora_eval.estimates import complete_groups
 from hylora_eval.report.collect import Collection
-from hylora_eval.report.harness_tasks import THESIS_TASKS
-from hylora_eval.report.names import Name, name_subjects
-from hylora_eval.report.records import Measurement, Subject, average
+from hylora_eval.report.harness_tasks import GROUPS, THESIS_TASKS
+from hylora_eval.report.measurements import Measurement, Subject, average
+from hylora_eval.report.names import name_subjects
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table, finish
-from hylora_eval.ruler.tasks import ALL_TASKS, GROUPS, TASKS
+from hylora_eval.ruler.tasks import AVERAGES, TASKS
 
 __all__ = ["lay_tables"]
 
 ATTENTION = "Attention (training → evaluation)"
 TOKENS = "context length (tokens)"
-_AVERAGE = "Average"
 
 
 def lay_tables(collection: Collection) -> list[Table]:
@@ -27,58 +28,104 @@ def lay_tables(collection: Collection) -> list[Table]:
     Args:
         collection: what was found.
     """
-    of_kind: dict[str, list[Measurement]] = {}
+    of_kind: dict[str, list[Measurement]] = defaultdict(list)
     for measurement in collection.measurements:
-        of_kind.setdefault(measurement.kind, []).append(measurement)
-    ruler = of_kind.get("ruler", [])
-    averages = _ruler_averages(ruler)
+        of_kind[measurement.kind].append(measurement)
+    perplexity, ruler = of_kind["perplexity"], of_kind["ruler"]
+    ruler_averages = _ruler_averages(ruler)
     tables = [
-        *_perplexity(of_kind.get("perplexity", [])),
-        *_tasks(of_kind.get("task", [])),
-        *_other_tasks(of_kind.get("other task", [])),
-        *_ruler_groups(averages),
-        *_ruler_tasks(ruler),
-        *_lora(of_kind.get("perplexity", []), "Perplexity", "perplexity", "lora-perplexity"),
-        *_lora([m for m in averages if m.item == _AVERAGE], "RULER average", "score (%)", "lora-ruler"),
-        *_runtime(of_kind.get("time", []), "Time", "time", "ms"),
-        *_runtime(of_kind.get("memory", []), "Peak memory", "memory", "MiB"),
+        *_by_length(
+            perplexity,
+            slug="perplexity",
+            title="Perplexity by context length",
+            caption="Lower is better. Errors are over documents; rows that read the same documents move together, so "
+            "their differences are known better.",
+            higher_is_better=False,
+            y_label="perplexity",
+            tell_bases=True,
+        ),
+        *_thesis_tasks(of_kind["task"]),
+        *_other_tasks(of_kind["other task"]),
+        *_by_length(
+            ruler_averages,
+            AVERAGES,
+            slug="ruler",
+            title="RULER by group",
+            caption="Per cent, higher is better. Average: the mean of all eleven tasks, not of the groups.",
+            higher_is_better=True,
+            y_label="score (%)",
+        ),
+        *_by_length(
+            ruler,
+            TASKS,
+            slug="ruler-tasks",
+            title="RULER by task",
+            caption="Per cent, higher is better.",
+            higher_is_better=True,
+            y_label="score (%)",
+            x_label="",
+            is_detail=True,
+        ),
+        *_lora(perplexity, "Perplexity", "perplexity", "lora-perplexity"),
+        *_lora([m for m in ruler_averages if m.item == "Average"], "RULER average", "score (%)", "lora-ruler"),
     ]
+    spread = " Median, with the smallest and largest of the rounds; decoding per token."
+    for kind, title, unit, caption in (("time", "Time", "ms", spread), ("memory", "Peak memory", "MiB", "")):
+        tables += _by_length(
+            of_kind[kind],
+            dict.fromkeys(measurement.item for measurement in of_kind[kind]),
+            slug=kind,
+            title=f"{title} by context length",
+            caption=f"{unit}, lower is better.{caption}",
+            stub="Attention",
+            higher_is_better=False,
+            y_label=unit,
+            log_y=True,
+        )
     return [finish(table, collection.superseded) for table in tables]
 
 
-def _perplexity(measurements: list[Measurement]) -> list[Table]:
+def _by_length(
+    measurements: list[Measurement],
+    items: Iterable[str] = ("",),
+    *,
+    caption: str,
+    tell_bases: bool = False,
+    **options: Any,
+) -> list[Table]:
+    """Tables with a section for each item and a column for each length."""
     tables = []
-    for part, caption, warnings in _apart(measurements):
+    for part, conditions, warnings in _apart(measurements):
+        lengths = sorted({measurement.length for measurement in part})
+        of_item = {item: [m for m in part if m.item == item] for item in items}
+        sections = (Section(item, _rows(found, lengths)) for item, found in of_item.items() if found)
         table = Table(
-            slug="perplexity",
-            title="Perplexity by context length",
-            caption=f"Lower is better. Errors are over documents; rows that read the same documents move together, so "
-            f"their differences are known better. {caption}",
-            stub=ATTENTION,
-            columns=_length_columns(part),
-            sections=(Section("", _rows(part, _lengths(part))),),
-            higher_is_better=False,
-            x_label=TOKENS,
-            y_label="perplexity",
-            warnings=(*warnings, *_several_bases(part)),
+            columns=tuple(Column(str(length)) for length in lengths),
+            sections=tuple(sections),
+            caption=f"{caption} {conditions}".strip(),
+            warnings=(*warnings, *(_several_bases(part) if tell_bases else ())),
+            **{"stub": ATTENTION, "x_label": TOKENS, **options},
         )
         tables.append(table)
     return _numbered(tables)
 
 
-def _tasks(measurements: list[Measurement]) -> list[Table]:
+def _thesis_tasks(measurements: list[Measurement]) -> list[Table]:
+    """Tables 6.4 and 6.5, with an average of each group."""
     if not measurements:
         return []
-    with_averages, columns, items = list(measurements), [], []
-    for group in harness_tasks.GROUPS:
-        members = [task for task, known in THESIS_TASKS.items() if known.group == group]
-        for subject in {measurement.subject for measurement in measurements}:
-            own = {m.item: m for m in measurements if m.subject == subject}
-            if all(task in own for task in members):
-                with_averages.append(average(group, [own[task] for task in members]))
-        if any(measurement.item in members for measurement in measurements):
-            columns += [Column(THESIS_TASKS[task].label, group) for task in members] + [Column("Avg.", group)]
-            items += [*members, group]
+    members = {group: [task for task, known in THESIS_TASKS.items() if known.group == group] for group in GROUPS}
+    of_subject: dict[Subject, dict[str, Measurement]] = defaultdict(dict)
+    for measurement in measurements:
+        of_subject[measurement.subject][measurement.item] = measurement
+    averages = [
+        average(group, found) for own in of_subject.values() for group, found in complete_groups(members, own).items()
+    ]
+    columns, items = [], []
+    for group, tasks in members.items():
+        if any(measurement.item in tasks for measurement in measurements):
+            columns += [Column(THESIS_TASKS[task].label, group) for task in tasks] + [Column("Avg.", group)]
+            items += [*tasks, group]
     return [
         Table(
             slug="tasks",
@@ -86,7 +133,7 @@ def _tasks(measurements: list[Measurement]) -> list[Table]:
             caption="Per cent, higher is better; an average only where all of its tasks are there.",
             stub=ATTENTION,
             columns=tuple(columns),
-            sections=(Section("", _rows(with_averages, items, by="item")),),
+            sections=(Section("", _rows([*measurements, *averages], items, by="item")),),
             higher_is_better=True,
             x_label="task",
             y_label="score (%)",
@@ -114,80 +161,12 @@ def _other_tasks(measurements: list[Measurement]) -> list[Table]:
 
 
 def _ruler_averages(measurements: list[Measurement]) -> list[Measurement]:
-    """The groups of section 6.6.3.4 and the mean of all eleven tasks, where every task is there."""
-    found: dict[tuple, dict[str, Measurement]] = {}
+    """The averages of section 6.6.3.4, where every task is there."""
+    found: dict[tuple, dict[str, Measurement]] = defaultdict(dict)
     for measurement in measurements:
-        key = measurement.subject, measurement.length, measurement.conditions
-        found.setdefault(key, {})[measurement.item] = measurement
-    wanted = {**GROUPS, _AVERAGE: ALL_TASKS}
-    return [
-        average(name, [tasks[task] for task in members])
-        for tasks in found.values()
-        for name, members in wanted.items()
-        if all(task in tasks for task in members)
-    ]
-
-
-def _ruler_groups(measurements: list[Measurement]) -> list[Table]:
-    return _by_item(
-        measurements,
-        [*GROUPS, _AVERAGE],
-        slug="ruler",
-        title="RULER by group",
-        caption="Per cent, higher is better. Average: the mean of all eleven tasks, not of the groups.",
-        higher_is_better=True,
-        y_label="score (%)",
-    )
-
-
-def _ruler_tasks(measurements: list[Measurement]) -> list[Table]:
-    return _by_item(
-        measurements,
-        list(TASKS),
-        slug="ruler-tasks",
-        title="RULER by task",
-        caption="Per cent, higher is better.",
-        higher_is_better=True,
-        y_label="score (%)",
-        charted=False,
-        is_detail=True,
-    )
-
-
-def _runtime(measurements: list[Measurement], title: str, slug: str, unit: str) -> list[Table]:
-    works = list(dict.fromkeys(measurement.item for measurement in measurements))
-    spread = "Median, with the smallest and largest of the rounds; decoding per token." if unit == "ms" else ""
-    return _by_item(
-        measurements,
-        works,
-        slug=slug,
-        title=f"{title} by context length",
-        caption=f"{unit}, lower is better. {spread}".strip(),
-        stub="Attention",
-        higher_is_better=False,
-        y_label=unit,
-        log_y=True,
-    )
-
-
-def _by_item(
-    measurements: list[Measurement], items: Sequence[str], charted: bool = True, caption: str = "", **options
-) -> list[Table]:
-    """Tables with a section for each item and a column for each length."""
-    tables = []
-    for part, conditions, warnings in _apart(measurements):
-        of_item = {item: [m for m in part if m.item == item] for item in items}
-        sections = [Section(item, _rows(found, _lengths(part))) for item, found in of_item.items() if found]
-        table = Table(
-            columns=_length_columns(part),
-            sections=tuple(sections),
-            x_label=TOKENS if charted else "",
-            caption=f"{caption} {conditions}".strip(),
-            warnings=tuple(warnings),
-            **{"stub": ATTENTION, **options},
-        )
-        tables.append(table)
-    return _numbered(tables)
+        found[measurement.subject, measurement.length, measurement.conditions][measurement.item] = measurement
+    whole = (complete_groups(AVERAGES, tasks) for tasks in found.values())
+    return [average(name, members) for groups in whole for name, members in groups.items()]
 
 
 def _lora(measurements: list[Measurement], title: str, y_label: str, slug: str) -> list[Table]:
@@ -203,7 +182,7 @@ def _lora(measurements: list[Measurement], title: str, y_label: str, slug: str) 
         columns = _lora_columns({measurement.subject for measurement in part})
         if not columns:
             continue
-        subject, lengths = part[0].subject, _lengths(part)
+        subject, lengths = part[0].subject, sorted({measurement.length for measurement in part})
         cell_of = {(m.subject, m.length): Cell(m) for m in part}
         rows = tuple(
             Row(str(length), "", tuple(cell_of.get((column.subject, length), Cell(None)) for column in columns))
@@ -251,19 +230,11 @@ def _rows(measurements: Iterable[Measurement], keys: Sequence, by: str = "length
     """A row for each subject, a cell for each key."""
     measurements = list(measurements)
     cell_of = {(m.subject, getattr(m, by)): Cell(m) for m in measurements}
-    names: dict[Subject, Name] = name_subjects(m.subject for m in measurements)
+    names = name_subjects(m.subject for m in measurements)
     return tuple(
         Row(name.label, name.detail, tuple(cell_of.get((subject, key), Cell(None)) for key in keys), subject)
         for subject, name in names.items()
     )
-
-
-def _lengths(measurements: Iterable[Measurement]) -> list[int]:
-    return sorted({measurement.length for measurement in measurements})
-
-
-def _length_columns(measurements: Iterable[Measurement]) -> tuple[Column, ...]:
-    return tuple(Column(str(length)) for length in _lengths(measurements))
 
 
 def _apart(measurements: list[Measurement]) -> list[tuple[list[Measurement], str, list[str]]]:

@@ -18,19 +18,19 @@ from hylora_eval.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSetti
 # Which attention evaluates, in words.
 WAYS = {"own": "each one's own attention", "full": "full attention"}
 
-__all__ = ["Cell", "Grid", "grids", "markdown", "show", "summarize"]
+__all__ = ["Grid", "SeedMean", "grids", "markdown", "show", "summarize"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class SeedMean:
     """A mean over seeds, and the largest deviation of a seed from it (None where there is one seed)."""
 
     mean: float
     spread: float | None
 
     @classmethod
-    def of(cls, values: Iterable[float | None]) -> Cell | None:
-        """The cell of the seeds' values; None if none was measured."""
+    def of(cls, values: Iterable[float | None]) -> SeedMean | None:
+        """The mean of the seeds' values; None if none was measured."""
         known = [value for value in values if value is not None]
         if not known:
             return None
@@ -65,24 +65,24 @@ def summarize(results: list[dict[str, Any]]) -> list[tuple[Variant, list[dict[st
     ]
 
 
-def recall_cell(results: list[dict[str, Any]], way: str, length: int, upto: int) -> Cell | None:
+def recall_mean(results: list[dict[str, Any]], way: str, length: int, upto: int) -> SeedMean | None:
     """Recall in percent at one document length and up to one distance."""
 
     def find(result: dict[str, Any]) -> float | None:
         bins = result["recall"][way][str(length)]["bins"]
         return next((100 * entry["accuracy"] for entry in bins if entry["stop"] == upto and entry["answers"]), None)
 
-    return Cell.of(map(find, results))
+    return SeedMean.of(map(find, results))
 
 
-def perplexity_cell(results: list[dict[str, Any]], way: str, length: int) -> Cell | None:
+def perplexity_mean(results: list[dict[str, Any]], way: str, length: int) -> SeedMean | None:
     """Perplexity at one context size."""
-    return Cell.of(result["perplexity"][way][str(length)]["perplexity"] for result in results)
+    return SeedMean.of(result["perplexity"][way][str(length)]["perplexity"] for result in results)
 
 
-def hit_cell(results: list[dict[str, Any]], rule: str) -> Cell | None:
+def hit_mean(results: list[dict[str, Any]], rule: str) -> SeedMean | None:
     """Hit rate in percent, mean over KV heads, of one way to choose blocks."""
-    return Cell.of(100 * result["retrieval"][rule]["hit_rate"] for result in results)
+    return SeedMean.of(100 * result["retrieval"][rule]["hit_rate"] for result in results)
 
 
 def grids(results: list[dict[str, Any]], settings: DemoSettings) -> list[Grid]:
@@ -105,7 +105,7 @@ def _perplexity_grids(results: list[dict[str, Any]], settings: DemoSettings) -> 
             f"Held-out library text, the same tokens at every context size; {_spread(settings)}. Standard error over "
             f"the {entries[0]['documents']} documents, which all rows share: {min(errors):.1f} to {max(errors):.1f}.",
             [str(length) for length in settings.lengths],
-            lambda runs, way=way: [_text(perplexity_cell(runs, way, length)) for length in settings.lengths],
+            lambda runs, way=way: [_text(perplexity_mean(runs, way, length)) for length in settings.lengths],
         )
 
 
@@ -122,7 +122,7 @@ def _recall_grids(results: list[dict[str, Any]], settings: DemoSettings) -> Iter
             f"at most {100 * error:.1f} points.",
             [f"to {upto}" for upto in distances],
             lambda runs, way=way, length=length, distances=distances: [
-                _text(recall_cell(runs, way, length, upto)) for upto in distances
+                _text(recall_mean(runs, way, length, upto)) for upto in distances
             ],
             detail=length == longest,
         )
@@ -136,7 +136,7 @@ def _retrieval_grid(results: list[dict[str, Any]], settings: DemoSettings) -> Gr
         "Percent of queries whose needle's block was among those retrieved, over needles before the query's chunk, "
         f"mean over KV heads; random blocks hit {chance:.1f}. Each way to choose is tried on every model.",
         RETRIEVALS,
-        lambda runs: [_text(hit_cell(runs, rule)) for rule in RETRIEVALS],
+        lambda runs: [_text(hit_mean(runs, rule)) for rule in RETRIEVALS],
     )
 
 
@@ -148,10 +148,10 @@ def _cost_grid(results: list[dict[str, Any]]) -> Grid:
         "pass. The state-space layers set the pace.",
         ["s/step", "MB/sequence", "tuning s", "testing s"],
         lambda runs: [
-            _text(Cell.of(result.get("seconds_per_step") for result in runs), 2),
-            _text(Cell.of(_megabytes(result) for result in runs), 2),
-            _text(Cell.of(result["tuning_seconds"] for result in runs), 0),
-            _text(Cell.of(result["evaluation_seconds"] for result in runs), 0),
+            _text(SeedMean.of(result.get("seconds_per_step") for result in runs), 2),
+            _text(SeedMean.of(_megabytes(result) for result in runs), 2),
+            _text(SeedMean.of(result["tuning_seconds"] for result in runs), 0),
+            _text(SeedMean.of(result["evaluation_seconds"] for result in runs), 0),
         ],
     )
 
@@ -168,7 +168,7 @@ def _grid(
     return Grid(title, note, ("fine-tuned with", *head), rows, detail)
 
 
-def _text(cell: Cell | None, digits: int = 1) -> str:
+def _text(cell: SeedMean | None, digits: int = 1) -> str:
     return "–" if cell is None else cell.text(digits)
 
 

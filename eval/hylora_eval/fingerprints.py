@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells two models or two tokenizers apart."""
+"""What tells two models or two tokenizers apart, as results record it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["text_sha256", "tokenizer_sha256", "weights_sha256"]
+from hylora.attention import SpanConfig
+from hylora.attention.functions import FUNCTIONS
+
+__all__ = ["describe_attention", "describe_tokenizer", "text_sha256", "tokenizer_sha256", "weights_sha256"]
 
 # Numbers of each parameter that are looked at: training changes all, and reading all would take long.
 NUMBERS = 16
@@ -30,6 +34,21 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     else:
         definition = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     return text_sha256(json.dumps(definition, sort_keys=True))
+
+
+def describe_attention(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """The name of the attention a model computes with, and its options; none where it is not one of hylora's."""
+    name = model.config._attn_implementation
+    return name, SpanConfig.of(model.config.get_text_config()).to_dict() if name in FUNCTIONS else {}
+
+
+def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a result says of a tokenizer."""
+    return {
+        "path": tokenizer.name_or_path,
+        "vocabulary": len(tokenizer),
+        "sha256": tokenizer_sha256(tokenizer),
+    }
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the evaluation commands share: their options, progress, and a result that grows, is kept and is shown."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import nn
+
+from hylora_eval.commands.model_options import ModelOptions
+from hylora_eval.results import Result, check_output
+
+__all__ = ["Evaluation", "Overwrite", "evaluation_command", "number_table", "with_error"]
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
+
+# Makes a bar of a description, and of the total where that is known; gives the function that moves it, called with
+# what is done and, once known, the total.
+Progressing = Callable[..., Callable[..., None]]
+
+
+@dataclass
+class Evaluation:
+    """One run of an evaluation command.
+
+    Attributes:
+        options: what the command line says about the model.
+        output: path of the result; None keeps none.
+        overwrite: whether an existing result may be replaced.
+        result: what has been found.
+    """
+
+    options: ModelOptions
+    output: Annotated[Path | None, typer.Option(help="Where to write the result, as JSON.")] = None
+    overwrite: Overwrite = False
+    result: Result = field(init=False, default_factory=Result)
+
+    def check_outputs(self, *others: Path | None, goes_on: bool = False) -> None:
+        """Find out before a long evaluation whether it can be written.
+
+        Args:
+            *others: paths of what is written beside the result, None for what is not.
+            goes_on: whether the result that is there is one to go on with.
+
+        Raises:
+            ValueError, OSError: as `check_output`.
+        """
+        if self.output is not None:
+            check_output(self.output, self.overwrite or goes_on)
+        for path in filter(None, others):
+            check_output(path, self.overwrite)
+
+    def start(self, kind: str, model: nn.Module, **parts: Any) -> Result:
+        """Begin the result.
+
+        Args:
+            kind: what is evaluated, such as "perplexity".
+            model: that is evaluated.
+            **parts: what follows the header that all results share; plain JSON types.
+        """
+        self.result = Result({**self.options.header(kind, model), **parts})
+        return self.result
+
+    def save(self) -> None:
+        """Write the result as far as it goes, where it is kept."""
+        if self.output is not None:
+            self.result.save(self.output)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progressing]:
+        """Progress bars on standard error; yields what makes one, and gives the same for the same description."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+
+            @cache
+            def bar(description: str, total: int | None = None) -> Callable[..., None]:
+                task = bars.add_task(description, total=total)
+                return lambda done, total=total: bars.update(task, completed=done, total=total)
+
+            yield bar
+
+    @contextmanager
+    def shown(self, tables: Callable[[Result], Iterable[RenderableType]]) -> Iterator[None]:
+        """Print what was found at the end, be it that a longer length ran out of memory or the disk is full.
+
+        Args:
+            tables: of a result that has results.
+        """
+        try:
+            yield
+        finally:
+            if self.result.get("results"):
+                for table in tables(self.result):
+                    Console().print(table)
+
+    def note(self, text: str) -> None:
+        """Tell on standard error that something is done otherwise than asked."""
+        Console(stderr=True).print(f"note: {text}")
+
+
+def evaluation_command(leave_out: tuple[str, ...] = (), **defaults: Any) -> Callable[[Callable], Callable[..., None]]:
+    """Make a command of a function that takes an `Evaluation` and the options of its own.
+
+    Args:
+        leave_out: shared options that the command does not have.
+        **defaults: of shared options, where they are others.
+    """
+
+    def decorate(function: Callable) -> Callable[..., None]:
+        about_model = _options(ModelOptions, leave_out, defaults)
+        about_result = _options(Evaluation, ("options",), {})
+        model, *rest = about_model
+
+        @wraps(function)
+        def command(**values: Any) -> None:
+            options = ModelOptions(**{option.name: values.pop(option.name) for option in about_model})
+            result = {option.name: values.pop(option.name) for option in about_result}
+            function(Evaluation(options, **result), **values)
+
+        # Typer reads both, and gives every option by its name.
+        shown = [model, *_options(function, ("evaluation",), {}), *rest, *about_result]
+        command.__signature__ = inspect.Signature(shown)
+        command.__annotations__ = {option.name: option.annotation for option in shown}
+        return command
+
+    return decorate
+
+
+def _options(of: Callable, leave_out: Iterable[str], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+    return [
+        option.replace(kind=option.KEYWORD_ONLY, default=defaults.get(name, option.default))
+        for name, option in inspect.signature(of, eval_str=True).parameters.items()
+        if name not in leave_out
+    ]
+
+
+def number_table(title: str | None, headings: Iterable[str], words: int = 0, **looks: Any) -> Table:
+    """A table of numbers, with words in the first so many columns."""
+    table = Table(title=title, title_justify="left", **looks)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < words else "right")
+    return table
+
+
+def with_error(value: float, error: float | None, digits: int) -> str:
+    """A number and its standard error, where there is one."""
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
