@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from torch import nn
@@ -12,28 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from hylora.attention import SpanConfig
 from hylora.attention.functions import FUNCTIONS
+from hylora.runs.fingerprint import tokenizer_fingerprint
 
-__all__ = ["describe_attention", "describe_tokenizer", "text_sha256", "tokenizer_sha256", "weights_sha256"]
-
-# Numbers of each parameter that are looked at: training changes all, and reading all would take long.
-NUMBERS = 16
+__all__ = ["describe_attention", "describe_tokenizer", "text_sha256"]
 
 
 def text_sha256(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of what a tokenizer does: of its whole definition if it is a fast one, of its vocabulary otherwise."""
-    if tokenizer.is_fast:
-        definition = json.loads(tokenizer.backend_tokenizer.to_str())
-        # The last call's, not the tokenizer's.
-        for setting in ("padding", "truncation"):
-            definition.pop(setting, None)
-    else:
-        definition = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    return text_sha256(json.dumps(definition, sort_keys=True))
 
 
 def describe_attention(model: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -47,14 +32,5 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {
         "path": tokenizer.name_or_path,
         "vocabulary": len(tokenizer),
-        "sha256": tokenizer_sha256(tokenizer),
+        "fingerprint": tokenizer_fingerprint(tokenizer),
     }
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of the first numbers of every parameter, with their names."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        numbers = parameter.detach().flatten()[:NUMBERS].float().cpu().numpy()
-        digest.update(name.encode() + numbers.astype("<f4").tobytes())
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["fingerprint", "model_fingerprint", "tokenizer_fingerprint"]
+__all__ = ["fingerprint", "model_fingerprint", "tokenizer_fingerprint", "weights_fingerprint"]
 
 
 def fingerprint(content: Any) -> str:
@@ -31,7 +31,13 @@ def fingerprint(content: Any) -> str:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A hash of what a model computes: every byte of its weights and persistent buffers, and its config.
+    """A hash of what a model computes: of its weights, and of what its config sets."""
+    config = getattr(model, "config", None)
+    return fingerprint([weights_fingerprint(model), None if config is None else _lasting(config.to_diff_dict())])
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of every byte of a model's weights and persistent buffers, with their names, shapes and dtypes.
 
     It reads some 4 GB/s. Two copies of a model have the same, wherever they lie and whichever way they were loaded.
 
@@ -47,8 +53,7 @@ def model_fingerprint(model: nn.Module) -> str:
         if id(tensor) not in sums:
             sums[id(tensor)] = _checksum(tensor)
         tensors.append([name, list(tensor.shape), str(tensor.dtype), sums[id(tensor)]])
-    config = getattr(model, "config", None)
-    return fingerprint([tensors, None if config is None else _lasting(config.to_diff_dict())])
+    return fingerprint(tensors)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

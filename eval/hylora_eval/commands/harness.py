@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from hylora.runs.fingerprint import weights_fingerprint
 from hylora_eval import harness as lm_harness
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
-from hylora_eval.fingerprints import describe_tokenizer, weights_sha256
+from hylora_eval.fingerprints import describe_tokenizer
 from hylora_eval.harness.model import context_length
 from hylora_eval.harness.names import expand_names, split_ruler_name
 from hylora_eval.harness.resuming import add_result, finished_tasks, resume
@@ -79,7 +80,7 @@ def harness(
             "batch_size": lm.batch_size,
             "max_length": max_length,
             "include_path": None if include_path is None else str(include_path),
-            "weights_sha256": weights_sha256(model),
+            "weights": weights_fingerprint(model),
         },
     )
     if finished:

@@ -75,7 +75,7 @@ def _ruler(result: Result, source: Source) -> Iterator[Measurement]:
         **{name: settings.get(name) for name in ("mode", "seed", "samples", "haystack")},
         "sha256 of the haystack": settings.get("haystack_sha256"),
         "sentences": settings.get("sentences"),
-        "sha256 of the tokenizer": result.get_at("tokenizer", "sha256"),
+        "fingerprint of the tokenizer": result.get_at("tokenizer", "fingerprint"),
     }
     for keys in _rows(result):
         yield Measurement(

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora_eval.fingerprints import describe_attention, text_sha256, tokenizer_sha256, weights_sha256
+from hylora.runs.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from hylora_eval.fingerprints import describe_attention, text_sha256
 from hylora_eval.nll import evaluation_mode
 from hylora_eval.ruler.answering import Answerer
 from hylora_eval.ruler.counting import prompt_tokens
@@ -151,7 +152,7 @@ def evaluate(
                 note("this model answers a padded prompt otherwise than the prompt alone, so prompts go one by one")
         settings = {
             **_describe(model),
-            "tokenizer_sha256": tokenizer_sha256(tokenizer),
+            "tokenizer": tokenizer_fingerprint(tokenizer),
             "seed": seed,
             "mode": mode,
             "batch_size": batch_size,
@@ -216,7 +217,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
     """What a model's answers depend on."""
     attention, options = describe_attention(model)
     return {
-        "weights_sha256": weights_sha256(model),
+        "weights": weights_fingerprint(model),
         "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
         "attention": attention,
         "attention_options": options,

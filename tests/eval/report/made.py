@@ -85,7 +85,7 @@ def ruler(
     """RULER by task and length; `score` is called with both."""
     return {
         **header("ruler", **options),
-        "tokenizer": {"sha256": "d" * 64},
+        "tokenizer": {"fingerprint": "d" * 32},
         "settings": {
             "mode": mode,
             "seed": seed,

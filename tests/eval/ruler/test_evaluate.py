@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 import hylora
 from hylora_eval import ruler
@@ -152,9 +153,10 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(monkey
         ({"seed": 1}, "made with seed=42 and now it is 1"),
         ({"mode": "strict"}, "made with mode='exact' and now it is 'strict'"),
         ({"batch_size": 2}, "made with batch_size=1 and now it is 2"),
-        ({"model": "other"}, "made with weights_sha256="),
+        ({"model": "other"}, "made with weights="),
+        ({"model": "negated"}, "made with weights="),
         ({"model": "windowed"}, "made with attention='sdpa' and now it is 'sw_attn'"),
-        ({"tokenizer": "llama3"}, "made with tokenizer_sha256="),
+        ({"tokenizer": "llama3"}, "made with tokenizer="),
         ({"haystack": ruler.Haystack("other", "Another text. " * 300)}, "another prompt of niah_single_2, sample 0"),
     ],
 )
@@ -162,7 +164,16 @@ def test_a_changed_setting_refuses_to_go_on(monkeypatch, tmp_path, tokenizers, e
     know(monkeypatch, None, lambda prompt, tokens: "nothing")
     windowed = tiny_llama(vocab_size=4096)
     hylora.set_attention(windowed, "sw_attn", window=5)
-    models = {"same": tiny_llama(vocab_size=4096), "other": tiny_llama(vocab_size=4096, seed=1), "windowed": windowed}
+    # The last number of one matrix, which a look at the first ones would not see.
+    negated = tiny_llama(vocab_size=4096)
+    with torch.no_grad():
+        negated.model.layers[-1].mlp.down_proj.weight[-1, -1] *= -1
+    models = {
+        "same": tiny_llama(vocab_size=4096),
+        "other": tiny_llama(vocab_size=4096, seed=1),
+        "negated": negated,
+        "windowed": windowed,
+    }
 
     def run(model="same", tokenizer="demo", haystack=essay, **options):
         return ruler.evaluate(
