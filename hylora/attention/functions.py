@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch import nn
 from hylora.attention.config import SpanConfig
 from hylora.attention.masks import CachedKeys, Prefill
 from hylora.attention.packing import settle_packing
+from hylora.randomness import derive_key
 from hylora_kernels import (
     SequenceLayout,
+    SpanOptions,
     shifted_sparse_attention,
     sliding_window_attention,
     span_attention,
@@ -28,33 +31,26 @@ def chunk_size_of(options: SpanConfig, draw: int | None, layer: int) -> int:
     sizes = options.chunk_sizes
     if draw is None or len(sizes) == 1:
         return max(sizes)
-    generator = torch.Generator().manual_seed(_key(options.seed, draw, layer))
-    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+    return sizes[_key("chunk size", options.seed, draw, layer) % len(sizes)]
 
 
-def kernel_options(options: SpanConfig, draw: int | None, layer: int) -> dict[str, Any]:
-    """Keyword arguments of `hylora_kernels.span_attention` and `select_blocks` for one layer of one forward pass."""
-    return {
-        "block_size": options.block_size,
-        "top_k": options.top_k,
-        "chunk_size": chunk_size_of(options, draw, layer),
-        "selection": options.selection,
-        "query_group": options.query_group,
-        "retrieval": options.retrieval,
-        "summary": options.summary,
-        # Random blocks differ between layers and training steps; the landmark query must not.
-        "seed": _key(options.seed, draw or 0, layer) if options.retrieval == "random" else options.seed,
-    }
+def kernel_options(options: SpanConfig, draw: int | None, layer: int) -> SpanOptions:
+    """The kernels' options for one layer of one forward pass."""
+    chosen = options.with_chunks_of(chunk_size_of(options, draw, layer))
+    # Random blocks differ between layers and training steps; the landmark query must not.
+    if chosen.retrieval != "random":
+        return chosen
+    return replace(chosen, seed=_key("random blocks", options.seed, draw or 0, layer))
 
 
-def _key(seed: int, draw: int, layer: int) -> int:
-    """One 63-bit key from three numbers: distinct multipliers keep different triples apart."""
-    return (seed * 0x9E3779B1 + draw * 0x85EBCA77C2B2AE63 + (layer + 1) * 0xC2B2AE3D27D4EB4F) % (2**63 - 1)
+@torch.compiler.assume_constant_result  # graphs cannot hash
+def _key(*parts: int | str) -> int:
+    return derive_key(*parts)
 
 
 def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
-    arguments = kernel_options(options, draw, layer)
-    return span_attention(query, key, value, layout=layout, scale=scale, backend=options.backend, **arguments)
+    chosen = kernel_options(options, draw, layer)
+    return span_attention(query, key, value, chosen, layout=layout, scale=scale, backend=options.backend)
 
 
 def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):

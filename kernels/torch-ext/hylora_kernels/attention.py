@@ -3,32 +3,35 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Union
+from typing import Any, List, Optional, Union
 
 import torch
 from torch import Tensor
 
 from . import backends, ops
 from .layout import SequenceLayout
-from .options import SpanOptions, check_choice, check_inputs, check_integer, follow_autocast, positive_scale
+from .options import (
+    SpanOptions,
+    check_choice,
+    check_group,
+    check_inputs,
+    check_integer,
+    follow_autocast,
+    positive_scale,
+    span_options,
+)
 
 
 def span_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    options: Optional[SpanOptions] = None,
     *,
     layout: Union[SequenceLayout, Tensor, None] = None,
-    block_size: int = 32,
-    top_k: int = 8,
-    chunk_size: int = 4096,
-    selection: str = "chunk",
-    query_group: int = 64,
-    retrieval: str = "relevance",
-    summary: str = "attention",
-    seed: int = 0,
     scale: Optional[float] = None,
     backend: str = "auto",
+    **changes: Any,
 ) -> Tensor:
     """Span-expanded attention (SE-Attn): causal attention within a chunk, plus retrieved blocks of the past.
 
@@ -44,22 +47,12 @@ def span_attention(
         query: `[B, Hq, L, D]`, after rotary embedding; floating.
         key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
         value: `[B, Hkv, L, D]`; same dtype.
+        options: what is retrieved and for whom; None means the defaults of `SpanOptions`.
         layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
             it as a tensor, in the form of `SequenceLayout.table`.
-        block_size: tokens per memory block (S).
-        top_k: blocks retrieved per selection (k).
-        chunk_size: tokens per chunk (M).
-        selection: "chunk" selects once per chunk with all of its queries, as published: within a chunk, earlier
-            outputs then depend on later queries. "causal" selects once per `query_group` queries with the queries of
-            the group before it, so that no output depends on anything after it.
-        query_group: queries per selection with `selection="causal"`; must divide `chunk_size`. With 1, each query
-            selects with itself.
-        retrieval: "relevance" as above, "random" blocks, or "none" (chunks alone).
-        summary: "attention": the mean over the block's rows, and over the query heads, of softmax(Q K^T scale) V
-            (equation 6.7); "landmark": the attention of a fixed random query over the block; "mean_key": mean of K.
-        seed: of random retrieval and of the landmark.
         scale: factor on the scores; None means 1 / sqrt(D).
         backend: "auto", "reference" (plain, quadratic in memory), "torch", "flash" or "triton" (both on GPUs).
+        **changes: fields of `SpanOptions` that differ from `options`, as in `block_size=64`.
 
     Returns:
         `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
@@ -67,12 +60,12 @@ def span_attention(
     Raises:
         ValueError: tensors that do not belong together, or an option out of range.
     """
-    options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
+    options = span_options(options, changes)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     if backend == "auto" and not torch.compiler.is_compiling():
         layout = SequenceLayout.of(query, layout)
-        if layout.is_dense and layout.length <= chunk_size:
+        if layout.is_dense and layout.length <= options.chunk_size:
             backend = "torch"  # full causal attention, by torch itself
     return _attend("span_attention", backend, query, key, value, layout, options, scale)
 
@@ -81,25 +74,18 @@ def select_blocks(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    options: Optional[SpanOptions] = None,
     *,
     layout: Union[SequenceLayout, Tensor, None] = None,
-    block_size: int = 32,
-    top_k: int = 8,
-    chunk_size: int = 4096,
-    selection: str = "chunk",
-    query_group: int = 64,
-    retrieval: str = "relevance",
-    summary: str = "attention",
-    seed: int = 0,
     scale: Optional[float] = None,
     backend: str = "auto",
+    **changes: Any,
 ) -> List[Tensor]:
     """The memory blocks `span_attention` retrieves for the same arguments.
 
     Args:
         query, key, value: as in `span_attention`.
-        layout, block_size, top_k, chunk_size, selection, query_group: likewise.
-        retrieval, summary, seed, scale, backend: likewise.
+        options, layout, scale, backend, changes: likewise.
 
     Returns:
         For each sequence of the layout an int64 tensor `[Hkv, selections, top_k]` of block indices counted from the
@@ -108,7 +94,7 @@ def select_blocks(
     Raises:
         ValueError: as `span_attention`.
     """
-    options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
+    options = span_options(options, changes)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, backends.NAMES)
@@ -184,10 +170,7 @@ def shifted_sparse_attention(
     Raises:
         ValueError: tensors that do not belong together, or an option out of range.
     """
-    if not isinstance(group, float):
-        check_integer("group", group, minimum=1)
-    elif not 0 < group <= 1:
-        raise ValueError(f"group={group} must be a fraction in (0, 1], or an integer number of tokens")
+    check_group(group)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     return _attend("shifted_sparse_attention", backend, query, key, value, layout, group, scale)

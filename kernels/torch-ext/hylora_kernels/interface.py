@@ -25,7 +25,7 @@ _REFUSED = {
     "output_attentions": "attention weights",
 }
 # The attribute of a model's config that holds the options, and those that belong to other attentions.
-_CONFIG_ATTRIBUTE = "span_attention"
+CONFIG_ATTRIBUTE = "span_attention"
 _OTHERS = ("window", "group")
 
 supports_flash_attn = True
@@ -135,7 +135,7 @@ def _is_prompt(query: Tensor, key: Tensor, mask: Optional[Tensor]) -> bool:
 
 def _options(module: nn.Module) -> Dict[str, Any]:
     """Keyword arguments of `span_attention`."""
-    kept = getattr(getattr(module, "config", None), _CONFIG_ATTRIBUTE, None) or {}
+    kept = getattr(getattr(module, "config", None), CONFIG_ATTRIBUTE, None) or {}
     options = {name: value for name, value in kept.items() if name not in _OTHERS}
     sizes = options.get("chunk_size")
     return {**options, "chunk_size": max(sizes)} if isinstance(sizes, (list, tuple)) else options

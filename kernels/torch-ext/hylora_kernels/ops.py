@@ -7,23 +7,60 @@ every row is one sequence. Which backend computes it is decided when it runs.
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from dataclasses import fields
+from functools import lru_cache
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends
-from .hashing import signed
 from .layout import SequenceLayout
 from .options import SpanOptions, accumulation_dtype
 from .parts import rows_contiguous
 
 TENSOR_ARGUMENTS = "Tensor query, Tensor key, Tensor value"
-SPAN_ARGUMENTS = (
-    "SymInt block_size, SymInt top_k, SymInt chunk_size, str selection, SymInt query_group, str retrieval, "
-    "str summary, SymInt seed, float scale, str backend"
+# The options as operators take them, one argument for each field.
+_NAMES = tuple(field.name for field in fields(SpanOptions))
+_TYPES = {"int": "SymInt", "str": "str"}
+SPAN_ARGUMENTS = ", ".join(
+    [*(f"{_TYPES[field.type]} {field.name}" for field in fields(SpanOptions)), "float scale", "str backend"]
 )
+
+
+def pack_options(options: SpanOptions) -> Tuple[Union[int, str], ...]:
+    """The options as arguments of an operator."""
+    return tuple(getattr(options, name) for name in _NAMES)
+
+
+@lru_cache(maxsize=64)
+def unpack_options(*packed: Union[int, str]) -> SpanOptions:
+    """The inverse of `pack_options`; all layers have the same."""
+    return SpanOptions(*packed)
+
+
+# Of tables that were made here, and given to nobody who could change them: an operator need not read them back.
+_layouts = WeakIdKeyDictionary()
+
+
+def sequence_table(layout: Union[SequenceLayout, Tensor, None]) -> Optional[Tensor]:
+    """A layout as operators take it."""
+    if not isinstance(layout, SequenceLayout):
+        return layout
+    if layout.is_dense:
+        return None
+    table = layout.table()
+    if not torch.compiler.is_compiling():
+        _layouts[table] = layout
+    return table
+
+
+def _layout_of(query: Tensor, table: Optional[Tensor]) -> SequenceLayout:
+    """The inverse of `sequence_table`."""
+    known = None if table is None else _layouts.get(table)
+    return known or SequenceLayout.of(query, table)
 
 
 def span_attention(
@@ -36,9 +73,7 @@ def span_attention(
     backend: str,
 ) -> Tensor:
     """Span-expanded attention as one node."""
-    sizes = (options.block_size, options.top_k, options.chunk_size, options.selection, options.query_group)
-    rest = (options.retrieval, options.summary, signed(options.seed), scale, backend)
-    return _span_forward(query, key, value, sequence_table(layout), *sizes, *rest)[0]
+    return _span_forward(query, key, value, sequence_table(layout), *pack_options(options), scale, backend)[0]
 
 
 def sliding_window_attention(
@@ -67,13 +102,6 @@ def shifted_sparse_attention(
     return _shifted_sparse(query, key, value, sequence_table(layout), group, scale, backend)[0]
 
 
-def sequence_table(layout: Union[SequenceLayout, Tensor, None]) -> Optional[Tensor]:
-    """A layout as operators take it."""
-    if isinstance(layout, SequenceLayout):
-        return None if layout.is_dense else layout.table()
-    return layout
-
-
 def add_op_namespace_prefix(name: str) -> str:
     """The operator's name in this package's own namespace: a copy under another module name registers beside it.
 
@@ -93,7 +121,7 @@ def add_op_namespace_prefix(name: str) -> str:
 )
 def _span_forward(query, key, value, sequences, *settings):
     *options, scale, backend = settings
-    options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
+    options, layout = unpack_options(*options), _layout_of(query, sequences)
     module = backends.span_backend(backend, query, layout, options)
     with torch.autocast(query.device.type, enabled=False):
         output, lse, blocks = module.span_forward(*map(rows_contiguous, (query, key, value)), layout, options, scale)
@@ -104,9 +132,12 @@ def _span_forward(query, key, value, sequences, *settings):
 
 
 @_span_forward.register_fake
-def _(query, key, value, sequences, block_size, top_k, chunk_size, selection, query_group, *_rest):
-    rows = _selections(query, sequences, chunk_size if selection == "chunk" else query_group)
-    blocks = query.new_empty((key.shape[1], rows, top_k), dtype=torch.int32)
+def _(query, key, value, sequences, *settings):
+    # Numbers may be symbols here, which no check of the options would take.
+    given = dict(zip(_NAMES, settings))
+    unit_size = given["chunk_size"] if given["selection"] == "chunk" else given["query_group"]
+    rows = _selections(query, sequences, unit_size)
+    blocks = query.new_empty((key.shape[1], rows, given["top_k"]), dtype=torch.int32)
     return torch.empty_like(query), _empty_lse(query), blocks
 
 
@@ -118,7 +149,7 @@ def _(query, key, value, sequences, block_size, top_k, chunk_size, selection, qu
 )
 def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *settings):
     *options, scale, backend = settings
-    options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
+    options, layout = unpack_options(*options), _layout_of(query, sequences)
     module = backends.span_backend(backend, query, layout, options)
     blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)].contiguous()
     tensors = map(rows_contiguous, (grad, query, key, value, output))
@@ -139,7 +170,7 @@ def _rival(name: str, option: str):
         compute = getattr(backends.rival_backend(backend, query), f"{name}_forward")
         with torch.autocast(query.device.type, enabled=False):
             tensors = map(rows_contiguous, (query, key, value))
-            output, lse = compute(*tensors, SequenceLayout.of(query, sequences), size, scale)
+            output, lse = compute(*tensors, _layout_of(query, sequences), size, scale)
         return _strided_like(output, query), lse.contiguous()
 
     @forward.register_fake
@@ -156,7 +187,7 @@ def _rival(name: str, option: str):
         compute = getattr(backends.rival_backend(backend, query), f"{name}_backward")
         tensors = map(rows_contiguous, (grad, query, key, value, output))
         with torch.autocast(query.device.type, enabled=False):
-            grads = compute(*tensors, lse, SequenceLayout.of(query, sequences), size, scale)
+            grads = compute(*tensors, lse, _layout_of(query, sequences), size, scale)
         return tuple(map(_strided_like, grads, (query, key, value)))
 
     _differentiate(forward, backward)

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .. import backends
-from ..hashing import signed
-from ..ops import SPAN_ARGUMENTS, TENSOR_ARGUMENTS, add_op_namespace_prefix
+from ..ops import SPAN_ARGUMENTS, TENSOR_ARGUMENTS, add_op_namespace_prefix, pack_options, unpack_options
 from ..options import SpanOptions, check_choice, check_inputs, follow_autocast
 from ..parts import rows_contiguous
 from . import reference, torch_backend
@@ -55,10 +54,8 @@ def span_decode(query: Tensor, key: Tensor, value: Tensor, state: DecodeState, *
     if state.held == state.capacity:
         state._grow(2 * state.capacity)
     state.held += 1
-    options, stepping = state.options, "torch" if backend == "reference" else backend
-    sizes = (options.block_size, options.top_k, options.chunk_size, options.selection, options.query_group)
-    rest = (options.retrieval, options.summary, signed(options.seed), state.scale, stepping)
-    output = _span_decode(query, key, value, *state.tensors(), *sizes, *rest)
+    stepping = "torch" if backend == "reference" else backend
+    output = _span_decode(query, key, value, *state.tensors(), *pack_options(state.options), state.scale, stepping)
     return reference.last_rows(state) if backend == "reference" else output
 
 
@@ -70,7 +67,7 @@ def span_decode(query: Tensor, key: Tensor, value: Tensor, state: DecodeState, *
 )
 def _span_decode(*arguments):
     tensors, (*options, scale, backend) = arguments[:10], arguments[10:]
-    query, options = tensors[0], SpanOptions(*options)
+    query, options = tensors[0], unpack_options(*options)
     with torch.autocast(query.device.type, enabled=False):
         if backend == "triton" or (backend == "auto" and query.is_cuda and not _why_not_triton(query, options)):
             from ..triton_backend import decode

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ..options import (
     check_integer,
     follow_autocast,
     positive_scale,
+    span_options,
 )
 from ..selection import summarize_blocks
 
@@ -80,12 +81,13 @@ class DecodeState:
         kv_heads: int,
         head_dim: int,
         capacity: int,
+        options: Optional[SpanOptions] = None,
         *,
         scale: Optional[float] = None,
         keep_queries: bool = False,
         dtype: Optional[torch.dtype] = None,
         device: Union[torch.device, str, None] = None,
-        **options,
+        **changes: Any,
     ) -> DecodeState:
         """Sequences without a token yet.
 
@@ -95,12 +97,12 @@ class DecodeState:
             kv_heads: key and value heads; must divide `heads`.
             head_dim: size of a head.
             capacity: tokens per row for which there is room; it grows when they run out.
+            options: as in `span_attention`.
             scale: factor on the scores; None means 1 / sqrt(head_dim).
             keep_queries: keep the queries of all tokens, which `backend="reference"` needs.
             dtype: of queries, keys and values; None means torch's default.
             device: likewise.
-            **options: `block_size`, `top_k`, `chunk_size`, `selection`, `query_group`, `retrieval`, `summary`, `seed`
-                of `span_attention`.
+            **changes: as in `span_attention`.
 
         Returns:
             The state.
@@ -109,7 +111,7 @@ class DecodeState:
             ValueError: a number out of range.
         """
         sizes = (batch, heads, kv_heads, head_dim, capacity)
-        return cls(*sizes, SpanOptions(**options), scale, keep_queries, dtype, device)
+        return cls(*sizes, span_options(options, changes), scale, keep_queries, dtype, device)
 
     @classmethod
     @torch.no_grad()
@@ -118,12 +120,13 @@ class DecodeState:
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        options: Optional[SpanOptions] = None,
         *,
         layout: Union[SequenceLayout, Tensor, None] = None,
         capacity: Optional[int] = None,
         scale: Optional[float] = None,
         keep_queries: bool = False,
-        **options,
+        **changes: Any,
     ) -> DecodeState:
         """The state after these tokens, which are copied into it.
 
@@ -131,11 +134,12 @@ class DecodeState:
             query: `[B, Hq, L, D]`, as handed to `span_attention`.
             key: `[B, Hkv, L, D]`, likewise.
             value: `[B, Hkv, L, D]`, likewise.
+            options: as in `span_attention`.
             layout: the sequences, at most one per row; None means every row is one, without padding.
             capacity: as in `empty`; None means twice L.
             scale: as in `empty`.
             keep_queries: as in `empty`.
-            **options: as in `empty`.
+            **changes: as in `span_attention`.
 
         Returns:
             The state.
@@ -143,7 +147,7 @@ class DecodeState:
         Raises:
             ValueError: a row with several sequences, a capacity below the longest sequence, or as `span_attention`.
         """
-        options = SpanOptions(**options)
+        options = span_options(options, changes)
         query, key, value = follow_autocast(query, key, value)
         check_inputs(query, key, value, layout)
         layout = SequenceLayout.of(query, layout)
