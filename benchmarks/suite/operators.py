@@ -9,7 +9,7 @@ import torch
 
 from hylora_eval.runtime.rounds import measure
 from hylora_kernels import SequenceLayout
-from hylora_kernels.backends import span_backend
+from hylora_kernels.backends import choose
 from hylora_kernels.options import SpanOptions
 
 from . import costs
@@ -156,7 +156,7 @@ def _backend(query: torch.Tensor, sizes: Sizes) -> str:
     """The module that computes SE-Attn here: where Triton is missing, it is another than one would think."""
     options = SpanOptions(**sizes.options.span)
     layout = SequenceLayout.dense(1, query.shape[2])
-    return span_backend("auto", query, layout, options).__name__.rpartition(".")[2]
+    return choose("auto", "span", query, options, layout).__name__.rpartition(".")[2]
 
 
 def _bind(methods: dict[str, Method], tensors: list[torch.Tensor], left_out: list[dict]) -> dict[str, Attend]:

@@ -131,10 +131,10 @@ class Stepper:
 
 
 def _sliced_loss() -> Callable:
-    """The training loop's loss. Its package needs `datasets`, which the file itself does not."""
+    """The loss of language models. Its package needs `datasets`, which the file itself does not."""
     import hylora
 
-    path = Path(hylora.__file__).parent / "training/loss.py"
+    path = Path(hylora.__file__).parent / "language/loss.py"
     specification = importlib.util.spec_from_file_location("sliced_loss", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

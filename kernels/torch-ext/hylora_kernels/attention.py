@@ -7,8 +7,10 @@ from typing import Any, List, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
 
-from . import backends, ops
+from . import backends, ops, reference, torch_backend
 from .layout import SequenceLayout
 from .options import (
     SpanOptions,
@@ -18,6 +20,7 @@ from .options import (
     check_integer,
     follow_autocast,
     positive_scale,
+    rows_contiguous,
     span_options,
 )
 
@@ -63,11 +66,11 @@ def span_attention(
     options = span_options(options, changes)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    if backend == "auto" and not torch.compiler.is_compiling():
+    if backend in ("auto", "torch") and not torch.compiler.is_compiling():
         layout = SequenceLayout.of(query, layout)
         if layout.is_dense and layout.length <= options.chunk_size:
-            backend = "torch"  # full causal attention, by torch itself
-    return _attend("span_attention", backend, query, key, value, layout, options, scale)
+            return _full_attention(query, key, value, positive_scale(query, scale))
+    return _attend("span", backend, query, key, value, layout, options, scale)
 
 
 def select_blocks(
@@ -99,7 +102,7 @@ def select_blocks(
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, backends.NAMES)
     layout = SequenceLayout.of(query, layout)
-    module = backends.selecting_backend(backend, query, layout, options)
+    module = reference if backend == "reference" else backends.choose(backend, "select", query, options, layout)
     with torch.autocast(query.device.type, enabled=False):
         return module.select_blocks(query, key, value, layout, options, positive_scale(query, scale))
 
@@ -135,7 +138,7 @@ def sliding_window_attention(
     check_integer("window", window, minimum=1)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    return _attend("sliding_window_attention", backend, query, key, value, layout, window, scale)
+    return _attend("sliding_window", backend, query, key, value, layout, window, scale)
 
 
 def shifted_sparse_attention(
@@ -173,24 +176,51 @@ def shifted_sparse_attention(
     check_group(group)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    return _attend("shifted_sparse_attention", backend, query, key, value, layout, group, scale)
+    return _attend("shifted_sparse", backend, query, key, value, layout, group, scale)
+
+
+def _full_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention by torch itself."""
+    grouped = query.shape[1] != key.shape[1]
+    with torch.autocast(query.device.type, enabled=False):
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
 
 
 def _attend(
-    function: str,
+    kind: str,
     backend: str,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     layout: Union[SequenceLayout, Tensor, None],
-    option,
+    option: Union[SpanOptions, int, float],
     scale: Optional[float],
 ) -> Tensor:
-    """Call a backend's function where torch is to see its operations, or else the operator that stands for it."""
+    """Compute where torch is to see the operations, or else call the operator that stands for them."""
     check_choice("backend", backend, backends.NAMES)
     scale = positive_scale(query, scale)
-    module = backends.plain_backend(backend, query)
-    if module is None:
-        return getattr(ops, function)(query, key, value, layout, option, scale, backend)
+    if backend != "reference" and not backends.shows_operations(backend, query):
+        return getattr(ops, f"{kind}_attention")(query, key, value, layout, option, scale, backend)
+    layout = SequenceLayout.of(query, layout)
     with torch.autocast(query.device.type, enabled=False):
-        return getattr(module, function)(query, key, value, SequenceLayout.of(query, layout), option, scale)
+        if backend == "reference":
+            return getattr(reference, f"{kind}_attention")(query, key, value, layout, option, scale)
+        tensors = map(rows_contiguous, (query, key, value))
+        return _Shown.apply(*tensors, kind, layout, option, scale)
+
+
+class _Shown(torch.autograd.Function):
+    """The torch backend's forward and backward, into which torch looks."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, kind, *settings):
+        output, *kept = getattr(torch_backend, f"{kind}_forward")(query, key, value, *settings)
+        ctx.save_for_backward(query, key, value, output, *kept)
+        ctx.compute, ctx.settings = getattr(torch_backend, f"{kind}_backward"), settings
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        grads = ctx.compute(rows_contiguous(grad), *ctx.saved_tensors, *ctx.settings)
+        return (*grads, None, *(None for _ in ctx.settings))

@@ -18,49 +18,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends
 from .layout import SequenceLayout
-from .options import SpanOptions, accumulation_dtype
-from .parts import rows_contiguous
+from .options import SpanOptions, accumulation_dtype, rows_contiguous
+from .state import DecodeTensors
 
-TENSOR_ARGUMENTS = "Tensor query, Tensor key, Tensor value"
 # The options as operators take them, one argument for each field.
 _NAMES = tuple(field.name for field in fields(SpanOptions))
 _TYPES = {"int": "SymInt", "str": "str"}
-SPAN_ARGUMENTS = ", ".join(
+_TENSORS = "Tensor query, Tensor key, Tensor value"
+_SETTINGS = ", ".join(
     [*(f"{_TYPES[field.type]} {field.name}" for field in fields(SpanOptions)), "float scale", "str backend"]
 )
-
-
-def pack_options(options: SpanOptions) -> Tuple[Union[int, str], ...]:
-    """The options as arguments of an operator."""
-    return tuple(getattr(options, name) for name in _NAMES)
-
-
-@lru_cache(maxsize=64)
-def unpack_options(*packed: Union[int, str]) -> SpanOptions:
-    """The inverse of `pack_options`; all layers have the same."""
-    return SpanOptions(*packed)
-
-
-# Of tables that were made here, and given to nobody who could change them: an operator need not read them back.
-_layouts = WeakIdKeyDictionary()
-
-
-def sequence_table(layout: Union[SequenceLayout, Tensor, None]) -> Optional[Tensor]:
-    """A layout as operators take it."""
-    if not isinstance(layout, SequenceLayout):
-        return layout
-    if layout.is_dense:
-        return None
-    table = layout.table()
-    if not torch.compiler.is_compiling():
-        _layouts[table] = layout
-    return table
-
-
-def _layout_of(query: Tensor, table: Optional[Tensor]) -> SequenceLayout:
-    """The inverse of `sequence_table`."""
-    known = None if table is None else _layouts.get(table)
-    return known or SequenceLayout.of(query, table)
 
 
 def span_attention(
@@ -102,6 +69,46 @@ def shifted_sparse_attention(
     return _shifted_sparse(query, key, value, sequence_table(layout), group, scale, backend)[0]
 
 
+def span_decode(
+    query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float, backend: str
+) -> Tensor:
+    """A decoding step as one node, which changes what is kept."""
+    return _span_decode(query, key, value, *kept, *pack_options(options), scale, backend)
+
+
+def pack_options(options: SpanOptions) -> Tuple[Union[int, str], ...]:
+    """The options as arguments of an operator."""
+    return tuple(getattr(options, name) for name in _NAMES)
+
+
+@lru_cache(maxsize=64)
+def unpack_options(*packed: Union[int, str]) -> SpanOptions:
+    """The inverse of `pack_options`; all layers have the same."""
+    return SpanOptions(*packed)
+
+
+# Of tables that were made here, and given to nobody who could change them: an operator need not read them back.
+_layouts = WeakIdKeyDictionary()
+
+
+def sequence_table(layout: Union[SequenceLayout, Tensor, None]) -> Optional[Tensor]:
+    """A layout as operators take it."""
+    if not isinstance(layout, SequenceLayout):
+        return layout
+    if layout.is_dense:
+        return None
+    table = layout.table()
+    if not torch.compiler.is_compiling():
+        _layouts[table] = layout
+    return table
+
+
+def _layout_of(query: Tensor, table: Optional[Tensor]) -> SequenceLayout:
+    """The inverse of `sequence_table`."""
+    known = None if table is None else _layouts.get(table)
+    return known or SequenceLayout.of(query, table)
+
+
 def add_op_namespace_prefix(name: str) -> str:
     """The operator's name in this package's own namespace: a copy under another module name registers beside it.
 
@@ -117,12 +124,12 @@ def add_op_namespace_prefix(name: str) -> str:
 @custom_op(
     add_op_namespace_prefix("span_attention"),
     mutates_args=(),
-    schema=f"({TENSOR_ARGUMENTS}, Tensor? sequences, {SPAN_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"({_TENSORS}, Tensor? sequences, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
 def _span_forward(query, key, value, sequences, *settings):
-    *options, scale, backend = settings
-    options, layout = unpack_options(*options), _layout_of(query, sequences)
-    module = backends.span_backend(backend, query, layout, options)
+    *packed, scale, backend = settings
+    options, layout = unpack_options(*packed), _layout_of(query, sequences)
+    module = backends.choose(backend, "span", query, options, layout)
     with torch.autocast(query.device.type, enabled=False):
         output, lse, blocks = module.span_forward(*map(rows_contiguous, (query, key, value)), layout, options, scale)
     # How many selections there are, only the table's content tells, and torch has to know sizes without it.
@@ -144,13 +151,13 @@ def _(query, key, value, sequences, *settings):
 @custom_op(
     add_op_namespace_prefix("span_attention_backward"),
     mutates_args=(),
-    schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, "
-    f"{SPAN_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, "
+    f"{_SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
 def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *settings):
-    *options, scale, backend = settings
-    options, layout = unpack_options(*options), _layout_of(query, sequences)
-    module = backends.span_backend(backend, query, layout, options)
+    *packed, scale, backend = settings
+    options, layout = unpack_options(*packed), _layout_of(query, sequences)
+    module = backends.choose(backend, "span", query, options, layout)
     blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)].contiguous()
     tensors = map(rows_contiguous, (grad, query, key, value, output))
     with torch.autocast(query.device.type, enabled=False):
@@ -159,15 +166,15 @@ def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *set
 
 
 def _rival(name: str, option: str):
-    """Define the operator of a function of `torch_backend` and `flash_backend`, and that of its backward."""
+    """Define the operators of one of SE-Attn's rivals and of its backward."""
 
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention"),
         mutates_args=(),
-        schema=f"({TENSOR_ARGUMENTS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
+        schema=f"({_TENSORS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
     )
     def forward(query, key, value, sequences, size, scale, backend):
-        compute = getattr(backends.rival_backend(backend, query), f"{name}_forward")
+        compute = getattr(backends.choose(backend, name, query), f"{name}_forward")
         with torch.autocast(query.device.type, enabled=False):
             tensors = map(rows_contiguous, (query, key, value))
             output, lse = compute(*tensors, _layout_of(query, sequences), size, scale)
@@ -180,11 +187,11 @@ def _rival(name: str, option: str):
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention_backward"),
         mutates_args=(),
-        schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, {option}, "
+        schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, {option}, "
         "float scale, str backend) -> (Tensor, Tensor, Tensor)",
     )
     def backward(grad, query, key, value, sequences, output, lse, size, scale, backend):
-        compute = getattr(backends.rival_backend(backend, query), f"{name}_backward")
+        compute = getattr(backends.choose(backend, name, query), f"{name}_backward")
         tensors = map(rows_contiguous, (grad, query, key, value, output))
         with torch.autocast(query.device.type, enabled=False):
             grads = compute(*tensors, lse, _layout_of(query, sequences), size, scale)
@@ -215,6 +222,28 @@ def _differentiate(forward, backward):
 
     forward.register_autograd(first, setup_context=remember)
     backward.register_autograd(second)
+
+
+_KEPT = DecodeTensors._fields
+
+
+@custom_op(
+    add_op_namespace_prefix("span_decode"),
+    mutates_args=_KEPT,
+    schema=f"({_TENSORS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _KEPT))}, "
+    f"{_SETTINGS}) -> Tensor",
+)
+def _span_decode(query, key, value, *rest):
+    kept, (*packed, scale, backend) = DecodeTensors(*rest[: len(_KEPT)]), rest[len(_KEPT) :]
+    options = unpack_options(*packed)
+    module = backends.choose(backend, "decode", query, options)
+    with torch.autocast(query.device.type, enabled=False):
+        return module.span_decode(*map(rows_contiguous, (query, key, value)), kept, options, scale)
+
+
+@_span_decode.register_fake
+def _(query, *_rest):
+    return query.new_empty(query.shape)
 
 
 def _selections(query: Tensor, sequences: Optional[Tensor], unit_size: int) -> int:

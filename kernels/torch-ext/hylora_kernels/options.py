@@ -186,6 +186,11 @@ def positive_scale(query: Tensor, scale: Optional[float]) -> float:
     return float(scale)
 
 
+def rows_contiguous(x: Tensor) -> Tensor:
+    """The tensor, copied if a token's vector is not one run of memory, as which kernels read it."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def follow_autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
     """Follow autocast as torch's own attention does: cast all inputs to its dtype."""
     device = tensors[0].device.type

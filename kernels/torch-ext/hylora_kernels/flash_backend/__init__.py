@@ -13,17 +13,30 @@ from typing import List, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from .. import torch_backend
 from ..layout import SequenceLayout
 from ..options import SpanOptions, accumulation_dtype, group_size
+from ..torch_backend import select_blocks
 from .retrieved import add_retrieved_backward, retrieved_forward
 from .tokens import put_tokens, take_tokens
 from .varlen import Runs, varlen_backward, varlen_forward
 
+__all__ = [
+    "select_blocks",
+    "shifted_sparse_backward",
+    "shifted_sparse_forward",
+    "sliding_window_backward",
+    "sliding_window_forward",
+    "span_backward",
+    "span_forward",
+    "unsupported",
+]
 
-def unsupported(query: Tensor) -> Optional[str]:
-    """Why flash attention cannot take these tensors, or None if it can."""
+
+def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+    """Why flash attention cannot do this, or None if it can."""
     head_dim = query.shape[-1]
+    if work == "decode":
+        return "flash attention has no decoding step"
     if query.device.type != "cuda":
         return f"it lies on {query.device.type}, and flash attention runs on CUDA"
     if query.dtype not in (torch.float16, torch.bfloat16):
@@ -40,7 +53,7 @@ def span_forward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
-    chosen = torch_backend.select_blocks(query, key, value, layout, options, scale)
+    chosen = select_blocks(query, key, value, layout, options, scale)
     blocks = torch.cat(chosen, dim=1) if chosen else key.new_empty(key.shape[1], 0, options.top_k, dtype=torch.int64)
     q, k, v = (take_tokens(x, layout) for x in (query, key, value))
     output, lse = varlen_forward(q, k, v, _chunks(layout, options.chunk_size, query.device), True, scale)

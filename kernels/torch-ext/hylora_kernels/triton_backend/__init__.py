@@ -13,6 +13,7 @@ from .. import torch_backend
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 from .backward import attention_backward
+from .decode import span_decode
 from .forward import attention_forward
 from .launch import capability, has_small_memory, on_its_device
 from .lists import reading_lists
@@ -20,13 +21,19 @@ from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
 
+__all__ = ["select_blocks", "span_backward", "span_decode", "span_forward", "unsupported"]
+
 _BLOCK_SIZES = (16, 32, 64, 128)
 _MOST_BLOCKS = 64
 _MOST_DIMENSIONS = 256
 
 
-def unsupported(query: Tensor, options: SpanOptions) -> Optional[str]:
-    """Why the kernels cannot compute attention of this query under these options, or None if they can."""
+def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+    """Why the kernels cannot do this, or None if they can."""
+    if work not in ("span", "select", "decode"):
+        return "Triton has no kernel for this attention"
+    if work == "decode" and options.retrieves and options.retrieval == "random":
+        return "random retrieval has no decoding kernel"
     if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
         return "query is on the CPU, where Triton has its interpreter alone (TRITON_INTERPRET=1)"
     if query.device.type not in ("cpu", "cuda"):

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...options import SpanOptions
+from ...state import DecodeTensors
 from ..launch import launch_for
 from ..summary import landmark_on_device
 
@@ -18,18 +19,12 @@ def append(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    queries: Tensor,
-    summaries: Tensor,
-    unit_sum: Tensor,
-    previous_sum: Tensor,
-    lengths: Tensor,
+    kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
 ):
-    """Change all of the state but the lengths."""
-    batch, kv_heads, capacity, head_dim = key_cache.shape
+    """Change all that is kept but the lengths."""
+    batch, kv_heads, capacity, head_dim = kept.key_cache.shape
     launch = launch_for("decode_append", head_dim, query.dtype, query.device)
     landmark = None
     if options.summary == "landmark":
@@ -38,17 +33,11 @@ def append(
         query,
         key,
         value,
-        key_cache,
-        value_cache,
-        queries,
-        summaries,
-        unit_sum,
-        previous_sum,
+        *kept,
         landmark,
-        lengths,
         scale * log2(e),
         capacity,
-        queries.shape[2],
+        kept.queries.shape[2],
         query.shape[1] // kv_heads,
         *query.stride()[:2],
         *key.stride()[:2],
@@ -76,8 +65,8 @@ def _append(
     summaries,
     unit_sum,
     previous_sum,
-    landmark,
     lengths,
+    landmark,
     factor,
     capacity,
     slots,

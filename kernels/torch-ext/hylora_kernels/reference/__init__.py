@@ -8,9 +8,9 @@ from typing import Iterator, List, Tuple, Union
 import torch
 from torch import Tensor
 
-from .hashing import hashed_scores
-from .layout import SequenceLayout
-from .options import SpanOptions, accumulation_dtype, group_size, landmark_query
+from ..hashing import hashed_scores
+from ..layout import SequenceLayout
+from ..options import SpanOptions, accumulation_dtype, group_size, landmark_query
 
 
 def span_attention(

@@ -4,30 +4,36 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Iterable, Iterator, List, Tuple, Union
+from typing import Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from . import selection
-from .layout import Segment, SequenceLayout
-from .options import SpanOptions, accumulation_dtype, group_size
-from .parts import BlockPart, TilePart, Tiles, attend, attend_backward, attend_forward
+from .. import selection
+from ..layout import Segment, SequenceLayout
+from ..options import SpanOptions, accumulation_dtype, group_size
+from .decode import span_decode
+from .parts import BlockPart, TilePart, Tiles, attend_backward, attend_forward
+
+__all__ = [
+    "select_blocks",
+    "shifted_sparse_backward",
+    "shifted_sparse_forward",
+    "sliding_window_backward",
+    "sliding_window_forward",
+    "span_backward",
+    "span_decode",
+    "span_forward",
+    "unsupported",
+]
 
 # Gathered keys hold at most about this many numbers per part.
 _GATHER = 1 << 23
 
 
-def span_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
-) -> Tensor:
-    """Span-expanded attention: own chunk, last and shorter chunk, retrieved blocks."""
-    if layout.is_dense and layout.length <= options.chunk_size:
-        grouped = query.shape[1] != key.shape[1]
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
-    chosen = _select(query, key, value, layout, options, scale)
-    return attend(query, key, value, _span_parts(chosen, layout, options, key.shape[-1]), scale)
+def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+    """Nothing is."""
+    return None
 
 
 def span_forward(
@@ -72,13 +78,6 @@ def select_blocks(
     return _by_sequence(_select(query, key, value, layout, options, scale), layout)
 
 
-def sliding_window_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
-) -> Tensor:
-    """Sliding window: the query's own window-sized chunk, and what is left of the chunk before it."""
-    return attend(query, key, value, _window_parts(layout, window), scale)
-
-
 def sliding_window_forward(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
 ) -> Tuple[Tensor, Tensor]:
@@ -99,14 +98,6 @@ def sliding_window_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
     return attend_backward(grad, query, key, value, output, lse, _window_parts(layout, window), scale)
-
-
-def shifted_sparse_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
-) -> Tensor:
-    """Shifted sparse attention: one grid of causal tiles for each half of the query heads."""
-    heads = query.shape[1]
-    return attend(query, *_for_each_head(heads, key, value), _shifted_parts(layout, heads, group), scale)
 
 
 def shifted_sparse_forward(

@@ -3,23 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
-from .. import backends
-from ..ops import SPAN_ARGUMENTS, TENSOR_ARGUMENTS, add_op_namespace_prefix, pack_options, unpack_options
-from ..options import SpanOptions, check_choice, check_inputs, follow_autocast
-from ..parts import rows_contiguous
-from . import reference, torch_backend
+from . import backends, ops
+from .options import check_choice, check_inputs, follow_autocast
+from .reference.decode import last_rows
 from .state import DecodeState
 
 __all__ = ["DecodeState", "span_decode"]
-
-_BACKENDS = ("auto", "reference", "torch", "triton")
-_STATE = ("key_cache", "value_cache", "queries", "summaries", "unit_sum", "previous_sum", "lengths")
 
 
 @torch.no_grad()
@@ -43,49 +35,18 @@ def span_decode(query: Tensor, key: Tensor, value: Tensor, state: DecodeState, *
     Raises:
         ValueError: tensors that do not belong together or to the state, or a backend that does not take them.
     """
-    check_choice("backend", backend, _BACKENDS)
+    check_choice("backend", backend, backends.NAMES)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, None)
     _check_state(query, key, state)
     if backend == "reference" and not state.keeps_queries:
         raise ValueError("backend='reference' recomputes from all queries; make the state with keep_queries=True")
-    if backend == "triton" and (reason := _why_not_triton(query, state.options)):
-        raise ValueError(f"backend='triton' does not take this input: {reason}; use backend='torch' or 'auto'")
-    if state.held == state.capacity:
-        state._grow(2 * state.capacity)
-    state.held += 1
     stepping = "torch" if backend == "reference" else backend
-    output = _span_decode(query, key, value, *state.tensors(), *pack_options(state.options), state.scale, stepping)
-    return reference.last_rows(state) if backend == "reference" else output
-
-
-@custom_op(
-    add_op_namespace_prefix("span_decode"),
-    mutates_args=_STATE,
-    schema=f"({TENSOR_ARGUMENTS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _STATE))}, "
-    f"{SPAN_ARGUMENTS}) -> Tensor",
-)
-def _span_decode(*arguments):
-    tensors, (*options, scale, backend) = arguments[:10], arguments[10:]
-    query, options = tensors[0], unpack_options(*options)
-    with torch.autocast(query.device.type, enabled=False):
-        if backend == "triton" or (backend == "auto" and query.is_cuda and not _why_not_triton(query, options)):
-            from ..triton_backend import decode
-
-            return decode.span_decode(*map(rows_contiguous, tensors[:3]), *tensors[3:], options, scale)
-        return torch_backend.span_decode(*tensors, options, scale)
-
-
-@_span_decode.register_fake
-def _(query, *_rest):
-    return query.new_empty(query.shape)
-
-
-def _why_not_triton(query: Tensor, options: SpanOptions) -> Optional[str]:
-    """Why the Triton kernels cannot decode this, or None if they can."""
-    if options.retrieves and options.retrieval == "random":
-        return "random retrieval has no decoding kernel"
-    return backends.why_not_triton(query, options)
+    if not torch.compiler.is_compiling():
+        backends.choose(stepping, "decode", query, state.options)  # refuses before anything has changed
+    state.count_token()
+    output = ops.span_decode(query, key, value, state.tensors(), state.options, state.scale, stepping)
+    return last_rows(state) if backend == "reference" else output
 
 
 def _check_state(query: Tensor, key: Tensor, state: DecodeState):

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..layout import SequenceLayout
-from ..options import (
+from .layout import SequenceLayout
+from .options import (
     SpanOptions,
     accumulation_dtype,
     check_inputs,
@@ -19,7 +19,19 @@ from ..options import (
     positive_scale,
     span_options,
 )
-from ..selection import summarize_blocks
+from .selection import summarize_blocks
+
+
+class DecodeTensors(NamedTuple):
+    """What a decoding step reads and changes; `DecodeState` says what it is."""
+
+    key_cache: Tensor
+    value_cache: Tensor
+    queries: Tensor
+    summaries: Tensor
+    unit_sum: Tensor
+    previous_sum: Tensor
+    lengths: Tensor
 
 
 class DecodeState:
@@ -209,10 +221,16 @@ class DecodeState:
         for x in self.tensors():
             x.copy_(x[rows])
 
-    def tensors(self):
-        """All tensors, in the order in which the operator takes them."""
+    def tensors(self) -> DecodeTensors:
+        """All tensors."""
         sums = (self.unit_sum, self.previous_sum, self.lengths)
-        return (self.key, self.value, self.queries, self.summaries, *sums)
+        return DecodeTensors(self.key, self.value, self.queries, self.summaries, *sums)
+
+    def count_token(self):
+        """Expect one more token in every row, and make room for it; the device is not asked."""
+        if self.held == self.capacity:
+            self._grow(2 * self.capacity)
+        self.held += 1
 
     def _take(self, rows: slice, query: Tensor, key: Tensor, value: Tensor):
         """Store the tokens of rows that are still empty."""
