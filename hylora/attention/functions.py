@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
 
 from hylora.attention.config import SpanConfig
-from hylora.attention.masks import CachedKeys, Prefill
+from hylora.attention.masks import CachedKeys, Prefill, span_mask
 from hylora.attention.packing import settle_packing
 from hylora.randomness import derive_key
 from hylora_kernels import (
@@ -21,9 +23,9 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
-from hylora_kernels.interface import attend_to_cache, refuse_unknown
+from hylora_kernels.interface import attend_to_cache, prompt_tensors, refuse_unknown, tokens_first
 
-__all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
+__all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options", "register_attention"]
 
 
 def chunk_size_of(options: SpanConfig, draw: int | None, layer: int) -> int:
@@ -48,18 +50,18 @@ def _key(*parts: int | str) -> int:
     return derive_key(*parts)
 
 
-def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
-    chosen = kernel_options(options, draw, layer)
+def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
+    chosen = kernel_options(options, *chance)
     return span_attention(query, key, value, chosen, layout=layout, scale=scale, backend=options.backend)
 
 
-def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
+def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
     return sliding_window_attention(
         query, key, value, layout=layout, window=options.window, scale=scale, backend=options.backend
     )
 
 
-def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
+def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
     return shifted_sparse_attention(
         query, key, value, layout=layout, group=options.group, scale=scale, backend=options.backend
     )
@@ -81,20 +83,15 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
             output = attend_to_cache(query, key, value, attention_mask.mask, scaling)
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
-            length = query.shape[2]
-            # A static cache is longer than what it holds.
-            key, value = key[:, :, :length], value[:, :, :length]
-            # Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values.
-            query, key = query.to(value.dtype), key.to(value.dtype)
             options = SpanConfig.of(module.config)
-            draw, layer = _chance(module, attention_mask, options)
-            output = compute(query, key, value, layout, options, draw, layer, scaling)
+            chance = _chance(module, attention_mask, options)
+            output = compute(*prompt_tensors(query, key, value), layout, options, chance, scaling)
         else:
             raise ValueError(
                 f"{name} got {_describe(attention_mask)} as its mask; pass padding as a two-dimensional "
                 "attention_mask ([batch, length], 1 for real tokens), or use 'sdpa' for other masks"
             )
-        return output.transpose(1, 2).contiguous(), None
+        return tokens_first(output), None
 
     forward.__name__ = f"{name}_forward"
     forward.__doc__ = f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k and v [B, Hkv, L, D]."
@@ -126,3 +123,14 @@ FUNCTIONS: dict[str, Callable] = {
     "sw_attn": _plug_in("sw_attn", _sliding),
     "s2_attn": _plug_in("s2_attn", _shifted),
 }
+
+
+def register_attention() -> None:
+    """Make `se_attn`, `sw_attn` and `s2_attn` known to transformers; models that do not name them are not touched.
+
+    The mask function is registered beside each attention function: without it transformers would pass no mask at all,
+    and padding would be attended to.
+    """
+    for name, function in FUNCTIONS.items():
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, span_mask)
