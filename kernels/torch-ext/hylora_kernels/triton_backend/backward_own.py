@@ -10,9 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .backward_query import weights_and_gradients
+from .columns import CHUNK_WIDTH
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import load_tile
+from .tiles import load_tile, padded, read_run, strides
 
 
 def own_gradients(
@@ -41,7 +42,7 @@ def own_gradients(
     """
     head_dim, kv_heads = key.shape[3], key.shape[1]
     launch = launch_for("backward_own", head_dim, query.dtype, query.device)
-    block_n = min(launch.block_n, triton.next_power_of_2(max(16, tables.chunk_size)))
+    block_n = min(launch.block_n, padded(tables.chunk_size))
     tiles = triton.cdiv(tables.chunk_size, block_n)
     if tiles == 0:
         return
@@ -58,15 +59,10 @@ def own_gradients(
         scale * log2(e),
         tiles,
         query.shape[1] // kv_heads,
-        *grad.stride()[:3],
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        *key_grad.stride()[:3],
-        *value_grad.stride()[:3],
+        *strides(grad, query, key, value, key_grad, value_grad),
         *query.shape[1:3],
         HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        BLOCK_D=padded(head_dim),
         BLOCK_M=launch.block_m,
         BLOCK_N=block_n,
         num_warps=launch.num_warps,
@@ -117,9 +113,7 @@ def _own_gradients(
     # The first tiles of a chunk have the most queries and start first.
     chunk = tl.program_id(0) // tiles
     kv_head = tl.program_id(1).to(tl.int64)
-    row = tl.load(table + chunk * 3).to(tl.int64)
-    chunk_start = tl.load(table + chunk * 3 + 1)
-    end = chunk_start + tl.load(table + chunk * 3 + 2)
+    row, chunk_start, end = read_run(table, chunk, CHUNK_WIDTH)
     start = chunk_start + tl.program_id(0) % tiles * BLOCK_N
     if start >= end:
         return

@@ -14,10 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .backward_query import weights_and_gradients
+from .columns import BLOCK_WIDTH, FIRST, READER_WIDTH, ROW, TOKENS
 from .inverse import InverseLists
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import has_bit, load_tile, tile_rows
+from .tiles import has_bit, load_tile, padded, strides, tile_rows
 
 
 def add_retrieved_gradients(
@@ -68,15 +69,10 @@ def add_retrieved_gradients(
         scale * log2(e),
         tables.blocks.shape[0],
         groups,
-        *grad.stride()[:3],
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        *key_grad.stride()[:3],
-        *value_grad.stride()[:3],
+        *strides(grad, query, key, value, key_grad, value_grad),
         *query.shape[1:3],
         HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        BLOCK_D=padded(head_dim),
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=block_n,
@@ -141,8 +137,9 @@ def _add_retrieved_gradients(
     block = owned % block_count
 
     # A block that is read is whole, and its readers belong to its sequence, in its row.
-    row = tl.load(block_table + block * 3).to(tl.int64)
-    source = tl.load(block_table + block * 3 + 1) + tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.load(block_table + block * BLOCK_WIDTH + ROW).to(tl.int64)
+    block_start = tl.load(block_table + block * BLOCK_WIDTH + FIRST)
+    source = block_start + tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     at = source.to(tl.int64)
     dim = tl.arange(0, BLOCK_D)
     key += row * key_b + kv_head * key_h
@@ -159,8 +156,8 @@ def _add_retrieved_gradients(
     grad += row * grad_b
     for entry in range(first_entry, last_entry):
         reader = tl.load(readers + entry)
-        reader_start = tl.load(reader_table + reader * 7 + 1)
-        tokens = tl.load(reader_table + reader * 7 + 2)
+        reader_start = tl.load(reader_table + reader * READER_WIDTH + FIRST)
+        tokens = tl.load(reader_table + reader * READER_WIDTH + TOKENS)
         for tile in range(tl.cdiv(tokens, ROWS) * head_tiles):
             head = kv_head * groups + tile % head_tiles * HEADS + place // ROWS
             offset = tile // head_tiles * ROWS + place % ROWS

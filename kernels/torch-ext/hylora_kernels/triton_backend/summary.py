@@ -18,9 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import SpanOptions, landmark_query
+from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import load_tile
+from .tiles import load_tile, padded, strides
 
 
 def summarize_blocks(
@@ -66,13 +67,11 @@ def summarize_blocks(
         blocks,
         kv_heads,
         query.shape[1] // kv_heads,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
+        *strides(query, key, value),
         SUMMARY=options.summary,
         BLOCK_SIZE=size,
         HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        BLOCK_D=padded(head_dim),
         KEYS=keys,
         ROWS=rows,
         num_warps=launch.num_warps,
@@ -175,9 +174,9 @@ def _tokens(table, first_block, place, count, BLOCK_SIZE: tl.constexpr):
     """Row and position of tokens counted from the start of a block, and whether there are such tokens."""
     block = first_block + place // BLOCK_SIZE
     exists = block < count
-    row = tl.load(table + block * 3, exists, other=0).to(tl.int64)
-    start = tl.load(table + block * 3 + 1, exists, other=0)
-    real = place % BLOCK_SIZE < tl.load(table + block * 3 + 2, exists, other=0)
+    row = tl.load(table + block * BLOCK_WIDTH + ROW, exists, other=0).to(tl.int64)
+    start = tl.load(table + block * BLOCK_WIDTH + FIRST, exists, other=0)
+    real = place % BLOCK_SIZE < tl.load(table + block * BLOCK_WIDTH + TOKENS, exists, other=0)
     return row, (start + place % BLOCK_SIZE).to(tl.int64), real
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...options import SpanOptions
 from ..launch import launch_for
 from ..retrieval import MISSING
-from ..tiles import load_tile
+from ..tiles import load_tile, padded
 
 
 def attend(
@@ -59,7 +59,7 @@ def attend(
         "CHUNK_SIZE": options.chunk_size,
         "BLOCK_SIZE": options.block_size,
         "HEAD_DIM": head_dim,
-        "BLOCK_D": triton.next_power_of_2(max(16, head_dim)),
+        "BLOCK_D": padded(head_dim),
         "BLOCK_N": launch.block_n,
     }
     splits, kept = candidates.shape[2:] if best is not None else (1, 2)
@@ -77,7 +77,7 @@ def attend(
         splits,
         *query.stride()[:2],
         GROUPS=heads // kv_heads,
-        ROWS=triton.next_power_of_2(max(16, heads // kv_heads)),
+        ROWS=padded(heads // kv_heads),
         SPLITS=triton.next_power_of_2(splits),
         KEPT=kept,
         num_warps=launch.num_warps,

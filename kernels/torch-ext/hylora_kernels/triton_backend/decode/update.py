@@ -13,6 +13,7 @@ from ...options import SpanOptions
 from ...state import DecodeTensors
 from ..launch import launch_for
 from ..summary import landmark_on_device
+from ..tiles import padded
 
 
 def append(
@@ -46,9 +47,9 @@ def append(
         UNIT_SIZE=options.unit_size,
         BLOCK_SIZE=options.block_size,
         HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
+        BLOCK_D=padded(head_dim),
         ROWS=min(launch.block_m, options.block_size),
-        COLUMNS=min(launch.block_n, triton.next_power_of_2(max(16, head_dim))),
+        COLUMNS=min(launch.block_n, padded(head_dim)),
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
     )
