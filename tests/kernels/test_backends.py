@@ -23,6 +23,7 @@ from hylora_kernels import (
     triton_backend,
 )
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.saved import Saved
 from hylora_kernels.triton_backend import launch
 from tests.kernels.inputs import random_inputs
 
@@ -216,6 +217,6 @@ def test_kernels_are_launched_on_the_tensors_device(monkeypatch):
     small = options(block_size=16, chunk_size=16, retrieval="none")
     layout = SequenceLayout.dense(1, 8)
     output, lse, blocks = triton_backend.span_forward(query, key, value, layout, small, 0.3)
-    triton_backend.span_backward(output, query, key, value, output, lse, blocks, layout, small, 0.3)
+    triton_backend.span_backward(output, Saved(query, key, value, output, lse, blocks), layout, small, 0.3)
     triton_backend.select_blocks(query, key, value, layout, small, 0.3)
     assert [x is y for x, y in zip(entered, (query, output, query), strict=True)] == [True] * 3

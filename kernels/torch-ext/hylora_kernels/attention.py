@@ -23,6 +23,7 @@ from .options import (
     rows_contiguous,
     span_options,
 )
+from .saved import Saved
 
 
 def span_attention(
@@ -120,13 +121,8 @@ def sliding_window_attention(
     """Causal attention to the last `window` tokens: token i sees j with i - window < j <= i within its sequence.
 
     Args:
-        query: `[B, Hq, L, D]`; floating.
-        key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
-        value: `[B, Hkv, L, D]`; same dtype.
-        layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
-            it as a tensor, in the form of `SequenceLayout.table`.
+        query, key, value, layout, scale: as in `span_attention`.
         window: tokens seen, the token itself included.
-        scale: factor on the scores; None means 1 / sqrt(D).
         backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
@@ -158,13 +154,8 @@ def shifted_sparse_attention(
     joins those two, so that the first tokens see the last ones.
 
     Args:
-        query: `[B, Hq, L, D]`; floating.
-        key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
-        value: `[B, Hkv, L, D]`; same dtype.
-        layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
-            it as a tensor, in the form of `SequenceLayout.table`.
+        query, key, value, layout, scale: as in `span_attention`.
         group: tokens per group (an int), or a fraction of the sequence's own length (a float in (0, 1], rounded up).
-        scale: factor on the scores; None means 1 / sqrt(D).
         backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
@@ -222,5 +213,5 @@ class _Shown(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        grads = ctx.compute(rows_contiguous(grad), *ctx.saved_tensors, *ctx.settings)
+        grads = ctx.compute(rows_contiguous(grad), Saved(*ctx.saved_tensors), *ctx.settings)
         return (*grads, None, *(None for _ in ctx.settings))

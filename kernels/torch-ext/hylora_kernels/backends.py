@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .layout import SequenceLayout
 from .options import SpanOptions
+from .saved import Saved
 from .state import DecodeTensors
 
 NAMES = ("auto", "reference", "torch", "flash", "triton")
@@ -42,19 +43,9 @@ class Backend(Protocol):
         `[Hkv, units, top_k]` int32 of one sequence after the other."""
 
     def span_backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        blocks: Tensor,
-        layout: SequenceLayout,
-        options: SpanOptions,
-        scale: float,
+        self, grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """Gradients of query, key and value, from what the forward gave and the gradient of its output."""
+        """Gradients of query, key and value."""
 
     def select_blocks(
         self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
@@ -67,41 +58,17 @@ class Backend(Protocol):
         """The output and the log-sum-exp."""
 
     def sliding_window_backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        layout: SequenceLayout,
-        window: int,
-        scale: float,
+        self, grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """As `span_backward`."""
 
     def shifted_sparse_forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        layout: SequenceLayout,
-        group: Union[int, float],
-        scale: float,
+        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
     ) -> Tuple[Tensor, Tensor]:
         """The output and the log-sum-exp."""
 
     def shifted_sparse_backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        layout: SequenceLayout,
-        group: Union[int, float],
-        scale: float,
+        self, grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """As `span_backward`."""
 
@@ -153,8 +120,7 @@ def _fastest(work: str, query: Tensor, options: Optional[SpanOptions], layout: O
     if query.device.type == "cpu":
         return _module("torch")
     if layout is not None and options is not None:
-        within_chunks = layout.sequences and all(length <= options.chunk_size for _, _, length in layout.sequences)
-        if within_chunks and _why_not("flash", work, query, options) is None:
+        if 0 < layout.longest <= options.chunk_size and _why_not("flash", work, query, options) is None:
             return _module("flash")  # nothing to retrieve: causal attention, which libraries have
     reasons = {}
     for name in _FASTEST_FIRST:

@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import backends
 from .layout import SequenceLayout
 from .options import SpanOptions, accumulation_dtype, rows_contiguous
+from .saved import Saved
 from .state import DecodeTensors
 
 # The options as operators take them, one argument for each field.
@@ -159,9 +160,9 @@ def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *set
     options, layout = unpack_options(*packed), _layout_of(query, sequences)
     module = backends.choose(backend, "span", query, options, layout)
     blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)].contiguous()
-    tensors = map(rows_contiguous, (grad, query, key, value, output))
+    grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
     with torch.autocast(query.device.type, enabled=False):
-        grads = module.span_backward(*tensors, lse, blocks, layout, options, scale)
+        grads = module.span_backward(grad, Saved(*tensors, lse, blocks), layout, options, scale)
     return tuple(map(_strided_like, grads, (query, key, value)))
 
 
@@ -192,9 +193,9 @@ def _rival(name: str, option: str):
     )
     def backward(grad, query, key, value, sequences, output, lse, size, scale, backend):
         compute = getattr(backends.choose(backend, name, query), f"{name}_backward")
-        tensors = map(rows_contiguous, (grad, query, key, value, output))
+        grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
         with torch.autocast(query.device.type, enabled=False):
-            grads = compute(*tensors, lse, _layout_of(query, sequences), size, scale)
+            grads = compute(grad, Saved(*tensors, lse), _layout_of(query, sequences), size, scale)
         return tuple(map(_strided_like, grads, (query, key, value)))
 
     _differentiate(forward, backward)

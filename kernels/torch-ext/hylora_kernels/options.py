@@ -76,6 +76,11 @@ class SpanOptions:
         return self.retrieval != "none" and self.top_k > 0
 
     @property
+    def chooses_for_next(self) -> bool:
+        """Whether a group of queries chooses for the group after it rather than for itself."""
+        return self.selection == "causal" and self.query_group > 1
+
+    @property
     def unit_size(self) -> int:
         """Number of neighbouring queries that share one selection."""
         return self.chunk_size if self.selection == "chunk" else self.query_group

@@ -170,17 +170,16 @@ class DecodeState:
                 f"row {packed} holds {rows.count(packed)} packed sequences; decoding appends to one sequence per row, "
                 "so give each a row of its own"
             )
-        longest = max((length for _, _, length in layout.sequences), default=0)
         if capacity is None:
             capacity = max(1, 2 * layout.length)
-        elif capacity < longest:
-            raise ValueError(f"capacity={capacity} is less than the {longest} tokens of the longest sequence")
+        elif capacity < layout.longest:
+            raise ValueError(f"capacity={capacity} is less than the {layout.longest} tokens of the longest sequence")
         batch, heads, _, head_dim = query.shape
         sizes = (batch, heads, key.shape[1], head_dim, capacity)
         state = cls(*sizes, options, scale, keep_queries, query.dtype, query.device)
         for rows, start, length in layout.segments():
             state._take(rows, *(x[rows, :, start : start + length] for x in (query, key, value)))
-        state.held = longest
+        state.held = layout.longest
         return state
 
     @property

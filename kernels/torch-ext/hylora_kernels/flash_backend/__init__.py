@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..layout import SequenceLayout
 from ..options import SpanOptions, accumulation_dtype, group_size
+from ..saved import Saved
 from ..torch_backend import select_blocks
 from .retrieved import add_retrieved_backward, retrieved_forward
 from .tokens import put_tokens, take_tokens
@@ -67,24 +68,15 @@ def span_forward(
 
 
 def span_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
-    tensors = [take_tokens(x, layout) for x in (grad, query, key, value, output, lse)]
+    grad, *tensors = (take_tokens(x, layout) for x in (grad, *saved[:5]))
     *whole, lse = tensors
-    own = varlen_backward(*whole, lse.T, _chunks(layout, options.chunk_size, query.device), True, scale)
+    own = varlen_backward(grad, *whole, lse.T, _chunks(layout, options.chunk_size, grad.device), True, scale)
     grads = [x.to(lse.dtype) for x in own]
-    add_retrieved_backward(grads, *tensors, blocks.long(), layout, options, scale)
-    return tuple(put_tokens(x.to(query.dtype), layout) for x in grads)
+    add_retrieved_backward(grads, grad, Saved(*tensors, saved.blocks.long()), layout, options, scale)
+    return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
 
 
 def sliding_window_forward(
@@ -98,19 +90,11 @@ def sliding_window_forward(
 
 
 def sliding_window_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    window: int,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
-    runs = _chunks(layout, layout.length, query.device)
-    *tokens, lse = (take_tokens(x, layout) for x in (grad, query, key, value, output, lse))
+    runs = _chunks(layout, layout.length, grad.device)
+    *tokens, lse = (take_tokens(x, layout) for x in (grad, *saved[:5]))
     return tuple(put_tokens(x, layout) for x in varlen_backward(*tokens, lse.T, runs, True, scale, window))
 
 
@@ -128,20 +112,12 @@ def shifted_sparse_forward(
 
 
 def shifted_sparse_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    group: Union[int, float],
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
-    g, q, k, v, o, lse = (take_tokens(x, layout) for x in (grad, query, key, value, output, lse))
+    g, q, k, v, o, lse = (take_tokens(x, layout) for x in (grad, *saved[:5]))
     grads = [torch.zeros_like(x, dtype=accumulation_dtype(x.dtype)) for x in (q, k, v)]
-    for heads, kv_heads, runs in _pieces(layout, group, query.shape[1], key.shape[1], query.device):
+    for heads, kv_heads, runs in _pieces(layout, group, q.shape[1], k.shape[1], q.device):
         keys, values = k[:, kv_heads], v[:, kv_heads]
         shares = varlen_backward(
             g[:, heads], q[:, heads], keys, values, o[:, heads], lse[:, heads].T, runs, True, scale
@@ -149,7 +125,7 @@ def shifted_sparse_backward(
         grads[0][:, heads] = shares[0].to(grads[0].dtype)
         for total, share in zip(grads[1:], shares[1:]):
             total[:, kv_heads] += share
-    return tuple(put_tokens(x.to(query.dtype), layout) for x in grads)
+    return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
 
 
 @lru_cache(maxsize=16)

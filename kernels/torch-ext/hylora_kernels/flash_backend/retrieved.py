@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..layout import SequenceLayout
 from ..options import SpanOptions
+from ..saved import Saved
 from .varlen import Runs, varlen_backward, varlen_forward
 
 # Keys gathered at a time, in numbers, counted once for every query head: the backward of flash attention writes their
@@ -56,19 +57,10 @@ def retrieved_forward(
 
 
 def add_retrieved_backward(
-    grads: List[Tensor],
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grads: List[Tensor], grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ):
-    """Add the retrieved keys' share to the gradients of query, key and value; `lse` is `[T, H]`."""
+    """Add the retrieved keys' share to the gradients of query, key and value; here all of them are tokens."""
+    query, key, value, output, lse, blocks = saved
     kv_heads = key.shape[1]
     head = torch.arange(kv_heads, device=key.device)[:, None]
     for part in slices_of(query, key, layout, options):

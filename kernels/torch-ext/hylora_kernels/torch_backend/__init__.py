@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import selection
 from ..layout import Segment, SequenceLayout
 from ..options import SpanOptions, accumulation_dtype, group_size
+from ..saved import Saved
 from .decode import span_decode
 from .parts import BlockPart, TilePart, Tiles, attend_backward, attend_forward
 
@@ -50,25 +51,16 @@ def span_forward(
 
 
 def span_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
     units = [options.units(length) for _, _, length in layout.sequences]
-    at = {sequence[:2]: chosen for sequence, chosen in zip(layout.sequences, blocks.long().split(units, dim=1))}
+    blocks = saved.blocks.long().split(units, dim=1)
+    at = {sequence[:2]: chosen for sequence, chosen in zip(layout.sequences, blocks)}
     chosen = [
         torch.stack([at[row, start] for row in range(rows.start, rows.stop)]) for rows, start, _ in layout.segments()
     ]
-    parts = _span_parts(chosen, layout, options, key.shape[-1])
-    return attend_backward(grad, query, key, value, output, lse, parts, scale)
+    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad.shape[-1]), scale)
 
 
 def select_blocks(
@@ -86,18 +78,10 @@ def sliding_window_forward(
 
 
 def sliding_window_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    window: int,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
-    return attend_backward(grad, query, key, value, output, lse, _window_parts(layout, window), scale)
+    return attend_backward(grad, saved, _window_parts(layout, window), scale)
 
 
 def shifted_sparse_forward(
@@ -109,22 +93,14 @@ def shifted_sparse_forward(
 
 
 def shifted_sparse_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    group: Union[int, float],
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
-    heads, kv_heads = query.shape[1], key.shape[1]
-    repeated = _for_each_head(heads, key, value)
+    heads, kv_heads = saved.query.shape[1], saved.key.shape[1]
+    key, value = _for_each_head(heads, saved.key, saved.value)
     parts = _shifted_parts(layout, heads, group)
-    grad_query, *grads = attend_backward(grad, query, *repeated, output, lse, parts, scale)
-    dtype = accumulation_dtype(query.dtype)
+    grad_query, *grads = attend_backward(grad, saved._replace(key=key, value=value), parts, scale)
+    dtype = accumulation_dtype(grad_query.dtype)
     return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
 
 

@@ -43,8 +43,7 @@ def span_decode(
         if options.retrieval == "relevance":
             _add_to_sums(query, unit_sum, previous_sum, position, options)
             _close_block(kept, position, options, scale)
-            chooses_for_next = options.selection == "causal" and options.query_group > 1
-            pooled = previous_sum if chooses_for_next else unit_sum
+            pooled = previous_sum if options.chooses_for_next else unit_sum
             scores = (summaries @ pooled[..., None]).squeeze(3).transpose(0, 1)
         else:
             unit, index = position // options.unit_size, torch.arange(capacity, device=query.device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..options import accumulation_dtype
+from ..saved import Saved
 from .flash import flash_backward, flash_forward
 
 
@@ -145,17 +146,9 @@ def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale
     return output.to(query.dtype), lse
 
 
-def attend_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    parts: List,
-    scale: float,
-) -> Tuple[Tensor, Tensor, Tensor]:
+def attend_backward(grad: Tensor, saved: Saved, parts: List, scale: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `attend_forward` gave and the gradient of its output."""
+    query, key, value, output, lse, _ = saved
     groups = query.shape[1] // key.shape[1]
     dtype = accumulation_dtype(query.dtype)
     grads = [x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)]

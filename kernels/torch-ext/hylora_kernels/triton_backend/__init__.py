@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import torch_backend
 from ..layout import SequenceLayout
 from ..options import SpanOptions
+from ..saved import Saved
 from .backward import attention_backward
 from .decode import span_decode
 from .forward import attention_forward
@@ -69,21 +70,12 @@ def span_forward(
 
 @on_its_device
 def span_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
-    tables = span_tables(layout, options, query.device)
-    lists = reading_lists(blocks, tables, options)
-    return attention_backward(grad, query, key, value, output, lse, lists, tables, scale, options.block_size)
+    tables = span_tables(layout, options, grad.device)
+    lists = reading_lists(saved.blocks, tables, options)
+    return attention_backward(grad, saved, lists, tables, scale, options.block_size)
 
 
 @on_its_device
@@ -106,7 +98,7 @@ def _choose(
     scale: float,
 ) -> Tensor:
     """The blocks that each unit retrieves: `[Hkv, units, top_k]` int32."""
-    if not options.retrieves or not _any_candidates(layout, options):
+    if not options.retrieves or layout.longest <= options.chunk_size:
         return torch.full(
             (key.shape[1], tables.units.shape[0], options.top_k), -1, dtype=torch.int32, device=key.device
         )
@@ -116,7 +108,3 @@ def _choose(
     summaries, query_sums = summarize_blocks(query, key, value, tables, options, scale)
     pooled = pool_queries(query, query_sums, key.shape[1], tables, options)
     return retrieve(pooled, summaries, tables, options.top_k)
-
-
-def _any_candidates(layout: SequenceLayout, options: SpanOptions) -> bool:
-    return any(length > options.chunk_size for _, _, length in layout.sequences)

@@ -9,18 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..saved import Saved
 from .backward_query import weights_and_gradients
 from .columns import CHUNK_WIDTH
-from .launch import launch_for
+from .launch import launch_for, padded
 from .tables import SpanTables
-from .tiles import load_tile, padded, read_run, strides
+from .tiles import load_tile, read_run, strides
 
 
 def own_gradients(
     grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    saved: Saved,
     statistics: Tensor,
     key_grad: Tensor,
     value_grad: Tensor,
@@ -29,17 +28,9 @@ def own_gradients(
 ):
     """Write the gradients of keys and values within chunks, causal; padded positions are left as they are.
 
-    Args:
-        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
-        query: `[B, Hq, L, D]`.
-        key: `[B, Hkv, L, D]`.
-        value: `[B, Hkv, L, D]`.
-        statistics: from `query_gradient`.
-        key_grad: `[B, Hkv, L, D]`, written.
-        value_grad: `[B, Hkv, L, D]`, written.
-        tables: those of the layout.
-        scale: factor of the scores, positive.
+    Arguments are those of `attention_backward`, the statistics from `query_gradient`, and what is written.
     """
+    query, key, value = saved[:3]
     head_dim, kv_heads = key.shape[3], key.shape[1]
     launch = launch_for("backward_own", head_dim, query.dtype, query.device)
     block_n = min(launch.block_n, padded(tables.chunk_size))
@@ -61,12 +52,9 @@ def own_gradients(
         query.shape[1] // kv_heads,
         *strides(grad, query, key, value, key_grad, value_grad),
         *query.shape[1:3],
-        HEAD_DIM=head_dim,
-        BLOCK_D=padded(head_dim),
         BLOCK_M=launch.block_m,
         BLOCK_N=block_n,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
 
 

@@ -15,55 +15,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..saved import Saved
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
-from .tiles import (
-    list_length,
-    listed_tokens,
-    load_tile,
-    padded,
-    read_run,
-    reader_tile,
-    sees,
-    strides,
-    tile_rows,
-)
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, strides, tile_rows
 
 LARGEST_TILE = 128
 
 
 def query_gradient(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    lists: ReadingLists,
-    tables: SpanTables,
-    scale: float,
-    block_size: int,
+    grad: Tensor, saved: Saved, lists: ReadingLists, tables: SpanTables, scale: float, block_size: int
 ) -> Tuple[Tensor, Tensor]:
-    """Gradient of the queries for given blocks.
-
-    Args:
-        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
-        query: `[B, Hq, L, D]`.
-        key: `[B, Hkv, L, D]`.
-        value: `[B, Hkv, L, D]`.
-        output: `[B, Hq, L, D]`, what the forward gave.
-        lse: `[B, Hq, L]` float32, likewise.
-        lists: the blocks that each reader reads.
-        tables: those of the layout.
-        scale: factor of the scores, positive.
-        block_size: tokens in a block.
+    """Gradient of the queries for given blocks; arguments as in `attention_backward`, `grad` with contiguous rows.
 
     Returns:
         The gradient in the query's shape, strides and dtype, 0 at padded positions; and `[2, B * Hq * L]` float32,
         longer by a tile: for each query the log-sum-exp in base 2 and delta, 0 at padded positions and at the end.
     """
+    query, key, value, output, lse, _ = saved
     heads, length, head_dim = query.shape[1:]
     kv_heads, groups = key.shape[1], heads // key.shape[1]
     readers, capacity = lists.blocks.shape[1:]
@@ -76,6 +47,7 @@ def query_gradient(
     launch = launch_for("backward_query", head_dim, query.dtype, query.device)
     rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
     tiles = triton.cdiv(tables.reader_size, rows)
+    warps = min(launch.num_warps, max(4, rows * heads_per_tile // 16))
     grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
     _query_gradient[grid](
         grad,
@@ -100,13 +72,10 @@ def query_gradient(
         heads,
         length,
         BLOCK_SIZE=block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=padded(head_dim),
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=launch.block_n,
-        num_warps=min(launch.num_warps, max(4, rows * heads_per_tile // 16)),
-        num_stages=launch.num_stages,
+        **launch._replace(num_warps=warps).settings(head_dim),
     )
     return query_grad, statistics
 

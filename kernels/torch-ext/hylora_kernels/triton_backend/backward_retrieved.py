@@ -13,19 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..saved import Saved
 from .backward_query import weights_and_gradients
 from .columns import BLOCK_WIDTH, FIRST, READER_WIDTH, ROW, TOKENS
 from .inverse import InverseLists
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import has_bit, load_tile, padded, strides, tile_rows
+from .tiles import has_bit, load_tile, strides, tile_rows
 
 
 def add_retrieved_gradients(
     grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    saved: Saved,
     statistics: Tensor,
     key_grad: Tensor,
     value_grad: Tensor,
@@ -36,19 +35,9 @@ def add_retrieved_gradients(
 ):
     """Add to the gradients of keys and values what the readers of their blocks contribute.
 
-    Args:
-        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
-        query: `[B, Hq, L, D]`.
-        key: `[B, Hkv, L, D]`.
-        value: `[B, Hkv, L, D]`.
-        statistics: from `query_gradient`.
-        key_grad: `[B, Hkv, L, D]`, added to.
-        value_grad: `[B, Hkv, L, D]`, added to.
-        inverse: the readers of each block.
-        tables: those of the layout.
-        scale: factor of the scores, positive.
-        block_size: tokens in a block.
+    Arguments are those of `own_gradients`, and the readers of each block.
     """
+    query, key, value = saved[:3]
     head_dim, kv_heads = key.shape[3], key.shape[1]
     groups = query.shape[1] // kv_heads
     launch = launch_for("backward_retrieved", head_dim, query.dtype, query.device)
@@ -71,13 +60,10 @@ def add_retrieved_gradients(
         groups,
         *strides(grad, query, key, value, key_grad, value_grad),
         *query.shape[1:3],
-        HEAD_DIM=head_dim,
-        BLOCK_D=padded(head_dim),
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=block_n,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
 
 

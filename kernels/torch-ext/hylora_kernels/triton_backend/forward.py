@@ -19,17 +19,7 @@ from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
-from .tiles import (
-    list_length,
-    listed_tokens,
-    load_tile,
-    padded,
-    read_run,
-    reader_tile,
-    sees,
-    strides,
-    tile_rows,
-)
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, strides, tile_rows
 
 
 def attention_forward(
@@ -82,13 +72,10 @@ def attention_forward(
         *strides(query, key, value, output),
         *lse.stride()[:2],
         BLOCK_SIZE=block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=padded(head_dim),
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=max(16, launch.block_n // shrink),
-        num_warps=max(4, launch.num_warps // shrink),
-        num_stages=launch.num_stages,
+        **launch._replace(num_warps=max(4, launch.num_warps // shrink)).settings(head_dim),
     )
     return output, lse
 

@@ -21,7 +21,7 @@ from ..options import SpanOptions, landmark_query
 from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import load_tile, padded, strides
+from .tiles import load_tile, strides
 
 
 def summarize_blocks(
@@ -70,12 +70,9 @@ def summarize_blocks(
         *strides(query, key, value),
         SUMMARY=options.summary,
         BLOCK_SIZE=size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=padded(head_dim),
         KEYS=keys,
         ROWS=rows,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
     return summaries, query_sums
 

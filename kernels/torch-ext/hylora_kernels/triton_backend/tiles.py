@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .columns import FIRST, ROW, TOKENS
-from .launch import Launch
+from .launch import Launch, padded
 
 
 def tile_rows(launch: Launch, reader_size: int, groups: int) -> Tuple[int, int]:
@@ -28,11 +28,6 @@ def tile_rows(launch: Launch, reader_size: int, groups: int) -> Tuple[int, int]:
     """
     rows = min(launch.block_m, padded(reader_size))
     return rows, min(launch.block_m // rows, groups & -groups)
-
-
-def padded(size: int) -> int:
-    """The power of two that a tile takes for so many rows or columns; matrix units want 16 at least."""
-    return triton.next_power_of_2(max(16, size))
 
 
 def strides(*tensors: Tensor) -> List[int]:

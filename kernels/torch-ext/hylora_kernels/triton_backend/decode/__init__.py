@@ -31,8 +31,7 @@ def span_decode(
     append(query, key, value, kept, options, scale)
     best = None
     if options.retrieves:
-        chooses_for_next = options.selection == "causal" and options.query_group > 1
-        pooled = kept.previous_sum if chooses_for_next else kept.unit_sum
+        pooled = kept.previous_sum if options.chooses_for_next else kept.unit_sum
         best = rank_blocks(pooled, kept.summaries, kept.lengths, options)
     output = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale)
     kept.lengths.add_(1)

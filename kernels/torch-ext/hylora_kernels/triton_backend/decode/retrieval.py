@@ -13,7 +13,7 @@ from torch import Tensor
 from ...options import SpanOptions
 from ..launch import launch_for
 from ..retrieval import MISSING, sort_keys
-from ..tiles import load_tile, padded
+from ..tiles import load_tile
 
 # Whoever reads the blocks first ranks what this many programs found.
 _SPLITS = 16
@@ -49,12 +49,9 @@ def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: Spa
         share,
         CHUNK_SIZE=options.chunk_size,
         BLOCK_SIZE=options.block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=padded(head_dim),
         BLOCK_N=step,
         KEPT=kept,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
     return best, share
 

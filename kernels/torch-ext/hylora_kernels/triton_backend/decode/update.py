@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ...options import SpanOptions
 from ...state import DecodeTensors
-from ..launch import launch_for
+from ..launch import launch_for, padded
 from ..summary import landmark_on_device
-from ..tiles import padded
 
 
 def append(
@@ -46,12 +45,9 @@ def append(
         SUMMARY=options.summary if options.retrieves else None,
         UNIT_SIZE=options.unit_size,
         BLOCK_SIZE=options.block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=padded(head_dim),
         ROWS=min(launch.block_m, options.block_size),
         COLUMNS=min(launch.block_n, padded(head_dim)),
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
 
 
