@@ -119,16 +119,15 @@ def choose(
 def _fastest(work: str, query: Tensor, options: Optional[SpanOptions], layout: Optional[SequenceLayout]) -> Backend:
     if query.device.type == "cpu":
         return _module("torch")
-    if layout is not None and options is not None:
-        if 0 < layout.longest <= options.chunk_size and _why_not("flash", work, query, options) is None:
-            return _module("flash")  # nothing to retrieve: causal attention, which libraries have
-    reasons = {}
-    for name in _FASTEST_FIRST:
-        reasons[name] = _why_not(name, work, query, options)
-        if reasons[name] is None:
+    # With nothing to retrieve it is causal attention, which libraries have.
+    within_chunks = layout is not None and 0 < layout.longest <= options.chunk_size
+    refused = {}
+    for name in ("flash", *_FASTEST_FIRST) if within_chunks else _FASTEST_FIRST:
+        refused[name] = _why_not(name, work, query, options)
+        if refused[name] is None:
             break
-    if reasons["triton"] and work in ("span", "select"):
-        _warn_once(f"{reasons['triton']}; span-expanded attention takes backend={name!r}, which is slower")
+    if refused.get("triton") and work in ("span", "select"):
+        _warn_once(f"{refused['triton']}; span-expanded attention takes backend={name!r}, which is slower")
     return _module(name)
 
 
