@@ -14,7 +14,7 @@ from .backward_query import weights_and_gradients
 from .columns import CHUNK_WIDTH
 from .launch import launch_for, padded
 from .tables import SpanTables
-from .tiles import load_tile, read_run, strides
+from .tiles import load_tile, read_run, vector_at
 
 
 def own_gradients(
@@ -50,7 +50,12 @@ def own_gradients(
         scale * log2(e),
         tiles,
         query.shape[1] // kv_heads,
-        *strides(grad, query, key, value, key_grad, value_grad),
+        grad.stride(),
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        key_grad.stride(),
+        value_grad.stride(),
         *query.shape[1:3],
         BLOCK_M=launch.block_m,
         BLOCK_N=block_n,
@@ -73,24 +78,12 @@ def _own_gradients(
     factor,
     tiles,
     groups,
-    grad_b,
-    grad_h,
-    grad_l,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
-    key_grad_b,
-    key_grad_h,
-    key_grad_l,
-    value_grad_b,
-    value_grad_h,
-    value_grad_l,
+    grad_strides,
+    query_strides,
+    key_strides,
+    value_strides,
+    key_grad_strides,
+    value_grad_strides,
     heads,
     length,
     HEAD_DIM: tl.constexpr,
@@ -110,8 +103,8 @@ def _own_gradients(
     real = source < end
     at = source.to(tl.int64)[:, None]
     dim = tl.arange(0, BLOCK_D)[None, :]
-    k = load_tile(key + row * key_b + kv_head * key_h + at * key_l + dim, real, True, HEAD_DIM, BLOCK_D)
-    v = load_tile(value + row * value_b + kv_head * value_h + at * value_l + dim, real, True, HEAD_DIM, BLOCK_D)
+    k = load_tile(key + vector_at(key_strides, row, kv_head, at) + dim, real, True, HEAD_DIM, BLOCK_D)
+    v = load_tile(value + vector_at(value_strides, row, kv_head, at) + dim, real, True, HEAD_DIM, BLOCK_D)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
@@ -123,8 +116,8 @@ def _own_gradients(
         first = start + step % steps * BLOCK_M
         place = (first + column).to(tl.int64)[:, None]
         asks = column < end - first
-        q = load_tile(query + row * query_b + head * query_h + place * query_l + dim, asks, True, HEAD_DIM, BLOCK_D)
-        do = load_tile(grad + row * grad_b + head * grad_h + place * grad_l + dim, asks, True, HEAD_DIM, BLOCK_D)
+        q = load_tile(query + vector_at(query_strides, row, head, place) + dim, asks, True, HEAD_DIM, BLOCK_D)
+        do = load_tile(grad + vector_at(grad_strides, row, head, place) + dim, asks, True, HEAD_DIM, BLOCK_D)
         # Each thread loads these for many queries. From one address, and without masks, it costs few registers, of
         # which there are none to spare. Queries that do not exist get no weights.
         kept = (row * heads + head) * length + first
@@ -138,7 +131,7 @@ def _own_gradients(
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
 
     inside = real[:, None] & (dim < HEAD_DIM)
-    key_grad += row * key_grad_b + kv_head * key_grad_h + at * key_grad_l + dim
-    value_grad += row * value_grad_b + kv_head * value_grad_h + at * value_grad_l + dim
+    key_grad += vector_at(key_grad_strides, row, kv_head, at) + dim
+    value_grad += vector_at(value_grad_strides, row, kv_head, at) + dim
     tl.store(key_grad, (dk * scale).to(key_grad.dtype.element_ty), inside)
     tl.store(value_grad, dv.to(value_grad.dtype.element_ty), inside)

@@ -20,7 +20,7 @@ from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
-from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, strides, tile_rows
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, tile_rows, vector_at
 
 LARGEST_TILE = 128
 
@@ -67,7 +67,12 @@ def query_gradient(
         readers,
         tiles,
         groups,
-        *strides(grad, query, key, value, output, query_grad),
+        grad.stride(),
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        output.stride(),
+        query_grad.stride(),
         *lse.stride(),
         heads,
         length,
@@ -100,24 +105,12 @@ def _query_gradient(
     readers,
     tiles,
     groups,
-    grad_b,
-    grad_h,
-    grad_l,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
-    output_b,
-    output_h,
-    output_l,
-    query_grad_b,
-    query_grad_h,
-    query_grad_l,
+    grad_strides,
+    query_strides,
+    key_strides,
+    value_strides,
+    output_strides,
+    query_grad_strides,
     lse_b,
     lse_h,
     lse_l,
@@ -146,9 +139,9 @@ def _query_gradient(
     column = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
 
-    query += row * query_b + (head * query_h + at * query_l)[:, None] + dim[None, :]
-    grad += row * grad_b + (head * grad_h + at * grad_l)[:, None] + dim[None, :]
-    output += row * output_b + (head * output_h + at * output_l)[:, None] + dim[None, :]
+    query += vector_at(query_strides, row, head, at)[:, None] + dim[None, :]
+    grad += vector_at(grad_strides, row, head, at)[:, None] + dim[None, :]
+    output += vector_at(output_strides, row, head, at)[:, None] + dim[None, :]
     q = load_tile(query, real, True, HEAD_DIM, BLOCK_D)
     do = load_tile(grad, real, True, HEAD_DIM, BLOCK_D)
     o = load_tile(output, real, True, HEAD_DIM, BLOCK_D)
@@ -157,8 +150,8 @@ def _query_gradient(
     kept = (row * heads + head) * length + at
     tl.store(log_totals + kept, log_total, real)
     tl.store(deltas + kept, delta, real)
-    key += row * key_b + kv_head.to(tl.int64) * key_h
-    value += row * value_b + kv_head.to(tl.int64) * value_h
+    key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
+    value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
     dq = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
 
     # Retrieved blocks, their tokens counted through the list.
@@ -166,8 +159,8 @@ def _query_gradient(
     tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
-        k = load_tile(key + source[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + source[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
         seen = sees(masks, own_list, first, tokens, position - reader_start, BLOCK_SIZE, BLOCK_N)
         products = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
         _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
@@ -177,17 +170,16 @@ def _query_gradient(
     for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
         source = first + column
         # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-        k = load_tile(key + source.to(tl.int64)[:, None] * key_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-        v = load_tile(
-            value + source.to(tl.int64)[:, None] * value_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D
-        )
+        at_source = source.to(tl.int64)[:, None]
+        k = load_tile(key + at_source * key_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + at_source * value_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
         products = tl.dot(q, tl.trans(k), input_precision="ieee")
         if first + BLOCK_N > start:
             products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
         _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
-    query_grad += row * query_grad_b + (head * query_grad_h + at * query_grad_l)[:, None] + dim[None, :]
+    query_grad += vector_at(query_grad_strides, row, head, at)[:, None] + dim[None, :]
     dq = (dq * scale).to(query_grad.dtype.element_ty)
     tl.store(query_grad, dq, real[:, None] & (dim < HEAD_DIM)[None, :])
 

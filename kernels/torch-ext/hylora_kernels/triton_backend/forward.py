@@ -19,7 +19,7 @@ from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
-from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, strides, tile_rows
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, tile_rows, vector_at
 
 
 def attention_forward(
@@ -69,7 +69,10 @@ def attention_forward(
         readers,
         tiles,
         groups,
-        *strides(query, key, value, output),
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        output.stride(),
         *lse.stride()[:2],
         BLOCK_SIZE=block_size,
         ROWS=rows,
@@ -95,18 +98,10 @@ def _attention_forward(
     readers,
     tiles,
     groups,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
-    output_b,
-    output_h,
-    output_l,
+    query_strides,
+    key_strides,
+    value_strides,
+    output_strides,
     lse_b,
     lse_h,
     BLOCK_SIZE: tl.constexpr,
@@ -131,10 +126,11 @@ def _attention_forward(
     column = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
 
-    query += row * query_b + head[:, None] * query_h + position.to(tl.int64)[:, None] * query_l
+    at = position.to(tl.int64)
+    query += vector_at(query_strides, row, head, at)[:, None]
     q = load_tile(query + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
-    key += row * key_b + kv_head.to(tl.int64) * key_h
-    value += row * value_b + kv_head.to(tl.int64) * value_h
+    key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
+    value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
 
     # A finite pivot: rows that have read nothing yet would otherwise subtract infinities.
     pivot = tl.full([HEADS * ROWS], -3.0e38, tl.float32)
@@ -146,23 +142,23 @@ def _attention_forward(
     tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
-        k = load_tile(key + source[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + source[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
         seen = sees(masks, own_list, first, tokens, position - reader_start, BLOCK_SIZE, BLOCK_N)
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.
-    key += chunk_start.to(tl.int64) * key_l
-    value += chunk_start.to(tl.int64) * value_l
-    key_tile = column[:, None] * key_l + dim[None, :]
-    value_tile = column[:, None] * value_l + dim[None, :]
+    key += chunk_start.to(tl.int64) * key_strides[2]
+    value += chunk_start.to(tl.int64) * value_strides[2]
+    key_tile = column[:, None] * key_strides[2] + dim[None, :]
+    value_tile = column[:, None] * value_strides[2] + dim[None, :]
     diagonal = chunk_start + (start - chunk_start) // BLOCK_N * BLOCK_N
     for _ in range(chunk_start, diagonal, BLOCK_N):
         k = load_tile(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
         v = load_tile(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
         pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
-        key += BLOCK_N * key_l
-        value += BLOCK_N * value_l
+        key += BLOCK_N * key_strides[2]
+        value += BLOCK_N * value_strides[2]
     for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
         source = first + column
         # Beyond the reader there may be padding with any content: even with no weight it must not be read.
@@ -170,10 +166,10 @@ def _attention_forward(
         v = load_tile(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
         seen = source[None, :] <= position[:, None]
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
-        key += BLOCK_N * key_l
-        value += BLOCK_N * value_l
+        key += BLOCK_N * key_strides[2]
+        value += BLOCK_N * value_strides[2]
 
-    output += row * output_b + head[:, None] * output_h + position.to(tl.int64)[:, None] * output_l
+    output += vector_at(output_strides, row, head, at)[:, None]
     mixed = (mixed / total[:, None]).to(output.dtype.element_ty)
     tl.store(output + dim[None, :], mixed, real[:, None] & (dim < HEAD_DIM)[None, :])
     lse += row * lse_b + head * lse_h + position

@@ -19,7 +19,6 @@ from ..options import SpanOptions
 from .columns import BLOCK_WIDTH, CANDIDATES, CHOOSER, FIRST, ROW, TOKENS, UNIT_FIRST_BLOCK, UNIT_WIDTH
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import strides
 
 # Few units with many candidates are shared out among up to this many programs, which fill a large GPU, as long as each
 # gets so many candidates.
@@ -64,7 +63,7 @@ def pool_queries(
         tables.blocks,
         units,
         groups,
-        *strides(source),
+        source.stride(),
         BLOCK_SIZE=block_size,
         HEAD_DIM=head_dim,
         BLOCK_D=columns,
@@ -84,9 +83,7 @@ def _pool_queries(
     blocks,
     count,
     groups,
-    source_b,
-    source_h,
-    source_l,
+    source_strides,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -112,15 +109,15 @@ def _pool_queries(
         items = tl.cdiv(items, BLOCK_SIZE)
         row = row * 0
 
-    source += (row * source_b)[:, None] + kv_head * groups * source_h + dim[None, :]
+    source += (row * source_strides[0])[:, None] + kv_head * groups * source_strides[1] + dim[None, :]
     total = tl.zeros([UNITS, BLOCK_D], tl.float32)
     for _ in range(groups):
         for start in range(0, tl.max(items, 0), ITEMS):
             item = start + place % ITEMS
             inside = (item < items)[:, None] & (dim < HEAD_DIM)[None, :]
-            x = tl.load(source + (first + item).to(tl.int64)[:, None] * source_l, inside, other=0.0)
+            x = tl.load(source + (first + item).to(tl.int64)[:, None] * source_strides[2], inside, other=0.0)
             total += tl.sum(tl.reshape(x.to(tl.float32), [UNITS, ITEMS, BLOCK_D]), 1)
-        source += source_h
+        source += source_strides[1]
 
     unit = first_unit + tl.arange(0, UNITS)
     at = (kv_head * count + unit)[:, None] * HEAD_DIM + dim[None, :]

@@ -21,7 +21,7 @@ from ..options import SpanOptions, landmark_query
 from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import load_tile, strides
+from .tiles import load_tile, vector_at
 
 
 def summarize_blocks(
@@ -67,7 +67,9 @@ def summarize_blocks(
         blocks,
         kv_heads,
         query.shape[1] // kv_heads,
-        *strides(query, key, value),
+        query.stride(),
+        key.stride(),
+        value.stride(),
         SUMMARY=options.summary,
         BLOCK_SIZE=size,
         KEYS=keys,
@@ -96,15 +98,9 @@ def _summarize(
     count,
     kv_heads,
     groups,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
+    query_strides,
+    key_strides,
+    value_strides,
     SUMMARY: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -123,7 +119,7 @@ def _summarize(
     if SUMMARY == "mean_key":
         weights = tl.full([KEYS], 1 / BLOCK_SIZE, tl.float32)
     else:
-        keys = key + (row * key_b + kv_head * key_h + position * key_l)[:, None] + dim[None, :]
+        keys = key + vector_at(key_strides, row, kv_head, position)[:, None] + dim[None, :]
         k = load_tile(keys, real, True, HEAD_DIM, BLOCK_D)
         weights = tl.zeros([KEYS], tl.float32)
     if SUMMARY == "landmark":
@@ -136,11 +132,11 @@ def _summarize(
         for start in range(0, KEYS, ROWS):
             asking = start + tl.arange(0, ROWS)
             query_row, query_position, asks = _tokens(table, first_block, asking, count, BLOCK_SIZE)
-            at = query_row * query_b + kv_head * groups * query_h + query_position * query_l
+            at = vector_at(query_strides, query_row, kv_head * groups, query_position)
             queries = query + at[:, None] + dim[None, :]
             for _ in range(groups):
                 q = load_tile(queries, asks, True, HEAD_DIM, BLOCK_D)
-                queries += query_h
+                queries += query_strides[1]
                 if query_sums is not None:
                     sums += tl.sum(tl.reshape(q.to(tl.float32), [BLOCKS, ROWS // BLOCKS, BLOCK_D]), 1)
                 if SUMMARY == "attention":
@@ -155,7 +151,7 @@ def _summarize(
     if SUMMARY == "attention":
         weights = weights / (BLOCK_SIZE * groups)
 
-    values = value + (row * value_b + kv_head * value_h + position * value_l)[:, None] + dim[None, :]
+    values = value + vector_at(value_strides, row, kv_head, position)[:, None] + dim[None, :]
     v = load_tile(values, real, True, HEAD_DIM, BLOCK_D).to(tl.float32)
     summary = tl.sum(tl.reshape(v * weights[:, None], [BLOCKS, BLOCK_SIZE, BLOCK_D]), 1)
     block = first_block + tl.arange(0, BLOCKS)

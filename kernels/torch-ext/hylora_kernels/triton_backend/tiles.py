@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import Tuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .columns import FIRST, ROW, TOKENS
 from .launch import Launch, padded
@@ -30,11 +29,6 @@ def tile_rows(launch: Launch, reader_size: int, groups: int) -> Tuple[int, int]:
     return rows, min(launch.block_m // rows, groups & -groups)
 
 
-def strides(*tensors: Tensor) -> List[int]:
-    """The strides of all dimensions but the last of `[B, H, L, D]`, one tensor after the other."""
-    return [stride for x in tensors for stride in x.stride()[:3]]
-
-
 @triton.jit
 def reader_tile(tiles, groups, ROWS: tl.constexpr, HEADS: tl.constexpr):
     """The reader whose tile of queries this program computes, the tile's place in it, KV head and first query head.
@@ -48,6 +42,12 @@ def reader_tile(tiles, groups, ROWS: tl.constexpr, HEADS: tl.constexpr):
     reader = program // head_tiles // tiles
     kv_head = tl.program_id(1)
     return reader, tile * ROWS, kv_head, kv_head * groups + program % head_tiles * HEADS
+
+
+@triton.jit
+def vector_at(strides, row, head, position):
+    """Where a token's vector begins in `[B, H, L, D]` of these strides."""
+    return row * strides[0] + head * strides[1] + position * strides[2]
 
 
 @triton.jit
