@@ -20,7 +20,7 @@ __all__ = ["CONFIG_ATTRIBUTE", "SpanConfig"]
 _SHARED = tuple(field.name for field in fields(SpanOptions) if field.name != "chunk_size")
 
 # By the content of what a config keeps: every layer of every forward pass asks for its options.
-_parsed: dict[str, SpanConfig] = {}
+_parsed: dict[tuple[type, str], SpanConfig] = {}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SpanConfig(SpanOptions):
         kept = getattr(config, CONFIG_ATTRIBUTE, None) or {}
         if torch.compiler.is_compiling():
             return cls.from_dict(kept)
-        content = repr(kept)
+        content = (cls, repr(kept))
         if content not in _parsed:
             _parsed[content] = cls.from_dict(kept)
         return _parsed[content]
