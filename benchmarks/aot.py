@@ -34,8 +34,8 @@ from triton.backends.compiler import GPUTarget
 from hylora_kernels import SequenceLayout
 from hylora_kernels.decode import DecodeState
 from hylora_kernels.options import SpanOptions
-from hylora_kernels.triton_backend import launch, span_backward, span_forward
-from hylora_kernels.triton_backend.decode import span_decode
+from hylora_kernels.saved import Saved
+from hylora_kernels.triton_backend import launch, span_backward, span_decode, span_forward
 
 # What one program may have of it, in bytes.
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}
@@ -124,10 +124,9 @@ def compile_case(case: Case) -> list[Resources]:
         # What was not computed is not read as an index.
         with mock.patch("torch.empty", torch.zeros):
             output, lse, blocks = span_forward(query, key, value, layout, options, 0.1)
-            span_backward(output, query, key, value, output, lse, blocks, layout, options, 0.1)
-        state = DecodeState.empty(1, heads, kv_heads, case.head_dim, capacity=512, dtype=dtype, **vars(options))
-        kept = (state.key, state.value, state.queries, state.summaries, state.unit_sum, state.previous_sum)
-        span_decode(query[:, :, :1], key[:, :, :1], value[:, :, :1], *kept, state.lengths, options, 0.1)
+            span_backward(output, Saved(query, key, value, output, lse, blocks), layout, options, 0.1)
+        state = DecodeState.empty(1, heads, kv_heads, case.head_dim, 512, options, dtype=dtype)
+        span_decode(query[:, :, :1], key[:, :, :1], value[:, :, :1], state.tensors(), options, 0.1)
     found = {kernel.hash: _resources(kernel) for kernel in compiled}
     return sorted(found.values(), key=lambda r: (r.kernel, r.num_warps))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from hylora_kernels import SequenceLayout
-from hylora_kernels.backends import span_backend
+from hylora_kernels.backends import choose
 from hylora_kernels.options import SpanOptions
 
 from . import costs
@@ -141,7 +141,7 @@ def _backend(query: Tensor, sizes: Sizes) -> str:
     """The module that computes SE-Attn here: where Triton is missing, it is another than one would think."""
     options = SpanOptions(**sizes.options.span)
     layout = SequenceLayout.dense(1, query.shape[2])
-    return span_backend("auto", query, layout, options).__name__.rpartition(".")[2]
+    return choose("auto", "span", query, options, layout).__name__.rpartition(".")[2]
 
 
 def _bind(methods: dict[str, Method], tensors: list[Tensor], place: dict, section: Section) -> dict[str, Attend]:

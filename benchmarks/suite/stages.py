@@ -16,6 +16,7 @@ import hylora_kernels
 from hylora_kernels import SequenceLayout
 from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.saved import Saved
 
 from .methods import Options
 from .runs import random_tensors
@@ -55,7 +56,7 @@ def stages(
     lists = reading_lists(choose(), tables, span)
     attend = partial(attention_forward, query, key, value, lists, tables, scale, span.block_size)
     rest = (lists, tables, scale, span.block_size)
-    differentiate = partial(attention_backward, grad, query, key, value, *attend(), *rest)
+    differentiate = partial(attention_backward, grad, Saved(query, key, value, *attend()), *rest)
     runs = {"summary": summarize, "pool_queries": pool, "retrieve": choose, "forward": attend}
     runs |= dict.fromkeys(_kernels("backward*"), differentiate)
     decode = _decode_step(query, key, value, options.span | {"selection": selection})

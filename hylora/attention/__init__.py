@@ -2,9 +2,8 @@
 """SE-Attn and its rivals inside transformers: options, masks, attention functions, and the switch between them."""
 
 from hylora.attention.config import SpanConfig
-from hylora.attention.functions import chunk_size_of, kernel_options
+from hylora.attention.functions import chunk_size_of, kernel_options, register_attention
 from hylora.attention.masks import CachedKeys, Prefill, span_mask
-from hylora.attention.registration import register_attention
 from hylora.attention.switch import ATTENTION_NAMES, check_attention, check_options, resolve_name, set_attention
 
 __all__ = [

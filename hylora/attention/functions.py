@@ -4,23 +4,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
 
 from hylora.attention.config import SpanConfig
-from hylora.attention.masks import CachedKeys, Prefill
+from hylora.attention.masks import CachedKeys, Prefill, span_mask
 from hylora.attention.packing import settle_packing
+from hylora.randomness import derive_key
 from hylora_kernels import (
     SequenceLayout,
+    SpanOptions,
     shifted_sparse_attention,
     sliding_window_attention,
     span_attention,
 )
-from hylora_kernels.interface import attend_to_cache, refuse_unknown
+from hylora_kernels.interface import attend_to_cache, prompt_tensors, refuse_unknown, tokens_first
 
-__all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
+__all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options", "register_attention"]
 
 
 def chunk_size_of(options: SpanConfig, draw: int | None, layer: int) -> int:
@@ -28,42 +33,35 @@ def chunk_size_of(options: SpanConfig, draw: int | None, layer: int) -> int:
     sizes = options.chunk_sizes
     if draw is None or len(sizes) == 1:
         return max(sizes)
-    generator = torch.Generator().manual_seed(_key(options.seed, draw, layer))
-    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+    return sizes[_key("chunk size", options.seed, draw, layer) % len(sizes)]
 
 
-def kernel_options(options: SpanConfig, draw: int | None, layer: int) -> dict[str, Any]:
-    """Keyword arguments of `hylora_kernels.span_attention` and `select_blocks` for one layer of one forward pass."""
-    return {
-        "block_size": options.block_size,
-        "top_k": options.top_k,
-        "chunk_size": chunk_size_of(options, draw, layer),
-        "selection": options.selection,
-        "query_group": options.query_group,
-        "retrieval": options.retrieval,
-        "summary": options.summary,
-        # Random blocks differ between layers and training steps; the landmark query must not.
-        "seed": _key(options.seed, draw or 0, layer) if options.retrieval == "random" else options.seed,
-    }
+def kernel_options(options: SpanConfig, draw: int | None, layer: int) -> SpanOptions:
+    """The kernels' options for one layer of one forward pass."""
+    chosen = options.with_chunks_of(chunk_size_of(options, draw, layer))
+    # Random blocks differ between layers and training steps; the landmark query must not.
+    if chosen.retrieval != "random":
+        return chosen
+    return replace(chosen, seed=_key("random blocks", options.seed, draw or 0, layer))
 
 
-def _key(seed: int, draw: int, layer: int) -> int:
-    """One 63-bit key from three numbers: distinct multipliers keep different triples apart."""
-    return (seed * 0x9E3779B1 + draw * 0x85EBCA77C2B2AE63 + (layer + 1) * 0xC2B2AE3D27D4EB4F) % (2**63 - 1)
+@torch.compiler.assume_constant_result  # graphs cannot hash
+def _key(*parts: int | str) -> int:
+    return derive_key(*parts)
 
 
-def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
-    arguments = kernel_options(options, draw, layer)
-    return span_attention(query, key, value, layout=layout, scale=scale, backend=options.backend, **arguments)
+def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
+    chosen = kernel_options(options, *chance)
+    return span_attention(query, key, value, chosen, layout=layout, scale=scale, backend=options.backend)
 
 
-def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
+def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
     return sliding_window_attention(
         query, key, value, layout=layout, window=options.window, scale=scale, backend=options.backend
     )
 
 
-def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, draw, layer, scale):
+def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
     return shifted_sparse_attention(
         query, key, value, layout=layout, group=options.group, scale=scale, backend=options.backend
     )
@@ -85,20 +83,15 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
             output = attend_to_cache(query, key, value, attention_mask.mask, scaling)
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
-            length = query.shape[2]
-            # A static cache is longer than what it holds.
-            key, value = key[:, :, :length], value[:, :, :length]
-            # Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values.
-            query, key = query.to(value.dtype), key.to(value.dtype)
             options = SpanConfig.of(module.config)
-            draw, layer = _chance(module, attention_mask, options)
-            output = compute(query, key, value, layout, options, draw, layer, scaling)
+            chance = _chance(module, attention_mask, options)
+            output = compute(*prompt_tensors(query, key, value), layout, options, chance, scaling)
         else:
             raise ValueError(
                 f"{name} got {_describe(attention_mask)} as its mask; pass padding as a two-dimensional "
                 "attention_mask ([batch, length], 1 for real tokens), or use 'sdpa' for other masks"
             )
-        return output.transpose(1, 2).contiguous(), None
+        return tokens_first(output), None
 
     forward.__name__ = f"{name}_forward"
     forward.__doc__ = f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k and v [B, Hkv, L, D]."
@@ -130,3 +123,14 @@ FUNCTIONS: dict[str, Callable] = {
     "sw_attn": _plug_in("sw_attn", _sliding),
     "s2_attn": _plug_in("s2_attn", _shifted),
 }
+
+
+def register_attention() -> None:
+    """Make `se_attn`, `sw_attn` and `s2_attn` known to transformers; models that do not name them are not touched.
+
+    The mask function is registered beside each attention function: without it transformers would pass no mask at all,
+    and padding would be attended to.
+    """
+    for name, function in FUNCTIONS.items():
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, span_mask)

@@ -23,7 +23,11 @@ __all__ = ["CachedKeys", "Prefill", "span_mask"]
 
 
 class _MaskObject:
-    """With a static cache, `generate` builds masks ahead of the model and treats them as four-dimensional tensors."""
+    """What stands where transformers expects a mask, of which `generate` may know only this much.
+
+    With a static cache it makes the masks ahead of the model, takes those of two dimensions for padding, and wants the
+    others contiguous.
+    """
 
     ndim = 4
 

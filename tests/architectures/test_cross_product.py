@@ -80,18 +80,44 @@ def test_bfloat16_under_autocast(architecture, name, options):
 
 @architectures
 @variants
-def test_no_option_sees_later_tokens_or_padding(architecture, name, options):
+def test_no_option_sees_later_tokens(architecture, name, options):
+    """A token inside a chunk: under the published rule it may change its whole chunk, under all others no past token.
+
+    Recurrent layers and embeddings pass nothing back, so that a change before the chunk's start would be attention's.
+    """
     model = with_attention(architecture, name, **options)
     ids = tokens()
     before = logits(model, ids)
-    # Under the published rule a chunk's choice is its queries' in common; the group of S2 follows from the length.
-    position = 32
-    changed = ids.clone()
-    changed[0, position] = changed[0, position] % 94 + 1
-    after = logits(model, changed)
-    assert_same(after[:, :position], before[:, :position])
-    assert_different(after[:, position], before[:, position])
+    position = 40
+    looks_ahead = options.get("selection") == "chunk" and options["retrieval"] == "relevance"
+    first = position // options["chunk_size"] * options["chunk_size"] if looks_ahead else position
+    for token in range(1, 5):
+        changed = ids.clone()
+        changed[0, position] = (changed[0, position] + 17 * token) % 94 + 1
+        after = logits(model, changed)
+        assert_same(after[:, :first], before[:, :first])
+        assert_different(after[:, position], before[:, position])
 
+
+def test_the_published_rule_does_look_ahead_inside_its_chunk():
+    """Otherwise the test above would not be able to tell the rules apart."""
+    model = with_attention(ZOO["llama"])
+    ids = tokens()
+    before = logits(model, ids)
+    seen = []
+    for token in range(1, 95):
+        changed = ids.clone()
+        changed[0, 40] = token
+        seen.append((logits(model, changed) - before)[0, 32:40].abs().max())
+    assert max(seen) > 1e-3
+
+
+@architectures
+@variants
+def test_no_option_sees_padding(architecture, name, options):
+    model = with_attention(architecture, name, **options)
+    ids = tokens()
+    before = logits(model, ids)
     mask = torch.nn.functional.pad(torch.ones_like(ids), (6, 0))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     padded = torch.nn.functional.pad(ids, (6, 0))

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import hylora
-from hylora.training.sharding import whole
+from hylora.training.processes import whole
 from hylora_kernels import backends, torch_backend
 from tests.tiny import tiny_bamba, tiny_llama
 from tests.tolerances import assert_close
@@ -161,7 +161,7 @@ def test_random_retrieval_in_evaluation_differs_between_layers_inside_a_graph_to
 @pytest.fixture
 def operators(monkeypatch):
     """Sends all attention through operators, as on a GPU."""
-    monkeypatch.setattr(backends, "plain_backend", lambda name, query: None)
+    monkeypatch.setattr(backends, "shows_operations", lambda name, query: False)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import fields
 
 import pytest
 from transformers import AutoConfig, BambaConfig
 
 from hylora.attention import SpanConfig
+from hylora_kernels import SpanOptions
 
 
 def test_round_trip_through_json():
@@ -21,6 +23,27 @@ def test_options_travel_in_config_json(tmp_path):
     SpanConfig(top_k=3, chunk_size=(64, 256)).keep_on(config)
     config.save_pretrained(tmp_path)
     assert SpanConfig.of(AutoConfig.from_pretrained(tmp_path)) == SpanConfig(top_k=3, chunk_size=(64, 256))
+
+
+def test_options_are_read_once_for_each_content():
+    one, other = BambaConfig(), BambaConfig()
+    for config in (one, other):
+        SpanConfig(top_k=3, chunk_size=(64, 256)).keep_on(config)
+    assert SpanConfig.of(one) is SpanConfig.of(other)
+    one.span_attention["top_k"] = 4
+    assert (SpanConfig.of(one).top_k, SpanConfig.of(other).top_k) == (4, 3)
+    one.span_attention["top_k"] = -1
+    with pytest.raises(ValueError, match="top_k=-1"):
+        SpanConfig.of(one)
+
+
+def test_the_kernels_get_all_of_their_options():
+    given = {"block_size": 16, "top_k": 3, "selection": "causal", "query_group": 8, "retrieval": "random"}
+    given = {**given, "summary": "mean_key", "seed": 5}
+    assert given.keys() == {field.name for field in fields(SpanOptions)} - {"chunk_size"}
+    config = SpanConfig(chunk_size=(64, 128), **given)
+    for size in (64, 128):
+        assert config.with_chunks_of(size) == SpanOptions(chunk_size=size, **given)
 
 
 @pytest.mark.parametrize("group", [0.25, 1.0, 1, 64])
@@ -43,17 +66,17 @@ def test_a_config_without_options_gives_the_published_ones():
     ("values", "message"),
     [
         ({"block_size": 0}, "block_size=0 must be an integer of at least 1"),
-        ({"block_size": 64, "chunk_size": 32}, "block_size=64 is larger than chunk_size=32"),
-        ({"block_size": 64, "chunk_size": (128, 32)}, "block_size=64 is larger than chunk_size=32"),
-        ({"chunk_size": ()}, "holds no size"),
+        ({"block_size": 64, "chunk_size": 32}, "block_size=64 must be at most chunk_size=32"),
+        ({"block_size": 64, "chunk_size": (128, 32)}, "block_size=64 must be at most chunk_size=32"),
+        ({"chunk_size": ()}, "must hold a size"),
         ({"chunk_size": 2048.0}, "chunk_size=2048.0 must be an integer"),
         ({"top_k": -1}, "top_k=-1"),
         ({"top_k": True}, "top_k=True"),
-        ({"selection": "token"}, "selection='token' is not one of 'chunk', 'causal'"),
+        ({"selection": "token"}, "selection='token' must be one of 'chunk', 'causal'"),
         ({"retrieval": "best"}, "retrieval='best'"),
         ({"summary": "max"}, "summary='max'"),
         ({"backend": "cuda"}, "backend='cuda'"),
-        ({"selection": "causal", "chunk_size": 100}, "not a multiple of query_group=64"),
+        ({"selection": "causal", "chunk_size": 100}, "chunk_size=100 must be a multiple of query_group=64"),
         ({"group": 1.5}, "group=1.5"),
         ({"group": 0}, "group=0"),
         ({"window": 0}, "window=0"),

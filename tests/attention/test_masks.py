@@ -95,4 +95,4 @@ def test_queries_after_a_cache_get_full_attention():
         config=model.config, inputs_embeds=EMBEDS[:1, :2], attention_mask=None, past_key_values=cache
     )
     assert isinstance(mask, CachedKeys)
-    assert mask.mask is None or mask.mask.shape == (1, 1, 2, 8)
+    assert torch.equal(mask.mask, torch.ones(1, 1, 2, 8, dtype=torch.bool).tril(6))

@@ -209,9 +209,9 @@ def test_layers_that_share_attention_draw_each_their_own(monkeypatch):
     model.gradient_checkpointing_enable()
     drawn = []
 
-    def recording(query, key, value, chunk_size, seed, **options):
-        drawn.append((chunk_size, seed))
-        return span_attention(query, key, value, chunk_size=chunk_size, seed=seed, **options)
+    def recording(query, key, value, options, **arguments):
+        drawn.append((options.chunk_size, options.seed))
+        return span_attention(query, key, value, options, **arguments)
 
     monkeypatch.setattr("hylora.attention.functions.span_attention", recording)
     seen = set()

@@ -38,7 +38,7 @@ PAIRS = ((1, 20), (9, 48), (25, 50), (33, 60), (52, 62), (3, 12))
 def choose(monkeypatch, selected):
     """Let every layer of every sequence retrieve these blocks: [KV heads][selections][top_k]."""
 
-    def chosen(query, key, value, layout, **options):
+    def chosen(query, key, value, options, layout, **arguments):
         return [torch.tensor(selected) for _ in layout.sequences]
 
     monkeypatch.setattr(capture, "select_blocks", chosen)
@@ -113,10 +113,9 @@ def test_what_is_counted_is_what_the_attention_retrieves(monkeypatch):
     seen = {"recorded": [], "attended": []}
 
     def record(kind, function):
-        def wrapper(query, key, value, **options):
-            blocks = select_blocks(query, key, value, **{**options, "backend": "reference"})
-            seen[kind] += blocks
-            return function(query, key, value, **options)
+        def wrapper(query, key, value, options, **arguments):
+            seen[kind] += select_blocks(query, key, value, options, **{**arguments, "backend": "reference"})
+            return function(query, key, value, options, **arguments)
 
         return wrapper
 

@@ -65,10 +65,10 @@ def test_a_trace_holds_the_blocks_of_each_layers_attention(monkeypatch, model, w
     hylora.set_attention(network, "se_attn", **SPAN, **WAYS[way])
     computed = []
 
-    def attend(query, key, value, **options):
-        chosen = select_blocks(query, key, value, **{**options, "backend": "reference"})
-        computed.append((query, key, options, chosen))
-        return original(query, key, value, **options)
+    def attend(query, key, value, options, **arguments):
+        chosen = select_blocks(query, key, value, options, **{**arguments, "backend": "reference"})
+        computed.append((query, key, options, arguments["scale"], chosen))
+        return original(query, key, value, options, **arguments)
 
     original = functions.span_attention
     monkeypatch.setattr(functions, "span_attention", attend)
@@ -77,11 +77,10 @@ def test_a_trace_holds_the_blocks_of_each_layers_attention(monkeypatch, model, w
     for row, trace in enumerate(traces):
         assert trace.length == 53 and trace.options.chunk_size == 16
         assert [layer.layer for layer in trace.layers] == hylora.architecture.attention_layers(network.config)
-        for layer, (query, key, options, chosen) in zip(trace.layers, computed, strict=True):
+        for layer, (query, key, options, scale, chosen) in zip(trace.layers, computed, strict=True):
             assert torch.equal(layer.blocks, chosen[row])
             assert layer.blocks.shape == (key.shape[1], trace.options.units(53), 2)
-            kernel = {field.name: options[field.name] for field in fields(SpanOptions)}
-            expected = attention_mass(query[row], key[row], chosen[row], SpanOptions(**kernel), options["scale"])
+            expected = attention_mass(query[row], key[row], chosen[row], options, scale)
             for field in fields(AttentionMass):
                 assert torch.equal(getattr(layer.mass, field.name), getattr(expected, field.name))
 

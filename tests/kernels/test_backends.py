@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from hylora_kernels import (
     SequenceLayout,
     backends,
     flash_backend,
-    reference,
     shifted_sparse_attention,
     sliding_window_attention,
     span_attention,
@@ -23,6 +23,7 @@ from hylora_kernels import (
     triton_backend,
 )
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.saved import Saved
 from hylora_kernels.triton_backend import launch
 from tests.kernels.inputs import random_inputs
 
@@ -56,13 +57,13 @@ def options(**changes):
 
 def chosen(query, name="auto", **changes):
     layout = SequenceLayout.dense(query.shape[0], query.shape[2])
-    return backends.span_backend(name, query, layout, options(**changes))
+    return backends.choose(name, "span", query, options(**changes), layout)
 
 
 def test_a_cpu_gets_torch():
     query = random_inputs(1, 2, 1, 8)[0]
     assert chosen(query) is torch_backend
-    assert backends.rival_backend("auto", query) is torch_backend
+    assert backends.choose("auto", "sliding_window", query) is torch_backend
 
 
 def test_a_gpu_gets_triton_and_libraries_for_what_they_have(gpu):
@@ -70,8 +71,8 @@ def test_a_gpu_gets_triton_and_libraries_for_what_they_have(gpu):
         warnings.simplefilter("error")
         assert chosen(CudaQuery()) is triton_backend
         assert chosen(CudaQuery(length=2048)) is flash_backend  # a single chunk
-        assert backends.rival_backend("auto", CudaQuery()) is flash_backend
-        assert backends.rival_backend("auto", CudaQuery(torch.float32)) is torch_backend
+        assert backends.choose("auto", "shifted_sparse", CudaQuery()) is flash_backend
+        assert backends.choose("auto", "sliding_window", CudaQuery(torch.float32)) is torch_backend
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_a_gpu_with_little_shared_memory_gets_what_fits(gpu, version):
 def test_padding_alone_is_no_causal_attention(gpu):
     """Libraries refuse to compute nothing; the kernels do not."""
     layout = SequenceLayout(1, 8192, ())
-    assert backends.span_backend("auto", CudaQuery(), layout, options()) is triton_backend
+    assert backends.choose("auto", "span", CudaQuery(), options(), layout) is triton_backend
 
 
 def test_without_triton_a_gpu_gets_flash(gpu, monkeypatch):
@@ -148,12 +149,26 @@ def test_the_interpreter_is_not_trusted_with_bfloat16():
         span_attention(*inputs, block_size=16, chunk_size=16, backend="triton")
 
 
-def test_only_the_plain_backends_show_their_operations():
+def test_torch_shows_its_operations():
     query = random_inputs(1, 2, 1, 8)[0]
-    plain = {name: backends.plain_backend(name, query) for name in backends.NAMES}
-    expected = {"auto": torch_backend, "reference": reference, "torch": torch_backend, "flash": None, "triton": None}
-    assert plain == expected
-    assert backends.plain_backend("auto", CudaQuery()) is None
+    assert [name for name in backends.NAMES if backends.shows_operations(name, query)] == ["auto", "torch"]
+    assert not backends.shows_operations("auto", CudaQuery())
+
+
+@pytest.mark.parametrize("backend", [torch_backend, flash_backend, triton_backend], ids=lambda b: b.__name__)
+def test_a_backend_is_what_the_protocol_says(backend):
+    promised = {name: value for name, value in vars(backends.Backend).items() if name in backend.__all__}
+    assert promised.keys() == set(backend.__all__)
+    for name, function in promised.items():
+        assert list(signature(function).parameters)[1:] == list(signature(getattr(backend, name)).parameters), name
+
+
+def test_what_a_backend_does_not_offer_it_refuses(gpu):
+    works = {"span": "span_forward", "select": "select_blocks", "decode": "span_decode"}
+    works |= {rival: f"{rival}_forward" for rival in ("sliding_window", "shifted_sparse")}
+    for backend in (torch_backend, flash_backend, triton_backend):
+        offered = {work for work, function in works.items() if hasattr(backend, function)}
+        assert offered == {work for work in works if backend.unsupported(work, CudaQuery(), options()) is None}
 
 
 def run(code):
@@ -202,6 +217,6 @@ def test_kernels_are_launched_on_the_tensors_device(monkeypatch):
     small = options(block_size=16, chunk_size=16, retrieval="none")
     layout = SequenceLayout.dense(1, 8)
     output, lse, blocks = triton_backend.span_forward(query, key, value, layout, small, 0.3)
-    triton_backend.span_backward(output, query, key, value, output, lse, blocks, layout, small, 0.3)
+    triton_backend.span_backward(output, Saved(query, key, value, output, lse, blocks), layout, small, 0.3)
     triton_backend.select_blocks(query, key, value, layout, small, 0.3)
     assert [x is y for x, y in zip(entered, (query, output, query), strict=True)] == [True] * 3

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
+import hylora_kernels
 from hylora_kernels import SequenceLayout, reference
 from hylora_kernels.options import SpanOptions
 
@@ -364,7 +365,7 @@ def test_tuning_climbs_to_the_best_launch():
 
 def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
     tuning = load("tune")
-    kept = Path(reference.__file__).parent / "triton_backend/launches/forward.json"
+    kept = Path(hylora_kernels.__file__).parent / "triton_backend/launches/forward.json"
     path = tmp_path / "forward.json"
     path.write_text(kept.read_text())
     launch = tuning.Launch(64, 16, 2, 5)

@@ -94,7 +94,7 @@ def test_autocast_inside_a_graph():
 
 def test_options_are_checked_inside_a_graph():
     compiled = torch.compile(lambda *x: span_attention(*x, block_size=0), backend=NodeCounter())
-    with pytest.raises(ValueError, match="block_size=0 must be at least 1"):
+    with pytest.raises(ValueError, match="block_size=0 must be an integer of at least 1"):
         compiled(*random_inputs(1, 2, 1, 8))
 
 

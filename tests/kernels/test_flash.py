@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hylora_kernels.flash import flash_backward, flash_forward, math_backward, math_forward
+from hylora_kernels.torch_backend.flash import flash_backward, flash_forward, math_backward, math_forward
 from tests.kernels.inputs import random_inputs
 from tests.tolerances import assert_close
 

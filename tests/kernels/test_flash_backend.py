@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hylora_kernels import SequenceLayout, flash_backend, reference
 from hylora_kernels.flash_backend import retrieved
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.saved import Saved
 from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.tolerances import assert_close
 
@@ -54,7 +55,7 @@ def test_span_attention_agrees_with_the_reference(layout, selection, query_group
     options = span_options(selection, query_group)
     inputs, grad = inputs_and_gradient(layout, heads, kv_heads)
     output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCALE)
-    grads = flash_backend.span_backward(grad, *inputs, output, lse, blocks, layout, options, SCALE)
+    grads = flash_backend.span_backward(grad, Saved(*inputs, output, lse, blocks), layout, options, SCALE)
     assert_all_close([output, *grads], expected(reference.span_attention, inputs, layout, grad, options))
     chosen = reference.select_blocks(*inputs, layout, options, SCALE)
     for found, of_sequence in zip(blocks.split([b.shape[1] for b in chosen], dim=1), chosen, strict=True):
@@ -66,7 +67,7 @@ def test_other_retrievals_agree_with_the_reference(retrieval, top_k):
     options, layout = span_options(retrieval=retrieval, top_k=top_k), LAYOUTS["ragged"]
     inputs, grad = inputs_and_gradient(layout, 4, 2)
     output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCALE)
-    grads = flash_backend.span_backward(grad, *inputs, output, lse, blocks, layout, options, SCALE)
+    grads = flash_backend.span_backward(grad, Saved(*inputs, output, lse, blocks), layout, options, SCALE)
     assert_all_close([output, *grads], expected(reference.span_attention, inputs, layout, grad, options))
 
 
@@ -76,7 +77,7 @@ def test_other_retrievals_agree_with_the_reference(retrieval, top_k):
 def test_sliding_window_agrees_with_the_reference(layout, window, heads, kv_heads):
     inputs, grad = inputs_and_gradient(layout, heads, kv_heads)
     output, lse = flash_backend.sliding_window_forward(*inputs, layout, window, SCALE)
-    grads = flash_backend.sliding_window_backward(grad, *inputs, output, lse, layout, window, SCALE)
+    grads = flash_backend.sliding_window_backward(grad, Saved(*inputs, output, lse), layout, window, SCALE)
     assert_all_close([output, *grads], expected(reference.sliding_window_attention, inputs, layout, grad, window))
 
 
@@ -86,7 +87,7 @@ def test_sliding_window_agrees_with_the_reference(layout, window, heads, kv_head
 def test_shifted_sparse_attention_agrees_with_the_reference(layout, group, heads, kv_heads):
     inputs, grad = inputs_and_gradient(layout, heads, kv_heads)
     output, lse = flash_backend.shifted_sparse_forward(*inputs, layout, group, SCALE)
-    grads = flash_backend.shifted_sparse_backward(grad, *inputs, output, lse, layout, group, SCALE)
+    grads = flash_backend.shifted_sparse_backward(grad, Saved(*inputs, output, lse), layout, group, SCALE)
     assert_all_close([output, *grads], expected(reference.shifted_sparse_attention, inputs, layout, grad, group))
 
 
@@ -131,7 +132,7 @@ def test_low_precision_stays_near_float64(attention, dtype):
     layout = LAYOUTS["ragged"]
     grad, *inputs = (x.to(dtype) for x in (random_inputs(3, 4, 2, 50, seed=1)[0], *random_inputs(3, 4, 2, 50)))
     output, *kept = forward(*inputs, layout, settings, SCALE)
-    grads = backward(grad, *inputs, output, *kept, layout, settings, SCALE)
+    grads = backward(grad, Saved(*inputs, output, *kept), layout, settings, SCALE)
     definition = getattr(reference, f"{attention}_attention")
     exact = expected(definition, [x.double() for x in inputs], layout, grad.double(), settings)
     for a, e in zip([output, *grads], exact, strict=True):
@@ -174,7 +175,7 @@ def test_calls_of_flash_attention_are_well_formed(layout, attention):
     inputs = [torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes]
     with KernelPreconditions():
         output, *kept = forward(*inputs, layout, settings, SCALE)
-        grads = backward(torch.empty_like(output), *inputs, output, *kept, layout, settings, SCALE)
+        grads = backward(torch.empty_like(output), Saved(*inputs, output, *kept), layout, settings, SCALE)
     assert (output.shape, output.dtype) == (inputs[0].shape, torch.bfloat16)
     assert kept[0].shape == inputs[0].shape[:3]
     assert kept[0].dtype == torch.float32
@@ -213,7 +214,7 @@ def test_gpu_agrees_with_plain_operations(layout, attention, settings, dtype, he
     for device in ("cpu", "cuda"):
         grad, *inputs = (x.to(device) for x in tensors)
         output, *kept = forward(*inputs, layout, settings, SCALE)
-        grads = backward(grad, *inputs, output, *kept, layout, settings, SCALE)
+        grads = backward(grad, Saved(*inputs, output, *kept), layout, settings, SCALE)
         found.append([x.cpu() for x in (output, kept[0], *grads)])
     for e, a in zip(*found, strict=True):
         assert (a.double() - e.double()).norm() <= 2e-2 * e.double().norm()

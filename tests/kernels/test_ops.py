@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,7 @@ def as_operator(function):
     def call(query, key, value, layout=None, **options):
         scale = query.shape[-1] ** -0.5
         if function is span_attention:
-            defaults = {"selection": "chunk", "query_group": 64, "retrieval": "relevance", "summary": "attention"}
-            options = SpanOptions(**{**defaults, "seed": 0, **options})
+            options = SpanOptions(**options)
         else:
             (options,) = options.values()
         return getattr(ops, function.__name__)(query, key, value, layout, options, scale, "torch")
@@ -76,16 +76,13 @@ def test_the_operator_computes_what_the_plain_backend_does(name, layout):
 def arguments(layout, options, backend, dtype, device="cpu"):
     """A call of the span operator on tensors in the memory order of transformers' models."""
     tensors = [x.to(device).transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in inputs(dtype)]
-    query_group = options.get("query_group", 64)
-    sizes = (options["block_size"], options["top_k"], options["chunk_size"])
-    chosen = (options.get("selection", "chunk"), query_group, options.get("retrieval", "relevance"), "attention", 0)
-    return (*tensors, ops.sequence_table(LAYOUTS[layout]), *sizes, *chosen, 0.25, backend)
+    return (*tensors, ops.sequence_table(LAYOUTS[layout]), *ops.pack_options(SpanOptions(**options)), 0.25, backend)
 
 
 @pytest.fixture(params=["torch", "flash"])
 def backend(request, monkeypatch):
     """Backends, on a CPU; flash's runs there on plain operations."""
-    monkeypatch.setattr(flash_backend, "unsupported", lambda query: None)
+    monkeypatch.setattr(flash_backend, "unsupported", lambda *_: None)
     return request.param
 
 
@@ -146,6 +143,28 @@ def test_second_derivatives_are_refused(function):
     (grad,) = torch.autograd.grad(output.sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="first derivatives only"):
         grad.sum().backward()
+
+
+def test_options_are_an_object_or_single_values_or_both():
+    expected = span_attention(*inputs(), **CAUSAL)
+    assert torch.equal(span_attention(*inputs(), SpanOptions(**CAUSAL)), expected)
+    assert torch.equal(span_attention(*inputs(), SpanOptions(**SPAN), selection="causal", query_group=8), expected)
+
+
+def test_every_option_is_an_argument_of_the_operators():
+    values = {"selection": "causal", "retrieval": "random", "summary": "mean_key"}
+    numbers = {"block_size": 3, "top_k": 5, "chunk_size": 14, "query_group": 7, "seed": -9}
+    options = SpanOptions(**values, **numbers)
+    assert ops.unpack_options(*ops.pack_options(options)) == options
+    names = [argument.name for argument in torch.ops.hylora_kernels.span_attention.default._schema.arguments]
+    assert names[4:-2] == [field.name for field in fields(SpanOptions)]
+
+
+def test_a_layout_is_not_read_back(monkeypatch):
+    """Neither the forward nor the backward makes a layout anew from the table that the operator is handed."""
+    monkeypatch.setattr(SequenceLayout, "of", lambda *_: pytest.fail("read back"))
+    layout = LAYOUTS["padded and packed"]
+    output_and_gradients(as_operator(span_attention), inputs(), layout=layout, **SPAN)
 
 
 def test_a_seed_of_any_size_is_taken():

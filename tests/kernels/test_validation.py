@@ -43,7 +43,7 @@ def test_a_layout_for_another_shape(function):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_an_unknown_backend(function):
-    with pytest.raises(ValueError, match="backend='torhc' is unknown; did you mean 'torch'"):
+    with pytest.raises(ValueError, match="backend='torhc' must be one of .*; did you mean 'torch'"):
         function(Q, K, V, backend="torhc")
 
 
@@ -51,24 +51,30 @@ def test_an_unknown_backend(function):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block_size": 0}, "block_size=0 must be at least 1"),
-        ({"block_size": 8, "chunk_size": 4}, "block_size=8 is larger than chunk_size=4"),
-        ({"top_k": -1}, "top_k=-1 must be at least 0"),
+        ({"block_size": 0}, "block_size=0 must be an integer of at least 1"),
+        ({"block_size": 8, "chunk_size": 4}, "block_size=8 must be at most chunk_size=4"),
+        ({"top_k": -1}, "top_k=-1 must be an integer of at least 0"),
         ({"top_k": 2.0}, "top_k=2.0 must be an integer"),
         ({"chunk_size": (2, 4)}, r"chunk_size=\(2, 4\) must be an integer"),
         ({"chunk_size": True}, "chunk_size=True must be an integer"),
-        ({"query_group": 0}, "query_group=0 must be at least 1"),
-        ({"selection": "causal", "query_group": 48}, "chunk_size=4096 is not a multiple of query_group=48"),
-        ({"selection": "chunks"}, "selection='chunks' is unknown; did you mean 'chunk'"),
+        ({"query_group": 0}, "query_group=0 must be an integer of at least 1"),
+        ({"selection": "causal", "query_group": 48}, "chunk_size=4096 must be a multiple of query_group=48"),
+        ({"selection": "chunks"}, "selection='chunks' must be one of 'chunk', 'causal'; did you mean 'chunk'"),
         ({"retrieval": "relevant"}, "did you mean 'relevance'"),
         ({"summary": "mean-key"}, "did you mean 'mean_key'"),
-        ({"summary": None}, "allowed: 'attention', 'landmark', 'mean_key'"),
+        ({"summary": None}, "summary=None must be one of 'attention', 'landmark', 'mean_key'"),
         ({"seed": "0"}, "seed='0' must be an integer"),
     ],
 )
 def test_options_out_of_range(function, options, message):
     with pytest.raises(ValueError, match=message):
         function(Q, K, V, **options)
+
+
+@pytest.mark.parametrize("function", [span, select_blocks])
+def test_an_unknown_option(function):
+    with pytest.raises(TypeError, match="blocksize"):
+        function(Q, K, V, blocksize=8)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

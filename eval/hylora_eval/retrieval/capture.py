@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,10 +46,10 @@ class AttentionCall:
             self.query,
             self.key,
             self.value,
+            self.options,
             layout=self.layout,
             scale=self.scale,
             backend=self.backend,
-            **asdict(self.options),
         )
 
 
@@ -64,7 +64,7 @@ def observe_attention(model: nn.Module, observe: Callable[[AttentionCall], None]
         if module not in layers:
             return original(module, query, key, value, attention_mask, **kwargs)
         config = SpanConfig.of(module.config)
-        options = SpanOptions(**kernel_options(config, None, attention_mask.ordinal(module)))
+        options = kernel_options(config, None, attention_mask.ordinal(module))
         # As the function itself does: under autocast RoPE leaves queries and keys wider than the values.
         call = AttentionCall(
             query.to(value.dtype),

@@ -86,7 +86,7 @@ def retrieval_options(model: nn.Module) -> SpanOptions:
             f"the model's attention is {model.config._attn_implementation!r}, which retrieves nothing; choose "
             "hylora.set_attention(model, 'se_attn', ...) first"
         )
-    return SpanOptions(**kernel_options(SpanConfig.of(model.config.get_text_config()), None, 0))
+    return kernel_options(SpanConfig.of(model.config.get_text_config()), None, 0)
 
 
 @torch.no_grad()

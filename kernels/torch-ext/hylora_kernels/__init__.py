@@ -5,10 +5,12 @@ from .attention import select_blocks, shifted_sparse_attention, sliding_window_a
 from .decode import DecodeState, span_decode
 from .interface import flash_attn_forward, supports_flash_attn
 from .layout import SequenceLayout
+from .options import SpanOptions
 
 __all__ = [
     "DecodeState",
     "SequenceLayout",
+    "SpanOptions",
     "flash_attn_forward",
     "select_blocks",
     "shifted_sparse_attention",

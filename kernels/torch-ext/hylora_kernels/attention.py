@@ -3,32 +3,39 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Union
+from typing import Any, List, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
 
-from . import backends, ops
+from . import backends, ops, reference, torch_backend
 from .layout import SequenceLayout
-from .options import SpanOptions, check_choice, check_inputs, check_integer, follow_autocast, positive_scale
+from .options import (
+    SpanOptions,
+    check_choice,
+    check_group,
+    check_inputs,
+    check_integer,
+    follow_autocast,
+    positive_scale,
+    rows_contiguous,
+    span_options,
+)
+from .saved import Saved
 
 
 def span_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    options: Optional[SpanOptions] = None,
     *,
     layout: Union[SequenceLayout, Tensor, None] = None,
-    block_size: int = 32,
-    top_k: int = 8,
-    chunk_size: int = 4096,
-    selection: str = "chunk",
-    query_group: int = 64,
-    retrieval: str = "relevance",
-    summary: str = "attention",
-    seed: int = 0,
     scale: Optional[float] = None,
     backend: str = "auto",
+    **changes: Any,
 ) -> Tensor:
     """Span-expanded attention (SE-Attn): causal attention within a chunk, plus retrieved blocks of the past.
 
@@ -44,22 +51,12 @@ def span_attention(
         query: `[B, Hq, L, D]`, after rotary embedding; floating.
         key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
         value: `[B, Hkv, L, D]`; same dtype.
+        options: what is retrieved and for whom; None means the defaults of `SpanOptions`.
         layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
             it as a tensor, in the form of `SequenceLayout.table`.
-        block_size: tokens per memory block (S).
-        top_k: blocks retrieved per selection (k).
-        chunk_size: tokens per chunk (M).
-        selection: "chunk" selects once per chunk with all of its queries, as published: within a chunk, earlier
-            outputs then depend on later queries. "causal" selects once per `query_group` queries with the queries of
-            the group before it, so that no output depends on anything after it.
-        query_group: queries per selection with `selection="causal"`; must divide `chunk_size`. With 1, each query
-            selects with itself.
-        retrieval: "relevance" as above, "random" blocks, or "none" (chunks alone).
-        summary: "attention": the mean over the block's rows, and over the query heads, of softmax(Q K^T scale) V
-            (equation 6.7); "landmark": the attention of a fixed random query over the block; "mean_key": mean of K.
-        seed: of random retrieval and of the landmark.
         scale: factor on the scores; None means 1 / sqrt(D).
         backend: "auto", "reference" (plain, quadratic in memory), "torch", "flash" or "triton" (both on GPUs).
+        **changes: fields of `SpanOptions` that differ from `options`, as in `block_size=64`.
 
     Returns:
         `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
@@ -67,39 +64,32 @@ def span_attention(
     Raises:
         ValueError: tensors that do not belong together, or an option out of range.
     """
-    options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
+    options = span_options(options, changes)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    if backend == "auto" and not torch.compiler.is_compiling():
+    if backend in ("auto", "torch") and not torch.compiler.is_compiling():
         layout = SequenceLayout.of(query, layout)
-        if layout.is_dense and layout.length <= chunk_size:
-            backend = "torch"  # full causal attention, by torch itself
-    return _attend("span_attention", backend, query, key, value, layout, options, scale)
+        if layout.is_dense and layout.length <= options.chunk_size:
+            return _full_attention(query, key, value, positive_scale(query, scale))
+    return _attend("span", backend, query, key, value, layout, options, scale)
 
 
 def select_blocks(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    options: Optional[SpanOptions] = None,
     *,
     layout: Union[SequenceLayout, Tensor, None] = None,
-    block_size: int = 32,
-    top_k: int = 8,
-    chunk_size: int = 4096,
-    selection: str = "chunk",
-    query_group: int = 64,
-    retrieval: str = "relevance",
-    summary: str = "attention",
-    seed: int = 0,
     scale: Optional[float] = None,
     backend: str = "auto",
+    **changes: Any,
 ) -> List[Tensor]:
     """The memory blocks `span_attention` retrieves for the same arguments.
 
     Args:
         query, key, value: as in `span_attention`.
-        layout, block_size, top_k, chunk_size, selection, query_group: likewise.
-        retrieval, summary, seed, scale, backend: likewise.
+        options, layout, scale, backend, changes: likewise.
 
     Returns:
         For each sequence of the layout an int64 tensor `[Hkv, selections, top_k]` of block indices counted from the
@@ -108,12 +98,12 @@ def select_blocks(
     Raises:
         ValueError: as `span_attention`.
     """
-    options = SpanOptions(block_size, top_k, chunk_size, selection, query_group, retrieval, summary, seed)
+    options = span_options(options, changes)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, backends.NAMES)
     layout = SequenceLayout.of(query, layout)
-    module = backends.selecting_backend(backend, query, layout, options)
+    module = reference if backend == "reference" else backends.choose(backend, "select", query, options, layout)
     with torch.autocast(query.device.type, enabled=False):
         return module.select_blocks(query, key, value, layout, options, positive_scale(query, scale))
 
@@ -131,13 +121,8 @@ def sliding_window_attention(
     """Causal attention to the last `window` tokens: token i sees j with i - window < j <= i within its sequence.
 
     Args:
-        query: `[B, Hq, L, D]`; floating.
-        key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
-        value: `[B, Hkv, L, D]`; same dtype.
-        layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
-            it as a tensor, in the form of `SequenceLayout.table`.
+        query, key, value, layout, scale: as in `span_attention`.
         window: tokens seen, the token itself included.
-        scale: factor on the scores; None means 1 / sqrt(D).
         backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
@@ -149,7 +134,7 @@ def sliding_window_attention(
     check_integer("window", window, minimum=1)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    return _attend("sliding_window_attention", backend, query, key, value, layout, window, scale)
+    return _attend("sliding_window", backend, query, key, value, layout, window, scale)
 
 
 def shifted_sparse_attention(
@@ -169,13 +154,8 @@ def shifted_sparse_attention(
     joins those two, so that the first tokens see the last ones.
 
     Args:
-        query: `[B, Hq, L, D]`; floating.
-        key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
-        value: `[B, Hkv, L, D]`; same dtype.
-        layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
-            it as a tensor, in the form of `SequenceLayout.table`.
+        query, key, value, layout, scale: as in `span_attention`.
         group: tokens per group (an int), or a fraction of the sequence's own length (a float in (0, 1], rounded up).
-        scale: factor on the scores; None means 1 / sqrt(D).
         backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
@@ -184,30 +164,54 @@ def shifted_sparse_attention(
     Raises:
         ValueError: tensors that do not belong together, or an option out of range.
     """
-    if not isinstance(group, float):
-        check_integer("group", group, minimum=1)
-    elif not 0 < group <= 1:
-        raise ValueError(f"group={group} must be a fraction in (0, 1], or an integer number of tokens")
+    check_group(group)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    return _attend("shifted_sparse_attention", backend, query, key, value, layout, group, scale)
+    return _attend("shifted_sparse", backend, query, key, value, layout, group, scale)
+
+
+def _full_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention by torch itself."""
+    grouped = query.shape[1] != key.shape[1]
+    with torch.autocast(query.device.type, enabled=False):
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
 
 
 def _attend(
-    function: str,
+    kind: str,
     backend: str,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     layout: Union[SequenceLayout, Tensor, None],
-    option,
+    option: Union[SpanOptions, int, float],
     scale: Optional[float],
 ) -> Tensor:
-    """Call a backend's function where torch is to see its operations, or else the operator that stands for it."""
+    """Compute where torch is to see the operations, or else call the operator that stands for them."""
     check_choice("backend", backend, backends.NAMES)
     scale = positive_scale(query, scale)
-    module = backends.plain_backend(backend, query)
-    if module is None:
-        return getattr(ops, function)(query, key, value, layout, option, scale, backend)
+    if backend != "reference" and not backends.shows_operations(backend, query):
+        return getattr(ops, f"{kind}_attention")(query, key, value, layout, option, scale, backend)
+    layout = SequenceLayout.of(query, layout)
     with torch.autocast(query.device.type, enabled=False):
-        return getattr(module, function)(query, key, value, SequenceLayout.of(query, layout), option, scale)
+        if backend == "reference":
+            return getattr(reference, f"{kind}_attention")(query, key, value, layout, option, scale)
+        tensors = map(rows_contiguous, (query, key, value))
+        return _Shown.apply(*tensors, kind, layout, option, scale)
+
+
+class _Shown(torch.autograd.Function):
+    """The torch backend's forward and backward, into which torch looks."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, kind, *settings):
+        output, *kept = getattr(torch_backend, f"{kind}_forward")(query, key, value, *settings)
+        ctx.save_for_backward(query, key, value, output, *kept)
+        ctx.compute, ctx.settings = getattr(torch_backend, f"{kind}_backward"), settings
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        grads = ctx.compute(rows_contiguous(grad), Saved(*ctx.saved_tensors), *ctx.settings)
+        return (*grads, None, *(None for _ in ctx.settings))

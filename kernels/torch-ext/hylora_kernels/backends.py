@@ -1,110 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of a backend."""
+"""What a backend offers, and the choice of one."""
 
 from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from types import ModuleType
-from typing import Optional
+from importlib import import_module
+from typing import List, Optional, Protocol, Tuple, Union
 
 import torch
 from torch import Tensor
 
-from . import flash_backend, reference, torch_backend
 from .layout import SequenceLayout
 from .options import SpanOptions
+from .saved import Saved
+from .state import DecodeTensors
 
 NAMES = ("auto", "reference", "torch", "flash", "triton")
+_FASTEST_FIRST = ("triton", "flash", "torch")
 
 
-def plain_backend(name: str, query: Tensor) -> Optional[ModuleType]:
-    """The backend whose operations torch sees one by one, or None where one operator holds them all.
+class Backend(Protocol):
+    """The functions of a module that computes; what `unsupported` refuses by name alone it need not define.
+
+    Query is `[B, Hq, L, D]`, key and value are `[B, Hkv, L, D]`, the last dimension contiguous. `reference` is none of
+    these: torch sees and differentiates its operations.
+    """
+
+    def unsupported(self, work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+        """Why these tensors are not taken, or None if they are.
+
+        Args:
+            work: "span", "select", "decode", "sliding_window" or "shifted_sparse".
+            query: `[B, Hq, L, D]`, of which no value is read.
+            options: those of the first three.
+        """
+
+    def span_forward(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """The output, the log-sum-exp `[B, Hq, L]` of its scores in at least float32, and the retrieved blocks
+        `[Hkv, units, top_k]` int32 of one sequence after the other."""
+
+    def span_backward(
+        self, grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Gradients of query, key and value."""
+
+    def select_blocks(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    ) -> List[Tensor]:
+        """The retrieved blocks `[Hkv, units, top_k]` int64 of every sequence."""
+
+    def sliding_window_forward(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+    ) -> Tuple[Tensor, Tensor]:
+        """The output and the log-sum-exp."""
+
+    def sliding_window_backward(
+        self, grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """As `span_backward`."""
+
+    def shifted_sparse_forward(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+    ) -> Tuple[Tensor, Tensor]:
+        """The output and the log-sum-exp."""
+
+    def shifted_sparse_backward(
+        self, grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """As `span_backward`."""
+
+    def span_decode(
+        self, query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float
+    ) -> Tensor:
+        """Append one token of each row to what is kept, and give its attention `[B, Hq, 1, D]`."""
+
+
+def shows_operations(name: str, query: Tensor) -> bool:
+    """Whether the torch backend computes, and torch is to see its operations rather than one operator for them all.
 
     Whole operators are what `torch.compile` takes, and what runs kernels that torch does not know.
     """
-    if name == "reference":
-        return reference
-    if torch.compiler.is_compiling():
-        return None
-    return torch_backend if name == "torch" or (name == "auto" and query.device.type == "cpu") else None
+    on_cpu = name == "auto" and query.device.type == "cpu"
+    return (name == "torch" or on_cpu) and not torch.compiler.is_compiling()
 
 
-def span_backend(name: str, query: Tensor, layout: SequenceLayout, options: SpanOptions) -> ModuleType:
-    """The module that computes span-expanded attention of these tensors.
+def choose(
+    name: str,
+    work: str,
+    query: Tensor,
+    options: Optional[SpanOptions] = None,
+    layout: Optional[SequenceLayout] = None,
+) -> Backend:
+    """The backend that does this work.
 
-    Raises:
-        ValueError: the backend was asked for by name and does not take them.
-    """
-    if name != "auto":
-        return _named(name, query, why_not_triton(query, options) if name == "triton" else None)
-    if query.device.type == "cpu":
-        return torch_backend
-    within_chunks = layout.sequences and all(length <= options.chunk_size for _, _, length in layout.sequences)
-    if within_chunks and not flash_backend.unsupported(query):
-        return flash_backend  # nothing to retrieve: causal attention, which libraries have
-    reason = why_not_triton(query, options)
-    if reason is None:
-        return _triton()
-    module = _library(query)
-    _warn_once(f"{reason}; span-expanded attention takes backend={_name_of(module)!r}, which is slower")
-    return module
-
-
-def selecting_backend(name: str, query: Tensor, layout: SequenceLayout, options: SpanOptions) -> ModuleType:
-    """The module that chooses blocks for these tensors.
+    Args:
+        name: one of `NAMES` but "reference".
+        work: as in `Backend.unsupported`.
+        query: likewise.
+        options: likewise.
+        layout: of the work "span" and "select".
 
     Raises:
-        ValueError: as `span_backend`.
-    """
-    if name == "reference":
-        return reference
-    module = span_backend(name, query, layout, options)
-    return torch_backend if module is flash_backend else module
-
-
-def rival_backend(name: str, query: Tensor) -> ModuleType:
-    """The module that computes sliding window or shifted sparse attention of these tensors.
-
-    Raises:
-        ValueError: the backend was asked for by name and does not take them.
+        ValueError: the backend was asked for by name and does not take this.
     """
     if name == "auto":
-        return torch_backend if query.device.type == "cpu" else _library(query)
-    return _named(name, query, "Triton has no kernel for this attention")
+        return _fastest(work, query, options, layout)
+    reason = _why_not(name, work, query, options)
+    if reason is None:
+        return _module(name)
+    slower = _FASTEST_FIRST[_FASTEST_FIRST.index(name) + 1 :]
+    usable = next(other for other in slower if _why_not(other, work, query, options) is None)
+    raise ValueError(f"backend={name!r} does not take this input: {reason}; use backend={usable!r} or 'auto'")
 
 
-def why_not_triton(query: Tensor, options: SpanOptions) -> Optional[str]:
-    """Why the Triton kernels cannot compute span-expanded attention of these tensors, or None if they can."""
+def _fastest(work: str, query: Tensor, options: Optional[SpanOptions], layout: Optional[SequenceLayout]) -> Backend:
+    if query.device.type == "cpu":
+        return _module("torch")
+    # With nothing to retrieve it is causal attention, which libraries have.
+    within_chunks = layout is not None and 0 < layout.longest <= options.chunk_size
+    refused = {}
+    for name in ("flash", *_FASTEST_FIRST) if within_chunks else _FASTEST_FIRST:
+        refused[name] = _why_not(name, work, query, options)
+        if refused[name] is None:
+            break
+    if refused.get("triton") and work in ("span", "select"):
+        _warn_once(f"{refused['triton']}; span-expanded attention takes backend={name!r}, which is slower")
+    return _module(name)
+
+
+def _why_not(name: str, work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
     try:
-        return _triton().unsupported(query, options)
+        return _module(name).unsupported(work, query, options)
     except ImportError as error:
         return f"triton cannot be imported ({error})"
 
 
-def _triton() -> ModuleType:
-    from . import triton_backend
-
-    return triton_backend
-
-
-def _named(name: str, query: Tensor, triton_reason: Optional[str]) -> ModuleType:
-    if name == "torch":
-        return torch_backend
-    reason = triton_reason if name == "triton" else flash_backend.unsupported(query)
-    if reason is None:
-        return _triton() if name == "triton" else flash_backend
-    usable = "torch" if name == "flash" else _name_of(_library(query))
-    raise ValueError(f"backend={name!r} does not take this input: {reason}; use backend={usable!r} or 'auto'")
-
-
-def _library(query: Tensor) -> ModuleType:
-    """The faster of the backends without kernels of our own."""
-    return torch_backend if flash_backend.unsupported(query) else flash_backend
-
-
-def _name_of(module: ModuleType) -> str:
-    return "torch" if module is torch_backend else "flash"
+def _module(name: str) -> Backend:
+    return import_module(f".{name}_backend", __package__)  # when it is needed: Triton may be missing
 
 
 @lru_cache(maxsize=None)

@@ -2,8 +2,8 @@
 """Span-expanded attention as the attention function of a transformers model, without transformers.
 
 transformers takes a kernel from the Hub as `attn_implementation="organisation/name"` if it offers `flash_attn_forward`
-and `supports_flash_attn`. The hylora package registers its own functions, which do more: packed input of models that
-show it to nobody, several chunk sizes, random choices per layer.
+and `supports_flash_attn`. The hylora package registers functions of its own, made of the same pieces, which do more:
+packed input of models that show it to nobody, several chunk sizes, random choices per layer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REFUSED = {
     "output_attentions": "attention weights",
 }
 # The attribute of a model's config that holds the options, and those that belong to other attentions.
-_CONFIG_ATTRIBUTE = "span_attention"
+CONFIG_ATTRIBUTE = "span_attention"
 _OTHERS = ("window", "group")
 
 supports_flash_attn = True
@@ -64,17 +64,11 @@ def flash_attn_forward(
     """
     refuse_unknown("span-expanded attention", module, dropout, kwargs)
     if not _is_prompt(query, key, attention_mask):
-        output = attend_to_cache(query, key, value, attention_mask, scaling)
-    else:
-        length = query.shape[2]
-        # A static cache is longer than what it holds.
-        key, value = key[:, :, :length], value[:, :, :length]
-        attention_mask = None if attention_mask is None else attention_mask[..., :length]
-        # Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values.
-        query, key = query.to(value.dtype), key.to(value.dtype)
-        layout = layout_of_mask(attention_mask, query)
-        output = span_attention(query, key, value, layout=layout, scale=scaling, **_options(module))
-    return output.transpose(1, 2).contiguous(), None
+        return tokens_first(attend_to_cache(query, key, value, attention_mask, scaling)), None
+    query, key, value = prompt_tensors(query, key, value)
+    layout = None if attention_mask is None else layout_of_mask(attention_mask[..., : query.shape[2]], query)
+    output = span_attention(query, key, value, layout=layout, scale=scaling, **_options(module))
+    return tokens_first(output), None
 
 
 def refuse_unknown(name: str, module: nn.Module, dropout: float, kwargs: Dict[str, Any]):
@@ -99,6 +93,27 @@ def refuse_unknown(name: str, module: nn.Module, dropout: float, kwargs: Dict[st
         )
     if not getattr(module, "is_causal", True) or kwargs.get("is_causal") is False:
         raise ValueError(f"{name} is causal, and {type(module).__name__} attends in both directions; use 'sdpa'")
+
+
+def prompt_tensors(query: Tensor, key: Tensor, value: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """The tensors of a whole input, of one length and dtype.
+
+    Args:
+        query: `[B, Hq, L, D]`.
+        key: `[B, Hkv, Lk, D]`; a static cache is longer than what it holds.
+        value: likewise.
+
+    Returns:
+        Query, key and value. Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values,
+        whose dtype they get.
+    """
+    key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    return query.to(value.dtype), key.to(value.dtype), value
+
+
+def tokens_first(output: Tensor) -> Tensor:
+    """`[B, Hq, L, D]` as layers take it, `[B, L, Hq, D]`."""
+    return output.transpose(1, 2).contiguous()
 
 
 def attend_to_cache(
@@ -135,7 +150,7 @@ def _is_prompt(query: Tensor, key: Tensor, mask: Optional[Tensor]) -> bool:
 
 def _options(module: nn.Module) -> Dict[str, Any]:
     """Keyword arguments of `span_attention`."""
-    kept = getattr(getattr(module, "config", None), _CONFIG_ATTRIBUTE, None) or {}
+    kept = getattr(getattr(module, "config", None), CONFIG_ATTRIBUTE, None) or {}
     options = {name: value for name, value in kept.items() if name not in _OTHERS}
     sizes = options.get("chunk_size")
     return {**options, "chunk_size": max(sizes)} if isinstance(sizes, (list, tuple)) else options

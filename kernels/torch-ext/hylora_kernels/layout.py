@@ -175,6 +175,11 @@ class SequenceLayout:
         """Whether every row is one sequence without padding."""
         return self.sequences == SequenceLayout.dense(self.batch, self.length).sequences
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence, 0 where all is padding."""
+        return max((length for _, _, length in self.sequences), default=0)
+
     def segments(self) -> Tuple[Segment, ...]:
         """The sequences, with neighbouring rows that are cut alike taken together.
 

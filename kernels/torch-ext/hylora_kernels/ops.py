@@ -7,22 +7,27 @@ every row is one sequence. Which backend computes it is decided when it runs.
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from dataclasses import fields
+from functools import lru_cache
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends
-from .hashing import signed
 from .layout import SequenceLayout
-from .options import SpanOptions, accumulation_dtype
-from .parts import rows_contiguous
+from .options import SpanOptions, accumulation_dtype, rows_contiguous
+from .saved import Saved
+from .state import DecodeTensors
 
-TENSOR_ARGUMENTS = "Tensor query, Tensor key, Tensor value"
-SPAN_ARGUMENTS = (
-    "SymInt block_size, SymInt top_k, SymInt chunk_size, str selection, SymInt query_group, str retrieval, "
-    "str summary, SymInt seed, float scale, str backend"
+# The options as operators take them, one argument for each field.
+_NAMES = tuple(field.name for field in fields(SpanOptions))
+_TYPES = {"int": "SymInt", "str": "str"}
+_TENSORS = "Tensor query, Tensor key, Tensor value"
+_SETTINGS = ", ".join(
+    [*(f"{_TYPES[field.type]} {field.name}" for field in fields(SpanOptions)), "float scale", "str backend"]
 )
 
 
@@ -36,9 +41,7 @@ def span_attention(
     backend: str,
 ) -> Tensor:
     """Span-expanded attention as one node."""
-    sizes = (options.block_size, options.top_k, options.chunk_size, options.selection, options.query_group)
-    rest = (options.retrieval, options.summary, signed(options.seed), scale, backend)
-    return _span_forward(query, key, value, sequence_table(layout), *sizes, *rest)[0]
+    return _span_forward(query, key, value, sequence_table(layout), *pack_options(options), scale, backend)[0]
 
 
 def sliding_window_attention(
@@ -67,11 +70,44 @@ def shifted_sparse_attention(
     return _shifted_sparse(query, key, value, sequence_table(layout), group, scale, backend)[0]
 
 
+def span_decode(
+    query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float, backend: str
+) -> Tensor:
+    """A decoding step as one node, which changes what is kept."""
+    return _span_decode(query, key, value, *kept, *pack_options(options), scale, backend)
+
+
+def pack_options(options: SpanOptions) -> Tuple[Union[int, str], ...]:
+    """The options as arguments of an operator."""
+    return tuple(getattr(options, name) for name in _NAMES)
+
+
+@lru_cache(maxsize=64)
+def unpack_options(*packed: Union[int, str]) -> SpanOptions:
+    """The inverse of `pack_options`; all layers have the same."""
+    return SpanOptions(*packed)
+
+
+# Of tables that were made here, and given to nobody who could change them: an operator need not read them back.
+_layouts = WeakIdKeyDictionary()
+
+
 def sequence_table(layout: Union[SequenceLayout, Tensor, None]) -> Optional[Tensor]:
     """A layout as operators take it."""
-    if isinstance(layout, SequenceLayout):
-        return None if layout.is_dense else layout.table()
-    return layout
+    if not isinstance(layout, SequenceLayout):
+        return layout
+    if layout.is_dense:
+        return None
+    table = layout.table()
+    if not torch.compiler.is_compiling():
+        _layouts[table] = layout
+    return table
+
+
+def _layout_of(query: Tensor, table: Optional[Tensor]) -> SequenceLayout:
+    """The inverse of `sequence_table`."""
+    known = None if table is None else _layouts.get(table)
+    return known or SequenceLayout.of(query, table)
 
 
 def add_op_namespace_prefix(name: str) -> str:
@@ -89,12 +125,12 @@ def add_op_namespace_prefix(name: str) -> str:
 @custom_op(
     add_op_namespace_prefix("span_attention"),
     mutates_args=(),
-    schema=f"({TENSOR_ARGUMENTS}, Tensor? sequences, {SPAN_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"({_TENSORS}, Tensor? sequences, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
 def _span_forward(query, key, value, sequences, *settings):
-    *options, scale, backend = settings
-    options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
-    module = backends.span_backend(backend, query, layout, options)
+    *packed, scale, backend = settings
+    options, layout = unpack_options(*packed), _layout_of(query, sequences)
+    module = backends.choose(backend, "span", query, options, layout)
     with torch.autocast(query.device.type, enabled=False):
         output, lse, blocks = module.span_forward(*map(rows_contiguous, (query, key, value)), layout, options, scale)
     # How many selections there are, only the table's content tells, and torch has to know sizes without it.
@@ -104,42 +140,45 @@ def _span_forward(query, key, value, sequences, *settings):
 
 
 @_span_forward.register_fake
-def _(query, key, value, sequences, block_size, top_k, chunk_size, selection, query_group, *_rest):
-    rows = _selections(query, sequences, chunk_size if selection == "chunk" else query_group)
-    blocks = query.new_empty((key.shape[1], rows, top_k), dtype=torch.int32)
+def _(query, key, value, sequences, *settings):
+    # Numbers may be symbols here, which no check of the options would take.
+    given = dict(zip(_NAMES, settings))
+    unit_size = given["chunk_size"] if given["selection"] == "chunk" else given["query_group"]
+    rows = _selections(query, sequences, unit_size)
+    blocks = query.new_empty((key.shape[1], rows, given["top_k"]), dtype=torch.int32)
     return torch.empty_like(query), _empty_lse(query), blocks
 
 
 @custom_op(
     add_op_namespace_prefix("span_attention_backward"),
     mutates_args=(),
-    schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, "
-    f"{SPAN_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, "
+    f"{_SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
 def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *settings):
-    *options, scale, backend = settings
-    options, layout = SpanOptions(*options), SequenceLayout.of(query, sequences)
-    module = backends.span_backend(backend, query, layout, options)
+    *packed, scale, backend = settings
+    options, layout = unpack_options(*packed), _layout_of(query, sequences)
+    module = backends.choose(backend, "span", query, options, layout)
     blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)].contiguous()
-    tensors = map(rows_contiguous, (grad, query, key, value, output))
+    grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
     with torch.autocast(query.device.type, enabled=False):
-        grads = module.span_backward(*tensors, lse, blocks, layout, options, scale)
+        grads = module.span_backward(grad, Saved(*tensors, lse, blocks), layout, options, scale)
     return tuple(map(_strided_like, grads, (query, key, value)))
 
 
 def _rival(name: str, option: str):
-    """Define the operator of a function of `torch_backend` and `flash_backend`, and that of its backward."""
+    """Define the operators of one of SE-Attn's rivals and of its backward."""
 
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention"),
         mutates_args=(),
-        schema=f"({TENSOR_ARGUMENTS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
+        schema=f"({_TENSORS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
     )
     def forward(query, key, value, sequences, size, scale, backend):
-        compute = getattr(backends.rival_backend(backend, query), f"{name}_forward")
+        compute = getattr(backends.choose(backend, name, query), f"{name}_forward")
         with torch.autocast(query.device.type, enabled=False):
             tensors = map(rows_contiguous, (query, key, value))
-            output, lse = compute(*tensors, SequenceLayout.of(query, sequences), size, scale)
+            output, lse = compute(*tensors, _layout_of(query, sequences), size, scale)
         return _strided_like(output, query), lse.contiguous()
 
     @forward.register_fake
@@ -149,14 +188,14 @@ def _rival(name: str, option: str):
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention_backward"),
         mutates_args=(),
-        schema=f"(Tensor grad, {TENSOR_ARGUMENTS}, Tensor? sequences, Tensor output, Tensor lse, {option}, "
+        schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, {option}, "
         "float scale, str backend) -> (Tensor, Tensor, Tensor)",
     )
     def backward(grad, query, key, value, sequences, output, lse, size, scale, backend):
-        compute = getattr(backends.rival_backend(backend, query), f"{name}_backward")
-        tensors = map(rows_contiguous, (grad, query, key, value, output))
+        compute = getattr(backends.choose(backend, name, query), f"{name}_backward")
+        grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
         with torch.autocast(query.device.type, enabled=False):
-            grads = compute(*tensors, lse, SequenceLayout.of(query, sequences), size, scale)
+            grads = compute(grad, Saved(*tensors, lse), _layout_of(query, sequences), size, scale)
         return tuple(map(_strided_like, grads, (query, key, value)))
 
     _differentiate(forward, backward)
@@ -184,6 +223,28 @@ def _differentiate(forward, backward):
 
     forward.register_autograd(first, setup_context=remember)
     backward.register_autograd(second)
+
+
+_KEPT = DecodeTensors._fields
+
+
+@custom_op(
+    add_op_namespace_prefix("span_decode"),
+    mutates_args=_KEPT,
+    schema=f"({_TENSORS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _KEPT))}, "
+    f"{_SETTINGS}) -> Tensor",
+)
+def _span_decode(query, key, value, *rest):
+    kept, (*packed, scale, backend) = DecodeTensors(*rest[: len(_KEPT)]), rest[len(_KEPT) :]
+    options = unpack_options(*packed)
+    module = backends.choose(backend, "decode", query, options)
+    with torch.autocast(query.device.type, enabled=False):
+        return module.span_decode(*map(rows_contiguous, (query, key, value)), kept, options, scale)
+
+
+@_span_decode.register_fake
+def _(query, *_rest):
+    return query.new_empty(query.shape)
 
 
 def _selections(query: Tensor, sequences: Optional[Tensor], unit_size: int) -> int:

@@ -3,20 +3,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import ceil, sqrt
-from typing import Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
+from .hashing import signed
 from .layout import SequenceLayout
 
 
 @dataclass(frozen=True)
 class SpanOptions:
-    """What `span_attention` retrieves; see there for the meaning of each field."""
+    """What span-expanded attention retrieves, and for whom (chapter 6, sections 6.2 and 6.6.2).
+
+    A new option touches three places: a field here, with its line below and its check; `reference`, which defines what
+    it means; and the backends, which compute it or say in `unsupported` that they do not. The operators' schemas, the
+    state of decoding and the options that a model's config keeps follow from the fields.
+
+    Args:
+        block_size: S, tokens in a memory block.
+        top_k: k, memory blocks that a selection retrieves; the expansion span is `block_size * top_k` tokens.
+        chunk_size: M, tokens in a chunk.
+        selection: `"chunk"` chooses blocks once per chunk with all of its queries (the published rule: inside a chunk
+            an early token's blocks depend on later queries). `"causal"` chooses once per group of queries with the
+            group before it, so that no output depends on a later token.
+        query_group: tokens in a group of queries under causal selection; must divide `chunk_size`. With 1, each query
+            selects with itself.
+        retrieval: `"relevance"`, or the controls `"random"` (random past blocks) and `"none"` (no memory).
+        summary: how a memory block is compressed: `"attention"` (equation 6.7), `"landmark"` (a fixed query attends
+            over the block, section 6.6.2) or `"mean_key"` (the mean of its keys).
+        seed: of the landmark query and of random retrieval.
+
+    Raises:
+        ValueError: if a value is out of its range, naming the field, the value and the remedy.
+    """
 
     block_size: int = 32
     top_k: int = 8
@@ -32,24 +55,30 @@ class SpanOptions:
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("top_k", self.top_k, minimum=0)
         check_integer("seed", self.seed)
+        object.__setattr__(self, "seed", signed(self.seed))  # what operators can be handed
         check_choice("selection", self.selection, ("chunk", "causal"))
         check_choice("retrieval", self.retrieval, ("relevance", "random", "none"))
         check_choice("summary", self.summary, ("attention", "landmark", "mean_key"))
         if self.block_size > self.chunk_size:
             raise ValueError(
-                f"block_size={self.block_size} is larger than chunk_size={self.chunk_size}; "
-                "a memory block must fit into a chunk"
+                f"block_size={self.block_size} must be at most chunk_size={self.chunk_size}; "
+                "a memory block has to fit into a chunk"
             )
         if self.selection == "causal" and self.chunk_size % self.query_group:
             raise ValueError(
-                f"chunk_size={self.chunk_size} is not a multiple of query_group={self.query_group}; "
-                "with selection='causal' a group of queries must lie within one chunk"
+                f"chunk_size={self.chunk_size} must be a multiple of query_group={self.query_group} with "
+                "selection='causal'; change one of them"
             )
 
     @property
     def retrieves(self) -> bool:
         """Whether any block can be retrieved at all."""
         return self.retrieval != "none" and self.top_k > 0
+
+    @property
+    def chooses_for_next(self) -> bool:
+        """Whether a group of queries chooses for the group after it rather than for itself."""
+        return self.selection == "causal" and self.query_group > 1
 
     @property
     def unit_size(self) -> int:
@@ -70,12 +99,19 @@ class SpanOptions:
         return min(self.top_k, self.candidates(unit)) if self.retrieves else 0
 
 
+def span_options(options: Optional[SpanOptions], changes: Dict[str, Any]) -> SpanOptions:
+    """These options, or the defaults, with some fields changed."""
+    if options is None:
+        return SpanOptions(**changes)
+    return replace(options, **changes) if changes else options
+
+
 def check_integer(name: str, value, minimum: Optional[int] = None):
     """Refuse anything but an integer of at least `minimum`."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be an integer")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name}={value} must be at least {minimum}")
+    if not isinstance(value, int) or isinstance(value, bool) or (minimum is not None and value < minimum):
+        raise ValueError(
+            f"{name}={value!r} must be an integer" + ("" if minimum is None else f" of at least {minimum}")
+        )
 
 
 def check_choice(name: str, value, allowed: Tuple[str, ...]):
@@ -83,8 +119,17 @@ def check_choice(name: str, value, allowed: Tuple[str, ...]):
     if value in allowed:
         return
     near = get_close_matches(str(value), allowed, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"{name}={value!r} is unknown; {hint}allowed: {', '.join(map(repr, allowed))}")
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}{hint}")
+
+
+def check_group(group: Union[int, float]):
+    """Refuse what is neither a number of tokens nor a fraction of a sequence."""
+    if isinstance(group, float):
+        if not 0 < group <= 1:
+            raise ValueError(f"group={group} must be a fraction in (0, 1], or an integer number of tokens")
+    else:
+        check_integer("group", group, minimum=1)
 
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Union[SequenceLayout, Tensor, None]):
@@ -144,6 +189,11 @@ def positive_scale(query: Tensor, scale: Optional[float]) -> float:
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
         raise ValueError(f"scale={scale!r} must be a positive number; scale the query to change signs")
     return float(scale)
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """The tensor, copied if a token's vector is not one run of memory, as which kernels read it."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def follow_autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:

@@ -70,7 +70,7 @@ def pool_queries(query: Tensor, heads: int, options: SpanOptions) -> Tensor:
     if units > full:
         pooled = torch.cat([pooled, query[:, :, tokens:].sum(dim=2, keepdim=True, dtype=dtype)], dim=2)
     pooled = pooled.unflatten(1, (heads, -1)).sum(dim=2)
-    if options.selection == "causal" and options.query_group > 1:
+    if options.chooses_for_next:
         # The first group selects with zeros, which is no matter: it has no candidates.
         pooled = torch.nn.functional.pad(pooled, (0, 0, 1, -1))
     return pooled

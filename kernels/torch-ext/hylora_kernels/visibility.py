@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Tuple
+from typing import Callable, Tuple
 
 import torch
 from torch import Tensor
@@ -62,21 +62,19 @@ def read_layout(starts: Tensor, real: Tensor, known: Tensor) -> SequenceLayout:
     return SequenceLayout.from_boundaries(starts, real)
 
 
-def layout_of_mask(mask: Optional[Tensor], query: Tensor) -> Optional[SequenceLayout]:
+def layout_of_mask(mask: Tensor, query: Tensor) -> SequenceLayout:
     """The layout that a mask of attention shows.
 
     Args:
-        mask: `[B, 1, L, L]` bool, True where a query (row) sees a key (column); None means causal without padding.
+        mask: `[B, 1, L, L]` bool, True where a query (row) sees a key (column).
         query: `[B, Hq, L, D]`.
 
     Returns:
-        The layout; None where every row is one sequence.
+        The layout.
 
     Raises:
         ValueError: the mask has another shape or dtype, or shows anything but causal sequences and padding.
     """
-    if mask is None:
-        return None
     batch, _, length, _ = query.shape
     if mask.dtype != torch.bool or mask.dim() != 4 or mask.shape[1:] != (1, length, length):
         raise ValueError(

@@ -52,9 +52,9 @@ def test_a_run_is_evaluated_with_its_adapter_and_attention(
     calls = []
     original = functions.span_attention
 
-    def counted(*arguments, **keywords):
-        calls.append(keywords["chunk_size"])
-        return original(*arguments, **keywords)
+    def counted(query, key, value, options, **arguments):
+        calls.append(options.chunk_size)
+        return original(query, key, value, options, **arguments)
 
     monkeypatch.setattr(functions, "span_attention", counted)
     printed, record = evaluate(

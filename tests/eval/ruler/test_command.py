@@ -55,7 +55,9 @@ def test_a_table_and_a_record_with_what_a_rerun_needs(tmp_path, model, tokenizer
     assert record["model"]["training_attention"] == "se_attn"
     assert record["attention"] == {"asked": "full", "name": "sdpa", "options": {}}
     assert {"hylora", "torch", "transformers", "python"} <= set(record["environment"])
-    assert record["tokenizer"]["vocabulary"] == len(tokenizers["demo"]) and len(record["tokenizer"]["fingerprint"]) == 32
+    assert (
+        record["tokenizer"]["vocabulary"] == len(tokenizers["demo"]) and len(record["tokenizer"]["fingerprint"]) == 32
+    )
     expected = {
         "lengths": [1500, 1700],
         "tasks": ["niah_multivalue", "vt"],

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from hylora_kernels.decode import _span_decode, span_decode
+from hylora_kernels import SpanOptions, ops
+from hylora_kernels.decode import span_decode
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
 
@@ -19,8 +20,8 @@ OPTIONS = {"block_size": 16, "chunk_size": 20, "top_k": 2}
 def test_torch_is_told_the_truth(backend):
     inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 1, head_dim=16, dtype=torch.float32)]
     state = empty_state(inputs, **OPTIONS)
-    settings = (16, 2, 20, "causal", 4, "relevance", "attention", 0, 0.25, backend)
-    torch.library.opcheck(_span_decode, (*inputs, *state.tensors(), *settings))
+    options = SpanOptions(**OPTIONS, selection="causal", query_group=4)
+    torch.library.opcheck(ops._span_decode, (*inputs, *state.tensors(), *ops.pack_options(options), 0.25, backend))
 
 
 def test_compiled_steps_are_the_same_and_no_step_compiles_anew():

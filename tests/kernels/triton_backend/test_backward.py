@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hylora_kernels import SequenceLayout
+from hylora_kernels.saved import Saved
 from hylora_kernels.triton_backend.backward import attention_backward
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
@@ -53,7 +54,7 @@ def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMA
     lists = reading_lists(blocks.to(DEVICE), tables, options)
     kernels = ("backward_query", "backward_own", "backward_retrieved") if launch else ()
     with forced(**dict.fromkeys(kernels, launch)):
-        actual = attention_backward(grad, *inputs, output, lse, lists, tables, scale, options.block_size)
+        actual = attention_backward(grad, Saved(*inputs, output, lse), lists, tables, scale, options.block_size)
     for x, a, e in zip(inputs, actual, expected, strict=True):
         assert (a.dtype, a.shape) == (x.dtype, x.shape)
         e = torch.zeros_like(a) if e is None else e.masked_fill(padded[:, None, :, None], 0)
@@ -182,7 +183,10 @@ def test_real_sizes(length, kv_heads, head_dim, selection, dtype):
         q, k, v, g = (x.to(width) for x in (*inputs, grad))
         output, lse = attention_forward(q, k, v, lists, tables, scale, options.block_size)
         found.append(
-            [attention_backward(g, q, k, v, output, lse, lists, tables, scale, options.block_size) for _ in range(2)]
+            [
+                attention_backward(g, Saved(q, k, v, output, lse), lists, tables, scale, options.block_size)
+                for _ in range(2)
+            ]
         )
     assert all(map(torch.equal, *found[0]))
     for actual, expected in zip(found[0][0], found[1][0], strict=True):

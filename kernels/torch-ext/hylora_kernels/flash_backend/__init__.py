@@ -13,17 +13,31 @@ from typing import List, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from .. import torch_backend
 from ..layout import SequenceLayout
 from ..options import SpanOptions, accumulation_dtype, group_size
+from ..saved import Saved
+from ..torch_backend import select_blocks
 from .retrieved import add_retrieved_backward, retrieved_forward
 from .tokens import put_tokens, take_tokens
 from .varlen import Runs, varlen_backward, varlen_forward
 
+__all__ = [
+    "select_blocks",
+    "shifted_sparse_backward",
+    "shifted_sparse_forward",
+    "sliding_window_backward",
+    "sliding_window_forward",
+    "span_backward",
+    "span_forward",
+    "unsupported",
+]
 
-def unsupported(query: Tensor) -> Optional[str]:
-    """Why flash attention cannot take these tensors, or None if it can."""
+
+def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+    """Why flash attention cannot do this, or None if it can."""
     head_dim = query.shape[-1]
+    if work == "decode":
+        return "flash attention has no decoding step"
     if query.device.type != "cuda":
         return f"it lies on {query.device.type}, and flash attention runs on CUDA"
     if query.dtype not in (torch.float16, torch.bfloat16):
@@ -40,7 +54,7 @@ def span_forward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
-    chosen = torch_backend.select_blocks(query, key, value, layout, options, scale)
+    chosen = select_blocks(query, key, value, layout, options, scale)
     blocks = torch.cat(chosen, dim=1) if chosen else key.new_empty(key.shape[1], 0, options.top_k, dtype=torch.int64)
     q, k, v = (take_tokens(x, layout) for x in (query, key, value))
     output, lse = varlen_forward(q, k, v, _chunks(layout, options.chunk_size, query.device), True, scale)
@@ -54,24 +68,15 @@ def span_forward(
 
 
 def span_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
-    tensors = [take_tokens(x, layout) for x in (grad, query, key, value, output, lse)]
+    grad, *tensors = (take_tokens(x, layout) for x in (grad, *saved[:5]))
     *whole, lse = tensors
-    own = varlen_backward(*whole, lse.T, _chunks(layout, options.chunk_size, query.device), True, scale)
+    own = varlen_backward(grad, *whole, lse.T, _chunks(layout, options.chunk_size, grad.device), True, scale)
     grads = [x.to(lse.dtype) for x in own]
-    add_retrieved_backward(grads, *tensors, blocks.long(), layout, options, scale)
-    return tuple(put_tokens(x.to(query.dtype), layout) for x in grads)
+    add_retrieved_backward(grads, grad, Saved(*tensors, saved.blocks.long()), layout, options, scale)
+    return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
 
 
 def sliding_window_forward(
@@ -85,19 +90,11 @@ def sliding_window_forward(
 
 
 def sliding_window_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    window: int,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
-    runs = _chunks(layout, layout.length, query.device)
-    *tokens, lse = (take_tokens(x, layout) for x in (grad, query, key, value, output, lse))
+    runs = _chunks(layout, layout.length, grad.device)
+    *tokens, lse = (take_tokens(x, layout) for x in (grad, *saved[:5]))
     return tuple(put_tokens(x, layout) for x in varlen_backward(*tokens, lse.T, runs, True, scale, window))
 
 
@@ -115,20 +112,12 @@ def shifted_sparse_forward(
 
 
 def shifted_sparse_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    group: Union[int, float],
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
-    g, q, k, v, o, lse = (take_tokens(x, layout) for x in (grad, query, key, value, output, lse))
+    g, q, k, v, o, lse = (take_tokens(x, layout) for x in (grad, *saved[:5]))
     grads = [torch.zeros_like(x, dtype=accumulation_dtype(x.dtype)) for x in (q, k, v)]
-    for heads, kv_heads, runs in _pieces(layout, group, query.shape[1], key.shape[1], query.device):
+    for heads, kv_heads, runs in _pieces(layout, group, q.shape[1], k.shape[1], q.device):
         keys, values = k[:, kv_heads], v[:, kv_heads]
         shares = varlen_backward(
             g[:, heads], q[:, heads], keys, values, o[:, heads], lse[:, heads].T, runs, True, scale
@@ -136,7 +125,7 @@ def shifted_sparse_backward(
         grads[0][:, heads] = shares[0].to(grads[0].dtype)
         for total, share in zip(grads[1:], shares[1:]):
             total[:, kv_heads] += share
-    return tuple(put_tokens(x.to(query.dtype), layout) for x in grads)
+    return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
 
 
 @lru_cache(maxsize=16)

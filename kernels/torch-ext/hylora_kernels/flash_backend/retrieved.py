@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..layout import SequenceLayout
 from ..options import SpanOptions
+from ..saved import Saved
 from .varlen import Runs, varlen_backward, varlen_forward
 
 # Keys gathered at a time, in numbers, counted once for every query head: the backward of flash attention writes their
@@ -50,34 +51,24 @@ def retrieved_forward(
     """
     for part in slices_of(query, key, layout, options):
         index = _token_index(part, blocks, options.block_size)
-        folded = [_fold_queries(query[part.queries], key.shape[1]), _gather(key, index), _gather(value, index)]
-        output, lse = varlen_forward(*folded, part.runs, False, scale)
+        queries = _fold_queries(query[part.queries], key.shape[1])
+        output, lse = varlen_forward(queries, _gather(key, index), _gather(value, index), part.runs, False, scale)
         yield part.queries, _unfold(output, key.shape[1]), _unfold(lse.T, key.shape[1])
 
 
 def add_retrieved_backward(
-    grads: List[Tensor],
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grads: List[Tensor], grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ):
-    """Add the retrieved keys' share to the gradients of query, key and value; `lse` is `[T, H]`."""
+    """Add the retrieved keys' share to the gradients of query, key and value; here all of them are tokens."""
+    query, key, value, output, lse, blocks = saved
     kv_heads = key.shape[1]
     head = torch.arange(kv_heads, device=key.device)[:, None]
     for part in slices_of(query, key, layout, options):
         index = _token_index(part, blocks, options.block_size)
-        folded = [_fold_queries(x[part.queries], kv_heads) for x in (grad, query, output, lse)]
-        shares = varlen_backward(
-            *(folded[0], folded[1], _gather(key, index), _gather(value, index), folded[2], folded[3].T),
-            *(part.runs, False, scale),
-        )
+        tokens = (x[part.queries] for x in (grad, query, output, lse))
+        own_grad, own_query, own_output, own_lse = (_fold_queries(x, kv_heads) for x in tokens)
+        keys, values = _gather(key, index), _gather(value, index)
+        shares = varlen_backward(own_grad, own_query, keys, values, own_output, own_lse.T, part.runs, False, scale)
         # Units do not overlap, blocks do; an accumulating index_put_ adds them up in a fixed order.
         grads[0][part.queries] += _unfold(shares[0], kv_heads)
         for total, share in zip(grads[1:], shares[1:]):

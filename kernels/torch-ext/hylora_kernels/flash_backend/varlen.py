@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..options import accumulation_dtype
+from ..plain import plain_backward, plain_forward
 
 _aten = torch.ops.aten
 
@@ -65,7 +66,7 @@ def varlen_backward(
     scale: float,
     window: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """The share of these keys in the gradients of a softmax over possibly more keys; see `flash.flash_backward`."""
+    """The share of these keys in the gradients of a softmax over possibly more keys; see `plain.plain_backward`."""
     if query.shape[0] == 0:
         return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     if query.device.type == "cpu":
@@ -84,28 +85,24 @@ def _window(window: Optional[int]) -> dict:
 
 
 def _plain_forward(query, key, value, runs, causal, scale, window):
-    dtype = accumulation_dtype(query.dtype)
-    output, lse = torch.zeros_like(query), query.new_zeros((query.shape[1], query.shape[0]), dtype=dtype)
+    output = torch.zeros_like(query)
+    lse = query.new_zeros((query.shape[1], query.shape[0]), dtype=accumulation_dtype(query.dtype))
     for q_at, k_at in _slices(runs):
-        scores, v = _scores(query[q_at], key[k_at], causal, scale, window), _per_query_head(value[k_at], query)
-        lse[:, q_at] = scores.logsumexp(dim=-1)
-        output[q_at] = (scores.softmax(dim=-1) @ v).transpose(0, 1).to(query.dtype)
+        keys = (_heads_first(x[k_at], query.shape[1]) for x in (key, value))
+        attended, lse[:, q_at] = plain_forward(query[q_at].transpose(0, 1), *keys, causal, scale, window)
+        output[q_at] = attended.transpose(0, 1)
     return output, lse
 
 
 def _plain_backward(grad, query, key, value, output, lse, runs, causal, scale, window):
-    dtype = accumulation_dtype(query.dtype)
-    grads = [torch.zeros_like(x, dtype=dtype) for x in (query, key, value)]
-    groups = query.shape[1] // key.shape[1]
+    grads = [torch.zeros_like(x) for x in (query, key, value)]
     for q_at, k_at in _slices(runs):
-        g, q, o = (x[q_at].transpose(0, 1).to(dtype) for x in (grad, query, output))
-        k, v = (_per_query_head(x[k_at], query) for x in (key, value))
-        weights = torch.exp(_scores(query[q_at], key[k_at], causal, scale, window) - lse[:, q_at, None])
-        grad_scores = weights * (g @ v.mT - (g * o).sum(dim=-1, keepdim=True)) * scale
-        grads[0][q_at] = (grad_scores @ k).transpose(0, 1)
-        for total, share in ((grads[1], grad_scores.mT @ q), (grads[2], weights.mT @ g)):
-            total[k_at] = share.unflatten(0, (-1, groups)).sum(dim=1).transpose(0, 1)
-    return tuple(total.to(query.dtype) for total in grads)
+        g, q, o = (x[q_at].transpose(0, 1) for x in (grad, query, output))
+        k, v = (_heads_first(x[k_at], query.shape[1]) for x in (key, value))
+        shares = plain_backward(g, q, k, v, o, lse[:, q_at], causal, scale, window)
+        for total, at, share in zip(grads, (q_at, k_at, k_at), shares):
+            total[at] = share.unflatten(0, (total.shape[1], -1)).sum(dim=1).transpose(0, 1)
+    return tuple(grads)
 
 
 def _slices(runs: Runs):
@@ -113,16 +110,6 @@ def _slices(runs: Runs):
     return [(slice(*q[i : i + 2]), slice(*k[i : i + 2])) for i in range(len(q) - 1)]
 
 
-def _per_query_head(x: Tensor, query: Tensor) -> Tensor:
+def _heads_first(x: Tensor, heads: int) -> Tensor:
     """`[S, Hkv, D]` as `[H, S, D]`, each KV head repeated for its group."""
-    return x.to(accumulation_dtype(x.dtype)).repeat_interleave(query.shape[1] // x.shape[1], dim=1).transpose(0, 1)
-
-
-def _scores(query: Tensor, key: Tensor, causal: bool, scale: float, window: Optional[int]) -> Tensor:
-    """`[H, T, S]`, -inf where a query does not see a key."""
-    scores = query.to(accumulation_dtype(query.dtype)).transpose(0, 1) @ _per_query_head(key, query).mT * scale
-    if causal:
-        distance = torch.arange(len(query), device=query.device)[:, None] - torch.arange(len(key), device=key.device)
-        hidden = (distance < 0) | (distance >= (window or len(key)))
-        scores = scores.masked_fill(hidden, float("-inf"))
-    return scores
+    return x.repeat_interleave(heads // x.shape[1], dim=1).transpose(0, 1)

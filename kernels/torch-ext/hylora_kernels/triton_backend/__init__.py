@@ -12,7 +12,9 @@ from torch import Tensor
 from .. import torch_backend
 from ..layout import SequenceLayout
 from ..options import SpanOptions
+from ..saved import Saved
 from .backward import attention_backward
+from .decode import span_decode
 from .forward import attention_forward
 from .launch import capability, has_small_memory, on_its_device
 from .lists import reading_lists
@@ -20,13 +22,19 @@ from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
 
+__all__ = ["select_blocks", "span_backward", "span_decode", "span_forward", "unsupported"]
+
 _BLOCK_SIZES = (16, 32, 64, 128)
 _MOST_BLOCKS = 64
 _MOST_DIMENSIONS = 256
 
 
-def unsupported(query: Tensor, options: SpanOptions) -> Optional[str]:
-    """Why the kernels cannot compute attention of this query under these options, or None if they can."""
+def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+    """Why the kernels cannot do this, or None if they can."""
+    if work not in ("span", "select", "decode"):
+        return "Triton has no kernel for this attention"
+    if work == "decode" and options.retrieves and options.retrieval == "random":
+        return "random retrieval has no decoding kernel"
     if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
         return "query is on the CPU, where Triton has its interpreter alone (TRITON_INTERPRET=1)"
     if query.device.type not in ("cpu", "cuda"):
@@ -62,21 +70,12 @@ def span_forward(
 
 @on_its_device
 def span_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
-    tables = span_tables(layout, options, query.device)
-    lists = reading_lists(blocks, tables, options)
-    return attention_backward(grad, query, key, value, output, lse, lists, tables, scale, options.block_size)
+    tables = span_tables(layout, options, grad.device)
+    lists = reading_lists(saved.blocks, tables, options)
+    return attention_backward(grad, saved, lists, tables, scale, options.block_size)
 
 
 @on_its_device
@@ -99,7 +98,7 @@ def _choose(
     scale: float,
 ) -> Tensor:
     """The blocks that each unit retrieves: `[Hkv, units, top_k]` int32."""
-    if not options.retrieves or not _any_candidates(layout, options):
+    if not options.retrieves or layout.longest <= options.chunk_size:
         return torch.full(
             (key.shape[1], tables.units.shape[0], options.top_k), -1, dtype=torch.int32, device=key.device
         )
@@ -109,7 +108,3 @@ def _choose(
     summaries, query_sums = summarize_blocks(query, key, value, tables, options, scale)
     pooled = pool_queries(query, query_sums, key.shape[1], tables, options)
     return retrieve(pooled, summaries, tables, options.top_k)
-
-
-def _any_candidates(layout: SequenceLayout, options: SpanOptions) -> bool:
-    return any(length > options.chunk_size for _, _, length in layout.sequences)

@@ -8,6 +8,7 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
+from ..saved import Saved
 from .backward_own import own_gradients
 from .backward_query import query_gradient
 from .backward_retrieved import add_retrieved_gradients
@@ -17,16 +18,7 @@ from .tables import SpanTables
 
 
 def attention_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    lists: ReadingLists,
-    tables: SpanTables,
-    scale: float,
-    block_size: int,
+    grad: Tensor, saved: Saved, lists: ReadingLists, tables: SpanTables, scale: float, block_size: int
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of `attention_forward` (chapter 6, equations 6.1 to 6.4); the choice of blocks has none.
 
@@ -34,11 +26,7 @@ def attention_backward(
 
     Args:
         grad: `[B, Hq, L, D]`, gradient of the output, any strides.
-        query: `[B, Hq, L, D]`; of it and the following three, the last dimension is contiguous.
-        key: `[B, Hkv, L, D]`.
-        value: `[B, Hkv, L, D]`.
-        output: `[B, Hq, L, D]`, what the forward gave.
-        lse: `[B, Hq, L]` float32, likewise.
+        saved: of the forward.
         lists: the blocks that each reader reads.
         tables: those of the layout.
         scale: factor of the scores, positive.
@@ -49,11 +37,11 @@ def attention_backward(
     """
     if grad.stride(-1) != 1:  # the gradient of a sum is one number, expanded
         grad = grad.contiguous()
-    query_grad, statistics = query_gradient(grad, query, key, value, output, lse, lists, tables, scale, block_size)
+    query_grad, statistics = query_gradient(grad, saved, lists, tables, scale, block_size)
     fresh = torch.empty_like if tables.covered else torch.zeros_like
-    key_grad, value_grad = fresh(key), fresh(value)
-    shared = grad, query, key, value, statistics, key_grad, value_grad
-    own_gradients(*shared, tables, scale)
+    key_grad, value_grad = fresh(saved.key), fresh(saved.value)
+    own_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale)
     if lists.blocks.numel():
-        add_retrieved_gradients(*shared, inverse_lists(lists, tables), tables, scale, block_size)
+        inverse = inverse_lists(lists, tables)
+        add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, inverse, tables, scale, block_size)
     return query_grad, key_grad, value_grad

@@ -9,17 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..saved import Saved
 from .backward_query import weights_and_gradients
-from .launch import launch_for
+from .columns import CHUNK_WIDTH
+from .launch import launch_for, padded
 from .tables import SpanTables
-from .tiles import load_tile
+from .tiles import load_tile, read_run, vector_at
 
 
 def own_gradients(
     grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    saved: Saved,
     statistics: Tensor,
     key_grad: Tensor,
     value_grad: Tensor,
@@ -28,20 +28,12 @@ def own_gradients(
 ):
     """Write the gradients of keys and values within chunks, causal; padded positions are left as they are.
 
-    Args:
-        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
-        query: `[B, Hq, L, D]`.
-        key: `[B, Hkv, L, D]`.
-        value: `[B, Hkv, L, D]`.
-        statistics: from `query_gradient`.
-        key_grad: `[B, Hkv, L, D]`, written.
-        value_grad: `[B, Hkv, L, D]`, written.
-        tables: those of the layout.
-        scale: factor of the scores, positive.
+    Arguments are those of `attention_backward`, the statistics from `query_gradient`, and what is written.
     """
+    query, key, value = saved[:3]
     head_dim, kv_heads = key.shape[3], key.shape[1]
     launch = launch_for("backward_own", head_dim, query.dtype, query.device)
-    block_n = min(launch.block_n, triton.next_power_of_2(max(16, tables.chunk_size)))
+    block_n = min(launch.block_n, padded(tables.chunk_size))
     tiles = triton.cdiv(tables.chunk_size, block_n)
     if tiles == 0:
         return
@@ -58,19 +50,16 @@ def own_gradients(
         scale * log2(e),
         tiles,
         query.shape[1] // kv_heads,
-        *grad.stride()[:3],
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        *key_grad.stride()[:3],
-        *value_grad.stride()[:3],
+        grad.stride(),
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        key_grad.stride(),
+        value_grad.stride(),
         *query.shape[1:3],
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         BLOCK_M=launch.block_m,
         BLOCK_N=block_n,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
 
 
@@ -89,24 +78,12 @@ def _own_gradients(
     factor,
     tiles,
     groups,
-    grad_b,
-    grad_h,
-    grad_l,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
-    key_grad_b,
-    key_grad_h,
-    key_grad_l,
-    value_grad_b,
-    value_grad_h,
-    value_grad_l,
+    grad_strides,
+    query_strides,
+    key_strides,
+    value_strides,
+    key_grad_strides,
+    value_grad_strides,
     heads,
     length,
     HEAD_DIM: tl.constexpr,
@@ -117,9 +94,7 @@ def _own_gradients(
     # The first tiles of a chunk have the most queries and start first.
     chunk = tl.program_id(0) // tiles
     kv_head = tl.program_id(1).to(tl.int64)
-    row = tl.load(table + chunk * 3).to(tl.int64)
-    chunk_start = tl.load(table + chunk * 3 + 1)
-    end = chunk_start + tl.load(table + chunk * 3 + 2)
+    row, chunk_start, end = read_run(table, chunk, CHUNK_WIDTH)
     start = chunk_start + tl.program_id(0) % tiles * BLOCK_N
     if start >= end:
         return
@@ -128,8 +103,8 @@ def _own_gradients(
     real = source < end
     at = source.to(tl.int64)[:, None]
     dim = tl.arange(0, BLOCK_D)[None, :]
-    k = load_tile(key + row * key_b + kv_head * key_h + at * key_l + dim, real, True, HEAD_DIM, BLOCK_D)
-    v = load_tile(value + row * value_b + kv_head * value_h + at * value_l + dim, real, True, HEAD_DIM, BLOCK_D)
+    k = load_tile(key + vector_at(key_strides, row, kv_head, at) + dim, real, True, HEAD_DIM, BLOCK_D)
+    v = load_tile(value + vector_at(value_strides, row, kv_head, at) + dim, real, True, HEAD_DIM, BLOCK_D)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
@@ -141,8 +116,8 @@ def _own_gradients(
         first = start + step % steps * BLOCK_M
         place = (first + column).to(tl.int64)[:, None]
         asks = column < end - first
-        q = load_tile(query + row * query_b + head * query_h + place * query_l + dim, asks, True, HEAD_DIM, BLOCK_D)
-        do = load_tile(grad + row * grad_b + head * grad_h + place * grad_l + dim, asks, True, HEAD_DIM, BLOCK_D)
+        q = load_tile(query + vector_at(query_strides, row, head, place) + dim, asks, True, HEAD_DIM, BLOCK_D)
+        do = load_tile(grad + vector_at(grad_strides, row, head, place) + dim, asks, True, HEAD_DIM, BLOCK_D)
         # Each thread loads these for many queries. From one address, and without masks, it costs few registers, of
         # which there are none to spare. Queries that do not exist get no weights.
         kept = (row * heads + head) * length + first
@@ -156,7 +131,7 @@ def _own_gradients(
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
 
     inside = real[:, None] & (dim < HEAD_DIM)
-    key_grad += row * key_grad_b + kv_head * key_grad_h + at * key_grad_l + dim
-    value_grad += row * value_grad_b + kv_head * value_grad_h + at * value_grad_l + dim
+    key_grad += vector_at(key_grad_strides, row, kv_head, at) + dim
+    value_grad += vector_at(value_grad_strides, row, kv_head, at) + dim
     tl.store(key_grad, (dk * scale).to(key_grad.dtype.element_ty), inside)
     tl.store(value_grad, dv.to(value_grad.dtype.element_ty), inside)

@@ -15,44 +15,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..saved import Saved
+from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
-from .tiles import has_bit, list_length, load_tile, tile_rows
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, tile_rows, vector_at
 
 LARGEST_TILE = 128
 
 
 def query_gradient(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    lists: ReadingLists,
-    tables: SpanTables,
-    scale: float,
-    block_size: int,
+    grad: Tensor, saved: Saved, lists: ReadingLists, tables: SpanTables, scale: float, block_size: int
 ) -> Tuple[Tensor, Tensor]:
-    """Gradient of the queries for given blocks.
-
-    Args:
-        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
-        query: `[B, Hq, L, D]`.
-        key: `[B, Hkv, L, D]`.
-        value: `[B, Hkv, L, D]`.
-        output: `[B, Hq, L, D]`, what the forward gave.
-        lse: `[B, Hq, L]` float32, likewise.
-        lists: the blocks that each reader reads.
-        tables: those of the layout.
-        scale: factor of the scores, positive.
-        block_size: tokens in a block.
+    """Gradient of the queries for given blocks; arguments as in `attention_backward`, `grad` with contiguous rows.
 
     Returns:
         The gradient in the query's shape, strides and dtype, 0 at padded positions; and `[2, B * Hq * L]` float32,
         longer by a tile: for each query the log-sum-exp in base 2 and delta, 0 at padded positions and at the end.
     """
+    query, key, value, output, lse, _ = saved
     heads, length, head_dim = query.shape[1:]
     kv_heads, groups = key.shape[1], heads // key.shape[1]
     readers, capacity = lists.blocks.shape[1:]
@@ -65,6 +47,7 @@ def query_gradient(
     launch = launch_for("backward_query", head_dim, query.dtype, query.device)
     rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
     tiles = triton.cdiv(tables.reader_size, rows)
+    warps = min(launch.num_warps, max(4, rows * heads_per_tile // 16))
     grid = (readers * tiles * (groups // heads_per_tile), kv_heads)
     _query_gradient[grid](
         grad,
@@ -84,23 +67,20 @@ def query_gradient(
         readers,
         tiles,
         groups,
-        *grad.stride()[:3],
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        *output.stride()[:3],
-        *query_grad.stride()[:3],
+        grad.stride(),
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        output.stride(),
+        query_grad.stride(),
         *lse.stride(),
         heads,
         length,
         BLOCK_SIZE=block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=launch.block_n,
-        num_warps=min(launch.num_warps, max(4, rows * heads_per_tile // 16)),
-        num_stages=launch.num_stages,
+        **launch._replace(num_warps=warps).settings(head_dim),
     )
     return query_grad, statistics
 
@@ -125,24 +105,12 @@ def _query_gradient(
     readers,
     tiles,
     groups,
-    grad_b,
-    grad_h,
-    grad_l,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
-    output_b,
-    output_h,
-    output_l,
-    query_grad_b,
-    query_grad_h,
-    query_grad_l,
+    grad_strides,
+    query_strides,
+    key_strides,
+    value_strides,
+    output_strides,
+    query_grad_strides,
     lse_b,
     lse_h,
     lse_l,
@@ -155,33 +123,25 @@ def _query_gradient(
     HEADS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Neighbours share keys, and the tiles that read most start first, as in the forward.
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    head_tiles = groups // HEADS
-    tile = program // head_tiles % tiles
-    reader = program // head_tiles // tiles
-    kv_head = tl.program_id(1)
-
-    row = tl.load(table + reader * 7).to(tl.int64)
-    reader_start = tl.load(table + reader * 7 + 1)
-    end = reader_start + tl.load(table + reader * 7 + 2)
-    chunk_start = tl.load(table + reader * 7 + 3)
-    sequence_start = tl.load(table + reader * 7 + 4)
-    start = reader_start + tile * ROWS
+    reader, offset, kv_head, first_head = reader_tile(tiles, groups, ROWS, HEADS)
+    row, reader_start, end = read_run(table, reader, READER_WIDTH)
+    chunk_start = tl.load(table + reader * READER_WIDTH + CHUNK_START)
+    sequence_start = tl.load(table + reader * READER_WIDTH + SEQUENCE_START)
+    start = reader_start + offset
     if start >= end:
         return
 
     place = tl.arange(0, HEADS * ROWS)
-    head = (kv_head * groups + program % head_tiles * HEADS + place // ROWS).to(tl.int64)
+    head = (first_head + place // ROWS).to(tl.int64)
     position = start + place % ROWS
     at = position.to(tl.int64)
     real = position < end
     column = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
 
-    query += row * query_b + (head * query_h + at * query_l)[:, None] + dim[None, :]
-    grad += row * grad_b + (head * grad_h + at * grad_l)[:, None] + dim[None, :]
-    output += row * output_b + (head * output_h + at * output_l)[:, None] + dim[None, :]
+    query += vector_at(query_strides, row, head, at)[:, None] + dim[None, :]
+    grad += vector_at(grad_strides, row, head, at)[:, None] + dim[None, :]
+    output += vector_at(output_strides, row, head, at)[:, None] + dim[None, :]
     q = load_tile(query, real, True, HEAD_DIM, BLOCK_D)
     do = load_tile(grad, real, True, HEAD_DIM, BLOCK_D)
     o = load_tile(output, real, True, HEAD_DIM, BLOCK_D)
@@ -190,31 +150,18 @@ def _query_gradient(
     kept = (row * heads + head) * length + at
     tl.store(log_totals + kept, log_total, real)
     tl.store(deltas + kept, delta, real)
-    key += row * key_b + kv_head.to(tl.int64) * key_h
-    value += row * value_b + kv_head.to(tl.int64) * value_h
+    key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
+    value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
     dq = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
 
     # Retrieved blocks, their tokens counted through the list.
-    RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N  # columns of one block
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
     tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
-        token = first + column
-        # What is missing reads the first block, which is whole if any was chosen.
-        block = tl.load(blocks + own_list + token // BLOCK_SIZE, token < tokens, other=0)
-        source = (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
-        k = load_tile(key + source[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + source[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        # One look per block, spread over the block's columns.
-        entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
-        listed = entry * BLOCK_SIZE < tokens
-        if masks is None:
-            seen = listed[None, :]
-        else:
-            mask = tl.load(masks + own_list + entry, listed, other=0)
-            seen = has_bit(mask[None, :], (position - reader_start)[:, None])
-        seen = tl.broadcast_to(seen[:, :, None], [HEADS * ROWS, BLOCK_N // RUN, RUN])
-        seen = seen.reshape([HEADS * ROWS, BLOCK_N])
+        source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
+        k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        seen = sees(masks, own_list, first, tokens, position - reader_start, BLOCK_SIZE, BLOCK_N)
         products = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
         _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
@@ -223,17 +170,16 @@ def _query_gradient(
     for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
         source = first + column
         # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-        k = load_tile(key + source.to(tl.int64)[:, None] * key_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-        v = load_tile(
-            value + source.to(tl.int64)[:, None] * value_l + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D
-        )
+        at_source = source.to(tl.int64)[:, None]
+        k = load_tile(key + at_source * key_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + at_source * value_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
         products = tl.dot(q, tl.trans(k), input_precision="ieee")
         if first + BLOCK_N > start:
             products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
         _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
-    query_grad += row * query_grad_b + (head * query_grad_h + at * query_grad_l)[:, None] + dim[None, :]
+    query_grad += vector_at(query_grad_strides, row, head, at)[:, None] + dim[None, :]
     dq = (dq * scale).to(query_grad.dtype.element_ty)
     tl.store(query_grad, dq, real[:, None] & (dim < HEAD_DIM)[None, :])
 

@@ -13,18 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..saved import Saved
 from .backward_query import weights_and_gradients
+from .columns import BLOCK_WIDTH, FIRST, READER_WIDTH, ROW, TOKENS
 from .inverse import InverseLists
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import has_bit, load_tile, tile_rows
+from .tiles import has_bit, load_tile, tile_rows, vector_at
 
 
 def add_retrieved_gradients(
     grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    saved: Saved,
     statistics: Tensor,
     key_grad: Tensor,
     value_grad: Tensor,
@@ -35,19 +35,9 @@ def add_retrieved_gradients(
 ):
     """Add to the gradients of keys and values what the readers of their blocks contribute.
 
-    Args:
-        grad: `[B, Hq, L, D]`, gradient of the output; of all tensors the last dimension is contiguous.
-        query: `[B, Hq, L, D]`.
-        key: `[B, Hkv, L, D]`.
-        value: `[B, Hkv, L, D]`.
-        statistics: from `query_gradient`.
-        key_grad: `[B, Hkv, L, D]`, added to.
-        value_grad: `[B, Hkv, L, D]`, added to.
-        inverse: the readers of each block.
-        tables: those of the layout.
-        scale: factor of the scores, positive.
-        block_size: tokens in a block.
+    Arguments are those of `own_gradients`, and the readers of each block.
     """
+    query, key, value = saved[:3]
     head_dim, kv_heads = key.shape[3], key.shape[1]
     groups = query.shape[1] // kv_heads
     launch = launch_for("backward_retrieved", head_dim, query.dtype, query.device)
@@ -68,20 +58,17 @@ def add_retrieved_gradients(
         scale * log2(e),
         tables.blocks.shape[0],
         groups,
-        *grad.stride()[:3],
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        *key_grad.stride()[:3],
-        *value_grad.stride()[:3],
+        grad.stride(),
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        key_grad.stride(),
+        value_grad.stride(),
         *query.shape[1:3],
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=block_n,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
 
 
@@ -105,24 +92,12 @@ def _add_retrieved_gradients(
     factor,
     block_count,
     groups,
-    grad_b,
-    grad_h,
-    grad_l,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
-    key_grad_b,
-    key_grad_h,
-    key_grad_l,
-    value_grad_b,
-    value_grad_h,
-    value_grad_l,
+    grad_strides,
+    query_strides,
+    key_strides,
+    value_strides,
+    key_grad_strides,
+    value_grad_strides,
     heads,
     length,
     HEAD_DIM: tl.constexpr,
@@ -141,26 +116,25 @@ def _add_retrieved_gradients(
     block = owned % block_count
 
     # A block that is read is whole, and its readers belong to its sequence, in its row.
-    row = tl.load(block_table + block * 3).to(tl.int64)
-    source = tl.load(block_table + block * 3 + 1) + tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.load(block_table + block * BLOCK_WIDTH + ROW).to(tl.int64)
+    block_start = tl.load(block_table + block * BLOCK_WIDTH + FIRST)
+    source = block_start + tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     at = source.to(tl.int64)
     dim = tl.arange(0, BLOCK_D)
-    key += row * key_b + kv_head * key_h
-    value += row * value_b + kv_head * value_h
-    k = load_tile(key + at[:, None] * key_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-    v = load_tile(value + at[:, None] * value_l + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+    keys = key + vector_at(key_strides, row, kv_head, at)[:, None] + dim[None, :]
+    values = value + vector_at(value_strides, row, kv_head, at)[:, None] + dim[None, :]
+    k = load_tile(keys, None, False, HEAD_DIM, BLOCK_D)
+    v = load_tile(values, None, False, HEAD_DIM, BLOCK_D)
     # Transposed: a matrix unit wants 64 rows or more, and a block may have fewer keys.
     dk = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
     dv = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
 
     place = tl.arange(0, HEADS * ROWS)
     head_tiles = groups // HEADS
-    query += row * query_b
-    grad += row * grad_b
     for entry in range(first_entry, last_entry):
         reader = tl.load(readers + entry)
-        reader_start = tl.load(reader_table + reader * 7 + 1)
-        tokens = tl.load(reader_table + reader * 7 + 2)
+        reader_start = tl.load(reader_table + reader * READER_WIDTH + FIRST)
+        tokens = tl.load(reader_table + reader * READER_WIDTH + TOKENS)
         for tile in range(tl.cdiv(tokens, ROWS) * head_tiles):
             head = kv_head * groups + tile % head_tiles * HEADS + place // ROWS
             offset = tile // head_tiles * ROWS + place % ROWS
@@ -168,12 +142,10 @@ def _add_retrieved_gradients(
             if masks is not None:
                 asks = asks & has_bit(tl.load(masks + entry), offset)
             position = (reader_start + offset).to(tl.int64)
-            q = load_tile(
-                query + (head * query_h + position * query_l)[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D
-            )
-            do = load_tile(
-                grad + (head * grad_h + position * grad_l)[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D
-            )
+            asking = query + vector_at(query_strides, row, head, position)[:, None] + dim[None, :]
+            q = load_tile(asking, asks, True, HEAD_DIM, BLOCK_D)
+            given = grad + vector_at(grad_strides, row, head, position)[:, None] + dim[None, :]
+            do = load_tile(given, asks, True, HEAD_DIM, BLOCK_D)
             kept = (row * heads + head) * length + position
             # Queries that do not read this block get no weights.
             log_total = tl.load(log_totals + kept, asks, other=float("inf"))
@@ -186,8 +158,8 @@ def _add_retrieved_gradients(
     # The share of the own chunk was rounded already, which costs half a unit in the last place at most; keeping it
     # exact would take float32 copies of both gradients.
     inside = (dim < HEAD_DIM)[:, None] & (at >= 0)[None, :]
-    key_grad += row * key_grad_b + kv_head * key_grad_h + at[None, :] * key_grad_l + dim[:, None]
-    value_grad += row * value_grad_b + kv_head * value_grad_h + at[None, :] * value_grad_l + dim[:, None]
+    key_grad += vector_at(key_grad_strides, row, kv_head, at)[None, :] + dim[:, None]
+    value_grad += vector_at(value_grad_strides, row, kv_head, at)[None, :] + dim[:, None]
     dk = tl.load(key_grad, inside, other=0.0).to(tl.float32) + dk * scale
     dv = tl.load(value_grad, inside, other=0.0).to(tl.float32) + dv
     tl.store(key_grad, dk.to(key_grad.dtype.element_ty), inside)

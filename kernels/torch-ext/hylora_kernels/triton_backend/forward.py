@@ -15,10 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .lists import ReadingLists
 from .tables import SpanTables
-from .tiles import has_bit, list_length, load_tile, tile_rows
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, tile_rows, vector_at
 
 
 def attention_forward(
@@ -68,19 +69,16 @@ def attention_forward(
         readers,
         tiles,
         groups,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        *output.stride()[:3],
+        query.stride(),
+        key.stride(),
+        value.stride(),
+        output.stride(),
         *lse.stride()[:2],
         BLOCK_SIZE=block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=max(16, launch.block_n // shrink),
-        num_warps=max(4, launch.num_warps // shrink),
-        num_stages=launch.num_stages,
+        **launch._replace(num_warps=max(4, launch.num_warps // shrink)).settings(head_dim),
     )
     return output, lse
 
@@ -100,18 +98,10 @@ def _attention_forward(
     readers,
     tiles,
     groups,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
-    output_b,
-    output_h,
-    output_l,
+    query_strides,
+    key_strides,
+    value_strides,
+    output_strides,
     lse_b,
     lse_h,
     BLOCK_SIZE: tl.constexpr,
@@ -121,34 +111,26 @@ def _attention_forward(
     HEADS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Programs that run together share keys: the heads of a group are neighbours, then the tiles of a chunk. Of these
-    # the last, which read most, start first.
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    head_tiles = groups // HEADS
-    tile = program // head_tiles % tiles
-    reader = program // head_tiles // tiles
-    kv_head = tl.program_id(1)
-
-    row = tl.load(table + reader * 7).to(tl.int64)
-    reader_start = tl.load(table + reader * 7 + 1)
-    end = reader_start + tl.load(table + reader * 7 + 2)
-    chunk_start = tl.load(table + reader * 7 + 3)
-    sequence_start = tl.load(table + reader * 7 + 4)
-    start = reader_start + tile * ROWS
+    reader, offset, kv_head, first_head = reader_tile(tiles, groups, ROWS, HEADS)
+    row, reader_start, end = read_run(table, reader, READER_WIDTH)
+    chunk_start = tl.load(table + reader * READER_WIDTH + CHUNK_START)
+    sequence_start = tl.load(table + reader * READER_WIDTH + SEQUENCE_START)
+    start = reader_start + offset
     if start >= end:
         return
 
     place = tl.arange(0, HEADS * ROWS)
-    head = (kv_head * groups + program % head_tiles * HEADS + place // ROWS).to(tl.int64)
+    head = (first_head + place // ROWS).to(tl.int64)
     position = start + place % ROWS
     real = position < end
     column = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
 
-    query += row * query_b + head[:, None] * query_h + position.to(tl.int64)[:, None] * query_l
+    at = position.to(tl.int64)
+    query += vector_at(query_strides, row, head, at)[:, None]
     q = load_tile(query + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
-    key += row * key_b + kv_head.to(tl.int64) * key_h
-    value += row * value_b + kv_head.to(tl.int64) * value_h
+    key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
+    value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
 
     # A finite pivot: rows that have read nothing yet would otherwise subtract infinities.
     pivot = tl.full([HEADS * ROWS], -3.0e38, tl.float32)
@@ -156,41 +138,27 @@ def _attention_forward(
     mixed = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
 
     # Retrieved blocks, their tokens counted through the list.
-    RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N  # columns of one block
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
     tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
-        token = first + column
-        visible = token < tokens
-        # What is missing reads the first block, which is whole if any was chosen, rather than mask every load.
-        block = tl.load(blocks + own_list + token // BLOCK_SIZE, visible, other=0)
-        source = (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
-        k = load_tile(key + source[:, None] * key_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + source[:, None] * value_l + dim[None, :], visible, False, HEAD_DIM, BLOCK_D)
-        # One look per block, spread over the block's columns.
-        entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
-        listed = entry * BLOCK_SIZE < tokens
-        if masks is None:
-            seen = listed[None, :]
-        else:
-            mask = tl.load(masks + own_list + entry, listed, other=0)
-            seen = has_bit(mask[None, :], (position - reader_start)[:, None])
-        seen = tl.broadcast_to(seen[:, :, None], [HEADS * ROWS, BLOCK_N // RUN, RUN])
-        seen = seen.reshape([HEADS * ROWS, BLOCK_N])
+        source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
+        k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        seen = sees(masks, own_list, first, tokens, position - reader_start, BLOCK_SIZE, BLOCK_N)
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.
-    key += chunk_start.to(tl.int64) * key_l
-    value += chunk_start.to(tl.int64) * value_l
-    key_tile = column[:, None] * key_l + dim[None, :]
-    value_tile = column[:, None] * value_l + dim[None, :]
+    key += chunk_start.to(tl.int64) * key_strides[2]
+    value += chunk_start.to(tl.int64) * value_strides[2]
+    key_tile = column[:, None] * key_strides[2] + dim[None, :]
+    value_tile = column[:, None] * value_strides[2] + dim[None, :]
     diagonal = chunk_start + (start - chunk_start) // BLOCK_N * BLOCK_N
     for _ in range(chunk_start, diagonal, BLOCK_N):
         k = load_tile(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
         v = load_tile(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
         pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
-        key += BLOCK_N * key_l
-        value += BLOCK_N * value_l
+        key += BLOCK_N * key_strides[2]
+        value += BLOCK_N * value_strides[2]
     for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
         source = first + column
         # Beyond the reader there may be padding with any content: even with no weight it must not be read.
@@ -198,10 +166,10 @@ def _attention_forward(
         v = load_tile(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
         seen = source[None, :] <= position[:, None]
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
-        key += BLOCK_N * key_l
-        value += BLOCK_N * value_l
+        key += BLOCK_N * key_strides[2]
+        value += BLOCK_N * value_strides[2]
 
-    output += row * output_b + head[:, None] * output_h + position.to(tl.int64)[:, None] * output_l
+    output += vector_at(output_strides, row, head, at)[:, None]
     mixed = (mixed / total[:, None]).to(output.dtype.element_ty)
     tl.store(output + dim[None, :], mixed, real[:, None] & (dim < HEAD_DIM)[None, :])
     lse += row * lse_b + head * lse_h + position

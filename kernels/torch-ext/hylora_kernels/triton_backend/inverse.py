@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from .columns import READER_FIRST_BLOCK
 from .lists import ReadingLists
 from .tables import SpanTables
 
@@ -45,7 +46,7 @@ def inverse_lists(lists: ReadingLists, tables: SpanTables) -> InverseLists:
     heads, readers, capacity = lists.blocks.shape
     rows = heads * tables.blocks.shape[0]
     head = torch.arange(heads, dtype=torch.int32, device=lists.blocks.device)[:, None, None]
-    row = lists.blocks + tables.readers[:, 5, None] + head * tables.blocks.shape[0]
+    row = lists.blocks + tables.readers[:, READER_FIRST_BLOCK.value, None] + head * tables.blocks.shape[0]
     row = torch.where(lists.blocks >= 0, row, rows).flatten()
     # Entries come ordered by head and reader, which a stable sort keeps within a row.
     row, entry = row.sort(stable=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, NamedTuple, Tuple
 
 import torch
+import triton
 
 _FOLDER = Path(__file__).parent / "launches"
 _forced: Dict[str, Launch] = {}
@@ -26,6 +27,16 @@ class Launch(NamedTuple):
     block_n: int
     num_warps: int
     num_stages: int
+
+    def settings(self, head_dim: int) -> Dict[str, int]:
+        """What kernels are told by name: the head dimension, padded too, and what Triton takes for itself."""
+        taken = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return {"HEAD_DIM": head_dim, "BLOCK_D": padded(head_dim), **taken}
+
+
+def padded(size: int) -> int:
+    """The power of two that a tile takes for so many rows or columns; matrix units want 16 at least."""
+    return triton.next_power_of_2(max(16, size))
 
 
 def launch_for(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device) -> Launch:

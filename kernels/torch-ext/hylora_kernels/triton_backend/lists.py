@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..options import SpanOptions
+from .columns import FIRST, FIRST_UNIT, SEQUENCE_START, TOKENS
 from .tables import ROWS_PER_MASK, SpanTables
 
 _SLOT_BITS = ROWS_PER_MASK.bit_length() - 1  # a reader's units are numbered within as many bits as its rows
@@ -66,7 +67,8 @@ def _units_per_reader(options: SpanOptions) -> int:
 
 def _units_of_readers(tables: SpanTables, unit_size: int, slots: int):
     """Number of each reader's units `[readers, slots]`, and which of its rows belong to them, as bits of an int64."""
-    _, first, tokens, _, origin, _, first_unit = tables.readers.long()[:, :, None].unbind(dim=1)  # [readers, 1] each
+    named = (FIRST, TOKENS, SEQUENCE_START, FIRST_UNIT)
+    first, tokens, origin, first_unit = (tables.readers[:, column.value, None].long() for column in named)
     slot = torch.arange(slots, device=first.device)
     begin = slot * unit_size - (first - origin) % unit_size
     members = _bits_below(torch.minimum(begin + unit_size, tokens)) & ~_bits_below(begin)

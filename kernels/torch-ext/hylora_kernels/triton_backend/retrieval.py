@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import SpanOptions
+from .columns import BLOCK_WIDTH, CANDIDATES, CHOOSER, FIRST, ROW, TOKENS, UNIT_FIRST_BLOCK, UNIT_WIDTH
 from .launch import launch_for
 from .tables import SpanTables
 
@@ -62,7 +63,7 @@ def pool_queries(
         tables.blocks,
         units,
         groups,
-        *source.stride()[:3],
+        source.stride(),
         BLOCK_SIZE=block_size,
         HEAD_DIM=head_dim,
         BLOCK_D=columns,
@@ -82,9 +83,7 @@ def _pool_queries(
     blocks,
     count,
     groups,
-    source_b,
-    source_h,
-    source_l,
+    source_strides,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -97,27 +96,28 @@ def _pool_queries(
     dim = tl.program_id(0) % SLICES * BLOCK_D + tl.arange(0, BLOCK_D)
     place = tl.arange(0, UNITS * ITEMS)
     unit = first_unit + place // ITEMS
-    chooser = tl.load(table + unit * 6 + 3, unit < count, other=-1)
-    row = tl.load(table + chooser * 6, chooser >= 0, other=0).to(tl.int64)
-    first = tl.load(table + chooser * 6 + 1, chooser >= 0, other=0)
-    items = tl.load(table + chooser * 6 + 2, chooser >= 0, other=0)
+    chooser = tl.load(table + unit * UNIT_WIDTH + CHOOSER, unit < count, other=-1)
+    choosing = table + chooser * UNIT_WIDTH
+    row = tl.load(choosing + ROW, chooser >= 0, other=0).to(tl.int64)
+    first = tl.load(choosing + FIRST, chooser >= 0, other=0)
+    items = tl.load(choosing + TOKENS, chooser >= 0, other=0)
     if BLOCK_SIZE > 1:
         # From a run of tokens to the run of their blocks.
-        first_block = tl.load(table + chooser * 6 + 4, chooser >= 0, other=0)
-        sequence_start = tl.load(blocks + first_block * 3 + 1, chooser >= 0, other=0)
+        first_block = tl.load(choosing + UNIT_FIRST_BLOCK, chooser >= 0, other=0)
+        sequence_start = tl.load(blocks + first_block * BLOCK_WIDTH + FIRST, chooser >= 0, other=0)
         first = first_block + (first - sequence_start) // BLOCK_SIZE
         items = tl.cdiv(items, BLOCK_SIZE)
         row = row * 0
 
-    source += (row * source_b)[:, None] + kv_head * groups * source_h + dim[None, :]
+    source += (row * source_strides[0])[:, None] + kv_head * groups * source_strides[1] + dim[None, :]
     total = tl.zeros([UNITS, BLOCK_D], tl.float32)
     for _ in range(groups):
         for start in range(0, tl.max(items, 0), ITEMS):
             item = start + place % ITEMS
             inside = (item < items)[:, None] & (dim < HEAD_DIM)[None, :]
-            x = tl.load(source + (first + item).to(tl.int64)[:, None] * source_l, inside, other=0.0)
+            x = tl.load(source + (first + item).to(tl.int64)[:, None] * source_strides[2], inside, other=0.0)
             total += tl.sum(tl.reshape(x.to(tl.float32), [UNITS, ITEMS, BLOCK_D]), 1)
-        source += source_h
+        source += source_strides[1]
 
     unit = first_unit + tl.arange(0, UNITS)
     at = (kv_head * count + unit)[:, None] * HEAD_DIM + dim[None, :]
@@ -193,8 +193,8 @@ def _retrieve(
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = tl.program_id(1).to(tl.int64)
     unit = program // SPLITS * ROWS + tl.arange(0, ROWS)
-    first = tl.load(table + unit * 6 + 4, unit < count, other=0)
-    end = first + tl.load(table + unit * 6 + 5, unit < count, other=0)
+    first = tl.load(table + unit * UNIT_WIDTH + UNIT_FIRST_BLOCK, unit < count, other=0)
+    end = first + tl.load(table + unit * UNIT_WIDTH + CANDIDATES, unit < count, other=0)
 
     # A tile may hold units of several sequences: it streams over all their blocks, each row sees its own.
     begin = tl.min(tl.where(first < end, first, blocks), 0)
@@ -247,7 +247,7 @@ def _merge(found, chosen, table, top_k, KEYS: tl.constexpr):
     row = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + unit
     place = tl.arange(0, KEYS)
     best = tl.sort(tl.load(found + row * KEYS + place), descending=True)
-    local = _local_blocks(best, tl.load(table + unit * 6 + 4))
+    local = _local_blocks(best, tl.load(table + unit * UNIT_WIDTH + UNIT_FIRST_BLOCK))
     tl.store(chosen + row * top_k + place, local, place < top_k)
 
 

@@ -18,9 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..options import SpanOptions, landmark_query
+from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import load_tile
+from .tiles import load_tile, vector_at
 
 
 def summarize_blocks(
@@ -66,17 +67,14 @@ def summarize_blocks(
         blocks,
         kv_heads,
         query.shape[1] // kv_heads,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
+        query.stride(),
+        key.stride(),
+        value.stride(),
         SUMMARY=options.summary,
         BLOCK_SIZE=size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         KEYS=keys,
         ROWS=rows,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
     return summaries, query_sums
 
@@ -100,15 +98,9 @@ def _summarize(
     count,
     kv_heads,
     groups,
-    query_b,
-    query_h,
-    query_l,
-    key_b,
-    key_h,
-    key_l,
-    value_b,
-    value_h,
-    value_l,
+    query_strides,
+    key_strides,
+    value_strides,
     SUMMARY: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -127,7 +119,7 @@ def _summarize(
     if SUMMARY == "mean_key":
         weights = tl.full([KEYS], 1 / BLOCK_SIZE, tl.float32)
     else:
-        keys = key + (row * key_b + kv_head * key_h + position * key_l)[:, None] + dim[None, :]
+        keys = key + vector_at(key_strides, row, kv_head, position)[:, None] + dim[None, :]
         k = load_tile(keys, real, True, HEAD_DIM, BLOCK_D)
         weights = tl.zeros([KEYS], tl.float32)
     if SUMMARY == "landmark":
@@ -140,11 +132,11 @@ def _summarize(
         for start in range(0, KEYS, ROWS):
             asking = start + tl.arange(0, ROWS)
             query_row, query_position, asks = _tokens(table, first_block, asking, count, BLOCK_SIZE)
-            at = query_row * query_b + kv_head * groups * query_h + query_position * query_l
+            at = vector_at(query_strides, query_row, kv_head * groups, query_position)
             queries = query + at[:, None] + dim[None, :]
             for _ in range(groups):
                 q = load_tile(queries, asks, True, HEAD_DIM, BLOCK_D)
-                queries += query_h
+                queries += query_strides[1]
                 if query_sums is not None:
                     sums += tl.sum(tl.reshape(q.to(tl.float32), [BLOCKS, ROWS // BLOCKS, BLOCK_D]), 1)
                 if SUMMARY == "attention":
@@ -159,7 +151,7 @@ def _summarize(
     if SUMMARY == "attention":
         weights = weights / (BLOCK_SIZE * groups)
 
-    values = value + (row * value_b + kv_head * value_h + position * value_l)[:, None] + dim[None, :]
+    values = value + vector_at(value_strides, row, kv_head, position)[:, None] + dim[None, :]
     v = load_tile(values, real, True, HEAD_DIM, BLOCK_D).to(tl.float32)
     summary = tl.sum(tl.reshape(v * weights[:, None], [BLOCKS, BLOCK_SIZE, BLOCK_D]), 1)
     block = first_block + tl.arange(0, BLOCKS)
@@ -175,9 +167,9 @@ def _tokens(table, first_block, place, count, BLOCK_SIZE: tl.constexpr):
     """Row and position of tokens counted from the start of a block, and whether there are such tokens."""
     block = first_block + place // BLOCK_SIZE
     exists = block < count
-    row = tl.load(table + block * 3, exists, other=0).to(tl.int64)
-    start = tl.load(table + block * 3 + 1, exists, other=0)
-    real = place % BLOCK_SIZE < tl.load(table + block * 3 + 2, exists, other=0)
+    row = tl.load(table + block * BLOCK_WIDTH + ROW, exists, other=0).to(tl.int64)
+    start = tl.load(table + block * BLOCK_WIDTH + FIRST, exists, other=0)
+    real = place % BLOCK_SIZE < tl.load(table + block * BLOCK_WIDTH + TOKENS, exists, other=0)
     return row, (start + place % BLOCK_SIZE).to(tl.int64), real
 
 

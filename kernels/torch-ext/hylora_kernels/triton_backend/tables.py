@@ -54,8 +54,7 @@ class SpanTables(NamedTuple):
 def span_tables(layout: SequenceLayout, options: SpanOptions, device: torch.device) -> SpanTables:
     """The tables of a layout; those of the last few layouts are kept, since all layers ask for the same."""
     sizes = (options.block_size, options.chunk_size, options.unit_size)
-    chooses_for_next = options.selection == "causal" and options.query_group > 1
-    return _tables(layout, *sizes, chooses_for_next, device)
+    return _tables(layout, *sizes, options.chooses_for_next, device)
 
 
 @lru_cache(maxsize=16)
@@ -92,7 +91,7 @@ def _tables(
         block_base += len(sequence_blocks)
         unit_base += len(sequence_units)
     covered = sum(length for _, _, length in layout.sequences) == layout.batch * layout.length
-    longest_chunk = min(chunk_size, max((length for _, _, length in layout.sequences), default=0))
+    longest_chunk = min(chunk_size, layout.longest)
     moved = (_stack(*pair).to(device) for pair in ((blocks, 3), (units, 6), (readers, 7), (chunks, 3)))
     reader_size = min(unit_size if shared else ROWS_PER_MASK, longest_chunk)
     return SpanTables(*moved, shared, reader_size, covered, longest_chunk)

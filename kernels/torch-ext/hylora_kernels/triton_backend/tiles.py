@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels over readers have in common: the size of a tile, and loading what it needs."""
+"""What kernels have in common: the size of a tile, whose it is, and loading what it needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Tuple
 import triton
 import triton.language as tl
 
-from .launch import Launch
+from .columns import FIRST, ROW, TOKENS
+from .launch import Launch, padded
 
 
 def tile_rows(launch: Launch, reader_size: int, groups: int) -> Tuple[int, int]:
@@ -24,8 +25,61 @@ def tile_rows(launch: Launch, reader_size: int, groups: int) -> Tuple[int, int]:
     Returns:
         Tokens, a power of two of at least 16, and heads, which divide the group.
     """
-    rows = min(launch.block_m, triton.next_power_of_2(max(16, reader_size)))
+    rows = min(launch.block_m, padded(reader_size))
     return rows, min(launch.block_m // rows, groups & -groups)
+
+
+@triton.jit
+def reader_tile(tiles, groups, ROWS: tl.constexpr, HEADS: tl.constexpr):
+    """The reader whose tile of queries this program computes, the tile's place in it, KV head and first query head.
+
+    Programs that run together share keys: the heads of a group are neighbours, then the tiles of a chunk. Of these the
+    last, which read most, start first.
+    """
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    head_tiles = groups // HEADS
+    tile = program // head_tiles % tiles
+    reader = program // head_tiles // tiles
+    kv_head = tl.program_id(1)
+    return reader, tile * ROWS, kv_head, kv_head * groups + program % head_tiles * HEADS
+
+
+@triton.jit
+def vector_at(strides, row, head, position):
+    """Where a token's vector begins in `[B, H, L, D]` of these strides."""
+    return row * strides[0] + head * strides[1] + position * strides[2]
+
+
+@triton.jit
+def read_run(table, item, WIDTH: tl.constexpr):
+    """Row, first position and end of an item of a table."""
+    row = tl.load(table + item * WIDTH + ROW).to(tl.int64)
+    start = tl.load(table + item * WIDTH + FIRST)
+    return row, start, start + tl.load(table + item * WIDTH + TOKENS)
+
+
+@triton.jit
+def listed_tokens(blocks, sequence_start, first, tokens, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Positions of the tokens of listed blocks, counted through the list from `first` on."""
+    token = first + tl.arange(0, BLOCK_N)
+    # What is missing reads the first block, which is whole if any was chosen, rather than mask every load.
+    block = tl.load(blocks + token // BLOCK_SIZE, token < tokens, other=0)
+    return (sequence_start + block * BLOCK_SIZE + token % BLOCK_SIZE).to(tl.int64)
+
+
+@triton.jit
+def sees(masks, own_list, first, tokens, place, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Which of these tokens the queries at these places of a reader read: `[queries, BLOCK_N]`."""
+    # One look per block, spread over the block's columns.
+    RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N
+    entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
+    listed = entry * BLOCK_SIZE < tokens
+    if masks is None:
+        seen = listed[None, :]
+    else:
+        seen = has_bit(tl.load(masks + own_list + entry, listed, other=0)[None, :], place[:, None])
+    seen = tl.broadcast_to(seen[:, :, None], [place.shape[0], BLOCK_N // RUN, RUN])
+    return seen.reshape([place.shape[0], BLOCK_N])
 
 
 @triton.jit

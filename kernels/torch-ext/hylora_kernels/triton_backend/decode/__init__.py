@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...options import SpanOptions
+from ...state import DecodeTensors
 from ..launch import on_its_device
 from .attention import attend
 from .retrieval import rank_blocks
@@ -22,25 +23,16 @@ def span_decode(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    queries: Tensor,
-    summaries: Tensor,
-    unit_sum: Tensor,
-    previous_sum: Tensor,
-    lengths: Tensor,
+    kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
 ) -> Tensor:
     """One step; of the token's tensors the last dimension is contiguous, the state's tensors are wholly so."""
-    append(
-        *(query, key, value, key_cache, value_cache, queries, summaries, unit_sum, previous_sum, lengths),
-        *(options, scale),
-    )
+    append(query, key, value, kept, options, scale)
     best = None
     if options.retrieves:
-        chooses_for_next = options.selection == "causal" and options.query_group > 1
-        best = rank_blocks(previous_sum if chooses_for_next else unit_sum, summaries, lengths, options)
-    output = attend(query, key_cache, value_cache, best, lengths, options, scale)
-    lengths.add_(1)
+        pooled = kept.previous_sum if options.chooses_for_next else kept.unit_sum
+        best = rank_blocks(pooled, kept.summaries, kept.lengths, options)
+    output = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale)
+    kept.lengths.add_(1)
     return output

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...options import SpanOptions
-from ..launch import launch_for
+from ..launch import launch_for, padded
 from ..retrieval import MISSING
 from ..tiles import load_tile
 
@@ -58,8 +58,6 @@ def attend(
         "RETRIEVED": retrieved,
         "CHUNK_SIZE": options.chunk_size,
         "BLOCK_SIZE": options.block_size,
-        "HEAD_DIM": head_dim,
-        "BLOCK_D": triton.next_power_of_2(max(16, head_dim)),
         "BLOCK_N": launch.block_n,
     }
     splits, kept = candidates.shape[2:] if best is not None else (1, 2)
@@ -77,11 +75,10 @@ def attend(
         splits,
         *query.stride()[:2],
         GROUPS=heads // kv_heads,
-        ROWS=triton.next_power_of_2(max(16, heads // kv_heads)),
+        ROWS=padded(heads // kv_heads),
         SPLITS=triton.next_power_of_2(splits),
         KEPT=kept,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
         **sizes,
     )
     launch = launch_for("decode_combine", head_dim, query.dtype, query.device)
@@ -94,8 +91,7 @@ def attend(
         capacity,
         tiles,
         TILES=launch.block_m,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
         **sizes,
     )
     return output

@@ -49,12 +49,9 @@ def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: Spa
         share,
         CHUNK_SIZE=options.chunk_size,
         BLOCK_SIZE=options.block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         BLOCK_N=step,
         KEPT=kept,
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        **launch.settings(head_dim),
     )
     return best, share
 

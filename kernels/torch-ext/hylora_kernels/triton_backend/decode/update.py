@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...options import SpanOptions
-from ..launch import launch_for
+from ...state import DecodeTensors
+from ..launch import launch_for, padded
 from ..summary import landmark_on_device
 
 
@@ -18,18 +19,12 @@ def append(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    queries: Tensor,
-    summaries: Tensor,
-    unit_sum: Tensor,
-    previous_sum: Tensor,
-    lengths: Tensor,
+    kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
 ):
-    """Change all of the state but the lengths."""
-    batch, kv_heads, capacity, head_dim = key_cache.shape
+    """Change all that is kept but the lengths."""
+    batch, kv_heads, capacity, head_dim = kept.key_cache.shape
     launch = launch_for("decode_append", head_dim, query.dtype, query.device)
     landmark = None
     if options.summary == "landmark":
@@ -38,17 +33,11 @@ def append(
         query,
         key,
         value,
-        key_cache,
-        value_cache,
-        queries,
-        summaries,
-        unit_sum,
-        previous_sum,
+        *kept,
         landmark,
-        lengths,
         scale * log2(e),
         capacity,
-        queries.shape[2],
+        kept.queries.shape[2],
         query.shape[1] // kv_heads,
         *query.stride()[:2],
         *key.stride()[:2],
@@ -56,12 +45,9 @@ def append(
         SUMMARY=options.summary if options.retrieves else None,
         UNIT_SIZE=options.unit_size,
         BLOCK_SIZE=options.block_size,
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(max(16, head_dim)),
         ROWS=min(launch.block_m, options.block_size),
-        COLUMNS=min(launch.block_n, triton.next_power_of_2(max(16, head_dim))),
-        num_warps=launch.num_warps,
-        num_stages=launch.num_stages,
+        COLUMNS=min(launch.block_n, padded(head_dim)),
+        **launch.settings(head_dim),
     )
 
 
@@ -76,8 +62,8 @@ def _append(
     summaries,
     unit_sum,
     previous_sum,
-    landmark,
     lengths,
+    landmark,
     factor,
     capacity,
     slots,

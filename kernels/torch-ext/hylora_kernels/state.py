@@ -3,22 +3,35 @@
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..layout import SequenceLayout
-from ..options import (
+from .layout import SequenceLayout
+from .options import (
     SpanOptions,
     accumulation_dtype,
     check_inputs,
     check_integer,
     follow_autocast,
     positive_scale,
+    span_options,
 )
-from ..selection import summarize_blocks
+from .selection import summarize_blocks
+
+
+class DecodeTensors(NamedTuple):
+    """What a decoding step reads and changes; `DecodeState` says what it is."""
+
+    key_cache: Tensor
+    value_cache: Tensor
+    queries: Tensor
+    summaries: Tensor
+    unit_sum: Tensor
+    previous_sum: Tensor
+    lengths: Tensor
 
 
 class DecodeState:
@@ -80,12 +93,13 @@ class DecodeState:
         kv_heads: int,
         head_dim: int,
         capacity: int,
+        options: Optional[SpanOptions] = None,
         *,
         scale: Optional[float] = None,
         keep_queries: bool = False,
         dtype: Optional[torch.dtype] = None,
         device: Union[torch.device, str, None] = None,
-        **options,
+        **changes: Any,
     ) -> DecodeState:
         """Sequences without a token yet.
 
@@ -95,12 +109,12 @@ class DecodeState:
             kv_heads: key and value heads; must divide `heads`.
             head_dim: size of a head.
             capacity: tokens per row for which there is room; it grows when they run out.
+            options: as in `span_attention`.
             scale: factor on the scores; None means 1 / sqrt(head_dim).
             keep_queries: keep the queries of all tokens, which `backend="reference"` needs.
             dtype: of queries, keys and values; None means torch's default.
             device: likewise.
-            **options: `block_size`, `top_k`, `chunk_size`, `selection`, `query_group`, `retrieval`, `summary`, `seed`
-                of `span_attention`.
+            **changes: as in `span_attention`.
 
         Returns:
             The state.
@@ -109,7 +123,7 @@ class DecodeState:
             ValueError: a number out of range.
         """
         sizes = (batch, heads, kv_heads, head_dim, capacity)
-        return cls(*sizes, SpanOptions(**options), scale, keep_queries, dtype, device)
+        return cls(*sizes, span_options(options, changes), scale, keep_queries, dtype, device)
 
     @classmethod
     @torch.no_grad()
@@ -118,12 +132,13 @@ class DecodeState:
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        options: Optional[SpanOptions] = None,
         *,
         layout: Union[SequenceLayout, Tensor, None] = None,
         capacity: Optional[int] = None,
         scale: Optional[float] = None,
         keep_queries: bool = False,
-        **options,
+        **changes: Any,
     ) -> DecodeState:
         """The state after these tokens, which are copied into it.
 
@@ -131,11 +146,12 @@ class DecodeState:
             query: `[B, Hq, L, D]`, as handed to `span_attention`.
             key: `[B, Hkv, L, D]`, likewise.
             value: `[B, Hkv, L, D]`, likewise.
+            options: as in `span_attention`.
             layout: the sequences, at most one per row; None means every row is one, without padding.
             capacity: as in `empty`; None means twice L.
             scale: as in `empty`.
             keep_queries: as in `empty`.
-            **options: as in `empty`.
+            **changes: as in `span_attention`.
 
         Returns:
             The state.
@@ -143,7 +159,7 @@ class DecodeState:
         Raises:
             ValueError: a row with several sequences, a capacity below the longest sequence, or as `span_attention`.
         """
-        options = SpanOptions(**options)
+        options = span_options(options, changes)
         query, key, value = follow_autocast(query, key, value)
         check_inputs(query, key, value, layout)
         layout = SequenceLayout.of(query, layout)
@@ -154,17 +170,16 @@ class DecodeState:
                 f"row {packed} holds {rows.count(packed)} packed sequences; decoding appends to one sequence per row, "
                 "so give each a row of its own"
             )
-        longest = max((length for _, _, length in layout.sequences), default=0)
         if capacity is None:
             capacity = max(1, 2 * layout.length)
-        elif capacity < longest:
-            raise ValueError(f"capacity={capacity} is less than the {longest} tokens of the longest sequence")
+        elif capacity < layout.longest:
+            raise ValueError(f"capacity={capacity} is less than the {layout.longest} tokens of the longest sequence")
         batch, heads, _, head_dim = query.shape
         sizes = (batch, heads, key.shape[1], head_dim, capacity)
         state = cls(*sizes, options, scale, keep_queries, query.dtype, query.device)
         for rows, start, length in layout.segments():
             state._take(rows, *(x[rows, :, start : start + length] for x in (query, key, value)))
-        state.held = longest
+        state.held = layout.longest
         return state
 
     @property
@@ -205,10 +220,16 @@ class DecodeState:
         for x in self.tensors():
             x.copy_(x[rows])
 
-    def tensors(self):
-        """All tensors, in the order in which the operator takes them."""
+    def tensors(self) -> DecodeTensors:
+        """All tensors."""
         sums = (self.unit_sum, self.previous_sum, self.lengths)
-        return (self.key, self.value, self.queries, self.summaries, *sums)
+        return DecodeTensors(self.key, self.value, self.queries, self.summaries, *sums)
+
+    def count_token(self):
+        """Expect one more token in every row, and make room for it; the device is not asked."""
+        if self.held == self.capacity:
+            self._grow(2 * self.capacity)
+        self.held += 1
 
     def _take(self, rows: slice, query: Tensor, key: Tensor, value: Tensor):
         """Store the tokens of rows that are still empty."""

@@ -10,23 +10,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from ..hashing import hashed_scores
 from ..options import SpanOptions
 from ..selection import rank, summarize_blocks
+from ..state import DecodeTensors
 
 
 def span_decode(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    queries: Tensor,
-    summaries: Tensor,
-    unit_sum: Tensor,
-    previous_sum: Tensor,
-    lengths: Tensor,
+    kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
 ) -> Tensor:
     """One step: append the token, choose blocks, attend to them and to the own chunk so far."""
+    key_cache, value_cache, queries, summaries, unit_sum, previous_sum, lengths = kept
     heads, capacity = key_cache.shape[1:3]
     position = lengths.long()
     row = torch.arange(len(position), device=query.device)
@@ -46,9 +42,8 @@ def span_decode(
     if options.retrieves:
         if options.retrieval == "relevance":
             _add_to_sums(query, unit_sum, previous_sum, position, options)
-            _close_block(key_cache, value_cache, queries, summaries, position, options, scale)
-            chooses_for_next = options.selection == "causal" and options.query_group > 1
-            pooled = previous_sum if chooses_for_next else unit_sum
+            _close_block(kept, position, options, scale)
+            pooled = previous_sum if options.chooses_for_next else unit_sum
             scores = (summaries @ pooled[..., None]).squeeze(3).transpose(0, 1)
         else:
             unit, index = position // options.unit_size, torch.arange(capacity, device=query.device)
@@ -74,21 +69,13 @@ def _add_to_sums(query: Tensor, unit_sum: Tensor, previous_sum: Tensor, position
     unit_sum.copy_(torch.where(opens, new, unit_sum + new))
 
 
-def _close_block(
-    key_cache: Tensor,
-    value_cache: Tensor,
-    queries: Tensor,
-    summaries: Tensor,
-    position: Tensor,
-    options: SpanOptions,
-    scale: float,
-):
+def _close_block(kept: DecodeTensors, position: Tensor, options: SpanOptions, scale: float):
     """Store the summary of the block in progress where this token completes it."""
     size = options.block_size
     row, block = torch.arange(len(position), device=position.device), position // size
     token = block[:, None] * size + torch.arange(size, device=position.device)
-    stored = ((queries, token % queries.shape[2]), (key_cache, token), (value_cache, token))
+    stored = ((kept.queries, token % kept.queries.shape[2]), (kept.key_cache, token), (kept.value_cache, token))
     tokens = (x[row[:, None], :, at].transpose(1, 2) for x, at in stored)
     summary = summarize_blocks(*tokens, 1, options, scale)[:, :, 0]
     closes = ((position + 1) % size == 0)[:, None, None]
-    summaries[row, :, block] = torch.where(closes, summary, summaries[row, :, block])
+    kept.summaries[row, :, block] = torch.where(closes, summary, kept.summaries[row, :, block])

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
 from ..layout import SequenceLayout
-from .state import DecodeState
+from ..state import DecodeState
+from . import span_attention
 
 
 def last_rows(state: DecodeState) -> Tensor:
@@ -16,7 +16,7 @@ def last_rows(state: DecodeState) -> Tensor:
     rows = []
     for row, length in enumerate(state.lengths.tolist()):
         so_far = (x[row : row + 1, :, :length] for x in (state.queries, state.key, state.value))
-        attended = reference.span_attention(
+        attended = span_attention(
             *so_far, layout=SequenceLayout.dense(1, length), options=state.options, scale=state.scale
         )
         rows.append(attended[:, :, -1:])

@@ -8,9 +8,9 @@ from typing import Iterator, List, Tuple, Union
 import torch
 from torch import Tensor
 
-from .hashing import hashed_scores
-from .layout import SequenceLayout
-from .options import SpanOptions, accumulation_dtype, group_size, landmark_query
+from ..hashing import hashed_scores
+from ..layout import SequenceLayout
+from ..options import SpanOptions, accumulation_dtype, group_size, landmark_query
 
 
 def span_attention(
@@ -112,9 +112,7 @@ def _scores(query: Tensor, summaries: Tensor, head: int, unit: int, options: Spa
     if options.retrieval == "random":
         blocks = torch.arange(summaries.shape[0])
         return hashed_scores(options.seed, torch.tensor(head), unit, blocks).tolist()
-    source = unit
-    if options.selection == "causal" and options.query_group > 1:
-        source = unit - 1
+    source = unit - 1 if options.chooses_for_next else unit
     if source < 0:
         return []
     queries = query[:, source * options.unit_size : (source + 1) * options.unit_size]

@@ -13,10 +13,10 @@ from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..options import accumulation_dtype
+from ..saved import Saved
 from .flash import flash_backward, flash_forward
-from .options import accumulation_dtype
 
 
 class Tiles(NamedTuple):
@@ -121,16 +121,12 @@ class BlockPart:
         return rows[:, None, None, None], heads[:, None, None], self.blocks
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tensor:
+def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tuple[Tensor, Tensor]:
     """Attention of every query to the union of the keys its parts give it; zeros where no part does.
 
-    The parts of one query must not overlap in keys.
+    The parts of one query must not overlap in keys. Returns the output, and the log-sum-exp of each query's scores,
+    -inf where no part has the query.
     """
-    return _Attend.apply(*map(rows_contiguous, (query, key, value)), parts, scale)
-
-
-def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tuple[Tensor, Tensor]:
-    """What `attend` computes, and the log-sum-exp of each query's scores, -inf where no part has the query."""
     dtype = accumulation_dtype(query.dtype)
     groups = query.shape[1] // key.shape[1]
     output = query.new_zeros(query.shape, dtype=dtype)
@@ -150,20 +146,11 @@ def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale
     return output.to(query.dtype), lse
 
 
-def attend_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    parts: List,
-    scale: float,
-) -> Tuple[Tensor, Tensor, Tensor]:
+def attend_backward(grad: Tensor, saved: Saved, parts: List, scale: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `attend_forward` gave and the gradient of its output."""
+    query, key, value, output, lse, _ = saved
     groups = query.shape[1] // key.shape[1]
     dtype = accumulation_dtype(query.dtype)
-    grad = rows_contiguous(grad)
     grads = [x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)]
     for part in parts:
         folded = [part.fold_queries(part.queries.of(x), groups) for x in (grad, query, output, lse)]
@@ -183,22 +170,3 @@ def attend_backward(
         part.add_key_gradient(grads[1], grad_key, groups)
         part.add_key_gradient(grads[2], grad_value, groups)
     return tuple(x.to(query.dtype) for x in grads)
-
-
-class _Attend(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query, key, value, parts, scale):
-        output, lse = attend_forward(query, key, value, parts, scale)
-        ctx.save_for_backward(query, key, value, output, lse)
-        ctx.parts, ctx.scale = parts, scale
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        return *attend_backward(grad, *ctx.saved_tensors, ctx.parts, ctx.scale), None, None
-
-
-def rows_contiguous(x: Tensor) -> Tensor:
-    """The tensor, copied if a token's vector is not one run of memory, as which kernels read it."""
-    return x if x.stride(-1) == 1 else x.contiguous()

@@ -4,30 +4,37 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Iterable, Iterator, List, Tuple, Union
+from typing import Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from . import selection
-from .layout import Segment, SequenceLayout
-from .options import SpanOptions, accumulation_dtype, group_size
-from .parts import BlockPart, TilePart, Tiles, attend, attend_backward, attend_forward
+from .. import selection
+from ..layout import Segment, SequenceLayout
+from ..options import SpanOptions, accumulation_dtype, group_size
+from ..saved import Saved
+from .decode import span_decode
+from .parts import BlockPart, TilePart, Tiles, attend_backward, attend_forward
+
+__all__ = [
+    "select_blocks",
+    "shifted_sparse_backward",
+    "shifted_sparse_forward",
+    "sliding_window_backward",
+    "sliding_window_forward",
+    "span_backward",
+    "span_decode",
+    "span_forward",
+    "unsupported",
+]
 
 # Gathered keys hold at most about this many numbers per part.
 _GATHER = 1 << 23
 
 
-def span_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
-) -> Tensor:
-    """Span-expanded attention: own chunk, last and shorter chunk, retrieved blocks."""
-    if layout.is_dense and layout.length <= options.chunk_size:
-        grouped = query.shape[1] != key.shape[1]
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
-    chosen = _select(query, key, value, layout, options, scale)
-    return attend(query, key, value, _span_parts(chosen, layout, options, key.shape[-1]), scale)
+def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+    """Nothing is."""
+    return None
 
 
 def span_forward(
@@ -44,25 +51,16 @@ def span_forward(
 
 
 def span_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    blocks: Tensor,
-    layout: SequenceLayout,
-    options: SpanOptions,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
     units = [options.units(length) for _, _, length in layout.sequences]
-    at = {sequence[:2]: chosen for sequence, chosen in zip(layout.sequences, blocks.long().split(units, dim=1))}
+    blocks = saved.blocks.long().split(units, dim=1)
+    at = {sequence[:2]: chosen for sequence, chosen in zip(layout.sequences, blocks)}
     chosen = [
         torch.stack([at[row, start] for row in range(rows.start, rows.stop)]) for rows, start, _ in layout.segments()
     ]
-    parts = _span_parts(chosen, layout, options, key.shape[-1])
-    return attend_backward(grad, query, key, value, output, lse, parts, scale)
+    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad.shape[-1]), scale)
 
 
 def select_blocks(
@@ -70,13 +68,6 @@ def select_blocks(
 ) -> List[Tensor]:
     """The retrieved blocks of every sequence."""
     return _by_sequence(_select(query, key, value, layout, options, scale), layout)
-
-
-def sliding_window_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
-) -> Tensor:
-    """Sliding window: the query's own window-sized chunk, and what is left of the chunk before it."""
-    return attend(query, key, value, _window_parts(layout, window), scale)
 
 
 def sliding_window_forward(
@@ -87,26 +78,10 @@ def sliding_window_forward(
 
 
 def sliding_window_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    window: int,
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
-    return attend_backward(grad, query, key, value, output, lse, _window_parts(layout, window), scale)
-
-
-def shifted_sparse_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
-) -> Tensor:
-    """Shifted sparse attention: one grid of causal tiles for each half of the query heads."""
-    heads = query.shape[1]
-    return attend(query, *_for_each_head(heads, key, value), _shifted_parts(layout, heads, group), scale)
+    return attend_backward(grad, saved, _window_parts(layout, window), scale)
 
 
 def shifted_sparse_forward(
@@ -118,22 +93,14 @@ def shifted_sparse_forward(
 
 
 def shifted_sparse_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    layout: SequenceLayout,
-    group: Union[int, float],
-    scale: float,
+    grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
-    heads, kv_heads = query.shape[1], key.shape[1]
-    repeated = _for_each_head(heads, key, value)
+    heads, kv_heads = saved.query.shape[1], saved.key.shape[1]
+    key, value = _for_each_head(heads, saved.key, saved.value)
     parts = _shifted_parts(layout, heads, group)
-    grad_query, *grads = attend_backward(grad, query, *repeated, output, lse, parts, scale)
-    dtype = accumulation_dtype(query.dtype)
+    grad_query, *grads = attend_backward(grad, saved._replace(key=key, value=value), parts, scale)
+    dtype = accumulation_dtype(grad_query.dtype)
     return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
 
 
