@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out rows dealt to processes, and their loss."""
+"""Held-out rows dealt to processes, and what a model makes of them, summed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from hylora.training.feed import Batch, Share
 from hylora.training.processes import sum_over_processes
 
-__all__ = ["deal", "mean_loss"]
+__all__ = ["deal", "mean_loss", "totals"]
 
 
 def deal(
@@ -36,22 +36,29 @@ def deal(
         yield group[first : first + size] or [blank(group[0])]
 
 
-def mean_loss(
+def totals(
     model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator, check_stop: Callable[[], Any]
-) -> float:
-    """The loss of batches per term, over all processes.
+) -> list[float]:
+    """Each number that the model gives for a batch, summed over batches and processes.
 
     Args:
         model: as the accelerator prepared it.
-        batches: of this process, as many as every other process has.
+        batches: of this process, as many as every other process has, and at least one.
         accelerator: of the run.
         check_stop: called before each batch.
     """
-    total = torch.zeros(2, device=accelerator.device, dtype=torch.float32)
+    total = torch.zeros((), device=accelerator.device, dtype=torch.float32)
     for batch in batches:
         check_stop()
         with torch.no_grad():
             output = model(**{name: value.to(accelerator.device) for name, value in batch.items()})
-        total += torch.stack([value.float() for value in output])
-    loss_sum, count = sum_over_processes(accelerator, *total.tolist())
+        total = total + torch.stack([value.float() for value in output])
+    return sum_over_processes(accelerator, *total.tolist())
+
+
+def mean_loss(
+    model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator, check_stop: Callable[[], Any]
+) -> float:
+    """The loss of batches per term, over all processes; arguments as for `totals`."""
+    loss_sum, count = totals(model, batches, accelerator, check_stop)
     return loss_sum / max(count, 1)
