@@ -241,6 +241,10 @@ class Recipe:
         """Folders or hub ids that the run starts from and must not write over, by the key that names them."""
         return {}
 
+    def depends_on_steps(self) -> bool:
+        """Whether an update depends on how many there will be, so that a resumed run may not change that."""
+        return self.optimizer.schedule.name != "constant"
+
     @classmethod
     def load(cls, path: str | PathLike, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML recipe and set `section.key=value` overrides.

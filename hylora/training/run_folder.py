@@ -87,8 +87,7 @@ class RunFolder:
         before, now = flatten(read_yaml(self.recipe)), flatten(recipe.to_tree())
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         changed = [key for key in changed if not key.startswith(recipe.FREE_ON_RESUME)]
-        if recipe.optimizer.schedule.name == "constant" and "training.steps" in changed:
-            # Only then do the updates made so far not depend on how many will follow.
+        if not recipe.depends_on_steps() and "training.steps" in changed:
             changed.remove("training.steps")
         if changed:
             details = ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in changed)
