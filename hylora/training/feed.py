@@ -68,11 +68,14 @@ class WindowSize:
         Processes take turns pass by pass. Where the rows do not divide evenly, parts differ by one row at most.
 
         Raises:
-            ValueError: if there are fewer rows than processes, one of which would have nothing to do.
+            ValueError: if there are fewer rows than passes, in one of which there would be nothing to do.
         """
-        if self.rows < share.world_size:
-            raise ValueError(f"rows={self.rows} must be at least one for each of {share.world_size} processes")
         count = self.passes(share.world_size) * share.world_size
+        if self.rows < count:
+            raise ValueError(
+                f"rows={self.rows} must be at least {count}, one for each pass of {share.world_size} processes of at "
+                f"most {self.rows_per_pass}"
+            )
         bounds = [part * self.rows // count for part in range(count + 1)]
         return [range(bounds[part], bounds[part + 1]) for part in range(share.rank, count, share.world_size)]
 

@@ -123,9 +123,11 @@ def test_no_rows_are_refused():
         RowFeed([], keep, WindowSize(1, 1))
 
 
-def test_an_update_needs_a_row_for_each_process():
-    with pytest.raises(ValueError, match="rows=1 must be at least one for each of 2 processes"):
-        RowFeed([1, 2], keep, WindowSize(1, 1), Share(0, 2)).window(Moment(0, 1, 0))
+@pytest.mark.parametrize(("rows", "rows_per_pass", "least"), [(1, 1, 2), (1, 4, 2), (3, 1, 4)])
+def test_every_pass_of_every_process_needs_a_row(rows, rows_per_pass, least):
+    feed = RowFeed([1, 2], keep, WindowSize(rows, rows_per_pass), Share(0, 2))
+    with pytest.raises(ValueError, match=f"rows={rows} must be at least {least}, one for each pass of 2 processes"):
+        feed.window(Moment(0, 1, 0))
 
 
 class Counting:
