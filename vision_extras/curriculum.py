@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hylora.training.feed import WindowSize
 from hylora.training.moment import Moment
 from hylora.training.schedules import piecewise
@@ -34,7 +36,8 @@ class Curriculum:
         """The images of an update: as many as make the pixels of a whole batch at the final resolution."""
         side, loop = self.side(moment), self._recipe.training
         more = (self.final_side / side) ** 2
-        return WindowSize(int(loop.global_batch_size * more), int(loop.batch_size * more), side)
+        # Rounded up, for passes of a single image cannot share a window evenly.
+        return WindowSize(int(loop.global_batch_size * more), math.ceil(loop.batch_size * more), side)
 
     def blocks(self, moment: Moment) -> int:
         """Residual blocks in an update."""

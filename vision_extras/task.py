@@ -91,7 +91,8 @@ class ImageTask(Task):
     def begin(self, moment: Moment) -> bool:
         """Grow the network if it is time."""
         grown = self.model.network.grow(self._curriculum.blocks(moment), moment.generator("growth"))
-        self._cover()
+        if grown:
+            self._cover()
         return grown
 
     def gradients(self, accumulate: Callable[[], Tensor]) -> Tensor:

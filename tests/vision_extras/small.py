@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -36,6 +37,9 @@ TREE = {
 }
 
 
+_seeds = itertools.count()
+
+
 def recipe(path: Path | str = "unused", **settings) -> ImageRecipe:
     """The recipe with some keys set: `recipe(folder, **{"training.steps": 2})`."""
     tree = parse_overrides({**TREE, "output": {"path": str(path), "checkpoint_every": 0, "keep_checkpoints": 99}}, [])
@@ -57,6 +61,8 @@ def train(folder: Path, prepare=lambda task: None, **settings):
         **settings: of the recipe.
     """
     made = []
+    # A new process would not find the global generator where the run before left it.
+    torch.manual_seed(next(_seeds))
 
     def make(recipe, accelerator):
         made.append(make_task(recipe, accelerator))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hylora.training.feed import Share
 from hylora.training.moment import Moment
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.tasks import GROUP, TaskKind
@@ -87,7 +88,16 @@ def test_windows_hold_the_pixels_of_a_whole_batch():
     for window in windows:
         whole = 8 * 16**2
         assert whole - window.shape**2 < window.rows * window.shape**2 <= whole
-        assert window.rows_per_pass * window.shape**2 <= whole / 2
+        assert (window.rows_per_pass - 1) * window.shape**2 < whole / 2
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(1, 1), (1, 2), (1, 8), (2, 4), (4, 2), (8, 1)])
+def test_windows_can_be_shared_by_every_number_of_processes_that_a_batch_can(batch_size, processes):
+    settings = {"training.steps": 40, "training.batch_size": batch_size, "resolution.final": 16}
+    curriculum = Curriculum(small.recipe(**settings))
+    for moment in moments(40):
+        parts = [curriculum.window(moment).parts(Share(rank, processes)) for rank in range(processes)]
+        assert all(rows for part in parts for rows in part) and len({len(part) for part in parts}) == 1
 
 
 def test_without_a_curriculum_nothing_changes():

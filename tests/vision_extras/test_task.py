@@ -130,7 +130,7 @@ def test_it_learns_real_digits(tmp_path, precision):
             "model.width": 16,
             "resolution.final": 12,
             "optimizer": {"name": "adamw", "lr": 0.03, "schedule": {"name": "cosine", "warmup_steps": 5}},
-            "training": {"steps": 120, "global_batch_size": 32, "batch_size": 32, "mixed_precision": precision},
+            "training": {"steps": 150, "global_batch_size": 32, "batch_size": 32, "mixed_precision": precision},
             "evaluation": {"batch_size": 64},
         },
     )
