@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -200,6 +201,7 @@ class RowFeed:
                 collate_fn=_as_made,
                 num_workers=self._workers,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_leave_group,
                 # Its own draw of a seed for the workers must not come from the generator that training seeds.
                 generator=torch.Generator(),
             )
@@ -222,6 +224,11 @@ class RowFeed:
 
 def _as_made(batch: Batch) -> Batch:
     return batch
+
+
+def _leave_group(worker: int) -> None:
+    """What tells all processes of a run to end, as Ctrl-C and torchrun do, is for the training process to answer."""
+    os.setpgid(0, 0)
 
 
 class StreamFeed:
