@@ -160,8 +160,8 @@ def test_two_processes_are_one(recipe_file, tmp_path, radius):
     for record, reference in zip(found, expected, strict=True):
         assert record == pytest.approx(reference, rel=1e-4)
 
-    # Each process makes 9 passes in the first four updates, or twice as many; the network has grown before the next.
-    parts, resumed = run("parts", "--stop-at", "19" if radius else "10")
+    # Each process makes 8 passes in the first four updates, or twice as many; the network has grown before the next.
+    parts, resumed = run("parts", "--stop-at", "17" if radius else "9")
     assert checkpoint_steps(tmp_path / "parts" / "checkpoints") == [3, 4, 6, 8]
     small.assert_same(parts, two)
     assert resumed == found
