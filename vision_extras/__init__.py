@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training curricula for vision models, built on the same loop as the language models.
+"""Vision models on the same loop as the language models.
 
-The package will hold multiscale and compound-scaling curricula, compressible subspaces and pruning timing. They share
-one idea with `hylora.training`: a curriculum is a pure function of training progress, so a resumed run and every rank
-agree on it by construction. Nothing is implemented here yet.
+What a run schedules (resolution, batch size, depth, sparsity) is a pure function of training progress, so that a
+resumed run and every process agree on it by construction.
 """
+
+from vision_extras.recipe import ImageRecipe
+from vision_extras.run import train
+
+__all__ = ["ImageRecipe", "train"]

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from accelerate import Accelerator
 
-from hylora.training.evaluation import deal
+from hylora.training.evaluation import deal, mean_loss, totals
 from hylora.training.feed import Share
 
 
@@ -22,3 +24,13 @@ def test_batches_cover_the_rows_once_and_are_as_many_everywhere(rows, processes,
     assert len({len(part) for part in parts}) == 1
     dealt = [row for part in parts for batch in part for row in batch if row != -1]
     assert sorted(dealt) == list(range(limit or 7))
+
+
+def test_what_a_model_gives_is_summed_over_batches():
+    def model(x):
+        return x.sum(), torch.tensor(len(x)), (x > 1).sum()
+
+    batches, stops = [{"x": torch.arange(3.0)}, {"x": torch.arange(2.0)}], []
+    accelerator = Accelerator(cpu=True)
+    assert totals(model, batches, accelerator, lambda: stops.append(1)) == [4.0, 5.0, 1.0] and len(stops) == 2
+    assert mean_loss(lambda x: model(x)[:2], batches, accelerator, lambda: None) == pytest.approx(0.8)

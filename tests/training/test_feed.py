@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ import torch
 from hylora.randomness import derive_key
 from hylora.training.feed import RowFeed, RowOrder, Share, StreamFeed, WindowSize
 from hylora.training.moment import Moment
+
+ROOT = Path(__file__).parents[2]
 
 
 def keep(rows, generators, shape):
@@ -119,6 +124,29 @@ def test_making_batches_draws_nothing_from_the_global_generator():
     assert torch.equal(torch.rand(3), expected)
 
 
+TOLD_TO_END = """
+import os, signal
+from hylora.training.feed import RowFeed, WindowSize
+from hylora.training.moment import Moment
+from tests.training.test_feed import keep
+
+signal.signal(signal.SIGTERM, lambda *_: None)
+feed = RowFeed(list(range(9)), keep, WindowSize(4, 2), workers=2)
+for step in range(40):
+    assert len(feed.window(Moment(step, 40, 0))) == 2
+    if step == 10:
+        os.killpg(0, signal.SIGTERM)
+"""
+
+
+def test_workers_outlive_a_signal_to_the_whole_group():
+    """Ctrl-C and torchrun tell workers too; the training process still has an update to finish."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_END], cwd=ROOT, start_new_session=True, capture_output=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="rows=0"):
         RowFeed([], keep, WindowSize(1, 1))
@@ -131,9 +159,12 @@ def test_sizes_that_will_not_work_are_refused_before_training():
         feed.window(Moment(0, 6, 0))
 
 
-def test_an_update_needs_a_row_for_each_process():
-    with pytest.raises(ValueError, match="rows=1 must be at least 2, one for each forward pass of 2 processes"):
-        RowFeed([1, 2], keep, WindowSize(1, 1), Share(0, 2)).window(Moment(0, 1, 0))
+@pytest.mark.parametrize(("rows", "rows_per_pass", "least"), [(1, 1, 2), (1, 4, 2), (3, 1, 4)])
+def test_every_pass_of_every_process_needs_a_row(rows, rows_per_pass, least):
+    feed = RowFeed([1, 2], keep, WindowSize(rows, rows_per_pass), Share(0, 2))
+    message = f"rows={rows} must be at least {least}, one for each forward pass of 2 processes"
+    with pytest.raises(ValueError, match=message):
+        feed.window(Moment(0, 1, 0))
 
 
 class Counting:

@@ -165,7 +165,7 @@ WRONG = {
     "batches that do not divide": (["training.batch_size=5"], ["training.global_batch_size=64", "batch_size=5"]),
     "block larger than chunk": (
         ["attention.block_size=8192"],
-        ["attention.block_size=8192 is larger than chunk_size"],
+        ["attention.block_size=8192 must be at most chunk_size=2048"],
     ),
     "milestones out of order": (
         ["optimizer.schedule={name: multi_step, milestones: [0.5, 0.2]}"],

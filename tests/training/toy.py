@@ -121,6 +121,8 @@ def make_trainer(folder: Path, task: Task | None = None, **options):
 
 def run(folder: Path, task: Task | None = None, resume: bool = False, **options):
     """Train the toy task, without a run around it; gives the outcome and the model's state."""
+    # Another process would find torch's generator anywhere; nothing may depend on where this one left it.
+    torch.seed()
     task = task or ToyTask(batch_size=options.get("batch_size", 2))
     trainer = make_trainer(folder, task, **options)
     path = latest_checkpoint(RunFolder(folder).checkpoints) if resume else None
@@ -130,6 +132,7 @@ def run(folder: Path, task: Task | None = None, resume: bool = False, **options)
 
 def whole_run(folder: Path, task: Task | None = None, **options):
     """A run from its recipe to its results; gives how it ended."""
+    torch.seed()
     return run_recipe(make_recipe(folder, **options), lambda recipe, accelerator: task or ToyTask())
 
 

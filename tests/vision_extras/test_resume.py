@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is interrupted, wherever, or spread over workers and processes, is the same run."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hylora.training.checkpoint import CheckpointError, checkpoint_steps
+from hylora.training.recipe import RecipeError
+from tests.vision_extras import small
+from vision_extras.images import Images
+
+ROOT = Path(__file__).parents[2]
+
+
+def stop_at(number):
+    return small.before_pass(number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_growth():
+    """A growing network is followed by a search for garbage, which would go through all that other tests left."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("radius", "passes"),
+    [(0.0, range(1, 16)), (0.1, range(1, 30, 3))],
+    ids=["plain", "sharpness"],
+)
+def test_every_interruption_gives_the_same_run(tmp_path, radius, passes):
+    """Stopped at one pass after another, through growth and pruning, and resumed each time."""
+    settings = {"sharpness.radius": radius}
+    _, whole = small.train(tmp_path / "whole", **settings)
+    for number in passes:
+        folder = tmp_path / str(number)
+        result, _ = small.train(folder, stop_at(number), **settings)
+        assert result.stopped_by == "SIGTERM" and result.steps < 8, number
+        _, resumed = small.train(folder, **settings, **{"training.resume": True})
+        small.assert_same(resumed, whole)
+        assert small.records(folder) == small.records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("crashed_in", [5, 8, 9, 10, 13])
+def test_resumed_from_an_old_checkpoint_it_is_the_same_run(tmp_path, crashed_in):
+    """A crash loses what came after the last checkpoint: before, at and after growth."""
+
+    def crash():
+        raise RuntimeError("crash")
+
+    settings = {"output.checkpoint_every": 2, "evaluation.every": 3}
+    _, whole = small.train(tmp_path / "whole", **settings)
+    with pytest.raises(RuntimeError, match="crash"):
+        small.train(tmp_path / "halves", small.before_pass(crashed_in, crash), **settings)
+    _, resumed = small.train(tmp_path / "halves", **settings, **{"training.resume": True})
+    small.assert_same(resumed, whole)
+    assert small.records(tmp_path / "halves") == small.records(tmp_path / "whole")
+
+
+def test_workers_make_the_same_batches(tmp_path):
+    _, alone = small.train(tmp_path / "alone")
+    _, helped = small.train(tmp_path / "helped", **{"training.workers": 2})
+    small.assert_same(helped, alone)
+
+
+def test_images_that_changed_are_refused(tmp_path, monkeypatch):
+    small.train(tmp_path, **{"output.checkpoint_every": 2})
+    monkeypatch.setattr(Images, "fingerprint", lambda images: "other")
+    with pytest.raises(CheckpointError, match="would not go on as it was: images"):
+        small.train(tmp_path, **{"output.checkpoint_every": 2, "training.resume": True})
+
+
+def test_a_longer_run_is_another_run(tmp_path):
+    constant = {"optimizer.schedule.name": "constant"}
+    small.train(tmp_path, **constant)
+    with pytest.raises(RecipeError, match=r"other values of training.steps \(8 -> 16\)"):
+        small.train(tmp_path, **constant, **{"training.steps": 16, "training.resume": True})
+
+
+# Whole processes
+
+
+def command(recipe, *overrides, processes=1):
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*launcher, "-m", "tests.vision_extras.command", str(recipe), "training.resume=true", *overrides]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+def finish(call, stops=False):
+    done = subprocess.run(call, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert bool(done.returncode) == stops, done.stderr
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    small.recipe(tmp_path / "run").save(path)
+    return path
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_same_command_goes_on(recipe_file, tmp_path):
+    """kill -9, again and again, each time a little later."""
+    longer = ["training.steps=120", "output.checkpoint_every=5", "training.workers=1"]
+    call = command(recipe_file, *longer)
+    finish([*call, f"output.path={tmp_path / 'whole'}"])
+    metrics, kills = tmp_path / "run" / "metrics.jsonl", 0
+    for kill in range(4):
+        with subprocess.Popen(call, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL) as process:
+            wanted, deadline = 27 * kill + 11, time.monotonic() + 120
+            while process.poll() is None and (not metrics.exists() or len(small.records(tmp_path / "run")) < wanted):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            kills += process.poll() is None
+            process.kill()
+    assert kills >= 3
+    finish(call)
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] == 120
+    small.assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole")))
+    assert small.records(tmp_path / "run") == small.records(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("radius", [0.0, 0.1], ids=["plain", "sharpness"])
+def test_two_processes_are_one(recipe_file, tmp_path, radius):
+    """Through growth and pruning; then two that are stopped at the moment of growth and go on."""
+    settings = ["training.batch_size=2", "evaluation.every=3", "output.checkpoint_every=3"]
+    settings += [f"sharpness.radius={radius}"]
+
+    def run(name, *more, processes=2):
+        call = command(recipe_file, *settings, f"output.path={tmp_path / name}", processes=processes)
+        if more:
+            finish([*call, *more], stops=True)
+        finish(call)
+        return load_file(tmp_path / name / "model.safetensors"), small.records(tmp_path / name)
+
+    one, expected = run("one", processes=1)
+    two, found = run("two")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+        assert torch.equal(two[name] == 0, one[name] == 0), name
+    for record, reference in zip(found, expected, strict=True):
+        assert record == pytest.approx(reference, rel=1e-4)
+
+    # Each process makes 8 passes in the first four updates, or twice as many; the network has grown before the next.
+    parts, resumed = run("parts", "--stop-at", "17" if radius else "9")
+    assert checkpoint_steps(tmp_path / "parts" / "checkpoints") == [3, 4, 6, 8]
+    small.assert_same(parts, two)
+    assert resumed == found

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images to learn from, and how batches are made of them. torchvision is not needed."""
+
+from vision_extras.images.collate import Augmented, Resized
+from vision_extras.images.data import IGNORED, Images, Split
+from vision_extras.images.sources import SOURCES, Source, load_split
+
+__all__ = ["IGNORED", "SOURCES", "Augmented", "Images", "Resized", "Source", "Split", "load_split"]

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training an image classifier: from a recipe to a folder that `ResidualNetwork.load` reads."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+
+from hylora.randomness import generator
+from hylora.training.processes import share_of
+from hylora.training.recipe import RecipeError
+from hylora.training.run import RunResult, run
+from hylora.training.tasks import TaskKind
+from vision_extras.images import SOURCES, load_split
+from vision_extras.models import ResidualNetwork
+from vision_extras.recipe import ImageRecipe
+from vision_extras.task import Classification, ImageTask
+
+__all__ = ["TASK", "make_task", "train"]
+
+
+def train(recipe: ImageRecipe) -> RunResult:
+    """Train as a recipe says; with several processes, each calls this.
+
+    Args:
+        recipe: the recipe.
+
+    Returns:
+        What it came to; `ResidualNetwork.load(result.folder)` gives the network.
+
+    Raises:
+        RecipeError: if the recipe cannot work here.
+        TrainingError: if training diverges.
+        CheckpointError: if a checkpoint cannot be written or read, or the results cannot be written.
+    """
+    return run(recipe, make_task)
+
+
+def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
+    """The task of a recipe: its images read, and its network at its first weights.
+
+    Raises:
+        RecipeError: if the recipe cannot work here.
+    """
+    try:
+        split = load_split(recipe.images.name, recipe.images.held_out)
+    except ValueError as error:
+        raise RecipeError(f"images.{error}") from error
+    source = SOURCES[recipe.images.name]
+    config = recipe.model.config(source.channels, source.classes)
+    network = ResidualNetwork(config, generator("network", recipe.training.seed))
+    return ImageTask(Classification(network), split, recipe, share_of(accelerator))
+
+
+TASK = TaskKind(
+    ImageRecipe,
+    make_task,
+    advice="next: vision_extras.models.ResidualNetwork.load('{folder}') gives the network",
+)
