@@ -273,6 +273,7 @@ def tiles_of(counts, indices):
     return torch.zeros(indices.shape, dtype=torch.bool).scatter(-1, indices.long(), listed)
 
 
+@pytest.mark.slow
 def test_the_one_command_runs_through(tmp_path):
     """On a CPU, at sizes at which nothing can be learned but that it runs."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))

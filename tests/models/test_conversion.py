@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import hylora
-from hylora.cli import main as command_line
+import hylora_cli as command_line
 from hylora.models.mamba2attn import conversion
 from hylora.models.mamba2attn.conversion import convert
 from tests.models import original
