@@ -6,19 +6,17 @@ from __future__ import annotations
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 
 from hylora.training.feed import Share
 from hylora.training.moment import Moment
 from hylora.training.recipe import Recipe, RecipeError
-from hylora.training.tasks import GROUP, TaskKind
+from hylora.training.tasks import GROUP, TaskKind, find_task
+from tests.pages import ROOT, commands, page
 from tests.vision_extras import small
 from vision_extras.curriculum import Curriculum
 from vision_extras.recipe import ImageRecipe
-
-ROOT = Path(__file__).parents[2]
 
 REFUSED = {
     "a resolution below the stride": (
@@ -139,3 +137,11 @@ def test_the_task_is_registered_as_the_project_declares():
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes/vision").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_load(path):
     assert ImageRecipe.load(path).task == "images"
+
+
+def test_the_pages_command_names_a_valid_recipe():
+    words = [line for line in commands(page("docs/guides/images.md")) if "hylora.train" in line]
+    for line in words:
+        path, *overrides = line[line.index("hylora.train") + 1 :]
+        assert find_task(ImageRecipe.load(ROOT / path, overrides).to_tree()).recipe is ImageRecipe
+    assert words
