@@ -25,8 +25,8 @@ from hylora.language.task import CausalLoss
 from hylora.training import RecipeError
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.recipe_loading import recipe_keys
-from hylora.training.reporting import read_metrics
 from hylora.training.run_folder import RunFolder
+from tests.outcomes import assert_same, records_of
 
 LLAMA = {
     "model_type": "llama",
@@ -47,16 +47,9 @@ def weights_of(folder):
     return tensors
 
 
-def records_of(folder):
-    records = read_metrics(folder / "metrics.jsonl")
-    return [{key: value for key, value in record.items() if key not in ("seconds", "memory")} for record in records]
-
-
 def assert_same_run(left, right):
-    found, expected = weights_of(left), weights_of(right)
-    assert found.keys() == expected.keys() and found
-    for name in expected:
-        assert torch.equal(found[name], expected[name]), name
+    assert weights_of(left)
+    assert_same(weights_of(left), weights_of(right))
     assert records_of(left) == records_of(right)
 
 
@@ -140,8 +133,7 @@ def test_evaluation_and_checkpoints_do_not_change_the_weights(recipe, tmp_path):
     busy = train(
         recipe({"output": {"path": str(tmp_path / "busy"), "checkpoint_every": 1}, "evaluation": {"every": 1}})
     ).folder
-    found, expected = weights_of(busy), weights_of(plain)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same(weights_of(busy), weights_of(plain))
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -151,7 +143,7 @@ def test_recomputing_activations_does_not_change_the_weights(recipe, base, tmp_p
     for name, checkpointing in (("kept", False), ("recomputed", True)):
         changes = adapting(base, tmp_path, name) if adapted else {"output.path": str(tmp_path / name)}
         weights.append(weights_of(train(recipe({**changes, "training.gradient_checkpointing": checkpointing})).folder))
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert_same(*weights)
 
 
 def test_a_signal_saves_and_the_run_goes_on(recipe, tmp_path, monkeypatch):
@@ -190,7 +182,7 @@ def test_resuming_a_finished_run_changes_nothing(recipe):
     again = train(recipe({**settings, "training.resume": True}))
     assert again == first and (first.folder / "hylora.json").is_file()
     assert records_of(first.folder) == records
-    assert all(torch.equal(value, weights[name]) for name, value in weights_of(first.folder).items())
+    assert_same(weights_of(first.folder), weights)
     with pytest.raises(CheckpointError, match=r"has made 2 updates, more than training\.steps=1"):
         train(recipe({**settings, "training.resume": True, "training.steps": 1}))
 

@@ -19,22 +19,8 @@ from hylora.files import PARTIAL, write_atomically
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.loop import TrainingError
 from hylora.training.recipe import RecipeError
-from hylora.training.reporting import read_metrics
-from hylora.training.run_folder import RunFolder
+from tests.outcomes import assert_same, records_of
 from tests.training import toy
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
-
-
-def records_of(folder):
-    return [
-        {key: value for key, value in record.items() if key not in ("seconds", "memory")}
-        for record in read_metrics(RunFolder(folder).metrics)
-    ]
 
 
 @pytest.fixture

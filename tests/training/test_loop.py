@@ -17,20 +17,9 @@ from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.feed import RowFeed, RowOrder, WindowSize
 from hylora.training.loop import TrainingError
 from hylora.training.recipe import RecipeError
-from hylora.training.reporting import read_metrics
 from hylora.training.run_folder import RunFolder
+from tests.outcomes import assert_same, records_of
 from tests.training import toy
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
-
-
-def without_timing(folder):
-    records = read_metrics(RunFolder(folder).metrics)
-    return [{key: value for key, value in record.items() if key not in ("seconds", "memory")} for record in records]
 
 
 def in_forward(task, number, action):
@@ -75,7 +64,7 @@ def test_an_update_weighs_every_term_the_same(tmp_path):
         if parameter.requires_grad:
             expected = parameter.detach() - rate * parameter.grad
             torch.testing.assert_close(task.model.get_parameter(name).detach(), expected)
-    record = without_timing(tmp_path)[0]
+    record = records_of(tmp_path)[0]
     assert record["loss"] == pytest.approx((loss_sum / count).item()) and record["rows"] == count
     assert record["lr"] == pytest.approx(rate)
 
@@ -92,7 +81,7 @@ def test_windows_of_any_length_weigh_every_term_the_same(tmp_path):
     reference = toy.ToyTask(rows=11, dropout=0.0)
     toy.run(tmp_path, task, steps=4, optimizer="sgd", max_grad_norm=None)
     order, first, velocity = RowOrder(11, 0), 0, {}
-    for rows, record in zip(sizes, without_timing(tmp_path), strict=True):
+    for rows, record in zip(sizes, records_of(tmp_path), strict=True):
         batch = reference.collate([reference.rows[order[i]] for i in range(first, first + rows)])
         loss_sum, count = reference.model(**batch)
         reference.model.zero_grad()
@@ -119,7 +108,7 @@ def test_clipping_bounds_the_step(tmp_path):
     _, weights = toy.run(tmp_path, steps=1, optimizer="sgd", max_grad_norm=1e-3)
     moved = torch.stack([(weights[name] - start[name]).norm() for name in start if name != "seen"]).norm()
     assert float(moved) == pytest.approx(0.05 * 0.5 * 1e-3, rel=1e-3)
-    assert without_timing(tmp_path)[0]["grad_norm"] > 1e-3
+    assert records_of(tmp_path)[0]["grad_norm"] > 1e-3
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -131,11 +120,11 @@ def test_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path, optimizer, crash
     task = crash_at(toy.ToyTask(), 2 * (crashed_after + 1) + 1)
     with pytest.raises(RuntimeError, match="crash"):
         toy.run(tmp_path / "halves", task, optimizer=optimizer, evaluate_every=2)
-    assert without_timing(tmp_path / "halves")[-1]["step"] == crashed_after + 1
+    assert records_of(tmp_path / "halves")[-1]["step"] == crashed_after + 1
     outcome, resumed = toy.run(tmp_path / "halves", resume=True, optimizer=optimizer, evaluate_every=2)
     assert outcome.step == 6
     assert_same(whole, resumed)
-    assert without_timing(tmp_path / "whole") == without_timing(tmp_path / "halves")
+    assert records_of(tmp_path / "whole") == records_of(tmp_path / "halves")
 
 
 def test_every_interruption_gives_the_same_run(tmp_path):
@@ -290,7 +279,7 @@ def test_dropout_differs_between_updates_and_seeds(tmp_path):
         task = Still(rows=2, dropout=0.5)
         task.start = toy.state_of(task)
         toy.run(tmp_path, task, seed=seed, steps=3)
-        losses.setdefault(seed, []).append([record["loss"] for record in without_timing(tmp_path)])
+        losses.setdefault(seed, []).append([record["loss"] for record in records_of(tmp_path)])
     assert losses[0][0] == losses[0][1]
     assert len({*losses[0][0], *losses[1][0]}) == 6
 

@@ -10,7 +10,6 @@ import torch
 
 from hylora.training.checkpoint import checkpoint_steps, load_checkpoint
 from hylora.training.recipe_loading import parse_overrides
-from hylora.training.reporting import read_metrics
 from hylora.training.run import run
 from vision_extras.recipe import ImageRecipe
 from vision_extras.run import make_task
@@ -93,16 +92,3 @@ def checkpoints(folder: Path) -> dict:
     """Every checkpoint of a run by its step."""
     folder = folder / "checkpoints"
     return {step: load_checkpoint(folder / f"step-{step:06d}") for step in checkpoint_steps(folder)}
-
-
-def records(folder: Path) -> list[dict]:
-    """What a run recorded, without what time and memory it took."""
-    found = read_metrics(folder / "metrics.jsonl")
-    return [{key: value for key, value in record.items() if key not in ("seconds", "memory")} for record in found]
-
-
-def assert_same(left: dict, right: dict) -> None:
-    """Two states, bit for bit."""
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name

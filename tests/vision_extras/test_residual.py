@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.vision_extras.small import assert_same
+from tests.outcomes import assert_same
 from vision_extras.images import load_split
 from vision_extras.models import NetworkConfig, ResidualNetwork
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.recipe import RecipeError
+from tests.outcomes import assert_same, records_of
 from tests.vision_extras import small
 from vision_extras.images import Images
 
@@ -49,8 +50,8 @@ def test_every_interruption_gives_the_same_run(tmp_path, radius, passes):
         result, _ = small.train(folder, stop_at(number), **settings)
         assert result.stopped_by == "SIGTERM" and result.steps < 8, number
         _, resumed = small.train(folder, **settings, **{"training.resume": True})
-        small.assert_same(resumed, whole)
-        assert small.records(folder) == small.records(tmp_path / "whole")
+        assert_same(resumed, whole)
+        assert records_of(folder) == records_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("crashed_in", [5, 8, 9, 10, 13])
@@ -65,14 +66,14 @@ def test_resumed_from_an_old_checkpoint_it_is_the_same_run(tmp_path, crashed_in)
     with pytest.raises(RuntimeError, match="crash"):
         small.train(tmp_path / "halves", small.before_pass(crashed_in, crash), **settings)
     _, resumed = small.train(tmp_path / "halves", **settings, **{"training.resume": True})
-    small.assert_same(resumed, whole)
-    assert small.records(tmp_path / "halves") == small.records(tmp_path / "whole")
+    assert_same(resumed, whole)
+    assert records_of(tmp_path / "halves") == records_of(tmp_path / "whole")
 
 
 def test_workers_make_the_same_batches(tmp_path):
     _, alone = small.train(tmp_path / "alone")
     _, helped = small.train(tmp_path / "helped", **{"training.workers": 2})
-    small.assert_same(helped, alone)
+    assert_same(helped, alone)
 
 
 def test_images_that_changed_are_refused(tmp_path, monkeypatch):
@@ -125,7 +126,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(recipe_file, tmp_path):
     for kill in range(4):
         with subprocess.Popen(call, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL) as process:
             wanted, deadline = 27 * kill + 11, time.monotonic() + 120
-            while process.poll() is None and (not metrics.exists() or len(small.records(tmp_path / "run")) < wanted):
+            while process.poll() is None and (not metrics.exists() or len(records_of(tmp_path / "run")) < wanted):
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             kills += process.poll() is None
@@ -133,8 +134,8 @@ def test_killed_at_any_moment_the_same_command_goes_on(recipe_file, tmp_path):
     assert kills >= 3
     finish(call)
     assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] == 120
-    small.assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole")))
-    assert small.records(tmp_path / "run") == small.records(tmp_path / "whole")
+    assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole")))
+    assert records_of(tmp_path / "run") == records_of(tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -149,7 +150,7 @@ def test_two_processes_are_one(recipe_file, tmp_path, radius):
         if more:
             finish([*call, *more], stops=True)
         finish(call)
-        return load_file(tmp_path / name / "model.safetensors"), small.records(tmp_path / name)
+        return load_file(tmp_path / name / "model.safetensors"), records_of(tmp_path / name)
 
     one, expected = run("one", processes=1)
     two, found = run("two")
@@ -163,5 +164,5 @@ def test_two_processes_are_one(recipe_file, tmp_path, radius):
     # Each process makes 8 passes in the first four updates, or twice as many; the network has grown before the next.
     parts, resumed = run("parts", "--stop-at", "17" if radius else "9")
     assert checkpoint_steps(tmp_path / "parts" / "checkpoints") == [3, 4, 6, 8]
-    small.assert_same(parts, two)
+    assert_same(parts, two)
     assert resumed == found

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from hylora.training.moment import Moment
+from tests.outcomes import assert_same, records_of
 from tests.vision_extras import small
 from vision_extras.models import ResidualNetwork
 
@@ -24,7 +25,7 @@ def test_what_changes_by_step_is_on_record(tmp_path):
         )
 
     small.train(tmp_path, watch)
-    found = small.records(tmp_path)
+    found = records_of(tmp_path)
     columns = {name: [record[name] for record in found] for name in ("resolution", "images", "blocks", "sparsity")}
     assert columns["resolution"] == [4, 4, 6, 8, 8, 8, 8, 8]
     assert columns["images"] == [32, 32, 14, 8, 8, 8, 8, 8]
@@ -42,7 +43,7 @@ def test_what_is_pruned_is_zero_in_every_later_checkpoint(tmp_path, optimizer, m
     gone = {}
     for step, checkpoint in small.checkpoints(tmp_path).items():
         weights = checkpoint.tensors["weights"]
-        sparsity = small.records(tmp_path)[step - 1]["sparsity"]
+        sparsity = records_of(tmp_path)[step - 1]["sparsity"]
         for key in [name for name in weights if name.startswith("masks.")]:
             weight, pruned = weights[key.replace("masks.", "network.").replace("/", ".")], ~weights[key]
             assert int(pruned.sum()) == int(sparsity * weight.numel())
@@ -51,7 +52,7 @@ def test_what_is_pruned_is_zero_in_every_later_checkpoint(tmp_path, optimizer, m
             gone[key] = pruned
     assert len(gone) == 4 and all(pruned.float().mean() == 0.5 for pruned in gone.values())
     exported = ResidualNetwork.load(result.folder).state_dict()
-    small.assert_same(exported, {k[8:]: value for k, value in state.items() if k.startswith("network.")})
+    assert_same(exported, {k[8:]: value for k, value in state.items() if k.startswith("network.")})
 
 
 def test_growth_carries_the_optimizers_state(tmp_path):
@@ -60,9 +61,9 @@ def test_growth_carries_the_optimizers_state(tmp_path):
     stop = small.before_pass(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     small.train(tmp_path / "grown", stop)
     before, grown = (small.checkpoints(tmp_path / name)[4].tensors for name in ("before", "grown"))
-    small.assert_same(grown["optimizer"], before["optimizer"])
+    assert_same(grown["optimizer"], before["optimizer"])
     assert {name: grown["weights"][name] for name in before["weights"]}.keys() == before["weights"].keys()
-    small.assert_same({name: grown["weights"][name] for name in before["weights"]}, before["weights"])
+    assert_same({name: grown["weights"][name] for name in before["weights"]}, before["weights"])
     new = grown["weights"].keys() - before["weights"].keys()
     assert new and all("blocks.1" in name or "blocks/1" in name for name in new)
     assert all(f"{name}::momentum_buffer" in before["optimizer"] for name in before["weights"] if "masks" not in name)
@@ -72,7 +73,7 @@ def test_growth_keeps_the_loss(tmp_path):
     """Evaluated before and after the update that grows, at a rate of nearly zero."""
     settings = {"optimizer.lr": 1e-12, "pruning.sparsity": 0.0, "optimizer.schedule.name": "constant"}
     small.train(tmp_path, **settings, **{"evaluation.every": 1})
-    losses = [record["eval_loss"] for record in small.records(tmp_path) if "eval_loss" in record]
+    losses = [record["eval_loss"] for record in records_of(tmp_path) if "eval_loss" in record]
     assert len(losses) == 8 and losses == pytest.approx([losses[0]] * 8, rel=1e-6)
 
 
@@ -102,7 +103,7 @@ def test_sharpness_is_one_step_by_hand(tmp_path):
     rate = 0.1 * 0.5  # the first of two warm-up updates
     for name in before:
         torch.testing.assert_close(state[f"network.{name}"], before[name] - rate * second[name], rtol=1e-5, atol=1e-6)
-    assert small.records(tmp_path)[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert records_of(tmp_path)[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
     plainly = max(float((first[name] - second[name]).abs().max()) for name in before)
     assert plainly > 1e-2  # an ordinary step would not pass
 
