@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +11,6 @@ import torch
 from hylora.randomness import derive_key
 from hylora.training.feed import RowFeed, RowOrder, Share, StreamFeed, WindowSize
 from hylora.training.moment import Moment
-
-ROOT = Path(__file__).parents[2]
 
 
 def keep(rows, generators, shape):
@@ -122,29 +117,6 @@ def test_making_batches_draws_nothing_from_the_global_generator():
     torch.manual_seed(0)
     windows(RowFeed(list(range(9)), keep, growing, workers=1))
     assert torch.equal(torch.rand(3), expected)
-
-
-TOLD_TO_END = """
-import os, signal
-from hylora.training.feed import RowFeed, WindowSize
-from hylora.training.moment import Moment
-from tests.training.test_feed import keep
-
-signal.signal(signal.SIGTERM, lambda *_: None)
-feed = RowFeed(list(range(9)), keep, WindowSize(4, 2), workers=2)
-for step in range(40):
-    assert len(feed.window(Moment(step, 40, 0))) == 2
-    if step == 10:
-        os.killpg(0, signal.SIGTERM)
-"""
-
-
-def test_workers_outlive_a_signal_to_the_whole_group():
-    """Ctrl-C and torchrun tell workers too; the training process still has an update to finish."""
-    done = subprocess.run(
-        [sys.executable, "-c", TOLD_TO_END], cwd=ROOT, start_new_session=True, capture_output=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_no_rows_are_refused():
