@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-from typer.testing import CliRunner
 
 import hylora
 from hylora import RopeScaling
-from hylora_cli import build_app
 from hylora_eval.commands.model_options import ModelOptions
 from tests.architectures.zoo import ZOO
+from tests.command_line import run
 from tests.pages import page
 from tests.tiny import tiny_bamba, tiny_llama, tiny_mamba2attn
 from tests.tolerances import assert_close
@@ -368,8 +367,7 @@ def test_a_model_can_be_stretched_on_the_command_line(tmp_path):
     assert options.header("perplexity", loaded)["model"]["rope_parameters"]["factor"] == FACTOR
     with pytest.raises(ValueError, match="--rope: factor=0.5 must be at least 1"):
         ModelOptions(str(tmp_path), rope="yarn:0.5")
-    arguments = ["eval", "ppl", "--help"]
-    assert "TYPE:FACTOR" in CliRunner().invoke(build_app(arguments), arguments, terminal_width=200).output
+    assert "TYPE:FACTOR" in run("eval", "ppl", "--help", terminal_width=200).output
 
 
 def test_the_table_of_architectures_is_what_transformers_builds():

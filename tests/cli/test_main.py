@@ -7,15 +7,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from typer.testing import CliRunner
 
 import hylora_cli
 from hylora.cli.env import environment
 from hylora_eval import commands
-
-
-def run(*arguments):
-    return CliRunner().invoke(hylora_cli.build_app(list(arguments)), list(arguments))
+from tests.command_line import run
 
 
 @pytest.mark.parametrize(

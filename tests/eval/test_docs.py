@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from hylora import RunManifest
-from hylora_cli import build_app
+from tests.command_line import run
 from tests.pages import blocks, commands, page
 from tests.tiny import tiny_bamba
 
@@ -36,7 +35,7 @@ def test_the_commands_run(workplace):
     written = commands(EVALUATE) + commands(RUNTIME)
     assert len(written) == 6
     for program, *arguments in written:
-        result = CliRunner().invoke(build_app(arguments), arguments)
+        result = run(*arguments)
         assert program == "hylora" and result.exit_code == 0, (arguments, result.output, result.exception)
     assert json.loads(Path("same.json").read_text())["attention"]["name"] == "sw_attn"
     assert Path("runtime.json").exists() and Path("runtime.png").exists()

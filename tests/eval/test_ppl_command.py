@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import peft
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora_cli import build_app
 from hylora_eval.documents import fingerprint
 from hylora_eval.perplexity import perplexity
+from tests import command_line
 from tests.tiny import tiny_bamba, tiny_llama
 
 SPAN = {"block_size": 4, "top_k": 1, "chunk_size": 8}
@@ -39,9 +39,7 @@ def data(tmp_path_factory, write_text):
     return folder
 
 
-def run(*arguments):
-    arguments = ["eval", "ppl", *map(str, arguments)]
-    return CliRunner().invoke(build_app(arguments), arguments)
+run = partial(command_line.run, "eval", "ppl")
 
 
 def evaluate(tmp_path, *arguments):

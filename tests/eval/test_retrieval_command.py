@@ -6,18 +6,18 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
 from hylora.demo.miniature import load_tokenizer
-from hylora_cli import build_app
 from hylora_eval.documents import fingerprint
 from hylora_eval.retrieval import inspect_retrieval
 from hylora_eval.retrieval.samples import needle_samples
+from tests import command_line
 from tests.pages import ROOT, blocks, commands, page
 from tests.tiny import tiny_bamba
 
@@ -27,9 +27,7 @@ OPTIONS = [f"--attention-option={name}={value}" for name, value in SPAN.items()]
 SE_ATTN = ("--attention", "se_attn", *OPTIONS)
 
 
-def run(*arguments):
-    arguments = ["eval", "retrieval", *map(str, arguments)]
-    return CliRunner().invoke(build_app(arguments), arguments)
+run = partial(command_line.run, "eval", "retrieval")
 
 
 def inspect(tmp_path, *arguments):
@@ -136,7 +134,7 @@ def text(tmp_path, monkeypatch):
 
 def test_the_pages_command_gives_its_figures(text):
     ((program, *arguments),) = commands(text)
-    result = CliRunner().invoke(build_app(arguments), arguments)
+    result = command_line.run(*arguments)
     assert program == "hylora" and result.exit_code == 0, (result.output, result.exception)
     record = json.loads(Path("retrieval.json").read_text())
     (row,) = re.findall(r"^\| mean key, each token \| (.*) \|$", text, re.MULTILINE)

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 import peft
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora_cli import build_app
+from tests import command_line
 from tests.tiny import tiny_bamba, tiny_llama
 
 OPTIONS = ("--attention-option", "chunk_size=16", "--attention-option", "block_size=4")
@@ -28,9 +28,7 @@ def config(tmp_path_factory):
     return folder
 
 
-def run(*arguments):
-    arguments = ["eval", "runtime", *map(str, arguments)]
-    return CliRunner().invoke(build_app(arguments), arguments)
+run = partial(command_line.run, "eval", "runtime")
 
 
 def test_attention_needs_the_config_alone(tmp_path, config):

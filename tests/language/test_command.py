@@ -15,13 +15,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from hylora import train as command
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.loop import TrainingError
 from hylora.training.reporting import read_metrics
-from hylora_cli import build_app
+from tests import command_line
+from tests.outcomes import assert_same
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,8 +34,7 @@ def recipe_file(tree, tmp_path):
 
 
 def test_hylora_train_runs_a_recipe_with_overrides(recipe_file, tmp_path):
-    arguments = ["train", str(recipe_file), "training.steps=1", f"output.path={tmp_path / 'elsewhere'}"]
-    result = CliRunner().invoke(build_app(arguments), arguments)
+    result = command_line.run("train", recipe_file, "training.steps=1", f"output.path={tmp_path / 'elsewhere'}")
     assert result.exit_code == 0, result.output
     assert len(read_metrics(tmp_path / "elsewhere" / "metrics.jsonl")) == 1
 
@@ -88,7 +87,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(recipe_file, tmp_path):
     assert 5 <= done < 60
     assert subprocess.run(call, cwd=ROOT, env=environment(), capture_output=True).returncode == 0
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same(found, expected)
 
 
 @pytest.mark.slow
@@ -121,7 +120,7 @@ def test_two_processes_are_one_with_the_same_global_batch(recipe_file, tmp_path,
     two, metrics = run(torchrun, "two", ACCELERATE_USE_CPU="true")
     run(torchrun, "parts", "training.steps=2", ACCELERATE_USE_CPU="true")
     parts, _ = run(torchrun, "parts", ACCELERATE_USE_CPU="true")
-    assert all(torch.equal(parts[name], two[name]) for name in two)
+    assert_same(parts, two)
     if streaming:
         # Each process reads its own half of the documents, so one process packs other rows.
         return

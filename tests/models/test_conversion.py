@@ -13,12 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import hylora
-import hylora_cli as command_line
+import hylora_cli
 from hylora.models.mamba2attn import conversion
 from hylora.models.mamba2attn.conversion import convert
+from tests.command_line import run
 from tests.models import original
 
 
@@ -282,8 +282,7 @@ def test_the_target_appears_when_it_is_complete(tmp_path, monkeypatch):
 
 def test_the_command_converts_and_says_what_is_left_to_do(tmp_path):
     source, target = original.save(tmp_path / "source"), tmp_path / "target"
-    arguments = ["convert", "mamba2attn", str(source), str(target), "--dtype", "bfloat16"]
-    result = CliRunner().invoke(command_line.build_app(arguments), arguments)
+    result = run("convert", "mamba2attn", source, target, "--dtype", "bfloat16")
     assert result.exit_code == 0, result.output
     assert f"{target}: 32,504 parameters in bfloat16, 4 layers of which 2 attend, 1 file(s)" in result.output
     assert "EleutherAI/gpt-neox-20b" in result.output
@@ -294,8 +293,7 @@ def test_the_command_takes_a_tokenizer_along(tmp_path):
     source, target = original.save(tmp_path / "source"), tmp_path / "target"
     (source / "tokenizer.json").write_text("{}")
     (source / "tokenizer_config.json").write_text("{}")
-    arguments = ["convert", "mamba2attn", str(source), str(target)]
-    result = CliRunner().invoke(command_line.build_app(arguments), arguments)
+    result = run("convert", "mamba2attn", source, target)
     assert "gpt-neox" not in result.output
     assert (target / "tokenizer.json").read_text() == "{}"
 
@@ -304,6 +302,6 @@ def test_the_command_ends_wrong_input_with_a_message(tmp_path, monkeypatch, caps
     source = original.save(tmp_path / "source", None, changed(d_intermediate=64))
     monkeypatch.setattr(sys, "argv", ["hylora", "convert", "mamba2attn", str(source), str(tmp_path / "target")])
     with pytest.raises(SystemExit) as stop:
-        command_line.main()
+        hylora_cli.main()
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith("error: config.json: d_intermediate=64 is not supported")

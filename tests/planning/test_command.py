@@ -2,17 +2,15 @@
 """`hylora plan` from the command line."""
 
 import json
+from functools import partial
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from hylora_cli import build_app
+from tests import command_line
 from tests.planning.tiny_plans import BAMBA, config_file, tiny_recipe
 
-
-def run(*arguments):
-    return CliRunner().invoke(build_app(["plan"]), ["plan", *map(str, arguments)], env={"COLUMNS": "160"})
+run = partial(command_line.run, "plan", env={"COLUMNS": "160"})
 
 
 def test_a_model_is_planned(tmp_path):

@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,13 @@ import torch
 from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
 from hylora.demo.miniature import ASSETS
 from hylora.runs.card import model_card
 from hylora.runs.export import export
-from hylora_cli import build_app
+from tests import command_line
 from tests.adapters.adapted import nudge
 from tests.architectures.zoo import ZOO
 from tests.pages import blocks
@@ -72,8 +72,7 @@ def run(tmp_path):
     return write_run(tmp_path, lambda **fields: tiny_bamba(**TIED, **fields), rope=stretched("linear"))
 
 
-def hylora_command(*arguments):
-    return CliRunner().invoke(build_app(["export"]), ["export", *map(str, arguments)])
+hylora_export = partial(command_line.run, "export")
 
 
 def test_plain_transformers_loads_what_was_trained(run, tmp_path):
@@ -259,7 +258,7 @@ def test_the_card_of_a_run_with_full_attention_promises_nothing_else(tmp_path):
 
 def test_a_model_of_hylora_is_said_to_need_it(tmp_path, monkeypatch):
     run = write_run(tmp_path, tiny_mamba2attn)
-    result = hylora_command(run, tmp_path / "out")
+    result = hylora_export(run, tmp_path / "out")
     assert "transformers alone has no class for 'mamba2attn': this model needs hylora" in result.output
     card = (tmp_path / "out" / "README.md").read_text()
     assert "other software, transformers alone included, has no code for it" in card
@@ -334,9 +333,9 @@ def test_refusals(run, tmp_path):
 
 
 def test_the_command(run, tmp_path):
-    result = hylora_command(run, tmp_path / "out", "--dtype", "bfloat16")
+    result = hylora_export(run, tmp_path / "out", "--dtype", "bfloat16")
     assert result.exit_code == 0, result.output
     assert "BambaForCausalLM" in result.output
     assert "bfloat16" in result.output
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
-    assert isinstance(hylora_command(run, tmp_path / "out").exception, FileExistsError)
+    assert isinstance(hylora_export(run, tmp_path / "out").exception, FileExistsError)

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig, functions
-from hylora_cli import build_app
 from hylora_eval import harness
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
+from tests import command_line
 from tests.eval.harness.conftest import SPAN, choice_likelihoods
 
 OTHER = """\
@@ -35,9 +35,7 @@ def _quick(own_tasks_only, task_folder):
     (task_folder / "other.yaml").write_text(OTHER.replace("DATA", str(task_folder / "questions.jsonl")))
 
 
-def run(*arguments):
-    arguments = ["eval", "harness", *map(str, arguments)]
-    return CliRunner().invoke(build_app(arguments), arguments)
+run = partial(command_line.run, "eval", "harness")
 
 
 def evaluate(output, *arguments):

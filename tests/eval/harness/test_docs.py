@@ -8,12 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import hylora
-from hylora_cli import build_app
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.harness import TASK_SETS
+from tests import command_line
 from tests.eval.harness.conftest import network
 from tests.pages import blocks, commands, page
 
@@ -40,7 +39,7 @@ def run(number):
     assert len(lines) == 4
     program, *arguments = lines[number]
     assert program == "hylora"
-    return CliRunner().invoke(build_app(arguments), arguments)
+    return command_line.run(*arguments)
 
 
 def test_the_task_with_local_data_runs(own_tasks_only, workplace):

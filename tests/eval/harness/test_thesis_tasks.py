@@ -6,12 +6,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from hylora_cli import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.harness_tasks import THESIS_TASKS
 from hylora_eval.report.thesis_tables import lay_tables
+from tests.command_line import run
 
 
 @pytest.mark.slow
@@ -19,7 +18,7 @@ def test_the_nine_tasks_of_the_thesis(tmp_path, run_folder, stand_ins):
     output = tmp_path / "result.json"
     tasks = ",".join(THESIS_TASKS)
     arguments = ["eval", "harness", "--model", str(run_folder), "--tasks", tasks, "--output", str(output)]
-    result = CliRunner().invoke(build_app(arguments), arguments)
+    result = run(*arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     record = json.loads(output.read_text())
     assert list(record["results"]) == list(THESIS_TASKS)

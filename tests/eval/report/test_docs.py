@@ -6,9 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from hylora_cli import build_app
+from tests.command_line import run
 from tests.pages import ROOT, commands, page
 
 
@@ -18,7 +16,7 @@ def test_the_commands_run(tmp_path, monkeypatch):
     lines = commands(page("docs/guides/report.md"))
     assert len(lines) == 3
     for program, *arguments in lines:
-        result = CliRunner().invoke(build_app(arguments), arguments)
+        result = run(*arguments)
         assert program == "hylora" and result.exit_code == 0, (arguments, result.output, result.exception)
     tables = Path("report/report.md").read_text(encoding="utf-8")
     # As the picture shows them.

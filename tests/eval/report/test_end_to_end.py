@@ -8,23 +8,21 @@ import json
 import shutil
 
 import pytest
-from typer.testing import CliRunner
 
 from hylora import RunManifest
 from hylora.adapters import HyLoraConfig, add_adapter
-from hylora_cli import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.ruler.evaluate import LengthResult, TaskResult
 from hylora_eval.ruler.scoring import Score, group_scores
 from hylora_eval.ruler.tasks import GROUPS
+from tests import command_line
 from tests.eval.report import made
 from tests.tiny import tiny_bamba
 
 
 def run(*arguments):
-    arguments = ["eval", *map(str, arguments)]
-    result = CliRunner().invoke(build_app(arguments), arguments)
+    result = command_line.run("eval", *arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return result
 

@@ -8,18 +8,18 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from hylora_cli import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.page import page
 from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import write_report
+from tests import command_line
 from tests.eval.report import made
 
 VOID = {"meta", "input", "br", "link", "img"}
@@ -190,9 +190,7 @@ def test_markdown_is_a_table_with_marks_errors_and_sources(written):
     assert "other.json`: JSON, but no result" in text
 
 
-def run(*arguments):
-    arguments = ["eval", "report", *map(str, arguments)]
-    return CliRunner().invoke(build_app(arguments), arguments)
+run = partial(command_line.run, "eval", "report")
 
 
 def test_the_command_writes_a_report_and_replaces_it_only_when_asked(tmp_path, results):

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora_cli import build_app
 from hylora_eval import ruler
 from hylora_eval.ruler.answering import Answerer
+from tests import command_line
 from tests.eval.ruler.conftest import prose, write_questions
 from tests.tiny import tiny_llama
 
@@ -30,9 +30,7 @@ def model(tmp_path_factory, tokenizers):
     return folder
 
 
-def run(*arguments):
-    arguments = ["eval", "ruler", *map(str, arguments)]
-    return CliRunner().invoke(build_app(arguments), arguments)
+run = partial(command_line.run, "eval", "ruler")
 
 
 def evaluate(output, *arguments):

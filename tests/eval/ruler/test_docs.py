@@ -8,12 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import hylora
-from hylora_cli import build_app
 from hylora_eval import ruler
 from hylora_eval.commands.model_options import ModelOptions
+from tests.command_line import run
 from tests.eval.ruler.conftest import prose
 from tests.pages import blocks, commands, page
 from tests.tiny import tiny_llama
@@ -50,13 +49,13 @@ def test_the_long_commands_are_right_up_to_loading_the_model(workplace, monkeypa
     for arguments in written_commands()[:2]:
         # With 500 samples the demo's tokenizer, which has few words, needs more room than others.
         arguments = [("1" if part == "500" else part) for part in arguments]
-        result = CliRunner().invoke(build_app(arguments), arguments)
+        result = run(*arguments)
         assert isinstance(result.exception, Loading), (arguments, result.output, result.exception)
 
 
 def test_the_short_command_runs(workplace):
     arguments = written_commands()[2]
-    result = CliRunner().invoke(build_app(arguments), arguments)
+    result = run(*arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     assert "2048" in result.stdout and "VT" in result.stdout
 
