@@ -2,7 +2,6 @@
 """Whole models inside `torch.compile`, checkpointed and sharded: the attention operators among everything else."""
 
 import copy
-from collections import Counter
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 import hylora
 from hylora.training.processes import whole
 from hylora_kernels import backends, torch_backend
+from tests.node_counter import NodeCounter
 from tests.tiny import tiny_bamba, tiny_llama
 from tests.tolerances import assert_close
 
@@ -26,19 +26,6 @@ IDS = torch.randint(1, 96, (2, 50), generator=torch.Generator().manual_seed(0))
 PADDING = torch.ones_like(IDS)
 PADDING[0, :7] = 0
 PACKED = torch.cat([torch.arange(20), torch.arange(30)])[None]
-
-
-class NodeCounter:
-    """A backend of `torch.compile` that runs graphs as they are and counts our operators in them."""
-
-    def __init__(self):
-        self.operators = Counter()
-
-    def __call__(self, graph, example_inputs):
-        for node in graph.graph.nodes:
-            if getattr(node.target, "namespace", "").startswith("hylora"):
-                self.operators[node.target._opname] += 1
-        return torch._dynamo.lookup_backend("aot_eager")(graph, example_inputs)
 
 
 @pytest.fixture(autouse=True)

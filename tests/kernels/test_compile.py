@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 import torch
 
 from hylora_kernels import SequenceLayout, shifted_sparse_attention, sliding_window_attention, span_attention
 from tests.kernels.inputs import output_and_gradients, random_inputs
+from tests.node_counter import NodeCounter
 from tests.tolerances import assert_close
 
 FUNCTIONS = {
@@ -18,21 +17,6 @@ FUNCTIONS = {
     "shifted": (shifted_sparse_attention, {"group": 0.25}),
 }
 LAYOUT = SequenceLayout(2, 50, ((0, 5, 40), (1, 0, 20), (1, 20, 30)))
-
-
-class NodeCounter:
-    """A backend of `torch.compile` that runs graphs as they are and counts our operators in them."""
-
-    def __init__(self):
-        self.operators = Counter()
-        self.graphs = 0
-
-    def __call__(self, graph, example_inputs):
-        self.graphs += 1
-        for node in graph.graph.nodes:
-            if getattr(node.target, "namespace", "").startswith("hylora"):
-                self.operators[node.target._opname] += 1
-        return torch._dynamo.lookup_backend("aot_eager")(graph, example_inputs)
 
 
 @pytest.fixture(autouse=True)
