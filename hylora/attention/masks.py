@@ -44,7 +44,7 @@ class Prefill(_MaskObject):
         draw: key of this pass's random choices (a tensor inside a graph), None where gradients are off. It travels
             with the layout, so that a checkpointed layer that is run again makes the same choices.
         positions_shown: whether the mask was made from the positions, so that they cannot contradict it.
-        packing_settled: whether all that tells of boundaries was found to agree with the layout.
+        packing_settled: whether whatever else marks boundaries was found to agree with the layout.
     """
 
     layout: SequenceLayout | torch.Tensor

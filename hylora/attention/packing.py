@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed rows: all that tells of their boundaries must tell of the same, and the whole model must keep them."""
+"""Packed rows: whatever marks their boundaries must agree, and the whole model must respect them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settle_packing(
         The layout; inside a compiled graph, the table of its sequences.
 
     Raises:
-        ValueError: if `position_ids`, `seq_idx` and `cu_seq_lens_q` tell of different sequences, or if several
+        ValueError: if `position_ids`, `seq_idx` and `cu_seq_lens_q` mark different boundaries, or if several
             sequences are packed in one row and recurrent layers would carry state from one to the next.
     """
     if torch.compiler.is_compiling():
@@ -124,6 +124,6 @@ def _why_no_packing(config: Any, arguments: dict[str, Any]) -> str:
 def _compare_lengths(name: str, layout: SequenceLayout, boundaries: torch.Tensor | None) -> None:
     if boundaries is not None and SequenceLayout.from_cu_seqlens(boundaries, layout.length) != layout:
         raise ValueError(
-            f"cu_seq_lens_q={boundaries.tolist()} tells of other sequences than position_ids do; pass position_ids "
+            f"cu_seq_lens_q={boundaries.tolist()} marks other boundaries than position_ids do; pass position_ids "
             f"that restart with each sequence, use_cache=False and no attention_mask: {name} reads boundaries there"
         )

@@ -46,7 +46,7 @@ def test_seq_idx_of_another_shape_is_refused():
 
 def test_boundaries_that_contradict_each_other_are_refused():
     model = with_attention(ZOO["llama"])
-    with pytest.raises(ValueError, match="cu_seq_lens_q=.* other sequences"):
+    with pytest.raises(ValueError, match="cu_seq_lens_q=.* other boundaries"):
         logits(model, tokens(), seq_idx=SEQ_IDX, cu_seq_lens_q=torch.tensor([0, 30, 45]))
     with pytest.raises(ValueError, match="position_ids of row 0 restart"):
         logits(model, tokens(), seq_idx=torch.zeros_like(SEQ_IDX), position_ids=POSITIONS, use_cache=True)
@@ -75,7 +75,7 @@ def test_granite_reads_positions_nowhere_and_seq_idx_everywhere():
     for name in ("full", "se_attn"):
         hylora.set_attention(model, name)
         assert torch.equal(logits(model, tokens(), position_ids=POSITIONS), logits(model, tokens()))
-    with pytest.raises(ValueError, match="cu_seq_lens_q=.* other sequences"):
+    with pytest.raises(ValueError, match="cu_seq_lens_q=.* other boundaries"):
         logits(model, tokens(), position_ids=POSITIONS, cu_seq_lens_q=CU_SEQ_LENS)
     with boundary_kernels(model):
         apart = logits(model, tokens(), position_ids=POSITIONS, seq_idx=SEQ_IDX)

@@ -41,7 +41,7 @@ def check_packing(data: DataRecipe, config: Any) -> None:
 
     Raises:
         ValueError: if documents are to be kept apart in a row and the model has recurrent layers, or does not look at
-            the positions that tell of boundaries.
+            the positions that mark boundaries.
     """
     if data.packing != "documents":
         return
@@ -52,7 +52,7 @@ def check_packing(data: DataRecipe, config: Any) -> None:
         )
     if not shows_positions(config):
         raise ValueError(
-            f"data.packing='documents' must come with a model whose attention sees position_ids, which tell of "
+            f"data.packing='documents' must come with a model whose attention sees position_ids, which mark the "
             f"boundaries, and {config.model_type!r} does not; use 'eos' or 'none'"
         )
 
