@@ -2,6 +2,6 @@
 """Language models as a task of the loop."""
 
 from hylora.language.recipe import LanguageRecipe
-from hylora.language.run import RunResult, train
+from hylora.language.run import train
 
-__all__ = ["LanguageRecipe", "RunResult", "train"]
+__all__ = ["LanguageRecipe", "train"]

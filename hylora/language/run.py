@@ -20,7 +20,7 @@ from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
 
-__all__ = ["TASK", "RunResult", "make_task", "train"]
+__all__ = ["TASK", "make_task", "train"]
 
 
 def train(recipe: LanguageRecipe) -> RunResult:

@@ -13,7 +13,7 @@ from hylora.attention import SpanConfig
 from hylora.language.recipe import AttentionRecipe
 from hylora.planning.operations import attention_operations
 
-__all__ = ["ComputeEstimate", "estimate_compute"]
+__all__ = ["PHASES", "ComputeEstimate", "estimate_compute"]
 
 PHASES = ("forward", "recomputation", "backward")
 

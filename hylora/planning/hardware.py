@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Hardware"]
+__all__ = ["GIB", "Hardware"]
 
 GIB = 2**30
 _FORM = re.compile(r"(?:(\d+)\s*x\s*)?(?:(\d+(?:\.\d+)?)\s*(?:GB|GiB)|(.*?))", re.IGNORECASE)

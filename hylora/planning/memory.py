@@ -13,7 +13,7 @@ from hylora.planning.simulation import StepProfile
 from hylora.training.optimizer import trainable
 from hylora.training.recipe import OptimizerRecipe
 
-__all__ = ["SHARDINGS", "MemoryEstimate", "Sharding", "check_sharding", "estimate_memory"]
+__all__ = ["SHARDINGS", "WEIGHTS", "MemoryEstimate", "Sharding", "check_sharding", "estimate_memory"]
 
 SHARDINGS = ("none", "fsdp", "zero2", "zero3")
 WEIGHTS = ("frozen weights", "trained weights")

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hylora
-from hylora.runs.weights import is_finite, load_weights
+from hylora.runs.weights import load_weights
+from hylora.tensors import is_finite
 from tests.tiny import tiny_bamba
 
 FILE = "model.safetensors"

@@ -18,7 +18,7 @@ from hylora_eval.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSetti
 # Which attention evaluates, in words.
 WAYS = {"own": "each one's own attention", "full": "full attention"}
 
-__all__ = ["Grid", "SeedMean", "grids", "markdown", "show", "summarize"]
+__all__ = ["Grid", "SeedMean", "grids", "markdown", "perplexity_mean", "recall_mean", "show", "summarize"]
 
 
 @dataclass(frozen=True)

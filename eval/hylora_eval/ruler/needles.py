@@ -13,7 +13,7 @@ from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.words import key_words
 
-__all__ = ["NOISE", "Needles"]
+__all__ = ["DEPTHS", "NOISE", "Needles"]
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
