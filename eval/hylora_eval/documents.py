@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from hylora.language.data.recipe import SourceRecipe
 from hylora.language.data.sources import load_source
 
-__all__ = ["DocumentSet", "fingerprint", "load_documents", "load_token_file"]
+__all__ = ["DocumentSet", "load_documents", "load_token_file", "tokens_sha256"]
 
 # Tokens hashed at one time, so that a mapped file of any size may stay where it is.
 _BLOCK = 2**20
@@ -154,7 +154,7 @@ def load_token_file(path: str | os.PathLike, dtype: str = "uint16") -> Tensor:
     return tokens
 
 
-def fingerprint(documents: Iterable[Tensor]) -> str:
+def tokens_sha256(documents: Iterable[Tensor]) -> str:
     """SHA-256 over the token ids of documents: equal where two evaluations saw the same."""
     digest = hashlib.sha256()
     for document in documents:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hylora.language.data.recipe import SourceRecipe
-from hylora_eval.documents import fingerprint, load_documents
+from hylora_eval.documents import load_documents, tokens_sha256
 
 
 @pytest.fixture
@@ -132,15 +132,15 @@ def test_a_dataset_that_is_a_loading_script_is_refused_with_another_place(monkey
 
 def test_fingerprint_tells_documents_apart():
     one, two = torch.tensor([1, 2, 3]), torch.tensor([4])
-    assert fingerprint([one, two]) == fingerprint([one.clone(), two.clone()])
-    assert len({fingerprint(parts) for parts in ([one, two], [two, one], [torch.cat([one, two])], [one])}) == 4
+    assert tokens_sha256([one, two]) == tokens_sha256([one.clone(), two.clone()])
+    assert len({tokens_sha256(parts) for parts in ([one, two], [two, one], [torch.cat([one, two])], [one])}) == 4
 
 
 def test_fingerprint_depends_on_the_tokens_alone(monkeypatch):
     import hylora_eval.documents as module
 
     tokens = torch.arange(100)
-    expected = fingerprint([tokens])
-    assert fingerprint([tokens.to(torch.uint16)]) == expected
+    expected = tokens_sha256([tokens])
+    assert tokens_sha256([tokens.to(torch.uint16)]) == expected
     monkeypatch.setattr(module, "_BLOCK", 7)
-    assert fingerprint([tokens]) == expected
+    assert tokens_sha256([tokens]) == expected

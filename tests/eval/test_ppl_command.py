@@ -12,7 +12,7 @@ import torch
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora_eval.documents import fingerprint
+from hylora_eval.documents import tokens_sha256
 from hylora_eval.perplexity import perplexity
 from tests import command_line
 from tests.tiny import tiny_bamba, tiny_llama
@@ -65,7 +65,7 @@ def test_lengths_share_documents_and_text(tmp_path, model, data):
         assert result["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
         assert result["tokens"] == expected.tokens and result["documents"] == 3
         assert f"{result['perplexity']:.3f}" in printed.stdout
-    assert record["data"]["tokens_sha256"] == fingerprint(documents)
+    assert record["data"]["tokens_sha256"] == tokens_sha256(documents)
 
 
 def test_the_record_has_what_a_rerun_needs(tmp_path, model, data):

@@ -14,7 +14,7 @@ import pytest
 import hylora
 from hylora.attention import SpanConfig
 from hylora.demo.miniature import load_tokenizer
-from hylora_eval.documents import fingerprint
+from hylora_eval.documents import tokens_sha256
 from hylora_eval.retrieval import inspect_retrieval
 from hylora_eval.retrieval.samples import needle_samples
 from tests import command_line
@@ -50,7 +50,7 @@ def test_needles_in_the_demos_model(tmp_path, task):
     assert record["kind"] == "retrieval" and record["environment"]["torch"]
     assert record["attention"] == {"asked": "se_attn", "name": "se_attn", "options": SpanConfig(**SPAN).to_dict()}
     assert record["settings"] == {"task": task, "length": 400, "samples": 2, "seed": 5, "haystack": None}
-    assert record["data"] == {"task": task, "tokens_sha256": fingerprint([sample.input_ids for sample in samples])}
+    assert record["data"] == {"task": task, "tokens_sha256": tokens_sha256([sample.input_ids for sample in samples])}
     shown = [record["needles"][name] for name in ("hit_rate", "chance", "oracle")]
     shown += [record["mass"][0]["mean"][name] for name in ("retrieved", "oracle", "random", "overlap")]
     assert all(f"{100 * share:.1f}" in printed for share in shown)

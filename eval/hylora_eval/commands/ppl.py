@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hylora.language.data.recipe import SourceRecipe
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
-from hylora_eval.documents import DocumentSet, fingerprint, load_documents, load_token_file
+from hylora_eval.documents import DocumentSet, load_documents, load_token_file, tokens_sha256
 from hylora_eval.perplexity import perplexity
 from hylora_eval.results import Result
 from hylora_eval.windows import check_windows
@@ -87,7 +87,7 @@ def ppl(
                 "max_tokens": max_tokens,
                 "documents": len(tokens),
                 "documents_too_short": documents.skipped,
-                "tokens_sha256": fingerprint(tokens),
+                "tokens_sha256": tokens_sha256(tokens),
             },
             settings={"lengths": lengths, "mode": mode, "stride": stride, "batch_size": batch_size},
             results=[],

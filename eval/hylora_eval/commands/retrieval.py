@@ -16,7 +16,7 @@ from rich.table import Table
 from hylora.language.data.recipe import SourceRecipe
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
 from hylora_eval.commands.model_options import ModelOptions
-from hylora_eval.documents import fingerprint, load_documents
+from hylora_eval.documents import load_documents, tokens_sha256
 from hylora_eval.results import Result
 from hylora_eval.retrieval import RetrievalTrace, Sample, inspect_retrieval
 from hylora_eval.retrieval.needles import NeededBlocks
@@ -89,7 +89,7 @@ def retrieval(
     result = evaluation.start(
         "retrieval",
         model,
-        data={**source, "tokens_sha256": fingerprint([sample.input_ids for sample in drawn])},
+        data={**source, "tokens_sha256": tokens_sha256([sample.input_ids for sample in drawn])},
         settings=settings,
         **inspection.to_dict(),
     )

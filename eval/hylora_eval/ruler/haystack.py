@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from hylora.demo.miniature import ASSETS
+from hylora_eval.fingerprints import text_sha256
 
 __all__ = ["BUILTIN", "Essay", "Haystack", "SentenceSplitter", "load_haystack", "sentence_splitter"]
 
@@ -46,7 +46,7 @@ class Haystack:
     @property
     def sha256(self) -> str:
         """SHA-256 of the text."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return text_sha256(self.text)
 
 
 def load_haystack(source: Haystack | str | os.PathLike | None = None) -> Haystack:
