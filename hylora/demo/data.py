@@ -18,7 +18,7 @@ def write_text(path: Path, documents: Iterable[Document]) -> None:
     _write(path, ({"name": document.name, "text": document.text} for document in documents))
 
 
-def write_recall(path: Path, task: RecallTask, *, documents: int, length: int, seed: str, repeats: int = 4) -> None:
+def write_recall(path: Path, task: RecallTask, *, documents: int, length: int, seed: str) -> None:
     """Write recall documents as conversations, JSON lines with the field "messages".
 
     Args:
@@ -28,9 +28,8 @@ def write_recall(path: Path, task: RecallTask, *, documents: int, length: int, s
         length: tokens of a document, its end-of-text token included; even, so that documents joined by that token
             fill rows of this length exactly.
         seed: names the documents.
-        repeats: times each fact comes.
     """
-    drawn = (task.document(length - 1, f"{seed}-{number}", repeats) for number in range(documents))
+    drawn = (task.document(length - 1, f"{seed}-{number}") for number in range(documents))
     _write(path, ({"messages": document.messages()} for document in drawn))
 
 

@@ -16,19 +16,11 @@ CONTEXT = 64
 __all__ = ["ASSETS", "CONTEXT", "load_miniature", "load_tokenizer"]
 
 
-def load_miniature(attention: str = "full", **options) -> nn.Module:
-    """The checkpoint in float32, with an attention of choice.
-
-    Args:
-        attention: as for `hylora.load`.
-        **options: fields of `SpanConfig`.
-
-    Returns:
-        The model in evaluation mode.
-    """
+def load_miniature() -> nn.Module:
+    """The checkpoint in float32 and evaluation mode, with full attention."""
     import hylora
 
-    return hylora.load(ASSETS, attention, dtype=torch.float32, **options)
+    return hylora.load(ASSETS, "full", dtype=torch.float32)
 
 
 def load_tokenizer() -> PreTrainedTokenizerBase:

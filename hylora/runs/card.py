@@ -48,7 +48,7 @@ def model_card(model: PreTrainedModel, manifest: RunManifest, adapter: PeftConfi
         "## Which attention it runs",
         *_attention(model, manifest, own_class),
         "## Use",
-        _code(model, manifest, name, own_class),
+        _code(manifest, name, own_class),
         *_sharing(model),
     ]
     return "\n\n".join(parts) + "\n"
@@ -143,7 +143,7 @@ def _serving(model, manifest) -> list[str]:
     return []
 
 
-def _code(model, manifest, name, own_class) -> str:
+def _code(manifest, name, own_class) -> str:
     load = f'AutoModelForCausalLM.from_pretrained("{name}")'
     lines = ["import hylora  # knows the architecture"] if own_class else []
     lines += [

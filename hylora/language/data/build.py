@@ -52,9 +52,7 @@ class TokenData:
     fingerprint: str
 
 
-def build_datasets(
-    data: DataRecipe, tokenizer: Any, sequence_length: int, seed: int, cache_dir: str | None = None
-) -> TokenData:
+def build_datasets(data: DataRecipe, tokenizer: Any, sequence_length: int, seed: int) -> TokenData:
     """Read, tokenise and pack the data of a run.
 
     What is not streamed is tokenised once and cached: another length, packing, mixture or held-out share does not
@@ -65,7 +63,6 @@ def build_datasets(
         tokenizer: a transformers tokenizer.
         sequence_length: tokens per row.
         seed: keys the order of mixtures and of shuffled streams.
-        cache_dir: goes before `data.cache_dir`.
 
     Returns:
         The rows to train and to validate on.
@@ -82,7 +79,7 @@ def build_datasets(
             "tokenizer.eos_token or use another packing"
         )
     build = _build_streams if data.streaming else _build_maps
-    return build(data, tokenizer, sequence_length, seed, cache_dir or data.cache_dir)
+    return build(data, tokenizer, sequence_length, seed)
 
 
 @dataclass
@@ -106,12 +103,12 @@ class _Corpus:
         return {"path": self.source.path, "rows": len(rows), "dropped_documents": self.dropped, **counts}
 
 
-def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
+def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int) -> TokenData:
     """Map-style rows of cached documents."""
 
     def read(name: str) -> list[_Corpus]:
         return [
-            _read(source, f"data.{name}.{index}", tokenizer, data.num_proc, cache_dir)
+            _read(source, f"data.{name}.{index}", tokenizer, data.num_proc, data.cache_dir)
             for index, source in enumerate(getattr(data, name))
         ]
 
@@ -152,7 +149,7 @@ def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_
     return TokenData(rows, ConcatDataset(validation) if validation else None, description, name)
 
 
-def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cache_dir: str | None) -> TokenData:
+def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int) -> TokenData:
     """Rows that are tokenised as they are read."""
 
     def stream(name: str, held_out: bool, repeat: bool) -> TokenStream:
@@ -163,7 +160,7 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int, cac
             encoder = DocumentEncoder(source, tokenizer, key)
             streamed.append(
                 StreamedSource(
-                    load_source(source, key, encoder.columns, streaming=True, cache_dir=cache_dir),
+                    load_source(source, key, encoder.columns, streaming=True, cache_dir=data.cache_dir),
                     encoder,
                     length,
                     data.packing,

@@ -83,9 +83,10 @@ def build(tmp_path, tokenizer):
         data = DataRecipe(
             sources=[as_source(source) for source in sources],
             validation=[as_source(source) for source in validation],
+            cache_dir=str(tmp_path / "cache"),
             **options,
         )
-        return build_datasets(data, tokenizer or default, length, seed, cache_dir=str(tmp_path / "cache"))
+        return build_datasets(data, tokenizer or default, length, seed)
 
     return build
 

@@ -132,10 +132,11 @@ def test_a_broken_line_is_named(build, tmp_path, name, line, reason, streaming):
 
 def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_source(write, tokenizer, tmp_path):
     (tmp_path / "file").touch()
-    data = DataRecipe([SourceRecipe(write("a.jsonl", ["abcdefghij"]))])
+    source = SourceRecipe(write("a.jsonl", ["abcdefghij"]))
     for cache in ("file", "file/below"):
+        data = DataRecipe([source], cache_dir=str(tmp_path / cache))
         with pytest.raises(ValueError, match=rf"^data\.cache_dir='\S+/{cache}' must be a folder that can be written"):
-            build_datasets(data, tokenizer, 8, 0, cache_dir=str(tmp_path / cache))
+            build_datasets(data, tokenizer, 8, 0)
 
 
 @pytest.mark.parametrize("step", ["load_dataset", "map"])
