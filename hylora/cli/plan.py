@@ -43,6 +43,7 @@ def plan(
     Nothing is downloaded but the model's config, and nothing of the model's size is allocated.
     """
     # Building the command line must not take the seconds that the training stack takes to import.
+    from hylora.files import write_atomically
     from hylora.language.recipe import LanguageRecipe
     from hylora.planning import Hardware, TrainingSetup, advise, plan_training
     from hylora.planning.report import print_plan, to_dict
@@ -83,7 +84,7 @@ def plan(
         advice = [] if found.fits else advise(found, status.update)
     print_plan(found, advice, console)
     if output is not None:
-        output.write_text(json.dumps(to_dict(found, advice), indent=2) + "\n", encoding="utf-8")
+        write_atomically(output, json.dumps(to_dict(found, advice), indent=2) + "\n")
 
 
 def _bare_recipe(model: str | None, gpus: int, micro_batch: int) -> dict[str, Any]:
