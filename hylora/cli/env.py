@@ -34,7 +34,9 @@ _OPTIONAL = {
     "trackio": ("trackio", "tracking.trackers=[trackio]"),
     "tensorboard": ("tensorboard", "tracking.trackers=[tensorboard]"),
     "wandb": ("wandb", "tracking.trackers=[wandb]"),
-    "matplotlib": ("matplotlib", "pictures of the demo"),
+    "matplotlib": ("matplotlib", "pictures of the demo and of evaluations"),
+    "lm_eval": ("lm-eval", "hylora eval harness"),
+    "wonderwords": ("wonderwords", "the words of hylora eval ruler"),
 }
 
 

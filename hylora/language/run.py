@@ -66,7 +66,7 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
 TASK = TaskKind(
     LanguageRecipe,
     make_task,
-    advice="next: hylora eval ppl --model {folder} --attention same --lengths LENGTH ... --data FILE ...",
+    advice="next: hylora eval ppl --model {folder} --attention same --lengths LENGTH ... --data FILE",
 )
 
 
