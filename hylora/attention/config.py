@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 
+from hylora.words import nearest
 from hylora_kernels.backends import NAMES
 from hylora_kernels.interface import CONFIG_ATTRIBUTE
 from hylora_kernels.options import SpanOptions, check_choice, check_group, check_integer
@@ -88,8 +88,8 @@ class SpanConfig(SpanOptions):
             raise ValueError(f"span_attention={values!r} must be a dictionary of options, as SpanConfig.to_dict gives")
         for key in values:
             if key not in cls.__dataclass_fields__:
-                nearest = difflib.get_close_matches(key, cls.__dataclass_fields__, n=1, cutoff=0.0)[0]
-                raise ValueError(f"unknown attention option {key!r}; did you mean {nearest!r}?")
+                meant = nearest(key, cls.__dataclass_fields__)
+                raise ValueError(f"unknown attention option {key!r}; did you mean {meant!r}?")
         return cls(**values)
 
     @classmethod

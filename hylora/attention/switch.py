@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import nn
@@ -12,6 +11,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from hylora.architecture import attention_layers
 from hylora.attention.config import SpanConfig
 from hylora.attention.functions import FUNCTIONS
+from hylora.words import nearest
 
 __all__ = ["ATTENTION_NAMES", "check_attention", "check_options", "resolve_name", "set_attention"]
 
@@ -27,8 +27,10 @@ def resolve_name(name: str) -> str:
         ValueError: if the name is unknown, naming the nearest one.
     """
     if name not in ATTENTION_NAMES:
-        nearest = difflib.get_close_matches(str(name), ATTENTION_NAMES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown attention {name!r}; did you mean {nearest!r}? Known: {', '.join(ATTENTION_NAMES)}")
+        raise ValueError(
+            f"unknown attention {name!r}; did you mean {nearest(name, ATTENTION_NAMES)!r}? "
+            f"Known: {', '.join(ATTENTION_NAMES)}"
+        )
     return _ALIASES.get(name, name)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hylora.randomness import derive_key
 from hylora.runs.loading import check_exists
 from hylora.runs.weights import load_weights
 from hylora.training.recipe import RecipeError
+from hylora.words import nearest
 
 __all__ = ["ModelPlan", "load_model", "plan_model", "prepare_model", "weights_dtype"]
 
@@ -182,9 +182,9 @@ def _new_config(source: dict[str, Any] | str) -> PretrainedConfig:
         raise RecipeError(f"model.config.model_type={model_type!r} is not known to transformers") from error
     for name, value in values.items():
         if not hasattr(known, name):
-            nearest = difflib.get_close_matches(name, known.to_dict(), n=1, cutoff=0.0)[0]
             raise RecipeError(
-                f"unknown key model.config.{name}={value!r}; the nearest valid key is model.config.{nearest}"
+                f"unknown key model.config.{name}={value!r}; the nearest valid key is "
+                f"model.config.{nearest(name, known.to_dict())}"
             )
     return AutoConfig.for_model(model_type, **values)
 
@@ -222,8 +222,9 @@ def _check_freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
         except re.error as error:
             raise RecipeError(f"model.freeze.{index}={pattern!r} is not a regular expression: {error}") from error
         if not found:
-            nearest = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)[0]
-            raise RecipeError(f"model.freeze.{index}={pattern!r} matches no parameter; the nearest is {nearest}")
+            raise RecipeError(
+                f"model.freeze.{index}={pattern!r} matches no parameter; the nearest is {nearest(pattern, names)}"
+            )
 
 
 def _original_name(name: str) -> str:

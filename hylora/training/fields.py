@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
+
+from hylora.words import nearest
 
 __all__ = ["check_choice", "check_range", "expand_home", "refuse_unread"]
 
@@ -47,8 +48,9 @@ def check_choice(section: Any, *names: str) -> None:
     for name in names:
         value, choices = getattr(section, name), get_args(get_type_hints(type(section))[name])
         if value not in choices:
-            nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{name}={value!r} must be {' | '.join(choices)}; the nearest is {nearest}")
+            raise ValueError(
+                f"{name}={value!r} must be {' | '.join(choices)}; the nearest is {nearest(value, choices)}"
+            )
 
 
 def refuse_unread(section: Any, *names: str) -> None:

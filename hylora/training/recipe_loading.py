@@ -6,7 +6,6 @@ pydantic checks types and keys; the sentences, which name the full key and the n
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import json
@@ -22,6 +21,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hylora.files import write_atomically
+from hylora.words import nearest
 
 __all__ = [
     "RecipeError",
@@ -229,7 +229,7 @@ def _explain(error: ValidationError, cls: type, tree: Any, key: str) -> str:
         return f"{f'{full}={value!r}' if full else 'the recipe'} cannot be read: {item['msg']}"
     remedy = ""
     if get_origin(hint) is Literal:
-        remedy = f"; the nearest is {difflib.get_close_matches(str(value), get_args(hint), n=1, cutoff=0.0)[0]}"
+        remedy = f"; the nearest is {nearest(value, get_args(hint))}"
     elif str in (hint, *get_args(hint)) and isinstance(value, (int, float)):
         remedy = "; put quotes around it"
     return f"{full}={value!r} must be {type_name(hint)}{remedy}"
@@ -265,11 +265,11 @@ def _unknown(key: str, value: Any, keys: dict[str, str]) -> str:
     general = _general(key)
     leaf = general.rsplit(".", 1)[-1]
     same_leaf = [name for name in keys if name.rsplit(".", 1)[-1] == leaf]
-    nearest = difflib.get_close_matches(general, same_leaf or list(keys), n=1, cutoff=0.0)[0]
-    expected = keys[nearest]
+    found = nearest(general, same_leaf or keys)
+    expected = keys[found]
     for index in re.findall(r"(?<=\.)\d+(?=\.|$)", key):
-        nearest = nearest.replace(".N", f".{index}", 1)
-    return f"unknown key {key}={value!r}; the nearest valid key is {nearest} ({expected})"
+        found = found.replace(".N", f".{index}", 1)
+    return f"unknown key {key}={value!r}; the nearest valid key is {found} ({expected})"
 
 
 def recipe_keys(cls: type, key: str = "") -> dict[str, str]:

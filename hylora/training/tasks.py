@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.task import Task
+from hylora.words import nearest
 
 __all__ = ["GROUP", "TaskKind", "find_task"]
 
@@ -47,9 +47,8 @@ def find_task(tree: dict[str, Any]) -> TaskKind:
     name = tree.get("task", _DEFAULT)
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in known:
-        nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
         raise RecipeError(
             f"task={name!r} is not one of {', '.join(sorted(known)) or 'none'}; "
-            + (f"the nearest is {nearest[0]}" if nearest else "install the package that brings it")
+            + (f"the nearest is {nearest(name, known)}" if known else "install the package that brings it")
         )
     return known[name].load()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import glob
 import hashlib
@@ -17,6 +16,7 @@ import datasets
 
 from hylora.language.data.recipe import SourceRecipe
 from hylora.runs.fingerprint import fingerprint
+from hylora.words import nearest
 
 __all__ = ["explain", "load_source", "source_fingerprint"]
 
@@ -227,8 +227,7 @@ def _check_columns(source: SourceRecipe, key: str, columns: list[str], found: li
     for column in columns:
         if column not in found:
             field = next(name for name, value in vars(source).items() if name.endswith("_field") and value == column)
-            nearest = difflib.get_close_matches(column, found, n=1, cutoff=0)[0]
             raise ValueError(
                 f"{key}.{field}={column!r} must be a field of {source.path!r}, which has {', '.join(found)}; did you "
-                f"mean {nearest!r}?"
+                f"mean {nearest(column, found)!r}?"
             )
