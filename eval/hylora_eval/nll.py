@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hylora.language.head import decoder_and_head
 
-__all__ = ["evaluation_mode", "token_nll"]
+__all__ = ["token_nll"]
 
 
 @torch.no_grad()
@@ -53,16 +50,3 @@ def token_nll(
         real = attention_mask.to(nll.device).bool()
         nll = nll.where(real[:, 1:] & real[:, :-1], 0.0)
     return nll
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and each of its modules back in the mode it was in afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        # Not model.train(): frozen parts may have been in evaluation mode within a model that trains.
-        for module, training in modes:
-            module.training = training

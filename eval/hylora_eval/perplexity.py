@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hylora.language.head import decoder_and_head, verify_head
+from hylora.training.evaluation import evaluation_mode
 from hylora_eval.estimates import mean_and_standard_error
-from hylora_eval.nll import evaluation_mode, token_nll
+from hylora_eval.nll import token_nll
 from hylora_eval.results import PlainJson
 from hylora_eval.windows import check_windows, lay_windows
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hylora.demo.recall import RecallTask
 from hylora.language.head import decoder_and_head, verify_head
+from hylora.training.evaluation import evaluation_mode
 from hylora_eval.estimates import mean_and_standard_error
-from hylora_eval.nll import evaluation_mode
 from hylora_eval.results import PlainJson
 
 __all__ = [

@@ -15,6 +15,7 @@ from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss, LanguageTask
 from hylora.runs.fingerprint import model_fingerprint, tokenizer_fingerprint
 from hylora.runs.tokenizer import check_vocabulary, read_tokenizer
+from hylora.training.evaluation import evaluation_mode
 from hylora.training.processes import SHARDED, main_first, share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
@@ -104,10 +105,9 @@ def _verify_head(model: torch.nn.Module, accelerator: Accelerator) -> None:
     if accelerator.distributed_type in SHARDED:
         # The whole model need not fit on one device.
         return
-    model.to(accelerator.device).eval()
+    model.to(accelerator.device)
     try:
-        with accelerator.autocast():
+        with evaluation_mode(model), accelerator.autocast():
             verify_head(model, torch.arange(4, device=accelerator.device)[None])
     except ValueError as error:
         raise RecipeError(f"model: {error}") from error
-    model.train()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out rows dealt to processes, and what a model makes of them, summed."""
+"""Held-out rows dealt to processes, and what a model in evaluation mode makes of them, summed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,20 @@ from torch import nn
 from hylora.training.feed import Batch, Share
 from hylora.training.processes import sum_over_processes
 
-__all__ = ["deal", "mean_loss", "totals"]
+__all__ = ["deal", "evaluation_mode", "mean_loss", "totals"]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and each of its modules back in the mode it was in afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        # Not model.train(): frozen parts may have been in evaluation mode within a model that trains.
+        for module, training in modes:
+            module.training = training
 
 
 def deal(

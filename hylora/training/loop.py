@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hylora.randomness import derive_key
 from hylora.training.accumulation import Accumulation, Interrupted, PassBuffers
 from hylora.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from hylora.training.evaluation import evaluation_mode
 from hylora.training.moment import Moment
 from hylora.training.optimizer import (
     build_optimizer,
@@ -258,11 +259,8 @@ class Trainer:
         last = step == self._recipe.training.steps
         if not (_is_due(step, self._recipe.evaluation.every) or (last and self._recipe.evaluation.at_end)):
             return
-        self._model.eval()
-        try:
+        with evaluation_mode(self._model):
             found = self._task.evaluate(self._model, self._accelerator, self._check_stop)
-        finally:
-            self._model.train()
         if found:
             self._last_evaluation = found
             self._log({"step": step, **{f"{_EVALUATED}{name}": value for name, value in found.items()}})

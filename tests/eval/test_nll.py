@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hylora
-from hylora_eval.nll import evaluation_mode, token_nll
+from hylora_eval.nll import token_nll
 from tests.tiny import tiny_bamba, tiny_llama
 from tests.tolerances import assert_close
 
@@ -104,12 +104,3 @@ def test_nothing_to_predict_is_an_error(ids):
 def test_slice_length_is_checked():
     with pytest.raises(ValueError, match="slice_length=0"):
         token_nll(tiny_llama(), draw_ids(1, 4), slice_length=0)
-
-
-def test_evaluation_mode_restores_each_module_even_after_an_error():
-    model = tiny_llama().train()
-    model.model.norm.eval()
-    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(model):
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError("inside")
-    assert model.training and model.lm_head.training and not model.model.norm.training

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import nn
 
-from hylora.training.evaluation import deal, mean_loss, totals
+from hylora.training.evaluation import deal, evaluation_mode, mean_loss, totals
 from hylora.training.feed import Share
 
 
@@ -34,3 +35,11 @@ def test_what_a_model_gives_is_summed_over_batches():
     accelerator = Accelerator(cpu=True)
     assert totals(model, batches, accelerator, lambda: stops.append(1)) == [4.0, 5.0, 1.0] and len(stops) == 2
     assert mean_loss(lambda x: model(x)[:2], batches, accelerator, lambda: None) == pytest.approx(0.8)
+
+
+def test_evaluation_mode_restores_each_module_even_after_an_error():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Dropout().eval())
+    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError("inside")
+    assert model.training and model[0].training and not model[1].training

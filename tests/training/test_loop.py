@@ -260,8 +260,15 @@ def test_only_buffers_that_passes_change_are_copied():
 
 
 def test_evaluation_does_not_disturb_training(tmp_path):
-    _, without = toy.run(tmp_path / "without")
-    task = toy.ToyTask()
+    """Also where a part of the model is in evaluation mode all the time."""
+
+    def make():
+        task = toy.ToyTask()
+        task.model.layers.append(torch.nn.Dropout(0.9).eval())
+        return task
+
+    _, without = toy.run(tmp_path / "without", make())
+    task = make()
     _, with_evaluation = toy.run(tmp_path / "with", task, evaluate_every=1)
     assert task.evaluations == 6
     assert_same(without, with_evaluation)

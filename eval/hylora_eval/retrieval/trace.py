@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hylora.architecture import attention_layers
 from hylora.attention import SpanConfig, kernel_options
-from hylora_eval.nll import evaluation_mode
+from hylora.training.evaluation import evaluation_mode
 from hylora_eval.retrieval.capture import AttentionCall, observe_attention
 from hylora_eval.retrieval.mass import AttentionMass, attention_mass
 from hylora_kernels.options import SpanOptions

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hylora.runs.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from hylora.training.evaluation import evaluation_mode
 from hylora_eval.fingerprints import describe_attention, text_sha256
-from hylora_eval.nll import evaluation_mode
 from hylora_eval.ruler.answering import Answerer
 from hylora_eval.ruler.counting import prompt_tokens
 from hylora_eval.ruler.generate import check_generation, generate
