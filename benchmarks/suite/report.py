@@ -9,7 +9,7 @@ from typing import Any
 from .targets import by_place, verdicts
 
 _PASSES = ("forward", "backward", "forward+backward", "decode")
-# What the page tells of things left out in a column of its own, or not at all.
+# Why something was left out: the page has a column for the reason, and leaves the traceback to the file.
 _TOLD = ("reason", "traceback")
 
 
