@@ -47,7 +47,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
             if kind.advice:
                 print(kind.advice.format(folder=result.folder), file=sys.stderr)
         return 0 if result.stopped_by is None else EXIT_STOPPED
-    except (RecipeError, TrainingError, CheckpointError, OSError) as error:
+    except (TrainingError, CheckpointError, ValueError, OSError) as error:
         if state.is_main_process:
             print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_RECIPE if isinstance(error, RecipeError) else EXIT_FAILED

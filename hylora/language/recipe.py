@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from hylora.attention import SpanConfig
 from hylora.language.data.recipe import DataRecipe
 from hylora.rope import RopeScaling
-from hylora.training.fields import check_range, expand_home
+from hylora.training.fields import check_choice, check_range, expand_home
 from hylora.training.recipe import EvaluationRecipe, LoopRecipe, Recipe, RecipeError
 
 __all__ = [
@@ -52,6 +52,7 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         expand_home(self, "path", "config", "tokenizer")
+        check_choice(self, "dtype")
         if self.from_scratch and (self.config is None or self.path is not None):
             raise ValueError("from_scratch=True must come with model.config and without model.path")
         if self.from_scratch and self.tokenizer is None:
@@ -98,6 +99,7 @@ class AdapterRecipe:
     lora_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_choice(self, "variant")
         check_range(self, "r", "lora_alpha", least=1)
         check_range(self, "lora_dropout", least=0, below=1)
 

@@ -129,6 +129,7 @@ class LoopRecipe:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        check_choice(self, "mixed_precision")
         check_range(self, "steps", "global_batch_size", "batch_size", least=1)
         check_range(self, "seed", "workers", least=0)
         if self.global_batch_size % self.batch_size:

@@ -82,7 +82,7 @@ def _run(
         on_main(accelerator, lambda: folder.check_space(_bytes_needed(task, recipe)))
         trainer = Trainer(task, accelerator, folder, recipe, stop)
         with stop.deferred():
-            path = on_main(accelerator, lambda: folder.claim(recipe))
+            path = on_main(accelerator, lambda: folder.claim(recipe, task.last_file))
             checkpoint = None if path is None else load_checkpoint(path)
             on_main(accelerator, lambda: folder.describe_data(task.describe()))
             if recipe.tracking.trackers:

@@ -32,7 +32,6 @@ _RESULTS = (
     "*.safetensors",
     "*.safetensors.index.json",
     "*config.json",
-    "hylora.json",
 )
 
 
@@ -155,10 +154,14 @@ class RunFolder:
                 f"need about {needed / 2**30:.1f} GiB; make room, or lower output.keep_checkpoints"
             )
 
-    def claim(self, recipe: Recipe) -> Path | None:
+    def claim(self, recipe: Recipe, last_file: str = "") -> Path | None:
         """Make the folder this run's: delete a run that is to be replaced, and write the recipe.
 
         To be called under the lock; the folder is checked once more, for another run may have come and gone.
+
+        Args:
+            recipe: of the run.
+            last_file: whose presence says that the folder holds results.
 
         Returns:
             The checkpoint to continue from, or None to start.
@@ -174,8 +177,10 @@ class RunFolder:
                     _remove(path)
             if not recipe.training.resume and self._holds_run():
                 # The recipe is replaced last: until then, this is the old run, in whatever state.
-                for path in (self.checkpoints, self.logs, *(p for name in _RESULTS for p in self.path.glob(name))):
-                    _remove(path)
+                results = (path for name in _RESULTS for path in self.path.glob(name))
+                for path in (self.path / last_file, self.checkpoints, self.logs, *results):
+                    if path != self.path:
+                        _remove(path)
             recipe.save(self.recipe)
         except OSError as error:
             raise CheckpointError(f"output.path={str(self.path)!r} cannot be written: {error}") from error

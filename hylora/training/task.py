@@ -49,8 +49,9 @@ class Task:
         before the checkpoint is loaded: what it does to the model's structure must follow from the moment alone.
 
         Returns:
-            Whether parameters were added, replaced or removed. The loop then builds the optimizer anew and carries the
-            state of every parameter that kept its name and shape.
+            Whether parameters were added, replaced, removed, frozen or thawed, or forward passes will change other
+            buffers than before. The loop then builds the optimizer anew and carries the state of every parameter that
+            kept its name and shape.
         """
         return False
 

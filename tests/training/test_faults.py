@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -327,11 +326,6 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path, whole, small_disk):
     assert records_of(folder) == records
 
 
-def test_data_json_is_whole(tmp_path):
-    toy.whole_run(tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "data.json").read_text()) == {}
-
-
 class Normalised(toy.ToyTask):
     """Has batch statistics, which torch updates without telling."""
 
@@ -434,3 +428,11 @@ def test_results_may_be_folders(tmp_path):
     first = (tmp_path / "run" / "parts" / "one").read_text()
     toy.whole_run(tmp_path / "run", Foldered(), resume=True)
     assert (tmp_path / "run" / "parts" / "one").read_text() != first
+
+
+def test_replacing_a_run_leaves_nothing_that_looks_finished(tmp_path):
+    folder = tmp_path / "run"
+    toy.whole_run(folder)
+    with pytest.raises(TrainingError):
+        toy.whole_run(folder, Poisoned(0, float("nan")), checkpoint_every=1, overwrite=True)
+    assert not (folder / toy.ToyTask.last_file).exists() and not (folder / "model.safetensors").exists()

@@ -448,3 +448,8 @@ def test_any_recipe_has_a_table():
     table = key_table(VisionRecipe)
     assert "| `images.sizes` | list of int | `[32]` | of pictures over training. |" in table
     assert table.endswith("#### `held_out`\n\nPictures to evaluate on.\n\nThe keys of `images`.")
+
+
+def test_choices_are_checked_in_python_too():
+    with pytest.raises(ValueError, match=r"mixed_precision='fp16' must be auto \| bf16 \| float32"):
+        LoopRecipe(mixed_precision="fp16")

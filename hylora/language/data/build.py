@@ -178,6 +178,12 @@ def _build_streams(data: DataRecipe, tokenizer: Any, length: int, seed: int) -> 
         validation = stream("validation", held_out=False, repeat=False)
     elif data.validation_fraction:
         validation = stream("sources", held_out=True, repeat=False)
+    # Nothing to evaluate on would be found out when the first evaluation is due.
+    if validation is not None and next(iter(validation), None) is None:
+        held_out = (
+            f"data.validation_fraction={data.validation_fraction}" if data.validation_fraction else "data.validation"
+        )
+        raise ValueError(f"{held_out} must leave at least one row of {length} tokens; hold out more, or nothing")
     evaluated = data.validation or (data.sources if data.validation_fraction else [])
     description = {
         "train": [{"path": source.path} for source in data.sources],

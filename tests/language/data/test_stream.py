@@ -155,3 +155,9 @@ def test_worker_processes_are_refused(build, write, monkeypatch):
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
     with pytest.raises(RuntimeError, match="num_workers must be 0"):
         next(iter(stream))
+
+
+def test_held_out_documents_without_a_row_are_refused_before_training(build, corpus):
+    message = r"data\.validation_fraction=0\.2 must leave at least one row of 4096 tokens"
+    with pytest.raises(ValueError, match=message):
+        build(corpus, streaming=True, length=4096, validation_fraction=0.2)
