@@ -146,4 +146,7 @@ class ImageTask(Task):
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `ResidualNetwork.load` reads."""
-        self.model.network.save(folder)
+        if state is not None:
+            prefix = "network."
+            state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        self.model.network.save(folder, state)

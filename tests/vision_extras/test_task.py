@@ -9,11 +9,13 @@ import signal
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 
 from hylora.training.moment import Moment
 from tests.outcomes import assert_same, records_of
 from tests.vision_extras import small
 from vision_extras.models import ResidualNetwork
+from vision_extras.run import make_task
 
 
 def test_what_changes_by_step_is_on_record(tmp_path):
@@ -139,3 +141,12 @@ def test_it_learns_real_digits(tmp_path, precision):
     assert result.evaluation["accuracy"] > 0.9
     network = ResidualNetwork.load(result.folder)
     assert sum(int((weight == 0).sum()) for weight in network.prunable().values()) == 4 * 16 * 16 * 9 // 2
+
+
+def test_a_sharded_models_gathered_state_is_what_is_saved(tmp_path):
+    """The task's own parameters are then shares of the weights."""
+    recipe = small.recipe(tmp_path)
+    task = make_task(recipe, Accelerator(cpu=True))
+    state = {name: torch.full_like(value, 2.0) for name, value in task.model.state_dict().items()}
+    task.save(tmp_path, state)
+    assert all((value == 2.0).all() for value in ResidualNetwork.load(tmp_path).state_dict().values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -130,9 +131,15 @@ class ResidualNetwork(nn.Module):
         """The weights of the blocks' convolutions, by name. The stem and the classifier are small and stay whole."""
         return {f"blocks.{name}": weight for name, weight in self.blocks.named_parameters() if weight.ndim > 1}
 
-    def save(self, folder: str | PathLike) -> None:
-        """Write the weights as safetensors, and the shape as JSON."""
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+    def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the weights as safetensors, and the shape as JSON.
+
+        Args:
+            folder: to write into.
+            state: the weights, where this module holds only a share of them; None for its own.
+        """
+        state = self.state_dict() if state is None else state
+        weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         save_file(weights, Path(folder, _WEIGHTS_NAME))
         text = json.dumps(dataclasses.asdict(self.config), indent=2) + "\n"
         Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
