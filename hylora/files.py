@@ -52,7 +52,7 @@ def flush(path: str | os.PathLike) -> None:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` at the end of the block, and nothing if the block fails.
+    """A folder to fill, which becomes `path` at the end of the block, to stay, and nothing if the block fails.
 
     Args:
         path: of the folder to create; an empty one may be there.
@@ -68,7 +68,10 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         apply_umask(partial)
+        for written in (*partial.rglob("*"), partial):
+            flush(written)
         os.rename(partial, path)
+        flush(path.parent)
 
 
 @contextmanager

@@ -8,14 +8,12 @@ hashes when one is read.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hylora.files import PARTIAL, flush
+from hylora.files import PARTIAL, atomic_folder
 
 __all__ = [
     "Checkpoint",
@@ -82,7 +80,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _discard_leftovers(folder)
-        with _new_folder(folder, target) as partial:
+        with atomic_folder(target) as partial:
             for name, tensors in checkpoint.tensors.items():
                 save_file(tensors, partial / f"{name}.safetensors")
             _write_json(partial / _STATE, {"step": checkpoint.step, **checkpoint.state})
@@ -91,9 +89,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
                 for path in sorted(partial.iterdir())
             }
             _write_json(partial / _MANIFEST, files)
-            for path in partial.iterdir():
-                flush(path)
-            flush(partial)
+            if target.exists():
+                _delete(target)
     except (OSError, SafetensorError) as error:
         steps = checkpoint_steps(folder)
         kept = f"checkpoints of steps {steps} are intact" if steps else "there is no earlier checkpoint"
@@ -104,22 +101,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for step in checkpoint_steps(folder)[:-keep]:
         _delete(folder / f"step-{step:06d}")
     return target
-
-
-@contextlib.contextmanager
-def _new_folder(parent: Path, target: Path) -> Iterator[Path]:
-    """A hidden folder that takes the place of `target` when the block ends well and vanishes when it does not."""
-    partial = parent / f"{PARTIAL}{target.name}"
-    partial.mkdir()
-    try:
-        yield partial
-        if target.exists():
-            _delete(target)
-        os.rename(partial, target)
-        flush(parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _delete(checkpoint: Path) -> None:
