@@ -19,19 +19,7 @@ __all__ = ["TASK", "make_task", "train"]
 
 
 def train(recipe: ImageRecipe) -> RunResult:
-    """Train as a recipe says; with several processes, each calls this.
-
-    Args:
-        recipe: the recipe.
-
-    Returns:
-        What it came to; `ResidualNetwork.load(result.folder)` gives the network.
-
-    Raises:
-        RecipeError: if the recipe cannot work here.
-        TrainingError: if training diverges.
-        CheckpointError: if a checkpoint cannot be written or read, or the results cannot be written.
-    """
+    """Train as `hylora.training.run`; `ResidualNetwork.load(result.folder)` gives the network."""
     return run(recipe, make_task)
 
 

@@ -25,19 +25,7 @@ __all__ = ["TASK", "make_task", "train"]
 
 
 def train(recipe: LanguageRecipe) -> RunResult:
-    """Fine-tune as a recipe says; with several processes, each calls this.
-
-    Args:
-        recipe: the recipe.
-
-    Returns:
-        What it came to; `hylora.load(result.folder)` gives the model.
-
-    Raises:
-        RecipeError: if the recipe cannot work here.
-        TrainingError: if training diverges.
-        CheckpointError: if a checkpoint cannot be written or read, or the results cannot be written.
-    """
+    """Fine-tune as `hylora.training.run`; `hylora.load(result.folder)` gives the model."""
     return run(recipe, make_task)
 
 

@@ -215,7 +215,7 @@ class Recipe:
         RecipeError: if sections contradict each other.
     """
 
-    # Keys that do not change what is computed beyond rounding, so that a resumed run may change them.
+    # Keys that change nothing beyond rounding and what dropout draws, so that a resumed run may change them.
     FREE_ON_RESUME: ClassVar[tuple[str, ...]] = (
         "output.",
         "tracking.",
