@@ -89,7 +89,7 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
             options = SpanConfig.of(module.config)
             chance = _chance(module, attention_mask, options)
             if isinstance(key, NewTokens):
-                key.layer.check_past(attention_mask.before)
+                key.layer.check(query, layout, attention_mask.before, module.config)
             else:
                 query, key, value = prompt_tensors(query, key, value)
             output = compute(query, key, value, layout, options, chance, scaling)

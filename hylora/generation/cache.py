@@ -110,6 +110,8 @@ class SpanCache(Cache):
         Args:
             repeats: how many times.
         """
-        rows = next((len(layer.state.lengths) for layer in self.layers if getattr(layer, "state", None) is not None), 0)
+        rows = next(
+            (len(layer.state.lengths) for layer in self.layers if getattr(layer, "state", None) is not None), 0
+        )
         # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
         self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))

@@ -36,6 +36,15 @@ class Columns:
         """How many real tokens each row has in so many columns from the left."""
         return [sum(max(0, min(end, columns) - start) for start, end in runs) for runs in self._runs]
 
+    def gap(self, layout: SequenceLayout) -> int | None:
+        """The first row that would get padding between its tokens with these columns, None if there is none."""
+        split = (
+            row
+            for row, start, _ in layout.sequences
+            if self._runs and self._runs[row] and self._runs[row][-1][1] < self.length + start
+        )
+        return next(split, None)
+
     def crop(self, columns: int) -> None:
         """Keep so many columns from the left."""
         self.length = columns

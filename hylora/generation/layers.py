@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
+from hylora.architecture import is_recurrent
 from hylora.attention.new_tokens import NewTokens
 from hylora.generation.columns import Columns
 from hylora.generation.standin import DecodeState, span_decode
@@ -46,20 +47,30 @@ class SpanLayer(DynamicLayer):
         tokens = NewTokens(self, key_states, value_states)
         return tokens, tokens
 
-    def check_past(self, real: list[int] | None) -> None:
-        """Refuse a mask that hides tokens that the cache holds, or shows others.
+    @torch.compiler.disable
+    def check(self, query: Tensor, layout: SequenceLayout | Tensor, before: list[int] | None, config: Any) -> None:
+        """Refuse new tokens that the cache cannot continue with.
 
         Args:
-            real: tokens that the mask shows in each row before the new ones; None where it says nothing.
+            query: `[B, Hq, n, D]`.
+            layout: which of the new tokens are real.
+            before: tokens that the mask shows in each row before the new ones; None where it says nothing.
+            config: of the model.
 
         Raises:
-            ValueError: as said.
+            ValueError: if the mask hides what is held or shows more, or leaves a gap that recurrent layers would see.
         """
         held = self.columns.real(self.columns.length)
-        if real is not None and real != held:
+        if before is not None and before != held:
             raise ValueError(
-                f"attention_mask shows {real} tokens per row before the new ones, and the cache holds {held}: what "
+                f"attention_mask shows {before} tokens per row before the new ones, and the cache holds {held}: what "
                 "was stored cannot be hidden later; pass the mask that the cache was filled with, and ones behind it"
+            )
+        row = self.columns.gap(SequenceLayout.of(query, layout))
+        if row is not None and is_recurrent(config):
+            raise ValueError(
+                f"padding lies between the tokens of row {row}, and recurrent layers would see it; give rows of equal "
+                "length, or each row a cache of its own"
             )
 
     @torch.compiler.disable

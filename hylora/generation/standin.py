@@ -4,11 +4,16 @@ from hylora_kernels import span_attention
 
 class DecodeState:
     @classmethod
-    def empty(cls, batch, heads, kv_heads, head_dim, capacity, options, *, scale=None, dtype=None, device=None, offload=False):
+    def empty(
+        cls, batch, heads, kv_heads, head_dim, capacity, options, *, scale=None, dtype=None, device=None, offload=False
+    ):
         self = cls()
         self.options, self.scale = options, scale
         e = torch.empty
-        self.rows = [tuple(e(h, 0, head_dim, dtype=dtype, device=device) for h in (heads, kv_heads, kv_heads)) for _ in range(batch)]
+        self.rows = [
+            tuple(e(h, 0, head_dim, dtype=dtype, device=device) for h in (heads, kv_heads, kv_heads))
+            for _ in range(batch)
+        ]
         return self
 
     @property
