@@ -34,23 +34,24 @@ class Continued:
     def feed(self, ids, mask=None):
         """The next piece; its logits must be those of the whole batch without a cache."""
         mask = torch.ones_like(ids) if mask is None else mask
-        self.ids = ids if self.ids is None else torch.cat([self.ids, ids], dim=1)
-        self.mask = mask if self.mask is None else torch.cat([self.mask, mask], dim=1)
-        new = slice(-ids.shape[1], None)
+        if self.ids is not None:
+            ids, mask = torch.cat([self.ids, ids], dim=1), torch.cat([self.mask, mask], dim=1)
+        new = slice(self.cache.get_seq_length(), None)
+        positions, real = positions_of(mask)[:, new], mask[:, new].bool()
         with torch.no_grad():
-            positions = positions_of(self.mask)[:, new]
-            given = {"attention_mask": self.mask, "position_ids": positions, "past_key_values": self.cache}
-            logits = self.model(ids, **given).logits
-        expected = recomputed_rows(self.model, self.ids, self.mask)[:, new]
-        assert_close(logits[mask.bool()], expected[mask.bool()])
-        assert self.cache.get_seq_length() == self.ids.shape[1]
+            given = {"attention_mask": mask, "position_ids": positions, "past_key_values": self.cache}
+            logits = self.model(ids[:, new], **given).logits
+        assert_close(logits[real], recomputed_rows(self.model, ids, mask)[:, new][real])
+        assert self.cache.get_seq_length() == ids.shape[1]
+        self.ids, self.mask = ids, mask
 
     def take(self, rows):
         self.ids, self.mask = self.ids[rows], self.mask[rows]
 
     def crop(self, columns):
         self.cache.crop(-columns)
-        self.ids, self.mask = self.ids[:, :-columns], self.mask[:, :-columns]
+        kept = self.ids.shape[1] - columns
+        self.ids, self.mask = self.ids[:, :kept], self.mask[:, :kept]
 
 
 def recomputed_rows(model, ids, mask):
@@ -174,7 +175,7 @@ def test_any_schedule_holds_what_recomputation_says(left, actions):
             for _ in range(what):
                 batch.feed(tokens(3, 1, next(seeds)))
         elif action == "crop":
-            batch.crop(min(what, batch.ids.shape[1] - 1))
+            batch.crop(min(what, batch.ids.shape[1]))
         else:
             batch.cache.reorder_cache(torch.tensor(what))
             batch.take(what)
