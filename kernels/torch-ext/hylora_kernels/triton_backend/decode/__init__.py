@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...kept import DecodeTensors
+from ...layout import SequenceLayout
 from ...options import SpanOptions
-from ...state import DecodeTensors
+from ...torch_backend.decode import is_step
+from ...torch_backend.extend import extend
 from ..launch import on_its_device
 from .attention import attend
 from .retrieval import rank_blocks
@@ -23,11 +26,17 @@ def span_decode(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    layout: SequenceLayout,
     kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
 ) -> Tensor:
-    """One step; of the token's tensors the last dimension is contiguous, the state's tensors are wholly so."""
+    """One token for each row by the kernels, else by torch.
+
+    Of the tokens' tensors the last dimension is contiguous, the state's tensors are wholly so.
+    """
+    if not is_step(layout, kept):
+        return extend(query, key, value, layout, kept, options, scale)
     append(query, key, value, kept, options, scale)
     best = None
     if options.retrieves:
