@@ -102,7 +102,7 @@ def test_rows_of_different_length():
 def test_what_memory_held_before_does_not_matter():
     inputs = [x.to(DEVICE) for x in random_inputs(1, 2, 1, 74, head_dim=16, dtype=torch.float32)]
     state, spoilt = (DecodeState.from_prefill(*(x[:, :, :70] for x in inputs), **SMALL) for _ in range(2))
-    for x in (spoilt.key, spoilt.value):
+    for x in (spoilt.key_cache, spoilt.value_cache):
         x[:, :, 70:] = float("nan")
     spoilt.summaries[:, :, 70 // 16 :] = float("nan")
     with forced(**TILES):
@@ -120,7 +120,7 @@ def test_tokens_beyond_the_capacity_get_nan_and_spoil_nothing():
         before, state.held = [x.clone() for x in state.tensors()], 0
         actual = decode(inputs, state, 96, 98, backend="triton")
     assert actual[0].isnan().all() and actual[1].isfinite().all()
-    for name, x in zip(("key", "value"), before, strict=False):
+    for name, x in zip(("key_cache", "value_cache"), before, strict=False):
         assert torch.equal(getattr(state, name)[0], x[0])
 
 

@@ -37,11 +37,8 @@ def span_decode(
     """
     if not is_step(layout, kept):
         return extend(query, key, value, layout, kept, options, scale)
-    append(query, key, value, kept, options, scale)
-    best = None
-    if options.retrieves:
-        pooled = kept.previous_sum if options.chooses_for_next else kept.unit_sum
-        best = rank_blocks(pooled, kept.summaries, kept.lengths, options)
+    pooled = append(query, key, value, kept, options, scale)
+    best = rank_blocks(pooled, kept.summaries, kept.lengths, options) if options.retrieves else None
     output = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale)
     kept.lengths.add_(1)
     return output
