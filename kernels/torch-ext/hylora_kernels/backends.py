@@ -11,10 +11,10 @@ from typing import List, Optional, Protocol, Tuple, Union
 import torch
 from torch import Tensor
 
+from .kept import DecodeTensors
 from .layout import SequenceLayout
 from .options import SpanOptions
 from .saved import Saved
-from .kept import DecodeTensors
 
 NAMES = ("auto", "reference", "torch", "flash", "triton")
 _FASTEST_FIRST = ("triton", "flash", "torch")

@@ -197,13 +197,3 @@ def _represent(keys: Tensor, count: int) -> Tensor:
 def _per_slice(numbers: int, device: torch.device) -> int:
     """How many items of so many numbers each make up a slice; at least one."""
     return max(1, _SLICE.get(device.type, _SLICE["cuda"]) // numbers)
-
-
-def query_features(query: Tensor, heads: int, options: SpanOptions, scale: float) -> Tensor:
-    """What is multiplied with summaries, summed over the heads of a group: `[R, Hkv, n, W]` of `[R, Hq, n, D]`."""
-    return query.to(accumulation_dtype(query.dtype)).unflatten(1, (heads, -1)).sum(dim=2)
-
-
-def token_scores(query: Tensor, summaries: Tensor, options: SpanOptions, scale: float) -> Tensor:
-    """How much each token wants each block: `[R, Hkv, n, blocks]` of query `[R, Hq, n, D]`."""
-    return query_features(query, summaries.shape[1], options, scale) @ summaries.mT

@@ -18,8 +18,8 @@ from .options import (
     follow_autocast,
     positive_scale,
     span_options,
+    summary_width,
 )
-from .selection import summarize_blocks
 
 
 class HeldBytes(NamedTuple):
@@ -33,7 +33,7 @@ class DecodeState:
     """The sequences of a batch so far, one per row, each stored from its own first token on.
 
     Make one with `empty` or `from_prefill`; `span_decode` appends to it. What is above a row's length has no meaning.
-    With S = block_size, M = chunk_size, W the numbers of a block's summary, and summaries and sums in at least float32:
+    With S = block_size, M = chunk_size, W numbers in a block's summary, and summaries and sums in at least float32:
 
     Attributes:
         key_cache: `[B, Hkv, capacity, D]`; capacity is a multiple of S.
@@ -75,16 +75,22 @@ class DecodeState:
         no_query, no_key = like.new_zeros(batch, heads, 0, head_dim), like.new_zeros(batch, kv_heads, 0, head_dim)
         ranks = options.retrieves and options.retrieval == "relevance"
         asks = ranks and options.summary == "attention"
-        no_summary = summarize_blocks(no_query, no_key, no_key, 0, options, self.scale)[..., : None if ranks else 0]
-        kinds = (1 + options.chooses_for_next) if ranks and options.unit_size > 1 else 0
+        width = summary_width(options, head_dim) if ranks else 0
+        kinds = 1 + options.chooses_for_next if ranks and not options.chooses_per_token else 0
+        if kinds and options.pools_scores:
+            raise ValueError(
+                f"selection={options.selection!r} with summary={options.summary!r} and pooling={options.pooling!r} "
+                "pools the scores of queries, of which decoding keeps no more than sums; use selection='token'"
+            )
 
         # Zeros, since masked scores are finite only if what lies under them is.
         self.key_cache = self.value_cache = _longer(no_key, 0, host=offload)
         self.chunk_key = _longer(no_key, options.chunk_size if offload else 0)
         self.chunk_value = torch.zeros_like(self.chunk_key)
         self.queries = _longer(no_query, options.block_size if asks and not keep_queries else 0)
-        self.summaries = no_summary
-        self.sums = no_summary.new_zeros(batch, kinds, kv_heads, no_summary.shape[3])
+        wide = accumulation_dtype(like.dtype)
+        self.summaries = like.new_zeros(batch, kv_heads, 0, width, dtype=wide)
+        self.sums = like.new_zeros(batch, kinds, kv_heads, width, dtype=wide)
         self.lengths = like.new_zeros(batch, dtype=torch.int32)
         self._grow(capacity)
 
@@ -125,7 +131,7 @@ class DecodeState:
             The state.
 
         Raises:
-            ValueError: a number out of range.
+            ValueError: a number out of range, or options by which queries that are not kept would choose together.
         """
         sizes = (batch, heads, kv_heads, head_dim, capacity)
         return cls(*sizes, span_options(options, changes), scale, keep_queries, offload, dtype, device)
@@ -268,7 +274,7 @@ class DecodeState:
         before = self.lengths.tolist()
         wanted = [lengths] * len(before) if isinstance(lengths, int) else lengths.tolist()
         if len(wanted) != len(before) or min(wanted, default=0) < 0:
-            raise ValueError(f"lengths={lengths} must be a number of at least 0, or one for each of {len(before)} rows")
+            raise ValueError(f"lengths={lengths} must be a number from 0 on, or one for each of {len(before)} rows")
         after = [min(pair) for pair in zip(before, wanted)]
         for row, (old, new) in enumerate(zip(before, after)):
             reason = self._cannot_crop(old, new) if new < old else None
@@ -318,8 +324,8 @@ class DecodeState:
             choosing.add(unit + 1)
         if any(map(options.candidates, choosing)):
             return (
-                f"selection={options.selection!r} chooses by sums of queries, which do not tell what they were without "
-                "the forgotten ones; use selection='token'"
+                f"selection={options.selection!r} chooses by sums of queries, which do not tell what they were "
+                "without the forgotten ones; use selection='token'"
             )
         return None
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..layout import SequenceLayout
@@ -12,7 +11,7 @@ from . import span_attention
 
 
 def last_rows(state: DecodeState, layout: SequenceLayout) -> Tensor:
-    """What the newest tokens get, which lie in this layout, `[B, Hq, n, D]`: from all queries, keys and values anew."""
+    """What the newest tokens, which lie in this layout, get of all tokens anew: `[B, Hq, n, D]`."""
     batch, heads, _, head_dim = state.queries.shape
     output = state.queries.new_zeros(batch, heads, layout.length, head_dim)
     lengths = state.lengths.tolist()

@@ -35,9 +35,7 @@ def is_step(layout: SequenceLayout, kept: DecodeTensors) -> bool:
     return layout.length == 1 and layout.is_dense and not kept.offloaded
 
 
-def step(
-    query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float
-) -> Tensor:
+def step(query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float) -> Tensor:
     """One token for each row, in operations whose shapes do not depend on the lengths."""
     heads, capacity = kept.key_cache.shape[1:3]
     position = kept.lengths.long()
@@ -78,7 +76,7 @@ def _scores(query: Tensor, kept: DecodeTensors, position: Tensor, options: SpanO
         unit = position // options.unit_size
         return hashed_scores(options.seed, index[:heads, None, None], unit[:, None], index[:blocks])
     _close_block(kept, position, options, scale)
-    if options.unit_size == 1:
+    if options.chooses_per_token:
         return token_scores(query, kept.summaries, options, scale).squeeze(2).transpose(0, 1)
     new = query_features(query, heads, options, scale).squeeze(2)
     opens = (position % options.unit_size == 0)[:, None, None]

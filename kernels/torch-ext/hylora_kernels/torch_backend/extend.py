@@ -105,7 +105,9 @@ def _attend_retrieved(
     if candidates == 0:
         return
     if candidates <= options.top_k:
-        past = (x[:, :, : candidates * options.block_size].to(query.device) for x in (kept.key_cache, kept.value_cache))
+        past = (
+            x[:, :, : candidates * options.block_size].to(query.device) for x in (kept.key_cache, kept.value_cache)
+        )
         yield tokens, *_attend_all(query[:, :, tokens], *past, scale)
         return
     numbers = rows * heads * max(candidates, options.top_k * options.block_size * head_dim)
