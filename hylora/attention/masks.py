@@ -116,8 +116,8 @@ def span_mask(
         past, real, _ = attention_mask.to(torch.bool).tensor_split((kv_offset, kv_offset + q_length), dim=1)
         if kv_offset and real.shape[1] != q_length:
             raise ValueError(
-                f"attention_mask has {attention_mask.shape[1]} columns, and there are {q_length} new tokens behind the "
-                f"{kv_offset} of the cache; pass a mask of both"
+                f"attention_mask has {attention_mask.shape[1]} columns, and there are {q_length} new tokens behind "
+                f"the {kv_offset} of the cache; pass a mask of both"
             )
     if torch.compiler.is_compiling():
         # No value can be read. transformers then describes all input without mask or cache as possibly packed.

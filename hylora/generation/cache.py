@@ -56,7 +56,7 @@ class SpanCache(Cache):
     @property
     def bytes_held(self) -> int:
         """Memory of all layers, room that is not used yet included."""
-        states = [layer.state.bytes_held for layer in self.layers if getattr(layer, "state", None) is not None]
+        states = [sum(layer.state.bytes_held()) for layer in self.layers if getattr(layer, "state", None) is not None]
         kept = [
             tensor.nbytes
             for layer in self.layers
@@ -74,8 +74,8 @@ class SpanCache(Cache):
         """
         if query_length > 1 and not self._by_pieces and self.get_seq_length():
             raise ValueError(
-                f"{query_length} tokens continue a cache that holds {self.get_seq_length()}, and the recurrent layers of "
-                "this model forget their state when it is more than one; pass the whole prompt at once (without "
+                f"{query_length} tokens continue a cache that holds {self.get_seq_length()}, and the recurrent layers "
+                "of this model forget their state when it is more than one; pass the whole prompt at once (without "
                 "prefill_chunk_size), then one token at a time"
             )
         return super().get_mask_sizes(query_length, layer_idx)
@@ -91,8 +91,8 @@ class SpanCache(Cache):
         """
         if tokens_to_remove and not self.is_croppable:
             raise ValueError(
-                f"crop({tokens_to_remove}): recurrent layers do not tell what their state was before those tokens; keep "
-                "a copy (copy.deepcopy) of the cache to go back to"
+                f"crop({tokens_to_remove}): recurrent layers do not tell what their state was before those tokens; "
+                "keep a copy (copy.deepcopy) of the cache to go back to"
             )
         super().crop(tokens_to_remove)
 

@@ -12,8 +12,8 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttenti
 from hylora.architecture import is_recurrent
 from hylora.attention.new_tokens import NewTokens
 from hylora.generation.columns import Columns
-from hylora.generation.standin import DecodeState, span_decode
 from hylora_kernels import SequenceLayout, SpanOptions
+from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.interface import prompt_tensors
 
 __all__ = ["HybridSpanLayer", "SpanLayer"]
@@ -113,6 +113,7 @@ class SpanLayer(DynamicLayer):
                 self.capacity or length,
                 options,
                 scale=scale,
+                keep_queries=backend == "reference",
                 dtype=query.dtype,
                 device=query.device,
                 offload=self.offloads,
@@ -123,7 +124,9 @@ class SpanLayer(DynamicLayer):
                 f"this SpanCache was filled under {self.state.options}, and attention now runs under {options}; "
                 "start with a new cache"
             )
-        output = span_decode(query, key, value, self.state, layout=layout, backend=backend)
+        # Without a layout the device is not asked how long the rows are.
+        given = None if layout.is_dense else layout
+        output = span_decode(query, key, value, self.state, layout=given, backend=backend)
         self.columns.append(layout)
         return output
 
@@ -146,12 +149,9 @@ class SpanLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let every row go on from another one. Other numbers of rows than there are change the batch."""
-        if self.state is None:
-            return
-        same = len(beam_idx) == len(self.state.lengths)
-        rows = beam_idx.to(self.state.lengths.device)
-        self.state.reorder(rows) if same else self.state.select(rows)
-        self.columns.take(beam_idx.tolist())
+        if self.state is not None:
+            self.state.reorder(beam_idx)
+            self.columns.take(beam_idx.tolist())
 
     def reset(self) -> None:
         """Forget all tokens."""

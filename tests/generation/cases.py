@@ -8,20 +8,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import hylora
+from tests.architectures.checks import PER_TOKEN as NARROW
+from tests.architectures.checks import tokens
 from tests.tiny import tiny_bamba, tiny_llama
 from tests.tolerances import assert_close
 
 __all__ = ["NARROW", "WIDE", "assert_close", "mask_with", "model_of", "positions_of", "recomputed", "tokens"]
 
-# Most tokens choose among several blocks here, and read less than all.
-NARROW = {
-    "block_size": 4,
-    "top_k": 2,
-    "chunk_size": 16,
-    "selection": "causal",
-    "query_group": 1,
-    "summary": "mean_key",
-}
 # Everything is retrieved, so that the attention is full attention.
 WIDE = {**NARROW, "top_k": 64}
 _MODELS = {"llama": tiny_llama, "bamba": tiny_bamba}
@@ -32,11 +25,6 @@ def model_of(name: str, options: dict = NARROW, **overrides) -> PreTrainedModel:
     model = _MODELS[name](pad_token_id=0, bos_token_id=None, eos_token_id=None, **overrides)
     hylora.set_attention(model, "se_attn", **options)
     return model
-
-
-def tokens(batch: int, length: int, seed: int = 0) -> Tensor:
-    """Random ids, none of them padding."""
-    return torch.randint(1, 96, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def mask_with(ids: Tensor, *left: int) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a SpanCache holds after each of its operations: continued from there, a model says what it says from scratch."""
+"""What a SpanCache holds after each operation: continued from there, a model says what it says from scratch."""
 
 import copy
 
@@ -254,10 +254,29 @@ def test_bfloat16(model):
     assert (logits["se_attn"] - logits["full"]).abs().mean() < 0.02 * logits["full"].abs().mean()
 
 
-def test_room_that_is_made_at_first_is_not_left():
-    """A thousand tokens later the cache holds what it must."""
+def test_offloaded_keys_give_the_same(model):
+    plain, host = filled(model), Continued(model, hylora.SpanCache(model.config, offload=True))
+    host.feed(plain.ids, plain.mask)
+    for seed in range(3):
+        host.feed(tokens(3, 1, seed))
+    host.feed(tokens(3, 20, seed=3))
+
+
+@pytest.mark.slow
+def test_a_thousand_tokens_take_the_room_of_a_thousand_tokens():
     model = model_of("llama", num_hidden_layers=1)
-    caches = [hylora.SpanCache(model.config, capacity=capacity) for capacity in (500, 600)]
-    for cache in caches:
-        with torch.no_grad():
-            model(tokens(1, 500), past_key_values=cache)
+    cache = hylora.SpanCache(model.config, capacity=1500)
+    with torch.no_grad():
+        model(tokens(1, 500), past_key_values=cache)
+        at_first = cache.bytes_held
+        for seed in range(1000):
+            model(tokens(1, 1, seed), past_key_values=cache)
+    # Keys and values of 2 heads of 8, and for each block of 4 two float32 vectors, for 1500 tokens.
+    assert cache.bytes_held == at_first
+    assert at_first < 1.01 * 4 * (1500 * 2 * 2 * 8 + 375 * 2 * 2 * 8)
+    assert cache.layers[0].columns._runs == [[(0, 1500)]]
+    grown = hylora.SpanCache(model.config)
+    with torch.no_grad():
+        for seed in range(15):
+            model(tokens(1, 100, seed), past_key_values=grown)
+    assert grown.bytes_held < 1.3 * at_first
