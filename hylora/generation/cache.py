@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -12,13 +14,13 @@ from transformers.cache_utils import (
     DynamicCache,
     DynamicLayer,
     LinearAttentionAndFullAttentionLayer,
-    LinearAttentionLayer,
 )
 
 from hylora.architecture import continues_by_pieces
 from hylora.generation.layers import HybridSpanLayer, SpanLayer
+from hylora_kernels.decode import DecodeState
 
-__all__ = ["SpanCache"]
+__all__ = ["SpanCache", "bytes_held"]
 
 
 class SpanCache(Cache):
@@ -52,19 +54,6 @@ class SpanCache(Cache):
 
         super().__init__(layers=[span(layer) for layer in DynamicCache(config=config).layers])
         self._by_pieces = continues_by_pieces(config)
-
-    @property
-    def bytes_held(self) -> int:
-        """Memory of all layers, room that is not used yet included."""
-        states = [sum(layer.state.bytes_held()) for layer in self.layers if getattr(layer, "state", None) is not None]
-        kept = [
-            tensor.nbytes
-            for layer in self.layers
-            if isinstance(layer, LinearAttentionLayer)
-            for tensor in (*layer.conv_states.values(), *layer.recurrent_states.values())
-            if tensor is not None
-        ]
-        return sum(states) + sum(kept)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """What the mask is made from: there are no keys but those of the new tokens.
@@ -115,3 +104,19 @@ class SpanCache(Cache):
         )
         # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
         self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
+
+
+def bytes_held(cache: Cache) -> int:
+    """The memory that a cache's layers take, room that is not used yet included.
+
+    Args:
+        cache: a `SpanCache`, or one of transformers'.
+    """
+    held = 0
+    for kept in chain.from_iterable(vars(layer).values() for layer in cache.layers):
+        if isinstance(kept, DecodeState):
+            held += sum(kept.bytes_held())
+        else:
+            parts = kept.values() if isinstance(kept, dict) else (kept,)
+            held += sum(part.nbytes for part in parts if isinstance(part, Tensor))
+    return held

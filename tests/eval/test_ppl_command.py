@@ -195,7 +195,7 @@ def test_wrong_lengths_are_refused(model, data, arguments):
 )
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, model, data, change, message):
     monkeypatch.setattr(
-        "hylora_eval.commands.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded")
+        "hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded")
     )
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.json").write_text("kept")

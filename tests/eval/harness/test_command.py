@@ -156,7 +156,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(
     tmp_path, monkeypatch, run_folder, task_folder, change, message
 ):
     monkeypatch.setattr(
-        "hylora_eval.commands.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded")
+        "hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded")
     )
     (tmp_path / "old.json").write_text("kept")
     (tmp_path / "other.json").write_text('{"kind": "perplexity", "finished": []}')
