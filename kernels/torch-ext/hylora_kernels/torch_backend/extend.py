@@ -130,8 +130,8 @@ def _choose(
 ) -> Tensor:
     """The blocks `[R, Hkv, n, top_k]` that some tokens of one chunk retrieve, of more candidates than these."""
     rows, heads = kept.key_cache.shape[:2]
-    unit = torch.arange(before + tokens.start, before + tokens.stop, device=query.device) // options.unit_size
-    units, of_token = unit.unique_consecutive(return_inverse=True)
+    first, last = ((before + token) // options.unit_size for token in (tokens.start, tokens.stop - 1))
+    units = torch.arange(first, last + 1, device=query.device)
     if options.retrieval == "random":
         index = torch.arange(max(heads, candidates), device=query.device)
         scores = hashed_scores(options.seed, index[:heads, None, None], units[:, None], index[:candidates])
@@ -140,7 +140,11 @@ def _choose(
         scores = token_scores(query[:, :, tokens], kept.summaries[:, :, :candidates], options, scale)
     else:
         scores = pooled[:, :, units - before // options.unit_size] @ kept.summaries[:, :, :candidates].mT
-    return rank(scores, torch.full_like(units, candidates), options.top_k)[:, :, of_token]
+    blocks = rank(scores, torch.full_like(units, candidates), options.top_k)
+    if options.chooses_per_token:
+        return blocks
+    of_token = torch.arange(before + tokens.start, before + tokens.stop, device=query.device) // options.unit_size
+    return blocks[:, :, of_token - first]
 
 
 def _attend_blocks(
