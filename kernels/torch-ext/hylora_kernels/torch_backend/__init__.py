@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, product
 from typing import Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
@@ -14,7 +14,8 @@ from ..layout import Segment, SequenceLayout
 from ..options import SpanOptions, accumulation_dtype, group_size
 from ..saved import Saved
 from .decode import span_decode
-from .parts import BlockPart, TilePart, Tiles, attend_backward, attend_forward
+from .pairs import PairPart
+from .parts import BlockPart, Part, TilePart, Tiles, attend_backward, attend_forward
 
 __all__ = [
     "select_blocks",
@@ -30,6 +31,8 @@ __all__ = [
 
 # Gathered keys hold at most about this many numbers per part.
 _GATHER = 1 << 23
+_SMALL = 1
+_ROWS = 64
 
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
@@ -43,7 +46,7 @@ def span_forward(
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
     chosen = list(_select(query, key, value, layout, options, scale))
-    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, key.shape[-1]), scale)
+    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, query), scale)
     blocks = _by_sequence(chosen, layout)
     if not blocks:
         return output, lse, query.new_empty((key.shape[1], 0, options.top_k), dtype=torch.int32)
@@ -60,7 +63,7 @@ def span_backward(
     chosen = [
         torch.stack([at[row, start] for row in range(rows.start, rows.stop)]) for rows, start, _ in layout.segments()
     ]
-    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad.shape[-1]), scale)
+    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad), scale)
 
 
 def select_blocks(
@@ -104,12 +107,10 @@ def shifted_sparse_backward(
     return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
 
 
-def _span_parts(chosen: Iterable[Tensor], layout: SequenceLayout, options: SpanOptions, head_dim: int) -> List:
-    parts = []
+def _span_parts(chosen: Iterable[Tensor], layout: SequenceLayout, options: SpanOptions, query: Tensor) -> Iterator[Part]:
     for segment, blocks in zip(layout.segments(), chosen):
-        parts += _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
-        parts += _retrieved(segment, blocks, options, head_dim)
-    return parts
+        yield from _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
+        yield from _retrieved(segment, blocks, options, query.shape[1], query.shape[3])
 
 
 def _window_parts(layout: SequenceLayout, window: int) -> List[TilePart]:
@@ -180,7 +181,7 @@ def _causal_tiles(rows: slice, start: int, length: int, size: int, heads: slice 
     return [TilePart(tile, tile, causal=True) for tile in tiles]
 
 
-def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, head_dim: int) -> Iterator[BlockPart]:
+def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, heads: int, head_dim: int) -> Iterator[Part]:
     """The parts that read retrieved blocks: runs of full units with equally many blocks, and a shorter last unit."""
     size = options.unit_size
     full = segment.length // size
@@ -189,10 +190,30 @@ def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, head_dim:
         run = list(run)
         if count == 0:
             continue
+        chosen = blocks[:, :, run[0] : run[-1] + 1, :count]
+        start = segment.start + run[0] * size
+        if options.unit_size <= _SMALL:
+            yield from _by_pairs(segment, chosen, start, options, heads, head_dim)
+            continue
         step = max(1, _GATHER // (blocks[:, :, 0, :count].numel() * options.block_size * head_dim))
-        for first in range(run[0], run[-1] + 1, step):
-            last = min(first + step, run[-1] + 1)
+        for first in range(0, len(run), step):
+            some = chosen[:, :, first : first + step]
             queries = Tiles(
-                segment.rows, segment.start + first * size, last - first, size if whole else segment.length % size
+                segment.rows, start + first * size, some.shape[2], size if whole else segment.length % size
             )
-            yield BlockPart(queries, blocks[:, :, first:last, :count], segment.start, options.block_size)
+            yield BlockPart(queries, some, segment.start, options.block_size)
+
+
+def _by_pairs(segment, chosen, start, options, heads, head_dim):
+    rows, kv_heads, n, k = chosen.shape
+    groups = heads // kv_heads
+    most = max(1, _GATHER // (k * groups * head_dim))
+    many = segment.length // options.block_size
+    steps = max(1, most // (kv_heads * n)), max(1, most // n), -(-n // -(-n // most))
+    for row, head, first in product(*(range(0, all, step) for all, step in zip(chosen.shape, steps))):
+        blocks = chosen[row : row + steps[0], head : head + steps[1], first : first + steps[2]]
+        of_rows = slice(segment.rows.start + row, segment.rows.start + row + blocks.shape[0])
+        last = head + blocks.shape[1]
+        queries = Tiles(of_rows, start + first, 1, blocks.shape[2], slice(head * groups, last * groups))
+        keys = Tiles(of_rows, segment.start, many, options.block_size, slice(head, last))
+        yield PairPart(queries, keys, blocks, max(1, _ROWS // groups))

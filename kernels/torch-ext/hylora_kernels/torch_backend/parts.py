@@ -9,7 +9,7 @@ query may occur in several parts; their results are merged by log-sum-exp. The b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Iterable, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,16 @@ class Tiles(NamedTuple):
         return runs.unflatten(2, (self.count, stride))[:, :, :, : self.size]
 
 
+class Part:
+    """What all parts share: a query is in no more than one of a part's problems, unless the part says otherwise."""
+
+    def join(self, output: Tensor, lse: Tensor, like: Tensor, groups: int) -> Tuple[Tensor, Tensor]:
+        """Output and log-sum-exp in flash's shape, as the tiles that `fold_queries` took."""
+        return self.unfold_queries(output, like, groups), self.unfold_queries(lse, like, groups)
+
+
 @dataclass(frozen=True)
-class TilePart:
+class TilePart(Part):
     """Tiles of queries that attend to tiles of keys, one to one; key heads are repeated for their group.
 
     `backwards` turns both tiles around, so that `causal` means: query i sees the keys from i on.
@@ -79,7 +87,7 @@ class TilePart:
 
 
 @dataclass(frozen=True)
-class BlockPart:
+class BlockPart(Part):
     """Tiles of queries that attend to blocks of keys chosen by index.
 
     `blocks` is `[rows, Hkv, count, k]`, counted from position `start`. The query heads of a group share their blocks,
@@ -121,7 +129,7 @@ class BlockPart:
         return rows[:, None, None, None], heads[:, None, None], self.blocks
 
 
-def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tuple[Tensor, Tensor]:
+def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: Iterable[Part], scale: float) -> Tuple[Tensor, Tensor]:
     """Attention of every query to the union of the keys its parts give it; zeros where no part does.
 
     The parts of one query must not overlap in keys. Returns the output, and the log-sum-exp of each query's scores,
@@ -140,13 +148,13 @@ def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale
             scale,
         )
         output_tiles, lse_tiles = part.queries.of(output), part.queries.of(lse)
-        part_output, part_lse = (part.unfold_queries(x, lse_tiles, groups) for x in (part_output, part_lse))
+        part_output, part_lse = part.join(part_output, part_lse, lse_tiles, groups)
         output_tiles.lerp_(part_output.to(dtype), torch.sigmoid(part_lse - lse_tiles)[..., None])
         torch.logaddexp(lse_tiles, part_lse, out=lse_tiles)
     return output.to(query.dtype), lse
 
 
-def attend_backward(grad: Tensor, saved: Saved, parts: List, scale: float) -> Tuple[Tensor, Tensor, Tensor]:
+def attend_backward(grad: Tensor, saved: Saved, parts: Iterable[Part], scale: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `attend_forward` gave and the gradient of its output."""
     query, key, value, output, lse, _ = saved
     groups = query.shape[1] // key.shape[1]
