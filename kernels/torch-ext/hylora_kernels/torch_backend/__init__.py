@@ -29,10 +29,8 @@ __all__ = [
     "unsupported",
 ]
 
-# Gathered keys hold at most about this many numbers per part.
-_GATHER = 1 << 23
-_SMALL = 1
-_ROWS = 64
+# Gathered keys of a part hold at most about this many numbers, and the outputs of a part's pairs.
+_GATHER, _PAIRS = 1 << 23, 1 << 24
 
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
@@ -107,10 +105,12 @@ def shifted_sparse_backward(
     return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
 
 
-def _span_parts(chosen: Iterable[Tensor], layout: SequenceLayout, options: SpanOptions, query: Tensor) -> Iterator[Part]:
+def _span_parts(
+    chosen: Iterable[Tensor], layout: SequenceLayout, options: SpanOptions, query: Tensor
+) -> Iterator[Part]:
     for segment, blocks in zip(layout.segments(), chosen):
         yield from _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
-        yield from _retrieved(segment, blocks, options, query.shape[1], query.shape[3])
+        yield from _retrieved(segment, blocks, options, query)
 
 
 def _window_parts(layout: SequenceLayout, window: int) -> List[TilePart]:
@@ -181,39 +181,45 @@ def _causal_tiles(rows: slice, start: int, length: int, size: int, heads: slice 
     return [TilePart(tile, tile, causal=True) for tile in tiles]
 
 
-def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, heads: int, head_dim: int) -> Iterator[Part]:
-    """The parts that read retrieved blocks: runs of full units with equally many blocks, and a shorter last unit."""
-    size = options.unit_size
-    full = segment.length // size
+def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, query: Tensor) -> Iterator[Part]:
+    """The parts that read retrieved blocks, run by run: full units with equally many blocks, or a shorter last unit."""
+    groups = query.shape[1] // blocks.shape[1]
+    by_pairs = options.unit_size * groups < options.block_size
+    full = segment.length // options.unit_size
     kept = [options.retrieved(unit) for unit in range(blocks.shape[2])]
     for (count, whole), run in groupby(range(len(kept)), key=lambda unit: (kept[unit], unit < full)):
         run = list(run)
-        if count == 0:
-            continue
-        chosen = blocks[:, :, run[0] : run[-1] + 1, :count]
-        start = segment.start + run[0] * size
-        if options.unit_size <= _SMALL:
-            yield from _by_pairs(segment, chosen, start, options, heads, head_dim)
-            continue
-        step = max(1, _GATHER // (blocks[:, :, 0, :count].numel() * options.block_size * head_dim))
-        for first in range(0, len(run), step):
-            some = chosen[:, :, first : first + step]
-            queries = Tiles(
-                segment.rows, start + first * size, some.shape[2], size if whole else segment.length % size
-            )
-            yield BlockPart(queries, some, segment.start, options.block_size)
+        if count:
+            first = segment.start + run[0] * options.unit_size
+            size = options.unit_size if whole else segment.length % options.unit_size
+            queries = Tiles(segment.rows, first, len(run), size)
+            keys = Tiles(segment.rows, segment.start, segment.length // options.block_size, options.block_size)
+            chosen = blocks[:, :, run[0] : run[-1] + 1, :count]
+            yield from (_pair_parts if by_pairs else _block_parts)(queries, keys, chosen, query)
 
 
-def _by_pairs(segment, chosen, start, options, heads, head_dim):
-    rows, kv_heads, n, k = chosen.shape
-    groups = heads // kv_heads
-    most = max(1, _GATHER // (k * groups * head_dim))
-    many = segment.length // options.block_size
-    steps = max(1, most // (kv_heads * n)), max(1, most // n), -(-n // -(-n // most))
-    for row, head, first in product(*(range(0, all, step) for all, step in zip(chosen.shape, steps))):
-        blocks = chosen[row : row + steps[0], head : head + steps[1], first : first + steps[2]]
-        of_rows = slice(segment.rows.start + row, segment.rows.start + row + blocks.shape[0])
-        last = head + blocks.shape[1]
-        queries = Tiles(of_rows, start + first, 1, blocks.shape[2], slice(head * groups, last * groups))
-        keys = Tiles(of_rows, segment.start, many, options.block_size, slice(head, last))
-        yield PairPart(queries, keys, blocks, max(1, _ROWS // groups))
+def _block_parts(queries: Tiles, keys: Tiles, blocks: Tensor, query: Tensor) -> Iterator[BlockPart]:
+    """Some units at a time."""
+    step = max(1, _GATHER // (blocks[:, :, 0].numel() * keys.size * query.shape[3]))
+    for first in range(0, queries.count, step):
+        some = blocks[:, :, first : first + step]
+        yield BlockPart(queries._replace(start=queries.start + first * queries.size, count=some.shape[2]), keys, some)
+
+
+def _pair_parts(queries: Tiles, keys: Tiles, blocks: Tensor, query: Tensor) -> Iterator[PairPart]:
+    """Many queries of one head at a time rather than few of all, since those share blocks."""
+    blocks = blocks.repeat_interleave(queries.size, dim=2)
+    rows, heads, n, k = blocks.shape
+    groups = query.shape[1] // heads
+    most = max(1, _PAIRS // (k * groups * query.shape[3]))
+    steps = max(1, most // (heads * n)), max(1, most // n), -(-n // -(-n // most))
+    for row, head, first in product(*(range(0, size, step) for size, step in zip(blocks.shape, steps))):
+        some = blocks[row : row + steps[0], head : head + steps[1], first : first + steps[2]]
+        at = slice(queries.rows.start + row, queries.rows.start + row + some.shape[0])
+        last = head + some.shape[1]
+        yield PairPart(
+            Tiles(at, queries.start + first, 1, some.shape[2], slice(head * groups, last * groups)),
+            keys._replace(rows=at, heads=slice(head, last)),
+            some,
+            groups,
+        )
