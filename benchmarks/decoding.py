@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from attention import CLOCKS
 from environment import describe
 from suite.report import table
-from suite.timing import stopwatch, take_turns
+from suite.timing import Clock, take_turns
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -61,7 +62,7 @@ def full(query: Tensor, state: DecodeState, grouped: bool) -> Tensor:
 
 
 @torch.no_grad()
-def measure(batch: int, heads: int, kv_heads: int, head_dim: int, length: int, rounds: int) -> dict:
+def measure(batch: int, heads: int, kv_heads: int, head_dim: int, length: int, rounds: int, clock: Clock) -> dict:
     """Seconds of every method in every round, ratios and bytes."""
     generator = torch.Generator().manual_seed(length)
     # Half-way through a chunk: at its start there would be next to nothing of it to read.
@@ -78,7 +79,7 @@ def measure(batch: int, heads: int, kv_heads: int, head_dim: int, length: int, r
     runs: dict[str, Callable] = {name: partial(span_decode, *token, state) for name, state in states.items()}
     runs |= {name: partial(full, token[0], first, name == "full") for name in FULL}
     place = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "length": length}
-    points = take_turns(runs.__getitem__, runs, place, stopwatch, torch.device("cpu"), rounds)
+    points = take_turns(runs.__getitem__, runs, place, clock, torch.device("cpu"), rounds)
     sizes = {name: state.bytes_held()._asdict() for name, state in states.items()}
     return {**place, "points": [point.to_dict() for point in points], "bytes": sizes}
 
@@ -109,15 +110,17 @@ def main():
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: process time, for noisy machines")
     parser.add_argument("--output", type=Path, help="the JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     errors = {name: check(options) for name, options in METHODS.items()}
-    settings = {"dtype": "float32", "rounds": args.rounds, "methods": METHODS, "errors": errors}
+    settings = {"dtype": "float32", "clock": args.clock, "rounds": args.rounds, "methods": METHODS, "errors": errors}
     report = {"environment": describe(), "settings": settings, "results": []}
     for shape in args.shapes:
         for length in args.lengths:
-            report["results"].append(measure(*map(int, shape.split("x")), args.head_dim, length, args.rounds))
+            sizes = (*map(int, shape.split("x")), args.head_dim, length)
+            report["results"].append(measure(*sizes, args.rounds, CLOCKS[args.clock]))
             if args.output:  # after every line: a run that is cut short leaves what it has
                 args.output.write_text(json.dumps(report, indent=1) + "\n")
     print(markdown(report["results"]))
