@@ -79,9 +79,12 @@ def rank(scores: Tensor, counts: Tensor, top_k: int) -> Tensor:
 
 def _best(scores: Tensor, count: int) -> Tensor:
     """`scores.sort(descending=True, stable=True).indices[..., :count]`, faster."""
-    # Which of several equals `topk` takes is open. So of those equal to the worst that it takes, the first are taken.
-    worst = scores.topk(count, dim=-1).values[..., -1:]
     blocks = scores.shape[-1]
+    best = scores.topk(min(count + 1, blocks), dim=-1)
+    if scores.device.type == "cpu" and bool((best.values[..., :-1] > best.values[..., 1:]).all()):
+        return best.indices[..., :count]
+    # Which of several equals `topk` takes is open. So of those equal to the worst that it takes, the first are taken.
+    worst = best.values[..., count - 1 : count]
     earlier = torch.arange(blocks, 0, -1, dtype=torch.int32, device=scores.device)
     key = torch.where(scores == worst, earlier, 0).masked_fill_(scores > worst, blocks + 1)
     taken = key.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
