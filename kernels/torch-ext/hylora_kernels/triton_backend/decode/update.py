@@ -164,7 +164,7 @@ def _append(
                     weights = tl.exp2((scores - tl.max(scores, 0)) * factor)
                     weights = weights / tl.sum(weights, 0)
                 else:
-                    # The mean over rows commutes with the product by V, so only one row of weights is left to multiply.
+                    # The mean over rows commutes with the product by V: only one row of weights is left to multiply.
                     weights = tl.zeros([BLOCK_SIZE], tl.float32)
                     for begin_row in range(0, groups * BLOCK_SIZE, ROWS):
                         asker = begin_row + tl.arange(0, ROWS)
