@@ -35,7 +35,7 @@ class SpanCache(Cache):
         offload: keep keys and values in the host's memory, and bring what is read to the device.
 
     Raises:
-        ValueError: if a layer of the model has a window or an index of its own.
+        ValueError: if a layer of the model has a window or an index of its own, or none has attention.
     """
 
     def __init__(self, config: PreTrainedConfig, *, capacity: int | None = None, offload: bool = False) -> None:
@@ -52,7 +52,10 @@ class SpanCache(Cache):
                 )
             return layer
 
-        super().__init__(layers=[span(layer) for layer in DynamicCache(config=config).layers])
+        layers = [span(layer) for layer in DynamicCache(config=config).layers]
+        if not any(isinstance(layer, SpanLayer) for layer in layers):
+            raise ValueError(f"model_type={config.model_type!r} has no attention layers, and needs no SpanCache")
+        super().__init__(layers=layers)
         self._by_pieces = continues_by_pieces(config)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from tests.generation.cases import (
     recomputed,
     tokens,
 )
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama
 
 
 class Continued:
@@ -219,6 +219,11 @@ def test_options_must_stay_those_of_the_cache():
 def test_gradients_are_refused(model):
     with pytest.raises(ValueError, match="no gradient flows"):
         model(tokens(1, 9), past_key_values=hylora.SpanCache(model.config))
+
+
+def test_a_model_without_attention_needs_no_span_cache():
+    with pytest.raises(ValueError, match="no attention layers"):
+        hylora.SpanCache(tiny_bamba(attn_layer_indices=[]).config)
 
 
 def test_layers_with_a_window_are_refused():
