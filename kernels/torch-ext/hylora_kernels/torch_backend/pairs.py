@@ -2,8 +2,8 @@
 """Attention block by block: each block of keys meets the queries that chose it, wherever they stand.
 
 Where every token chooses for itself, to gather its blocks would move far more numbers than are computed with. So the
-pairs of a query and a block are sorted by block and cut into tiles, each of which reads one block. Queries are gathered
-instead.
+pairs of a query and a block are sorted by block and cut into tiles, each of which reads one block: what is gathered
+are queries.
 """
 
 from __future__ import annotations
