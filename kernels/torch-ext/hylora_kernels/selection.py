@@ -47,7 +47,11 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
 
             def score(at: slice, blocks: int) -> Tensor:
                 return torch.stack(
-                    [unit_scores(query, summaries[:, :, :blocks], unit, options, scale) for unit in range(at.start, at.stop)], dim=2
+                    [
+                        unit_scores(query, summaries[:, :, :blocks], unit, options, scale)
+                        for unit in range(at.start, at.stop)
+                    ],
+                    dim=2,
                 )
         else:
             pooled = pool_queries(query, heads, options, scale)

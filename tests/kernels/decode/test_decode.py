@@ -21,6 +21,7 @@ SELECTIONS = {
     "each": {"selection": "token"},
     "groups": {"selection": "causal", "query_group": 4},
 }
+METHODS = [name for name in vars(DecodeState) if not name.startswith("_") and name not in ("tensors", "expect")]
 # Lengths cross many blocks, units and chunks; chunks are no multiple of blocks, capacity and chunks no power of two.
 SMALL = {"block_size": 4, "chunk_size": 12, "top_k": 2}
 
@@ -73,13 +74,22 @@ def test_options(selection, variant):
     assert_close(decode(inputs, empty_state(inputs, **options), backend="torch"), last_rows(inputs, **options))
 
 
-@pytest.mark.parametrize("rule", [{"summary": name} for name in SUMMARIES] + [{"retrieval": "random"}], ids=str)
-@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
-def test_steps_whose_shapes_do_not_depend_on_lengths(selection, rule):
+RULES = [{"summary": name} for name in SUMMARIES] + [{"retrieval": "random"}]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**selection, **rule}
+        for selection in SELECTIONS.values()
+        for rule in RULES
+        if rule.get("summary") != "representatives" or selection == SELECTIONS["each"]
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_steps_whose_shapes_do_not_depend_on_lengths(options):
     """As a GPU takes them: tokens of rows that are at different places."""
-    options = SpanOptions(**SMALL, **selection, **rule)
-    if options.pools_scores and not options.chooses_per_token:
-        pytest.skip("refused")
+    options = SpanOptions(**SMALL, **options)
     inputs = random_inputs(2, 4, 2, 44)
     prompt = [x[:, :, :17] for x in inputs]
     layout = SequenceLayout(2, 17, ((0, 0, 17), (1, 9, 8)))
@@ -245,5 +255,5 @@ def test_the_page_keeps_its_word():
     assert examples
     for example in examples:
         exec(compile(example, "docs/concepts/decoding.md", "exec"), {})
-    for name in [*decoding.__all__, "reserve", "reorder", "capacity", "lengths", "from_prefill", "empty"]:
+    for name in [*decoding.__all__, *METHODS]:
         assert name in text, name

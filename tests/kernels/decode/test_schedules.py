@@ -113,10 +113,11 @@ def test_any_schedule(data, choice, rule, offload):
             rows.tokens = [rows.new(0) for _ in rows.tokens]
 
 
+@pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("summary", sorted(set(SUMMARIES) - {"attention"}))
-def test_tokens_that_choose_by_themselves_can_be_forgotten_anywhere(summary):
+def test_tokens_that_choose_by_themselves_can_be_forgotten_anywhere(summary, offload):
     options = SpanOptions(block_size=4, chunk_size=8, top_k=2, selection="token", summary=summary)
-    rows = Rows(2, options, offload=False)
+    rows = Rows(2, options, offload)
     rows.feed([30, 21], [0, 9], 30)
     for lengths in ([29, 21], [26, 20], [17, 16], [3, 0]):
         rows.crop(lengths)

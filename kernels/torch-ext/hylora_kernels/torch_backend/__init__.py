@@ -182,9 +182,9 @@ def _causal_tiles(rows: slice, start: int, length: int, size: int, heads: slice 
 
 
 def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, query: Tensor) -> Iterator[Part]:
-    """The parts that read retrieved blocks, run by run: full units with equally many blocks, or a shorter last unit."""
-    groups = query.shape[1] // blocks.shape[1]
-    by_pairs = options.unit_size * groups < options.block_size
+    """The parts that read retrieved blocks: runs of full units with equally many blocks, and a shorter last unit."""
+    # To gather queries for blocks moves less than to gather blocks for units where these have fewer rows.
+    by_pairs = options.unit_size * (query.shape[1] // blocks.shape[1]) < options.block_size
     full = segment.length // options.unit_size
     kept = [options.retrieved(unit) for unit in range(blocks.shape[2])]
     for (count, whole), run in groupby(range(len(kept)), key=lambda unit: (kept[unit], unit < full)):

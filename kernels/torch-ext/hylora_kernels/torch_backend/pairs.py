@@ -2,8 +2,8 @@
 """Attention block by block: each block of keys meets the queries that chose it, wherever they stand.
 
 Where every token chooses for itself, to gather its blocks would move far more numbers than are computed with. So the
-pairs of a query and a block are sorted by block and cut into tiles, each of which reads one block, and what is gathered
-are the queries.
+pairs of a query and a block are sorted by block and cut into tiles, each of which reads one block: what is gathered
+are queries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .parts import Part, Tiles
 # Rows in a tile: with fewer the products are slower, with more the last tile of a block is emptier.
 _ROWS = 64
 # Queries are gathered about so many numbers at a time, which should stay in a CPU's cache.
-_SLICE = 1 << 20
+_SLICE = 1 << 18
 
 
 class PairIndex(NamedTuple):

@@ -112,8 +112,8 @@ class TilePart(Part):
 class BlockPart(Part):
     """Tiles of queries that attend to blocks of keys chosen by index.
 
-    `keys` are the blocks there are, to which `blocks`, `[rows, Hkv, count, k]`, points. The query heads of a group share
-    their blocks, so they are folded into the rows of one problem and each block is gathered once.
+    `keys` are the blocks there are, to which `blocks`, `[rows, Hkv, count, k]`, points. The query heads of a group
+    share their blocks, so they are folded into the rows of one problem and each block is gathered once.
     """
 
     queries: Tiles
