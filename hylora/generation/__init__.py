@@ -2,5 +2,6 @@
 """Generation with span-expanded attention: a cache for `generate`."""
 
 from hylora.generation.cache import SpanCache, bytes_held
+from hylora.generation.layers import SpanLayer
 
-__all__ = ["SpanCache", "bytes_held"]
+__all__ = ["SpanCache", "SpanLayer", "bytes_held"]

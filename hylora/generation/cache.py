@@ -102,11 +102,10 @@ class SpanCache(Cache):
         Args:
             repeats: how many times.
         """
-        rows = next(
-            (len(layer.state.lengths) for layer in self.layers if getattr(layer, "state", None) is not None), 0
-        )
-        # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
-        self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
+        state = next(layer.state for layer in self.layers if isinstance(layer, SpanLayer))
+        if state is not None:
+            # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
+            self.reorder_cache(torch.arange(len(state.lengths)).repeat_interleave(repeats))
 
 
 def bytes_held(cache: Cache) -> int:
