@@ -216,6 +216,14 @@ def test_options_must_stay_those_of_the_cache():
         batch.feed(tokens(3, 1))
 
 
+def test_a_cache_filled_in_inference_mode_can_be_used_outside_of_it():
+    model = model_of("llama")
+    batch = Continued(model)
+    with torch.inference_mode():
+        batch.feed(tokens(2, 9))
+    batch.feed(tokens(2, 1))
+
+
 def test_gradients_are_refused(model):
     with pytest.raises(ValueError, match="no gradient flows"):
         model(tokens(1, 9), past_key_values=hylora.SpanCache(model.config))
