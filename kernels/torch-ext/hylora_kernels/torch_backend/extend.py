@@ -14,7 +14,7 @@ from ..hashing import hashed_scores
 from ..kept import DecodeTensors, store
 from ..layout import SequenceLayout
 from ..options import SpanOptions, accumulation_dtype
-from ..selection import rank, token_scores
+from ..selection import best, token_scores
 from .flash import flash_forward
 from .pairs import PairPart
 from .parts import TilePart, Tiles, attend_forward
@@ -143,7 +143,9 @@ def _choose(
         scores = token_scores(query[:, :, tokens], kept.summaries[:, :, :candidates], options, scale)
     else:
         scores = pooled[:, :, units - before // options.unit_size] @ kept.summaries[:, :, :candidates].mT
-    blocks = rank(scores, torch.full_like(units, candidates), options.top_k)
+    top = scores.topk(options.top_k + 1, dim=-1)
+    clear = bool((top.values[..., :-1] > top.values[..., 1:]).all())
+    blocks = top.indices[..., :-1] if clear else best(scores, options.top_k)
     if options.chooses_per_token:
         return blocks
     of_token = torch.arange(before + tokens.start, before + tokens.stop, device=query.device) // options.unit_size
