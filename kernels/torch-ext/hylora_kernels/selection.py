@@ -88,7 +88,7 @@ def rank(scores: Tensor, counts: Tensor, top_k: int) -> Tensor:
 
 
 def best(scores: Tensor, count: int) -> Tensor:
-    """`scores.sort(descending=True, stable=True).indices[..., :count]`, in less time; there are at least as many."""
+    """`scores.sort(descending=True, stable=True).indices[..., :count]`, in less time."""
     # Of those equal to the worst that is taken, `topk` may take any: here the first.
     worst = scores.topk(count, dim=-1).values[..., -1:]
     blocks = scores.shape[-1]
