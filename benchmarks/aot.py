@@ -50,7 +50,7 @@ class Case:
         arch: 80 or 90, ten times the compute capability.
         head_dim: D.
         dtype: a key of `DTYPES`.
-        readers: "shared" (a choice per chunk, one query head per KV head) or "union" (a choice per token, four).
+        readers: "shared" (a choice per chunk, one query head per KV head) or "tokens" (a choice per token, four).
     """
 
     arch: int
@@ -160,7 +160,7 @@ def all_cases() -> list[Case]:
         Case(arch, head_dim, dtype, readers)
         for arch in (80, 90)
         for dtype, head_dim in sizes
-        for readers in ("shared", "union")
+        for readers in ("shared", "tokens")
     ]
 
 
@@ -171,7 +171,7 @@ def markdown(report: dict) -> str:
         "",
         "Registers per thread / bytes of stack per thread (where spills go) / KiB of shared memory, of each kernel",
         "with the launch it ships with, compiled ahead of time; nothing was run. Shared: a choice per chunk, one",
-        "query head per KV head. Union: a choice per token, four query heads per KV head.",
+        "query head per KV head. Tokens: a choice per token, four query heads per KV head.",
     ]
     tables: dict[tuple, dict] = {}
     for entry in report["results"]:

@@ -43,7 +43,7 @@ def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
     """The command fails where registers spill at head dimensions up to 128, or shared memory does not suffice."""
     results = compile_kernels(tmp_path, "--arch", arch, "--head-dim", "64", "128", "--dtype", "bfloat16")
     assert [(r["case"]["head_dim"], r["case"]["readers"]) for r in results] == [
-        (head_dim, readers) for head_dim in (64, 128) for readers in ("shared", "union")
+        (head_dim, readers) for head_dim in (64, 128) for readers in ("shared", "tokens")
     ]
     for result in results:
         assert {kernel["kernel"] for kernel in result["kernels"]} == KERNELS
@@ -55,7 +55,7 @@ def test_the_documented_table_covers_what_is_supported():
     results = json.loads((ROOT / "docs/benchmarks/aot.json").read_text())["results"]
     cases = {tuple(result["case"].values()) for result in results}
     for arch in (80, 90):
-        for readers in ("shared", "union"):
+        for readers in ("shared", "tokens"):
             assert cases >= {(arch, head_dim, "bfloat16", readers) for head_dim in (64, 80, 96, 128, 160, 256)}
     for result in results:
         assert {kernel["kernel"] for kernel in result["kernels"]} == KERNELS

@@ -17,7 +17,6 @@ from .backward import attention_backward
 from .decode import span_decode
 from .forward import attention_forward
 from .launch import capability, has_small_memory, on_its_device
-from .lists import reading_lists
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
@@ -64,8 +63,8 @@ def span_forward(
     """Span-expanded attention, its log-sum-exp `[B, Hq, L]`, and the retrieved blocks `[Hkv, units, top_k]`."""
     tables = span_tables(layout, options, query.device)
     blocks = _choose(query, key, value, layout, options, tables, scale)
-    lists = reading_lists(blocks, tables, options)
-    return *attention_forward(query, key, value, lists, tables, scale, options.block_size), blocks
+    read = _read(blocks, layout, options)
+    return *attention_forward(query, key, value, read, tables, scale, options.block_size), blocks
 
 
 @on_its_device
@@ -74,8 +73,8 @@ def span_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    lists = reading_lists(saved.blocks, tables, options)
-    return attention_backward(grad, saved, lists, tables, scale, options.block_size)
+    saved = saved._replace(blocks=_read(saved.blocks, layout, options))
+    return attention_backward(grad, saved, tables, scale, options.block_size)
 
 
 @on_its_device
@@ -88,6 +87,15 @@ def select_blocks(
     return list(blocks.split([options.units(length) for _, _, length in layout.sequences], dim=1))
 
 
+def _retrieves(layout: SequenceLayout, options: SpanOptions) -> bool:
+    return options.retrieves and layout.longest > options.chunk_size
+
+
+def _read(blocks: Tensor, layout: SequenceLayout, options: SpanOptions) -> Tensor:
+    """The blocks, without those slots that are known to be empty."""
+    return blocks if _retrieves(layout, options) else blocks[:, :, :0]
+
+
 def _choose(
     query: Tensor,
     key: Tensor,
@@ -98,7 +106,7 @@ def _choose(
     scale: float,
 ) -> Tensor:
     """The blocks that each unit retrieves: `[Hkv, units, top_k]` int32."""
-    if not options.retrieves or layout.longest <= options.chunk_size:
+    if not _retrieves(layout, options):
         return torch.full(
             (key.shape[1], tables.units.shape[0], options.top_k), -1, dtype=torch.int32, device=key.device
         )
