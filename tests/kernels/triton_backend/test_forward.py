@@ -163,7 +163,7 @@ def test_neighbours_of_one_tile_disagree_wholly():
     check(random_inputs(1, 2, 1, 138, head_dim=16, dtype=torch.float32), layout, options, blocks)
 
 
-@pytest.mark.parametrize("shift", [-60.0, 60.0])
+@pytest.mark.parametrize("shift", [-40.0, 40.0])
 def test_scores_far_from_zero(shift):
     query, key, value = random_inputs(1, 2, 1, 170, head_dim=16, dtype=torch.float32)
     query[..., 0], key[..., 0] = 1.0, shift
