@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import torch_backend
 from ..layout import SequenceLayout
-from ..options import SpanOptions
+from ..options import TWO_VECTORS, SpanOptions
 from ..saved import Saved
 from .backward import attention_backward
 from .decode import span_decode
@@ -26,14 +26,18 @@ __all__ = ["select_blocks", "span_backward", "span_decode", "span_forward", "uns
 _BLOCK_SIZES = (16, 32, 64, 128)
 _MOST_BLOCKS = 64
 _MOST_DIMENSIONS = 256
+# Features of queries that choose take about this many numbers at a time, and those of at least one KV head.
+_FEATURES = 1 << 27
 
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
     if work not in ("span", "select", "decode"):
         return "Triton has no kernel for this attention"
-    if options.summary not in ("attention", "landmark", "mean_key") or options.pooling != "sum":
-        return f"the kernels do not choose by summary={options.summary!r} with pooling={options.pooling!r}"
+    if options.retrieval == "relevance" and options.pools_scores:
+        return f"no kernel pools scores, as summary={options.summary!r} with pooling={options.pooling!r} takes it"
+    if work == "decode" and options.summary in TWO_VECTORS:
+        return f"no decoding kernel makes summary={options.summary!r}"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"
     if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
@@ -116,5 +120,13 @@ def _choose(
         chosen = torch_backend.select_blocks(query, key, value, layout, options, scale)
         return torch.cat(chosen, dim=1).to(torch.int32)
     summaries, query_sums = summarize_blocks(query, key, value, tables, options, scale)
-    pooled = pool_queries(query, query_sums, key.shape[1], tables, options)
-    return retrieve(pooled, summaries, tables, options.top_k)
+    kv_heads, units, width = key.shape[1], tables.units.shape[0], summaries.shape[2]
+    groups, step = query.shape[1] // kv_heads, max(1, _FEATURES // max(1, units * width))
+    chosen = []
+    for head in range(0, kv_heads, step):
+        own = slice(head, min(head + step, kv_heads))
+        sums = None if query_sums is None else query_sums[own]
+        asking = query[:, own.start * groups : own.stop * groups]
+        pooled = pool_queries(asking, sums, own.stop - own.start, tables, options, scale)
+        chosen.append(retrieve(pooled, summaries[own], tables, options.top_k))
+    return torch.cat(chosen)
