@@ -23,7 +23,7 @@ from .tables import SpanTables, span_tables
 
 __all__ = ["select_blocks", "span_backward", "span_decode", "span_forward", "unsupported"]
 
-_BLOCK_SIZES = (16, 32, 64, 128)
+_BLOCK_SIZES = (8, 16, 32, 64, 128)
 _MOST_BLOCKS = 64
 _MOST_DIMENSIONS = 256
 # Features of queries that choose take about this many numbers at a time, and those of at least one KV head.

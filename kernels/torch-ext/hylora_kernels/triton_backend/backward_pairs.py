@@ -19,7 +19,7 @@ from torch import Tensor
 from ..saved import Saved
 from .backward_query import weights_and_gradients
 from .inverse import Runs, cut_into_runs
-from .launch import launch_for
+from .launch import launch_for, padded
 from .merge import merge_slots
 from .pairs import PairSlice, block_of_row, pair_queries, pair_slices, pair_tile, run_of_entries
 from .tables import SpanTables
@@ -104,6 +104,7 @@ def _differentiate(
         heads,
         query.shape[2],
         BLOCK_SIZE=block_size,
+        KEYS=padded(block_size),
         **tile,
         **launch._replace(num_warps=warps).settings(head_dim),
     )
@@ -141,6 +142,7 @@ def _differentiate_pairs(
     length,
     UNIT_SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     SIZE: tl.constexpr,
@@ -153,15 +155,15 @@ def _differentiate_pairs(
         return
     kv_head, row, block_start = block_of_row(block_table, listed, block_count)
     dim = tl.arange(0, BLOCK_D)
-    place = tl.arange(0, BLOCK_SIZE)
+    place = tl.arange(0, KEYS)
     source = (block_start + place).to(tl.int64)
     keys = key + vector_at(key_strides, row, kv_head, source)[:, None] + dim[None, :]
     values = value + vector_at(value_strides, row, kv_head, source)[:, None] + dim[None, :]
-    k = load_tile(keys, None, False, HEAD_DIM, BLOCK_D)
-    v = load_tile(values, None, False, HEAD_DIM, BLOCK_D)
+    k = load_tile(keys, place < BLOCK_SIZE, KEYS != BLOCK_SIZE, HEAD_DIM, BLOCK_D)
+    v = load_tile(values, place < BLOCK_SIZE, KEYS != BLOCK_SIZE, HEAD_DIM, BLOCK_D)
     # Transposed: a matrix unit wants 64 rows or more, and a block may have fewer keys.
-    dk = tl.zeros([BLOCK_D, BLOCK_SIZE], tl.float32)
-    dv = tl.zeros([BLOCK_D, BLOCK_SIZE], tl.float32)
+    dk = tl.zeros([BLOCK_D, KEYS], tl.float32)
+    dv = tl.zeros([BLOCK_D, KEYS], tl.float32)
     head_tiles = groups // HEADS
     for step in range(tl.cdiv(end - start, PAIRS) * head_tiles):
         first = start + step // head_tiles * PAIRS
@@ -179,6 +181,8 @@ def _differentiate_pairs(
         log_total = tl.load(log_totals + kept, asks, other=float("inf"))
         delta = tl.load(deltas + kept, asks, other=0.0)
         products = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if KEYS != BLOCK_SIZE:
+            products = tl.where((place < BLOCK_SIZE)[None, :], products, float("-inf"))
         weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
         dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
         dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
@@ -188,7 +192,7 @@ def _differentiate_pairs(
         tl.store(share + at[:, None] * HEAD_DIM + dim[None, :], dq.to(share.dtype.element_ty), inside)
 
     of_runs += (tl.program_id(0).to(tl.int64) * 2 * BLOCK_SIZE + place)[None, :] * HEAD_DIM + dim[:, None]
-    inside = (dim < HEAD_DIM)[:, None] & (place >= 0)[None, :]
+    inside = (dim < HEAD_DIM)[:, None] & (place < BLOCK_SIZE)[None, :]
     tl.store(of_runs, dk * scale, inside)
     tl.store(of_runs + BLOCK_SIZE * HEAD_DIM, dv, inside)
 

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .inverse import cut_into_runs
-from .launch import launch_for
+from .launch import launch_for, padded
 from .merge import merge_slots
 from .pairs import PairSlice, block_of_row, pair_queries, pair_slices, pair_tile, run_of_entries
 from .tables import SpanTables
@@ -70,6 +70,7 @@ def _attend(
         key.stride(),
         value.stride(),
         BLOCK_SIZE=block_size,
+        KEYS=padded(block_size),
         **tile,
         **launch.settings(head_dim),
     )
@@ -100,6 +101,7 @@ def _attend_pairs(
     value_strides,
     UNIT_SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     SIZE: tl.constexpr,
@@ -112,11 +114,12 @@ def _attend_pairs(
         return
     kv_head, row, block_start = block_of_row(block_table, listed, block_count)
     dim = tl.arange(0, BLOCK_D)
-    source = (block_start + tl.arange(0, BLOCK_SIZE)).to(tl.int64)
+    place = tl.arange(0, KEYS)
+    source = (block_start + place).to(tl.int64)
     keys = key + vector_at(key_strides, row, kv_head, source)[:, None] + dim[None, :]
     values = value + vector_at(value_strides, row, kv_head, source)[:, None] + dim[None, :]
-    k = load_tile(keys, None, False, HEAD_DIM, BLOCK_D)
-    v = load_tile(values, None, False, HEAD_DIM, BLOCK_D)
+    k = load_tile(keys, place < BLOCK_SIZE, KEYS != BLOCK_SIZE, HEAD_DIM, BLOCK_D)
+    v = load_tile(values, place < BLOCK_SIZE, KEYS != BLOCK_SIZE, HEAD_DIM, BLOCK_D)
     first_head = tl.program_id(1) * HEADS
     for first in range(start, end, PAIRS):
         pair, position, head, token, asks = pair_queries(
@@ -126,6 +129,8 @@ def _attend_pairs(
         at = vector_at(query_strides, row, kv_head * groups + head, position.to(tl.int64))
         q = load_tile(query + at[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D)
         products = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+        if KEYS != BLOCK_SIZE:
+            products = tl.where((place < BLOCK_SIZE)[None, :], products, float("-inf"))
         pivot = tl.max(products, 1)
         weights = tl.exp2(products - pivot[:, None])
         total = tl.sum(weights, 1)
