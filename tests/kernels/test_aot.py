@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# By kind of reader; the rest run with both.
+OWN_KERNELS = {
+    "shared": {"add_retrieved_gradients"},
+    "tokens": {"attend_pairs", "differentiate_pairs", "merge_slots", "sum_runs"},
+}
 KERNELS = {
-    "add_retrieved_gradients",
     "append",
     "attend_tile",
     "attention_forward",
@@ -38,6 +42,10 @@ def compile_kernels(folder, *arguments):
     return json.loads((folder / "aot.json").read_text())["results"]
 
 
+def names_in(result):
+    return {kernel["kernel"] for kernel in result["kernels"]}
+
+
 @pytest.mark.parametrize("arch", ["80", "90"])
 def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
     """The command fails where registers spill at head dimensions up to 128, or shared memory does not suffice."""
@@ -46,7 +54,7 @@ def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
         (head_dim, readers) for head_dim in (64, 128) for readers in ("shared", "tokens")
     ]
     for result in results:
-        assert {kernel["kernel"] for kernel in result["kernels"]} == KERNELS
+        assert names_in(result) == KERNELS | OWN_KERNELS[result["case"]["readers"]]
         assert all(kernel["registers"] > 0 for kernel in result["kernels"])
     assert "attention_forward" in (tmp_path / "aot.md").read_text()
 
@@ -58,4 +66,4 @@ def test_the_documented_table_covers_what_is_supported():
         for readers in ("shared", "tokens"):
             assert cases >= {(arch, head_dim, "bfloat16", readers) for head_dim in (64, 80, 96, 128, 160, 256)}
     for result in results:
-        assert {kernel["kernel"] for kernel in result["kernels"]} == KERNELS
+        assert names_in(result) == KERNELS | OWN_KERNELS[result["case"]["readers"]]
