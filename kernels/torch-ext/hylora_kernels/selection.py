@@ -62,7 +62,13 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
     step = _per_slice(rows * heads * blocks, key.device)
     for first in range(0, units, step):
         at = slice(first, min(first + step, units))
-        if blocks := options.candidates(at.stop - 1):  # nobody in the slice may choose a later one
+        blocks = options.candidates(at.stop - 1)  # nobody in the slice may choose a later one
+        if blocks == 0:
+            continue
+        if options.candidates(first) == blocks:
+            count = min(options.top_k, blocks)
+            chosen[:, :, at, :count] = best(score(at, blocks), count)
+        else:
             chosen[:, :, at] = rank(score(at, blocks), counts[at], options.top_k)
     return chosen
 
@@ -75,20 +81,17 @@ def rank(scores: Tensor, counts: Tensor, top_k: int) -> Tensor:
     blocks = scores.shape[-1]
     lowest = float("-inf") if scores.is_floating_point() else -1
     index = torch.arange(blocks, dtype=torch.int32, device=scores.device)
-    order = _best(scores.masked_fill(index >= counts[:, None], lowest), min(top_k, blocks))
+    order = best(scores.masked_fill(index >= counts[:, None], lowest), min(top_k, blocks))
     missing = index[: order.shape[-1]] >= counts[:, None]
     order = order.masked_fill(missing, -1)
     return torch.nn.functional.pad(order, (0, top_k - order.shape[-1]), value=-1)
 
 
-def _best(scores: Tensor, count: int) -> Tensor:
-    """`scores.sort(descending=True, stable=True).indices[..., :count]`, faster."""
+def best(scores: Tensor, count: int) -> Tensor:
+    """`scores.sort(descending=True, stable=True).indices[..., :count]`, in less time."""
+    # Of those equal to the worst that is taken, `topk` may take any: here the first.
+    worst = scores.topk(count, dim=-1).values[..., -1:]
     blocks = scores.shape[-1]
-    best = scores.topk(min(count + 1, blocks), dim=-1)
-    if scores.device.type == "cpu" and bool((best.values[..., :-1] > best.values[..., 1:]).all()):
-        return best.indices[..., :count]
-    # Which of several equals `topk` takes is open. So of those equal to the worst that it takes, the first are taken.
-    worst = best.values[..., count - 1 : count]
     earlier = torch.arange(blocks, 0, -1, dtype=torch.int32, device=scores.device)
     key = torch.where(scores == worst, earlier, 0).masked_fill_(scores > worst, blocks + 1)
     taken = key.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hylora_kernels import SequenceLayout, SpanOptions, span_attention
 from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SUMMARIES
+from hylora_kernels.torch_backend import extend
 from tests.tolerances import assert_close
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 4
@@ -82,12 +84,17 @@ class Rows:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.data(), st.sampled_from(CHOICES), st.sampled_from(RULES), st.booleans())
-def test_any_schedule(data, choice, rule, offload):
+@given(st.data(), st.sampled_from(CHOICES), st.sampled_from(RULES), st.booleans(), st.sampled_from([1 << 6, 1 << 20]))
+def test_any_schedule(data, choice, rule, offload, at_a_time):
     options = SpanOptions(**{"block_size": 2, "chunk_size": 6, "top_k": 2, "representatives": 1, **choice, **rule})
     if options.pools_scores and not options.chooses_per_token:
         options = replace(options, selection="token")
-    rows = Rows(data.draw(st.integers(1, 3)), options, offload)
+    with mock.patch.object(extend, "_SLICE", at_a_time):
+        follow(data, Rows(data.draw(st.integers(1, 3)), options, offload))
+
+
+def follow(data, rows: Rows):
+    """Draw a schedule and follow it."""
     steps = st.sampled_from(["step", "piece", "padded", "crop", "reorder", "repeat", "reset"])
     for what in data.draw(st.lists(steps, min_size=2, max_size=7)):
         count = len(rows.tokens)

@@ -14,15 +14,13 @@ from ..hashing import hashed_scores
 from ..kept import DecodeTensors, store
 from ..layout import SequenceLayout
 from ..options import SpanOptions, accumulation_dtype
-from ..selection import rank, token_scores
+from ..selection import best, token_scores
 from .flash import flash_forward
 from .pairs import PairPart
 from .parts import TilePart, Tiles, attend_forward
 
-# Scores, and what pairs of a query and a block give, hold at most about this many numbers at a time.
+# Scores, gathered blocks, and what pairs of a query and a block give have at most about so many numbers at a time.
 _SLICE = 1 << 23
-# Up to so many blocks per head are gathered; more are read where they are.
-_FEW = 256
 
 
 class Run(NamedTuple):
@@ -45,17 +43,19 @@ def extend(
 ) -> Tensor:
     """Append each row's tokens to those it holds, and give what they attend to; zeros at padding."""
     lengths = kept.lengths.tolist()
-    if any(lengths):
-        output, compute = torch.zeros_like(query), _extend
+    holds_some = any(lengths)
+    if holds_some:
+        output = torch.zeros_like(query)
     else:
         module = backends.choose("auto", "span", query, options, layout)
-        output, compute = module.span_forward(query, key, value, layout, options, scale)[0], store
+        output, _, _ = module.span_forward(query, key, value, layout, options, scale)
     new = [0] * layout.batch
     for rows, start, length, held in _runs(layout, lengths):
         tokens = (x[rows, :, start : start + length] for x in (query, key, value))
-        result = compute(*tokens, kept.rows(rows), held, options, scale)
-        if compute is _extend:
-            output[rows, :, start : start + length] = result
+        if holds_some:
+            output[rows, :, start : start + length] = _extend(*tokens, kept.rows(rows), held, options, scale)
+        else:
+            store(*tokens, kept.rows(rows), held, options, scale)
         new[rows] = [length] * (rows.stop - rows.start)
     kept.lengths.add_(torch.tensor(new, dtype=kept.lengths.dtype).to(kept.lengths.device))
     return output
@@ -116,7 +116,8 @@ def _attend_retrieved(
     slices = (slice(x, min(x + step, tokens.stop)) for x in range(tokens.start, tokens.stop, step))
     blocks = [_choose(query, pooled, kept, before, some, candidates, options, scale) for some in slices]
     blocks = torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0]
-    attend = _attend_gathered if blocks.shape[2] * options.top_k <= _FEW else _attend_pairs
+    gathered = blocks.numel() * options.block_size * query.shape[3]
+    attend = _attend_gathered if blocks.shape[2] == 1 or gathered <= _SLICE else _attend_pairs
     return attend(chosen, kept, blocks, options.block_size, scale)
 
 
@@ -142,7 +143,9 @@ def _choose(
         scores = token_scores(query[:, :, tokens], kept.summaries[:, :, :candidates], options, scale)
     else:
         scores = pooled[:, :, units - before // options.unit_size] @ kept.summaries[:, :, :candidates].mT
-    blocks = rank(scores, torch.full_like(units, candidates), options.top_k)
+    top = scores.topk(options.top_k + 1, dim=-1)
+    clear = bool((top.values[..., :-1] > top.values[..., 1:]).all())
+    blocks = top.indices[..., :-1] if clear else best(scores, options.top_k)
     if options.chooses_per_token:
         return blocks
     of_token = torch.arange(before + tokens.start, before + tokens.stop, device=query.device) // options.unit_size
