@@ -164,9 +164,9 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=3, max_size=3), st.lists(ACTIONS, min_size=1, max_size=6))
-def test_any_schedule_holds_what_recomputation_says(left, actions):
-    batch, seeds = Continued(_ONE_LAYER), iter(range(100))
+@given(st.booleans(), st.lists(st.integers(0, 9), min_size=3, max_size=3), st.lists(ACTIONS, min_size=1, max_size=6))
+def test_any_schedule_holds_what_recomputation_says(offload, left, actions):
+    batch, seeds = Continued(_ONE_LAYER, hylora.SpanCache(_ONE_LAYER.config, offload=offload)), iter(range(100))
     ids = tokens(3, 13)
     batch.feed(ids, mask_with(ids, *left))
     for action, what in actions:
