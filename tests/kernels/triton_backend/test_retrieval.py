@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hylora_kernels import SequenceLayout, reference
+from hylora_kernels import SequenceLayout, reference, triton_backend
 from hylora_kernels import selection as torch_selection
 from hylora_kernels.options import TWO_VECTORS, SpanOptions
 from hylora_kernels.triton_backend.launch import Launch, forced
@@ -145,13 +145,21 @@ def choose(query, key, value, layout, options, scale):
 
 
 @pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key", *TWO_VECTORS])
-@pytest.mark.parametrize("mode", [MODES[1], MODES[2], MODES[4], MODES[5]], ids=str)
+@pytest.mark.parametrize("mode", [MODES[1], MODES[2], MODES[5]], ids=str)
 def test_the_whole_choice(summary, mode):
     layout = SequenceLayout(2, 110, ((0, 9, 101), (1, 0, 35), (1, 35, 75)))
     options = options_of(mode, summary=summary)
     inputs = [x.to(DEVICE) for x in random_inputs(2, 2, 1, 110, 16, torch.float32)]
     expected = reference.select_blocks(*(x.double() for x in inputs), layout, options, 0.25)
     assert torch.equal(choose(*inputs, layout, options, 0.25).long(), torch.cat(expected, dim=1))
+
+
+def test_features_of_one_head_at_a_time(monkeypatch):
+    inputs = [x.to(DEVICE) for x in random_inputs(1, 4, 2, 110, 16, torch.float32)]
+    layout, options = SequenceLayout.dense(1, 110), options_of(("token", 1, 40), summary="mean_std")
+    (whole,) = triton_backend.select_blocks(*inputs, layout, options, 0.25)
+    monkeypatch.setattr(triton_backend, "_FEATURES", 1)
+    assert torch.equal(triton_backend.select_blocks(*inputs, layout, options, 0.25)[0], whole)
 
 
 @pytest.mark.gpu
