@@ -164,9 +164,9 @@ def test_features_of_one_head_at_a_time(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("mode", [("chunk", 1, 1024), ("causal", 64, 1024), ("causal", 16, 1024), ("token", 1, 1024)])
-@pytest.mark.parametrize("summary", ["attention", "mean_std", "min_max"])
-@pytest.mark.parametrize(("head_dim", "top_k"), [(64, 8), (80, 5), (128, 8), (128, 64), (256, 16)])
+@pytest.mark.parametrize("mode", [("chunk", 1, 1024), ("causal", 16, 1024), ("token", 1, 1024)])
+@pytest.mark.parametrize("summary", ["attention", "mean_std"])
+@pytest.mark.parametrize(("head_dim", "top_k"), [(64, 8), (80, 5), (128, 64), (256, 16)])
 def test_real_sizes(head_dim, top_k, summary, mode, dtype):
     """The scores of what is chosen are the best there are, to rounding; and the choice repeats."""
     layout = SequenceLayout(2, 8192, ((0, 192, 8000), (1, 0, 4096), (1, 4096, 4096)))
