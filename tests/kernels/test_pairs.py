@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hylora_eval.runtime.memory import peak_memory
-from hylora_kernels import SequenceLayout, torch_backend
+from hylora_kernels import SequenceLayout
 from hylora_kernels import span_attention as span
 from hylora_kernels.torch_backend import flash, pairs
 from tests.kernels.inputs import assert_backends_agree, output_and_gradients, random_inputs
@@ -22,7 +22,7 @@ HEADS = pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (3, 1)])
 @pytest.fixture
 def few_at_a_time(monkeypatch):
     """Parts of a few pairs, and of those a few gathered at a time."""
-    monkeypatch.setattr(torch_backend, "_PAIRS", 1 << 10)
+    monkeypatch.setattr(pairs, "_PAIRS", 1 << 10)
     monkeypatch.setattr(pairs, "_SLICE", 1 << 6)
     monkeypatch.setattr(pairs, "_ROWS", 5)
 
@@ -86,7 +86,7 @@ def test_threads_change_nothing(threads):
 
 def test_memory_holds_no_output_for_each_pair(monkeypatch):
     length, top_k, head_dim = 2048, 32, 64
-    monkeypatch.setattr(torch_backend, "_PAIRS", 1 << 18)
+    monkeypatch.setattr(pairs, "_PAIRS", 1 << 18)
     inputs = random_inputs(1, 2, 2, length, head_dim, dtype=torch.float32)
     options = {"selection": "token", "block_size": 16, "top_k": top_k, "chunk_size": 256, "summary": "mean_std"}
     peak = peak_memory(lambda: lambda: output_and_gradients(span, inputs, **options), torch.device("cpu"))

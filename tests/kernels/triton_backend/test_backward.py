@@ -8,6 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout
 from hylora_kernels.saved import Saved
+from hylora_kernels.triton_backend import pairs
 from hylora_kernels.triton_backend.backward import attention_backward
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
@@ -91,7 +92,7 @@ def test_head_dims(head_dim, selection):
 
 
 @SELECTIONS
-@pytest.mark.parametrize(("block_size", "block_n"), [(32, 16), (64, 16), (16, 64), (32, 64)])
+@pytest.mark.parametrize(("block_size", "block_n"), [(8, 16), (64, 16), (16, 64), (32, 64)])
 def test_tiles_hold_parts_of_blocks_and_several(block_size, block_n, selection):
     inputs = random_inputs(1, 1, 1, 150, head_dim=16, dtype=torch.float32)
     options = options_of(selection, block_size=block_size)
@@ -156,6 +157,14 @@ def test_scores_far_from_zero(sign):
     check((query, key, value), SequenceLayout.dense(1, 130), options_of(TOKENS), scale=1.0, tolerance=1e-3)
 
 
+@pytest.mark.parametrize("numbers", [4000, 15000])
+def test_slices_of_pairs(numbers, monkeypatch):
+    """Of units of one KV head, and of KV heads: gradients of keys add up over the former."""
+    monkeypatch.setattr(pairs, "_SLICE", numbers)
+    inputs = random_inputs(1, 4, 2, 130, head_dim=16, dtype=torch.float16)
+    check(inputs, SequenceLayout.dense(1, 130), options_of(TOKENS))
+
+
 @SELECTIONS
 def test_repeats_bit_for_bit(selection):
     inputs, layout = random_inputs(1, 2, 1, 100, head_dim=16, dtype=torch.float16), SequenceLayout.dense(1, 100)
@@ -165,7 +174,7 @@ def test_repeats_bit_for_bit(selection):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 64, 2048), ("causal", 16, 2000)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 16, 2000), ("token", 1, 2048)])
 @pytest.mark.parametrize(
     ("length", "kv_heads", "head_dim"), [(8192, 2, 64), (8000, 6, 80), (16384, 3, 128), (5000, 1, 256)]
 )
@@ -189,7 +198,7 @@ def test_real_sizes(length, kv_heads, head_dim, selection, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 64, 2048), ("causal", 16, 2000)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 16, 2000), ("token", 1, 2048)])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_shipped_launches_in_float32(head_dim, selection):
     layout, options = SequenceLayout(1, 4500, ((0, 100, 4300),)), options_of(selection, block_size=32, top_k=8)

@@ -9,6 +9,7 @@ import torch
 from hylora_kernels import SequenceLayout
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.reference import span_mask
+from hylora_kernels.triton_backend import pairs
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
 from hylora_kernels.triton_backend.tables import span_tables
@@ -105,7 +106,7 @@ def test_head_dims(head_dim, selection):
 
 
 @SELECTIONS
-@pytest.mark.parametrize("block_size", [16, 32, 64])
+@pytest.mark.parametrize("block_size", [8, 16, 64])
 @pytest.mark.parametrize("block_n", [16, 64])
 def test_tiles_hold_parts_of_blocks_and_several(block_n, block_size, selection):
     inputs = random_inputs(1, 1, 1, 190, head_dim=16, dtype=torch.float32)
@@ -171,6 +172,15 @@ def test_scores_far_from_zero(shift):
     check((query, key, value), SequenceLayout.dense(1, 170), options_of(TOKENS), scale=1.0)
 
 
+@pytest.mark.parametrize("numbers", [3000, 10000])
+def test_slices_of_pairs_change_nothing(numbers, monkeypatch):
+    """Of units of one KV head, and of KV heads."""
+    inputs, options = random_inputs(1, 4, 2, 90, head_dim=16, dtype=torch.float32), options_of(("token", 1, 80))
+    whole = check(inputs, SequenceLayout.dense(1, 90), options)
+    monkeypatch.setattr(pairs, "_SLICE", numbers)
+    assert torch.equal(check(inputs, SequenceLayout.dense(1, 90), options), whole)
+
+
 def test_repeats_bit_for_bit():
     inputs, layout = random_inputs(1, 2, 1, 90, head_dim=16, dtype=torch.float16), SequenceLayout.dense(1, 90)
     first, second = (check(inputs, layout, options_of(TOKENS)) for _ in range(2))
@@ -216,7 +226,7 @@ def test_listed_launches():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("selection", [("chunk", 1, 1024), ("causal", 64, 1024), ("causal", 16, 1024)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 1024), ("causal", 16, 1024), ("token", 1, 1024)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("head_dim", [64, 80, 128, 160, 256])
 def test_listed_launches_of_a_gpu(head_dim, dtype, selection):
@@ -224,14 +234,14 @@ def test_listed_launches_of_a_gpu(head_dim, dtype, selection):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("selection", [("chunk", 1, 4096), ("causal", 64, 2048), ("causal", 1, 2048)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 4096), ("causal", 64, 2048), ("token", 1, 2048)])
 @pytest.mark.parametrize(("length", "heads", "kv_heads"), [(8192, 6, 6), (32768, 8, 2)])
 def test_long_sequences(length, heads, kv_heads, selection):
     check_by_chunks(length, heads, kv_heads, 128, torch.bfloat16, selection)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("block_size", [16, 64, 128])
-@pytest.mark.parametrize("selection", [("chunk", 1, 1000), ("causal", 10, 1000)])
+@pytest.mark.parametrize("block_size", [8, 16, 64, 128])
+@pytest.mark.parametrize("selection", [("chunk", 1, 1000), ("causal", 10, 1000), ("token", 1, 1000)])
 def test_block_sizes_on_a_gpu(selection, block_size):
     check_by_chunks(4490, 4, 1, 128, torch.bfloat16, selection, block_size=block_size)

@@ -125,9 +125,9 @@ def test_no_sequences():
 
 @pytest.mark.gpu
 @SUMMARIES
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
-@pytest.mark.parametrize("block_size", [16, 32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("head_dim", [64, 80, 256])
+@pytest.mark.parametrize("block_size", [8, 32, 128])
 def test_real_sizes(block_size, head_dim, dtype, summary):
     layout = SequenceLayout(2, 4200, ((0, 100, 4100), (1, 0, 3000), (1, 3000, 1111)))
     inputs = [x.to(DEVICE) for x in random_inputs(2, 6, 2, 4200, head_dim, dtype)]

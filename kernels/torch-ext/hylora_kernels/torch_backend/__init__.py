@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby, product
+from itertools import groupby
 from typing import Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
@@ -14,7 +14,7 @@ from ..layout import Segment, SequenceLayout
 from ..options import SpanOptions, accumulation_dtype, group_size
 from ..saved import Saved
 from .decode import span_decode
-from .pairs import PairPart
+from .pairs import pair_parts
 from .parts import BlockPart, Part, TilePart, Tiles, attend_backward, attend_forward
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "unsupported",
 ]
 
-# Gathered keys of a part hold at most about this many numbers, and the outputs of a part's pairs.
-_GATHER, _PAIRS = 1 << 23, 1 << 24
+# Gathered keys hold at most about this many numbers per part.
+_GATHER = 1 << 23
 
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
@@ -195,7 +195,7 @@ def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, query: Te
             queries = Tiles(segment.rows, first, len(run), size)
             keys = Tiles(segment.rows, segment.start, segment.length // options.block_size, options.block_size)
             chosen = blocks[:, :, run[0] : run[-1] + 1, :count]
-            yield from (_pair_parts if by_pairs else _block_parts)(queries, keys, chosen, query)
+            yield from (pair_parts if by_pairs else _block_parts)(queries, keys, chosen, query)
 
 
 def _block_parts(queries: Tiles, keys: Tiles, blocks: Tensor, query: Tensor) -> Iterator[BlockPart]:
@@ -204,22 +204,3 @@ def _block_parts(queries: Tiles, keys: Tiles, blocks: Tensor, query: Tensor) -> 
     for first in range(0, queries.count, step):
         some = blocks[:, :, first : first + step]
         yield BlockPart(queries._replace(start=queries.start + first * queries.size, count=some.shape[2]), keys, some)
-
-
-def _pair_parts(queries: Tiles, keys: Tiles, blocks: Tensor, query: Tensor) -> Iterator[PairPart]:
-    """Many queries of one head at a time rather than few of all, since those share blocks."""
-    blocks = blocks.repeat_interleave(queries.size, dim=2)
-    rows, heads, n, k = blocks.shape
-    groups = query.shape[1] // heads
-    most = max(1, _PAIRS // (k * groups * query.shape[3]))
-    steps = max(1, most // (heads * n)), max(1, most // n), -(-n // -(-n // most))
-    for row, head, first in product(*(range(0, size, step) for size, step in zip(blocks.shape, steps))):
-        some = blocks[row : row + steps[0], head : head + steps[1], first : first + steps[2]]
-        at = slice(queries.rows.start + row, queries.rows.start + row + some.shape[0])
-        last = head + some.shape[1]
-        yield PairPart(
-            Tiles(at, queries.start + first, 1, some.shape[2], slice(head * groups, last * groups)),
-            keys._replace(rows=at, heads=slice(head, last)),
-            some,
-            groups,
-        )

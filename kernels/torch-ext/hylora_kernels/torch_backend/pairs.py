@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Iterator, List, NamedTuple, Tuple
 
 import torch
@@ -24,6 +25,8 @@ from .parts import Part, Tiles
 
 # Rows in a tile: with fewer the products are slower, with more the last tile of a block is emptier.
 _ROWS = 64
+# The outputs of a part's pairs hold at most about this many numbers.
+_PAIRS = 1 << 24
 # Queries are gathered about so many numbers at a time, which should stay in a CPU's cache.
 _SLICE = 1 << 18
 
@@ -149,6 +152,28 @@ class PairPart(Part):
     def _as_tiles(self, table: Tensor) -> Tensor:
         """`[queries, groups, ...]` as `queries.of` gives them."""
         return table.unflatten(0, self.blocks.shape[:3]).movedim(3, 2).flatten(1, 2).unsqueeze(2)
+
+
+def pair_parts(queries: Tiles, keys: Tiles, blocks: Tensor, query: Tensor) -> Iterator[PairPart]:
+    """The parts in which tiles of queries attend to the blocks `[rows, kv_heads, count, k]` of `keys` that they chose.
+
+    A part takes many queries of one head rather than few of all, since those share blocks.
+    """
+    blocks = blocks.repeat_interleave(queries.size, dim=2)
+    rows, heads, n, k = blocks.shape
+    groups = query.shape[1] // heads
+    most = max(1, _PAIRS // (k * groups * query.shape[3]))
+    steps = max(1, most // (heads * n)), max(1, most // n), -(-n // -(-n // most))
+    for row, head, first in product(*(range(0, size, step) for size, step in zip(blocks.shape, steps))):
+        some = blocks[row : row + steps[0], head : head + steps[1], first : first + steps[2]]
+        at = slice(queries.rows.start + row, queries.rows.start + row + some.shape[0])
+        last = head + some.shape[1]
+        yield PairPart(
+            Tiles(at, queries.start + first, 1, some.shape[2], slice(head * groups, last * groups)),
+            keys._replace(rows=at, heads=slice(head, last)),
+            some,
+            groups,
+        )
 
 
 def _value(number: Tensor, at_most: int) -> int:
