@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hylora.demo.corpus import describe_corpus, load_corpus
-from hylora.demo.data import write_recall, write_text
-from hylora.demo.miniature import ASSETS, CONTEXT
+from hylora.demo.data import write_facts, write_recall, write_text
+from hylora.demo.facts import FactTask
+from hylora.demo.miniature import ASSETS, CONTEXT, FACTS
 from hylora.demo.recall import RecallTask
 from hylora.demo.tokenizer import train_tokenizer
 from hylora.language import LanguageRecipe, train
@@ -27,6 +28,7 @@ FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
 STAGES = ("1_recall", "2_text")
 RECALL_DOCUMENTS = 60_000
+FACT_DOCUMENTS = 24_000
 
 
 def write_data() -> None:
@@ -38,6 +40,10 @@ def write_data() -> None:
     write_text(FOLDER / "data" / "held_out.jsonl", load_corpus("held_out"))
     task = RecallTask.for_tokenizer(tokenizer)
     write_recall(FOLDER / "data" / "recall.jsonl", task, documents=RECALL_DOCUMENTS, length=CONTEXT, seed="pretrain")
+    sparse = FactTask(tokenizer, training)
+    write_facts(
+        FOLDER / "data" / "facts.jsonl", sparse, documents=FACT_DOCUMENTS, length=CONTEXT, facts=FACTS, seed="pretrain"
+    )
 
 
 def ship(folder: Path, assets: Path) -> None:
