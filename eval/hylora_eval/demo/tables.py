@@ -103,7 +103,7 @@ def _recall_grids(results: list[dict[str, Any]], settings: DemoSettings) -> Iter
             results,
             f"Recall with {attention}",
             f"Percent of facts recalled from {CHUNK} tokens back or more, by the document's length. Dense: "
-            "nothing but facts. Sparse, end: facts in held-out text, four of which are asked for anywhere or at the end; "
+            "only facts. Sparse, end: facts in held-out text, four of which are asked for anywhere or at the end; "
             f"{_spread(settings)}. Standard error over documents: at most {100 * error:.0f} points.",
             tasks,
             lambda runs, way=way: [_text(far_recall_mean(runs, way, task)) for task in tasks],
