@@ -28,7 +28,7 @@ FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
 STAGES = ("1_recall", "2_text")
 RECALL_DOCUMENTS = 60_000
-FACT_DOCUMENTS = 24_000
+FACT_DOCUMENTS = 48_000
 
 
 def write_data() -> None:

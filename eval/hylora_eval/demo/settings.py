@@ -15,8 +15,8 @@ __all__ = ["CHUNK", "MIXTURE", "NOT_TUNED", "RETRIEVALS", "VARIANTS", "DemoSetti
 CHUNK = CONTEXT
 # M, S and k of the thesis (2048 or 4096, 32, 8 at 8192 tokens) scaled to 256 tokens, and the recall preset (S = 16,
 # k = 16) likewise: both read 32 retrieved tokens.
-PUBLISHED: dict[str, Any] = {"chunk_size": (CHUNK // 2, CHUNK), "block_size": 8, "top_k": 4}
-RECALL: dict[str, Any] = {**PUBLISHED, "block_size": 4, "top_k": 8, "selection": "token", "summary": "mean_std"}
+PUBLISHED: dict[str, Any] = {"preset": "published", "chunk_size": (CHUNK // 2, CHUNK), "block_size": 8, "top_k": 4}
+RECALL: dict[str, Any] = {**PUBLISHED, "preset": "recall", "block_size": 4, "top_k": 8}
 MIN_MAX: dict[str, Any] = {**RECALL, "summary": "min_max"}
 # Ways to choose blocks whose hit rate is measured on every model, however it was tuned.
 RETRIEVALS: dict[str, dict[str, Any]] = {"published": PUBLISHED, "recall": RECALL, "min_max": MIN_MAX}

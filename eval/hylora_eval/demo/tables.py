@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from hylora_eval.demo.settings import CHUNK, MIXTURE, NOT_TUNED, RETRIEVALS, VAR
 # Which attention evaluates, in words.
 WAYS = {"own": "each one's own attention", "full": "full attention"}
 
-__all__ = ["Grid", "SeedMean", "far_recall_mean", "grids", "markdown", "show", "summarize"]
+__all__ = ["Grid", "SeedMean", "far_recall_mean", "grid_markdown", "grids", "markdown", "show", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -240,11 +241,15 @@ def markdown(results: list[dict[str, Any]], settings: DemoSettings, picture: str
     parts = ["# A small hybrid, stretched to four times its context", _setting(settings)]
     if picture:
         parts.append(f"![Recall with own attention, dense and sparse]({picture})")
-    for grid in grids(results, settings):
-        lines = ["| " + " | ".join(grid.head) + " |", "|" + " --- |" + " ---: |" * (len(grid.head) - 1)]
-        lines += ["| " + " | ".join(row) + " |" for row in grid.rows]
-        parts += [f"## {grid.title}", "\n".join(lines), grid.note]
+    parts += [grid_markdown(grid) for grid in grids(results, settings)]
     return "\n\n".join([*parts, CAVEATS])
+
+
+def grid_markdown(grid: Grid, level: str = "##") -> str:
+    """A table with its title, a heading of that level, and its note."""
+    lines = ["| " + " | ".join(grid.head) + " |", "|" + " --- |" + " ---: |" * (len(grid.head) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in grid.rows]
+    return "\n\n".join([f"{level} {grid.title}", "\n".join(lines), textwrap.fill(grid.note, 120)])
 
 
 def show(results: list[dict[str, Any]], settings: DemoSettings, console: Console) -> None:
