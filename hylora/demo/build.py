@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the shipped checkpoint again: `python -m hylora.demo.build`, from the root of the repository.
 
-Writes the data and the tokenizer to `outputs/miniature`, trains the two stages of `recipes/demo`, and copies the
+Writes the data and the tokenizer to `outputs/miniature`, trains the three stages of `recipes/demo`, and copies the
 result to `hylora/demo/assets`. Takes about half an hour on one core.
 """
 
@@ -26,9 +26,9 @@ __all__ = ["main", "write_data"]
 
 FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
-STAGES = ("1_recall", "2_text")
+STAGES = ("1_recall", "2_text", "3_facts")
 RECALL_DOCUMENTS = 60_000
-FACT_DOCUMENTS = 48_000
+FACT_DOCUMENTS = 16_000
 
 
 def write_data() -> None:

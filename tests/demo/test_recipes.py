@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoConfig
 
 from hylora.attention import SpanConfig
+from hylora.demo.build import STAGES
 from hylora.demo.miniature import ASSETS, CONTEXT
 from hylora.language import LanguageRecipe
 from hylora_eval.demo.settings import MIXTURE, VARIANTS, DemoSettings
@@ -16,15 +17,15 @@ from hylora_eval.demo.settings import MIXTURE, VARIANTS, DemoSettings
 RECIPES = Path(__file__).parents[2] / "recipes" / "demo"
 
 
-@pytest.mark.parametrize("name", ["1_recall", "2_text"])
+@pytest.mark.parametrize("name", STAGES)
 def test_stages_train_the_shipped_context_with_frozen_decay(name):
     recipe = LanguageRecipe.load(RECIPES / f"{name}.yaml")
     assert recipe.training.sequence_length == CONTEXT
     assert recipe.model.freeze == ("A_log",)
 
 
-def test_demo_mixes_as_the_second_stage_does():
-    sources = LanguageRecipe.load(RECIPES / "2_text.yaml").data.sources
+def test_demo_mixes_as_the_third_stage_does():
+    sources = LanguageRecipe.load(RECIPES / "3_facts.yaml").data.sources
     assert {Path(source.path).stem: source.weight for source in sources} == MIXTURE
 
 
