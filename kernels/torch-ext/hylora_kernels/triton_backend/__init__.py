@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import torch_backend
 from ..layout import SequenceLayout
-from ..options import SpanOptions
+from ..options import TWO_VECTORS, SpanOptions
 from ..saved import Saved
 from .backward import attention_backward
 from .decode import span_decode
@@ -33,7 +33,7 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
     """Why the kernels cannot do this, or None if they can."""
     if work not in ("span", "select", "decode"):
         return "Triton has no kernel for this attention"
-    if options.summary not in ("attention", "landmark", "mean_key") or options.pooling != "sum":
+    if options.pools_scores or (work != "decode" and options.summary in TWO_VECTORS):
         return f"the kernels do not choose by summary={options.summary!r} with pooling={options.pooling!r}"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any number of new tokens per row against what is kept of those before them, where the host knows the lengths."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ..hashing import hashed_scores
+from ..kept import DecodeTensors, store
+from ..layout import SequenceLayout
+from ..options import SpanOptions
+from ..selection import rank, token_scores
+from .flash import flash_forward
+from .parts import TilePart, Tiles, attend_forward
+
+# Scores, and what is gathered, hold at most about this many numbers at a time.
+_SLICE = 1 << 23
+
+
+class Run(NamedTuple):
+    """Neighbouring rows that hold equally many tokens and get equally many at the same place."""
+
+    rows: slice
+    start: int
+    length: int
+    held: int
+
+
+def extend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    kept: DecodeTensors,
+    options: SpanOptions,
+    scale: float,
+) -> Tensor:
+    """Append each row's tokens to those it holds, and give what they attend to; zeros at padding."""
+    lengths = kept.lengths.tolist()
+    if any(lengths):
+        output, compute = torch.zeros_like(query), _extend
+    else:
+        module = backends.choose("auto", "span", query, options, layout)
+        output, compute = module.span_forward(query, key, value, layout, options, scale)[0], store
+    new = [0] * layout.batch
+    for rows, start, length, held in _runs(layout, lengths):
+        tokens = (x[rows, :, start : start + length] for x in (query, key, value))
+        result = compute(*tokens, kept.rows(rows), held, options, scale)
+        if compute is _extend:
+            output[rows, :, start : start + length] = result
+        new[rows] = [length] * (rows.stop - rows.start)
+    kept.lengths.add_(torch.tensor(new, dtype=kept.lengths.dtype).to(kept.lengths.device))
+    return output
+
+
+def _runs(layout: SequenceLayout, held: List[int]) -> Iterator[Run]:
+    for rows, start, length in layout.segments():
+        for before, run in groupby(range(rows.start, rows.stop), key=held.__getitem__):
+            run = list(run)
+            yield Run(slice(run[0], run[-1] + 1), start, length, before)
+
+
+def _extend(
+    query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, before: int, options: SpanOptions, scale: float
+) -> Tensor:
+    """One run: query `[R, Hq, n, D]`, key and value `[R, Hkv, n, D]`, and what is kept of its rows alone."""
+    length, size = query.shape[2], options.chunk_size
+    first = before - before % size
+    cuts = sorted({0, *range(first + size - before, length, size), length})
+    of_chunks = [slice(*cut) for cut in zip(cuts, cuts[1:])]
+    if length == 1:
+        pooled = store(query, key, value, kept, before, options, scale)
+        output, lse = _attend_all(query, *kept.chunk(first, before + 1), scale)
+    else:
+        tiles = (Tiles(slice(0, len(query)), x.start, 1, x.stop - x.start) for x in of_chunks)
+        output, lse = attend_forward(query, key, value, [TilePart(tile, tile, causal=True) for tile in tiles], scale)
+        if before > first:
+            opened = _attend_all(query[:, :, of_chunks[0]], *kept.chunk(first, before), scale)
+            _merge(output[:, :, of_chunks[0]], lse[:, :, of_chunks[0]], *opened)
+        pooled = store(query, key, value, kept, before, options, scale)
+    if options.retrieves:
+        for tokens in of_chunks:
+            for some, *retrieved in _attend_retrieved(query, pooled, kept, before, tokens, options, scale):
+                _merge(output[:, :, some], lse[:, :, some], *retrieved)
+    return output
+
+
+def _attend_retrieved(
+    query: Tensor,
+    pooled: Optional[Tensor],
+    kept: DecodeTensors,
+    before: int,
+    tokens: slice,
+    options: SpanOptions,
+    scale: float,
+) -> Iterator[Tuple[slice, Tensor, Tensor]]:
+    """What tokens of one chunk get from the blocks they retrieve, some tokens at a time."""
+    rows, heads, _, head_dim = kept.key_cache.shape
+    candidates = options.candidates((before + tokens.start) // options.unit_size)
+    if candidates == 0:
+        return
+    if candidates <= options.top_k:
+        past = (
+            x[:, :, : candidates * options.block_size].to(query.device) for x in (kept.key_cache, kept.value_cache)
+        )
+        yield tokens, *_attend_all(query[:, :, tokens], *past, scale)
+        return
+    numbers = rows * heads * max(candidates, options.top_k * options.block_size * head_dim)
+    step = max(1, _SLICE // numbers)
+    for first in range(tokens.start, tokens.stop, step):
+        some = slice(first, min(first + step, tokens.stop))
+        blocks = _choose(query, pooled, kept, before, some, candidates, options, scale)
+        yield some, *_attend_blocks(query[:, :, some], kept, blocks, options, scale)
+
+
+def _choose(
+    query: Tensor,
+    pooled: Optional[Tensor],
+    kept: DecodeTensors,
+    before: int,
+    tokens: slice,
+    candidates: int,
+    options: SpanOptions,
+    scale: float,
+) -> Tensor:
+    """The blocks `[R, Hkv, n, top_k]` that some tokens of one chunk retrieve, of more candidates than these."""
+    rows, heads = kept.key_cache.shape[:2]
+    unit = torch.arange(before + tokens.start, before + tokens.stop, device=query.device) // options.unit_size
+    units, of_token = unit.unique_consecutive(return_inverse=True)
+    if options.retrieval == "random":
+        index = torch.arange(max(heads, candidates), device=query.device)
+        scores = hashed_scores(options.seed, index[:heads, None, None], units[:, None], index[:candidates])
+        scores = scores.expand(rows, -1, -1, -1)
+    elif pooled is None:
+        scores = token_scores(query[:, :, tokens], kept.summaries[:, :, :candidates], options, scale)
+    else:
+        scores = pooled[:, :, units - before // options.unit_size] @ kept.summaries[:, :, :candidates].mT
+    return rank(scores, torch.full_like(units, candidates), options.top_k)[:, :, of_token]
+
+
+def _attend_blocks(
+    query: Tensor, kept: DecodeTensors, blocks: Tensor, options: SpanOptions, scale: float
+) -> Tuple[Tensor, Tensor]:
+    """Attention of `[R, Hq, n, D]` to the blocks `[R, Hkv, n, k]` that each token has."""
+    rows, heads, length, _ = blocks.shape
+    size = options.block_size
+    cache = kept.key_cache
+    own = torch.arange(rows * heads, device=blocks.device).view(rows, heads, 1, 1) * (cache.shape[2] // size)
+    index = (blocks + own).flatten().to(cache.device)
+
+    def gather(x: Tensor) -> Tensor:
+        taken = x.reshape(-1, size * x.shape[3]).index_select(0, index)
+        return taken.to(query.device).view(rows * heads, length, -1, x.shape[3])
+
+    grouped = query.unflatten(1, (heads, -1)).transpose(2, 3).flatten(0, 1)  # [R * Hkv, n, G, D]
+    output, lse = flash_forward(grouped, gather(cache), gather(kept.value_cache), False, scale)
+    output = output.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
+    return output, lse.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
+
+
+def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tuple[Tensor, Tensor]:
+    """Attention of `[R, Hq, n, D]` to all of `[R, Hkv, m, D]`; the heads of a group are the rows of one problem."""
+    grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    output, lse = flash_forward(grouped, key, value, False, scale)
+    return output.reshape(query.shape), lse.reshape(query.shape[:3])
+
+
+def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor):
+    """Join, in place, what the same queries get from other keys under one softmax."""
+    output.lerp_(other, torch.sigmoid(other_lse - lse)[..., None].to(output.dtype))
+    torch.logaddexp(lse, other_lse, out=lse)
