@@ -28,7 +28,7 @@ FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
 STAGES = ("1_recall", "2_text", "3_facts")
 RECALL_DOCUMENTS = 60_000
-FACT_DOCUMENTS = 16_000
+FACT_DOCUMENTS = 10_000
 
 
 def write_data() -> None:

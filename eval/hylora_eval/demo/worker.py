@@ -44,7 +44,7 @@ def tuning_recipe(folder: Path, variant: Variant, seed: int, settings: DemoSetti
             "data": {
                 "sources": [
                     {"path": str(data / "recall.jsonl"), "kind": "chat", "weight": MIXTURE["recall"]},
-                    {"path": str(data / "facts.jsonl"), "weight": MIXTURE["facts"]},
+                    {"path": str(data / "facts.jsonl"), "kind": "chat", "weight": MIXTURE["facts"]},
                     {"path": str(data / "text.jsonl"), "weight": MIXTURE["text"]},
                 ],
                 "cache_dir": str(folder / "cache"),
