@@ -50,7 +50,7 @@ def draw(results: list[dict[str, Any]], settings: DemoSettings, path: Path) -> b
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
     figure.suptitle(
-        f"Recall from more than {CHUNK} tokens back, in documents of {settings.tuned_length} tokens", fontsize=12
+        f"Recall from {CHUNK} tokens back or more, in documents of {settings.tuned_length} tokens", fontsize=12
     )
     handles, labels = panels[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
@@ -65,5 +65,7 @@ def _bar(panel, place: int, variant: Variant, runs: list[dict[str, Any]], task: 
     label = "its own attention (the control: random blocks)" if control else "its own attention"
     panel.barh(place, own.mean, xerr=own.spread, color=CONTROL if control else OWN, height=0.65, label=label)
     panel.text(own.mean + (own.spread or 0) + 1.5, place, f"{own.mean:.0f}", va="center", fontsize=9)
+    if variant.attention == "full":
+        return
     style = {"marker": "D", "markersize": 5, "color": REFERENCE, "linestyle": "none", "fillstyle": "none"}
     panel.plot(full.mean, place, label="the same model with full attention", **style)
