@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -12,13 +14,13 @@ from transformers.cache_utils import (
     DynamicCache,
     DynamicLayer,
     LinearAttentionAndFullAttentionLayer,
-    LinearAttentionLayer,
 )
 
 from hylora.architecture import continues_by_pieces
 from hylora.generation.layers import HybridSpanLayer, SpanLayer
+from hylora_kernels.decode import DecodeState
 
-__all__ = ["SpanCache"]
+__all__ = ["SpanCache", "bytes_held"]
 
 
 class SpanCache(Cache):
@@ -33,7 +35,7 @@ class SpanCache(Cache):
         offload: keep keys and values in the host's memory, and bring what is read to the device.
 
     Raises:
-        ValueError: if a layer of the model has a window or an index of its own.
+        ValueError: if a layer of the model has a window or an index of its own, or none has attention.
     """
 
     def __init__(self, config: PreTrainedConfig, *, capacity: int | None = None, offload: bool = False) -> None:
@@ -50,21 +52,11 @@ class SpanCache(Cache):
                 )
             return layer
 
-        super().__init__(layers=[span(layer) for layer in DynamicCache(config=config).layers])
+        layers = [span(layer) for layer in DynamicCache(config=config).layers]
+        if not any(isinstance(layer, SpanLayer) for layer in layers):
+            raise ValueError(f"model_type={config.model_type!r} has no attention layers, and needs no SpanCache")
+        super().__init__(layers=layers)
         self._by_pieces = continues_by_pieces(config)
-
-    @property
-    def bytes_held(self) -> int:
-        """Memory of all layers, room that is not used yet included."""
-        states = [sum(layer.state.bytes_held()) for layer in self.layers if getattr(layer, "state", None) is not None]
-        kept = [
-            tensor.nbytes
-            for layer in self.layers
-            if isinstance(layer, LinearAttentionLayer)
-            for tensor in (*layer.conv_states.values(), *layer.recurrent_states.values())
-            if tensor is not None
-        ]
-        return sum(states) + sum(kept)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """What the mask is made from: there are no keys but those of the new tokens.
@@ -110,8 +102,23 @@ class SpanCache(Cache):
         Args:
             repeats: how many times.
         """
-        rows = next(
-            (len(layer.state.lengths) for layer in self.layers if getattr(layer, "state", None) is not None), 0
-        )
-        # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
-        self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
+        state = next(layer.state for layer in self.layers if isinstance(layer, SpanLayer))
+        if state is not None:
+            # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
+            self.reorder_cache(torch.arange(len(state.lengths)).repeat_interleave(repeats))
+
+
+def bytes_held(cache: Cache) -> int:
+    """The memory that a cache's layers take, room that is not used yet included.
+
+    Args:
+        cache: a `SpanCache`, or one of transformers'.
+    """
+    held = 0
+    for kept in chain.from_iterable(vars(layer).values() for layer in cache.layers):
+        if isinstance(kept, DecodeState):
+            held += sum(kept.bytes_held())
+        else:
+            parts = kept.values() if isinstance(kept, dict) else (kept,)
+            held += sum(part.nbytes for part in parts if isinstance(part, Tensor))
+    return held

@@ -41,7 +41,7 @@ class Columns:
         split = (
             row
             for row, start, _ in layout.sequences
-            if self._runs and self._runs[row] and self._runs[row][-1][1] < self.length + start
+            if self.length and self._runs[row] and self._runs[row][-1][1] < self.length + start
         )
         return next(split, None)
 

@@ -58,8 +58,11 @@ class SpanLayer(DynamicLayer):
             config: of the model.
 
         Raises:
-            ValueError: if the mask hides what is held or shows more, or leaves a gap that recurrent layers would see.
+            ValueError: if gradients are asked for, or the mask hides what is held or shows more, or leaves a gap that
+                recurrent layers would see.
         """
+        if torch.is_grad_enabled() and query.requires_grad:
+            raise ValueError("no gradient flows through a SpanCache; use torch.no_grad(), or use_cache=False to train")
         held = self.columns.real(self.columns.length)
         if before is not None and before != held:
             raise ValueError(
@@ -74,6 +77,8 @@ class SpanLayer(DynamicLayer):
             )
 
     @torch.compiler.disable
+    @torch.inference_mode(False)  # what one call makes in that mode, no later call outside of it could change
+    @torch.no_grad()
     def attend(
         self,
         query: Tensor,
@@ -97,10 +102,8 @@ class SpanLayer(DynamicLayer):
             `[B, Hq, n, D]`.
 
         Raises:
-            ValueError: where gradients are asked for, or other options than at first.
+            ValueError: for other options than at first.
         """
-        if torch.is_grad_enabled() and query.requires_grad:
-            raise ValueError("no gradient flows through a SpanCache; use torch.no_grad(), or use_cache=False to train")
         query, key, value = prompt_tensors(query, tokens.key, tokens.value)
         layout = SequenceLayout.of(query, layout)
         if self.state is None:

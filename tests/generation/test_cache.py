@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 import hylora
+from hylora.generation import bytes_held
 from tests.architectures.zoo import ZOO
 from tests.generation.cases import (
     NARROW,
@@ -20,7 +21,7 @@ from tests.generation.cases import (
     recomputed,
     tokens,
 )
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama
 
 
 class Continued:
@@ -163,9 +164,9 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=3, max_size=3), st.lists(ACTIONS, min_size=1, max_size=6))
-def test_any_schedule_holds_what_recomputation_says(left, actions):
-    batch, seeds = Continued(_ONE_LAYER), iter(range(100))
+@given(st.booleans(), st.lists(st.integers(0, 9), min_size=3, max_size=3), st.lists(ACTIONS, min_size=1, max_size=6))
+def test_any_schedule_holds_what_recomputation_says(offload, left, actions):
+    batch, seeds = Continued(_ONE_LAYER, hylora.SpanCache(_ONE_LAYER.config, offload=offload)), iter(range(100))
     ids = tokens(3, 13)
     batch.feed(ids, mask_with(ids, *left))
     for action, what in actions:
@@ -215,9 +216,22 @@ def test_options_must_stay_those_of_the_cache():
         batch.feed(tokens(3, 1))
 
 
+def test_a_cache_filled_in_inference_mode_can_be_used_outside_of_it():
+    model = model_of("llama")
+    batch = Continued(model)
+    with torch.inference_mode():
+        batch.feed(tokens(2, 9))
+    batch.feed(tokens(2, 1))
+
+
 def test_gradients_are_refused(model):
     with pytest.raises(ValueError, match="no gradient flows"):
         model(tokens(1, 9), past_key_values=hylora.SpanCache(model.config))
+
+
+def test_a_model_without_attention_needs_no_span_cache():
+    with pytest.raises(ValueError, match="no attention layers"):
+        hylora.SpanCache(tiny_bamba(attn_layer_indices=[]).config)
 
 
 def test_layers_with_a_window_are_refused():
@@ -268,15 +282,15 @@ def test_a_thousand_tokens_take_the_room_of_a_thousand_tokens():
     cache = hylora.SpanCache(model.config, capacity=1500)
     with torch.no_grad():
         model(tokens(1, 500), past_key_values=cache)
-        at_first = cache.bytes_held
+        at_first = bytes_held(cache)
         for seed in range(1000):
             model(tokens(1, 1, seed), past_key_values=cache)
     # Keys and values of 2 heads of 8, and for each block of 4 two float32 vectors, for 1500 tokens.
-    assert cache.bytes_held == at_first
+    assert bytes_held(cache) == at_first
     assert at_first < 1.01 * 4 * (1500 * 2 * 2 * 8 + 375 * 2 * 2 * 8)
     assert cache.layers[0].columns._runs == [[(0, 1500)]]
     grown = hylora.SpanCache(model.config)
     with torch.no_grad():
         for seed in range(15):
             model(tokens(1, 100, seed), past_key_values=grown)
-    assert grown.bytes_held < 1.3 * at_first
+    assert bytes_held(grown) < 1.3 * at_first

@@ -105,6 +105,19 @@ def test_without_a_span_cache_steps_attend_to_all():
     assert (logits[1:] - sparse[1:]).abs().max() > 1e-2
 
 
+def test_under_the_published_rule_the_queries_so_far_choose():
+    """Seen where no layer's keys depend on earlier choices."""
+    model = model_of("llama", {"block_size": 4, "top_k": 2, "chunk_size": 16}, num_hidden_layers=1)
+    assert_same(generate(model, hylora.SpanCache(model.config)), generate(model, use_cache=False))
+
+
+def test_a_model_may_be_asked_for_the_preset_by_name():
+    model = model_of("llama")
+    expected = generate(model, hylora.SpanCache(model.config))
+    model.set_attn_implementation("se_attn_recall")
+    assert_same(generate(model, hylora.SpanCache(model.config)), expected)
+
+
 @pytest.mark.slow
 def test_a_compiled_model_takes_steps():
     """In graphs between the attentions, made once."""

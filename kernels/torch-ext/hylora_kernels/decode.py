@@ -8,9 +8,9 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import backends, ops
+from . import backends, ops, torch_backend
 from .layout import SequenceLayout
-from .options import check_choice, check_inputs, follow_autocast
+from .options import check_choice, check_inputs, follow_autocast, rows_contiguous
 from .reference.decode import last_rows
 from .state import DecodeState, check_rows
 
@@ -61,7 +61,13 @@ def span_decode(
     if not torch.compiler.is_compiling():
         backends.choose(computing, "decode", query, state.options)  # refuses before anything has changed
     state.expect(query.shape[2], layout)
-    output = ops.span_decode(query, key, value, layout, state.tensors(), state.options, state.scale, computing)
+    settings = state.tensors(), state.options, state.scale
+    if backends.shows_operations(computing, query):
+        with torch.autocast(query.device.type, enabled=False):
+            tokens = map(rows_contiguous, (query, key, value))
+            output = torch_backend.span_decode(*tokens, SequenceLayout.of(query, layout), *settings)
+    else:
+        output = ops.span_decode(query, key, value, layout, *settings, computing)
     return last_rows(state, SequenceLayout.of(query, layout)) if backend == "reference" else output
 
 

@@ -247,7 +247,8 @@ def _span_decode(query, key, value, sequences, *rest):
     options = unpack_options(*packed)
     module, layout = backends.choose(backend, "decode", query, options), _layout_of(query, sequences)
     with torch.autocast(query.device.type, enabled=False):
-        return module.span_decode(*map(rows_contiguous, (query, key, value)), layout, kept, options, scale)
+        output = module.span_decode(*map(rows_contiguous, (query, key, value)), layout, kept, options, scale)
+    return output.contiguous()
 
 
 @_span_decode.register_fake

@@ -248,6 +248,7 @@ class DecodeState:
             else:
                 x = x[:, :, : self.held] if name in _CACHES else x
                 x.copy_(x[taken])
+        self.held = int(self.lengths.max())
 
     def repeat(self, times: int):
         """Let every row go on in several: row r in those from r * times on.

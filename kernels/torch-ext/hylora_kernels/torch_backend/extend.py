@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, product
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -13,12 +13,13 @@ from .. import backends
 from ..hashing import hashed_scores
 from ..kept import DecodeTensors, store
 from ..layout import SequenceLayout
-from ..options import SpanOptions
-from ..selection import rank, token_scores
+from ..options import SpanOptions, accumulation_dtype
+from ..selection import best, token_scores
 from .flash import flash_forward
+from .pairs import PairPart
 from .parts import TilePart, Tiles, attend_forward
 
-# Scores, and what is gathered, hold at most about this many numbers at a time.
+# Scores, gathered blocks, and what pairs of a query and a block give have at most about so many numbers at a time.
 _SLICE = 1 << 23
 
 
@@ -42,17 +43,19 @@ def extend(
 ) -> Tensor:
     """Append each row's tokens to those it holds, and give what they attend to; zeros at padding."""
     lengths = kept.lengths.tolist()
-    if any(lengths):
-        output, compute = torch.zeros_like(query), _extend
+    holds_some = any(lengths)
+    if holds_some:
+        output = torch.zeros_like(query)
     else:
         module = backends.choose("auto", "span", query, options, layout)
-        output, compute = module.span_forward(query, key, value, layout, options, scale)[0], store
+        output, _, _ = module.span_forward(query, key, value, layout, options, scale)
     new = [0] * layout.batch
     for rows, start, length, held in _runs(layout, lengths):
         tokens = (x[rows, :, start : start + length] for x in (query, key, value))
-        result = compute(*tokens, kept.rows(rows), held, options, scale)
-        if compute is _extend:
-            output[rows, :, start : start + length] = result
+        if holds_some:
+            output[rows, :, start : start + length] = _extend(*tokens, kept.rows(rows), held, options, scale)
+        else:
+            store(*tokens, kept.rows(rows), held, options, scale)
         new[rows] = [length] * (rows.stop - rows.start)
     kept.lengths.add_(torch.tensor(new, dtype=kept.lengths.dtype).to(kept.lengths.device))
     return output
@@ -85,8 +88,9 @@ def _extend(
         pooled = store(query, key, value, kept, before, options, scale)
     if options.retrieves:
         for tokens in of_chunks:
-            for some, *retrieved in _attend_retrieved(query, pooled, kept, before, tokens, options, scale):
-                _merge(output[:, :, some], lse[:, :, some], *retrieved)
+            retrieved = _attend_retrieved(query, pooled, kept, before, tokens, options, scale)
+            if retrieved is not None:
+                _merge(output[:, :, tokens], lse[:, :, tokens], *retrieved)
     return output
 
 
@@ -98,24 +102,23 @@ def _attend_retrieved(
     tokens: slice,
     options: SpanOptions,
     scale: float,
-) -> Iterator[Tuple[slice, Tensor, Tensor]]:
-    """What tokens of one chunk get from the blocks they retrieve, some tokens at a time."""
-    rows, heads, _, head_dim = kept.key_cache.shape
+) -> Optional[Tuple[Tensor, Tensor]]:
+    """What tokens of one chunk get from the blocks they retrieve, if there are any."""
     candidates = options.candidates((before + tokens.start) // options.unit_size)
     if candidates == 0:
-        return
+        return None
+    chosen = query[:, :, tokens]
     if candidates <= options.top_k:
-        past = (
-            x[:, :, : candidates * options.block_size].to(query.device) for x in (kept.key_cache, kept.value_cache)
-        )
-        yield tokens, *_attend_all(query[:, :, tokens], *past, scale)
-        return
-    numbers = rows * heads * max(candidates, options.top_k * options.block_size * head_dim)
-    step = max(1, _SLICE // numbers)
-    for first in range(tokens.start, tokens.stop, step):
-        some = slice(first, min(first + step, tokens.stop))
-        blocks = _choose(query, pooled, kept, before, some, candidates, options, scale)
-        yield some, *_attend_blocks(query[:, :, some], kept, blocks, options, scale)
+        past = slice(0, candidates * options.block_size)
+        read = (x[:, :, past].to(query.device) for x in (kept.key_cache, kept.value_cache))
+        return _attend_all(chosen, *read, scale)
+    step = max(1, _SLICE // (len(query) * kept.summaries.shape[1] * candidates))
+    slices = (slice(x, min(x + step, tokens.stop)) for x in range(tokens.start, tokens.stop, step))
+    blocks = [_choose(query, pooled, kept, before, some, candidates, options, scale) for some in slices]
+    blocks = torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0]
+    gathered = blocks.numel() * options.block_size * query.shape[3]
+    attend = _attend_gathered if blocks.shape[2] == 1 or gathered <= _SLICE else _attend_pairs
+    return attend(chosen, kept, blocks, options.block_size, scale)
 
 
 def _choose(
@@ -130,8 +133,8 @@ def _choose(
 ) -> Tensor:
     """The blocks `[R, Hkv, n, top_k]` that some tokens of one chunk retrieve, of more candidates than these."""
     rows, heads = kept.key_cache.shape[:2]
-    unit = torch.arange(before + tokens.start, before + tokens.stop, device=query.device) // options.unit_size
-    units, of_token = unit.unique_consecutive(return_inverse=True)
+    first, last = ((before + token) // options.unit_size for token in (tokens.start, tokens.stop - 1))
+    units = torch.arange(first, last + 1, device=query.device)
     if options.retrieval == "random":
         index = torch.arange(max(heads, candidates), device=query.device)
         scores = hashed_scores(options.seed, index[:heads, None, None], units[:, None], index[:candidates])
@@ -140,27 +143,51 @@ def _choose(
         scores = token_scores(query[:, :, tokens], kept.summaries[:, :, :candidates], options, scale)
     else:
         scores = pooled[:, :, units - before // options.unit_size] @ kept.summaries[:, :, :candidates].mT
-    return rank(scores, torch.full_like(units, candidates), options.top_k)[:, :, of_token]
+    top = scores.topk(options.top_k + 1, dim=-1)
+    clear = bool((top.values[..., :-1] > top.values[..., 1:]).all())
+    blocks = top.indices[..., :-1] if clear else best(scores, options.top_k)
+    if options.chooses_per_token:
+        return blocks
+    of_token = torch.arange(before + tokens.start, before + tokens.stop, device=query.device) // options.unit_size
+    return blocks[:, :, of_token - first]
 
 
-def _attend_blocks(
-    query: Tensor, kept: DecodeTensors, blocks: Tensor, options: SpanOptions, scale: float
+def _attend_gathered(
+    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float
 ) -> Tuple[Tensor, Tensor]:
-    """Attention of `[R, Hq, n, D]` to the blocks `[R, Hkv, n, k]` that each token has."""
+    """Attention of few tokens `[R, Hq, n, D]` to the blocks `[R, Hkv, n, k]` of each, which are gathered."""
     rows, heads, length, _ = blocks.shape
-    size = options.block_size
-    cache = kept.key_cache
-    own = torch.arange(rows * heads, device=blocks.device).view(rows, heads, 1, 1) * (cache.shape[2] // size)
-    index = (blocks + own).flatten().to(cache.device)
+    own = torch.arange(rows * heads, device=blocks.device).view(rows, heads, 1, 1) * (kept.key_cache.shape[2] // size)
+    index = (blocks + own).flatten().to(kept.key_cache.device)
 
     def gather(x: Tensor) -> Tensor:
         taken = x.reshape(-1, size * x.shape[3]).index_select(0, index)
         return taken.to(query.device).view(rows * heads, length, -1, x.shape[3])
 
     grouped = query.unflatten(1, (heads, -1)).transpose(2, 3).flatten(0, 1)  # [R * Hkv, n, G, D]
-    output, lse = flash_forward(grouped, gather(cache), gather(kept.value_cache), False, scale)
+    output, lse = flash_forward(grouped, gather(kept.key_cache), gather(kept.value_cache), False, scale)
     output = output.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
     return output, lse.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
+
+
+def _attend_pairs(
+    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float
+) -> Tuple[Tensor, Tensor]:
+    """Attention of many tokens, where each block meets those that chose it."""
+    rows, heads, length, top_k = blocks.shape
+    groups, count = query.shape[1] // heads, kept.key_cache.shape[2] // size
+    output, lse = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=accumulation_dtype(query.dtype))
+    keys = Tiles(slice(0, 1), 0, count, size)
+    step = max(1, _SLICE // (groups * top_k * query.shape[3]))
+    for row, head in product(range(rows), range(heads)):
+        key, value = (x[row : row + 1, head : head + 1].to(query.device) for x in (kept.key_cache, kept.value_cache))
+        for first in range(0, length, step):
+            some = blocks[row : row + 1, head : head + 1, first : first + step]
+            at = row, slice(head * groups, (head + 1) * groups), slice(first, first + step)
+            part = PairPart(Tiles(slice(0, 1), 0, 1, some.shape[2]), keys, some, groups)
+            part_output, part_lse = part.forward(query[at][None], key, value, scale)
+            output[at], lse[at] = part_output[0, :, 0], part_lse[0, :, 0]
+    return output, lse
 
 
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...kept import DecodeTensors
 from ...options import SpanOptions
 from ..launch import launch_for, padded
-from ..summary import landmark_on_device
+from ..summary import key_vectors, landmark_on_device, spread_feature
 
 
 def append(
@@ -122,10 +122,7 @@ def _append(
             tl.store(queries + slot * HEAD_DIM + dim, q, inside)
         q = q.to(tl.float32)
         total += q
-        if SUMMARY == "gaussian":
-            spread += scale * q * q
-        else:
-            spread += tl.abs(q)
+        spread += spread_feature(q, scale, SUMMARY)
 
     if SUMMARY is not None:
         WIDTH: tl.constexpr = VECTORS * HEAD_DIM
@@ -143,19 +140,17 @@ def _append(
             first = (position // BLOCK_SIZE * BLOCK_SIZE).to(tl.int64)
             block_keys = key_cache + (first + token)[:, None] * HEAD_DIM
             summary = summaries + (problem * (capacity // BLOCK_SIZE) + position // BLOCK_SIZE) * WIDTH
-            if VECTORS == 2:
+            if SUMMARY != "attention" and SUMMARY != "landmark":
                 for begin in range(0, BLOCK_D, COLUMNS):
-                    at = begin + tl.arange(0, COLUMNS)
-                    tile = tl.load(block_keys + at[None, :], (at < HEAD_DIM)[None, :], other=0.0).to(tl.float32)
-                    centre, width = _two_vectors(tile, SUMMARY, BLOCK_SIZE)
+                    at = begin + tl.arange(0, COLUMNS)[None, :]
+                    tile = tl.load(block_keys + at, at < HEAD_DIM, other=0.0).to(tl.float32)
+                    centre, width = key_vectors(tile[None, :, :], SUMMARY, BLOCK_SIZE)
                     tl.store(summary + at, centre, at < HEAD_DIM)
-                    tl.store(summary + HEAD_DIM + at, width, at < HEAD_DIM)
+                    if VECTORS == 2:
+                        tl.store(summary + HEAD_DIM + at, width, at < HEAD_DIM)
             else:
                 block_values = value_cache + (first + token)[:, None] * HEAD_DIM
-                if SUMMARY == "mean_key":
-                    weights = tl.full([BLOCK_SIZE], 1.0 / BLOCK_SIZE, tl.float32)
-                    block_values = block_keys
-                elif SUMMARY == "landmark":
+                if SUMMARY == "landmark":
                     scores = tl.zeros([BLOCK_SIZE], tl.float32)
                     for begin in range(0, BLOCK_D, COLUMNS):
                         at = begin + tl.arange(0, COLUMNS)
@@ -164,7 +159,7 @@ def _append(
                     weights = tl.exp2((scores - tl.max(scores, 0)) * factor)
                     weights = weights / tl.sum(weights, 0)
                 else:
-                    # The mean over rows commutes with the product by V, so only one row of weights is left to multiply.
+                    # The mean over rows commutes with the product by V: only one row of weights is left to multiply.
                     weights = tl.zeros([BLOCK_SIZE], tl.float32)
                     for begin_row in range(0, groups * BLOCK_SIZE, ROWS):
                         asker = begin_row + tl.arange(0, ROWS)
@@ -192,17 +187,3 @@ def _add_to_sum(sums, before, new, opens, inside, KINDS: tl.constexpr):
     if KINDS == 2:
         tl.store(before, old, inside & opens)
     tl.store(sums, tl.where(opens, new, old + new), inside)
-
-
-@triton.jit
-def _two_vectors(keys, SUMMARY: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """Where the keys of a block `[BLOCK_SIZE, columns]` lie, and how far they spread."""
-    if SUMMARY == "min_max":
-        low, high = tl.min(keys, 0), tl.max(keys, 0)
-        centre, width = (low + high) / 2, (high - low) / 2
-    else:
-        centre = tl.sum(keys, 0) / BLOCK_SIZE
-        away = keys - centre[None, :]
-        variance = tl.sum(away * away, 0) / BLOCK_SIZE
-        width = tl.sqrt(variance) if SUMMARY == "mean_std" else variance / 2
-    return centre, width
