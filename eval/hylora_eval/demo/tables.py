@@ -94,12 +94,7 @@ def _recall(bins: list[dict[str, Any]], start: int, stop: float) -> float | None
 def _recall_grids(results: list[dict[str, Any]], settings: DemoSettings) -> Iterator[Grid]:
     tasks = [*settings.dense_tasks, *settings.sparse_tasks]
     for way, attention in WAYS.items():
-        error = max(
-            entry["standard_error"] or 0
-            for result in results
-            for task in tasks
-            for entry in result["recall"][way][task]["bins"]
-        )
+        error = max(result["recall"][way][task]["standard_error"] or 0 for result in results for task in tasks)
         yield _grid(
             results,
             f"Recall with {attention}",
