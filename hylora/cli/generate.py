@@ -14,6 +14,7 @@ import typer
 from rich import filesize
 from transformers import DynamicCache, TextStreamer, set_seed
 
+from hylora.attention import resolve_name
 from hylora.cli.model_options import ModelOptions, options_of, with_options
 from hylora.generation import SpanCache, bytes_held
 from hylora.runs.tokenizer import check_vocabulary
@@ -45,7 +46,7 @@ def _generate(
     Raises:
         ValueError: on wrong input, before the model is loaded.
     """
-    spans = options.attention_name == "se_attn" and not full_cache
+    spans = resolve_name(options.attention_name) == "se_attn" and not full_cache
     if offload and not spans:
         raise ValueError(
             "--offload is for a SpanCache, which goes with --attention se_attn or se_attn_recall, and without "
