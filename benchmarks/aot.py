@@ -129,7 +129,8 @@ def compile_case(case: Case) -> list[Resources]:
             output, lse, blocks = span_forward(query, key, value, layout, options, 0.1)
             span_backward(output, Saved(query, key, value, output, lse, blocks), layout, options, 0.1)
         state = DecodeState.empty(1, heads, kv_heads, case.head_dim, 512, options, dtype=dtype)
-        span_decode(query[:, :, :1], key[:, :, :1], value[:, :, :1], state.tensors(), options, 0.1)
+        token = (x[:, :, :1] for x in (query, key, value))
+        span_decode(*token, SequenceLayout.dense(1, 1), state.tensors(), options, 0.1)
     found = {kernel.hash: _resources(kernel) for kernel in compiled}
     return sorted(found.values(), key=lambda r: (r.kernel, r.num_warps))
 

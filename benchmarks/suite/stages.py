@@ -94,7 +94,7 @@ def _decode_step(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Ca
     """The same step again and again: what it changes is set back first."""
     before, last = ([x[:, :, at] for x in (query, key, value)] for at in (slice(-1), slice(-1, None)))
     state = DecodeState.from_prefill(*before, capacity=query.shape[2], **options)
-    changed = (state.unit_sum, state.previous_sum, state.lengths)
+    changed = (state.sums, state.lengths)
     kept = [tensor.clone() for tensor in changed]
 
     def step() -> Tensor:

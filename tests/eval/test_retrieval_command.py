@@ -107,9 +107,7 @@ def test_documents_are_read_with_the_attention_of_training(tmp_path, trained, bo
     ],
 )
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, trained, books, change, message):
-    monkeypatch.setattr(
-        "hylora_eval.commands.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded")
-    )
+    monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "old").write_text("kept")
     options = {"--model": trained, "--data": books, "--length": 64, **change}
     given = [(name, value) for name, value in options.items() if value is not None]

@@ -44,7 +44,8 @@ def span_options(options, selection="chunk") -> SpanOptions:
 def test_a_wrong_method_is_not_timed(monkeypatch):
     attention, methods = load("attention"), load("suite.methods")
     options = attention.Options(block_size=4, top_k=2, chunk_size=16, window=16, head_dim=8)
-    assert all(line["passed"] and line["error"] < 1e-2 for line in attention.check(options, [torch.float32]))
+    names = list(attention.LABELS)
+    assert all(line["passed"] and line["error"] < 1e-2 for line in attention.check(options, [torch.float32], names))
     right = methods.sliding_window_attention
 
     def wrong(*tensors, window, backend):
@@ -52,7 +53,7 @@ def test_a_wrong_method_is_not_timed(monkeypatch):
 
     monkeypatch.setattr(methods, "sliding_window_attention", wrong)
     with pytest.raises(SystemExit, match="SW is wrong in float64"):
-        attention.check(options, [torch.float32])
+        attention.check(options, [torch.float32], names)
 
 
 def test_the_cpu_command_writes_its_report(tmp_path):
@@ -62,7 +63,7 @@ def test_the_cpu_command_writes_its_report(tmp_path):
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "attention.json").read_text())
     assert {result["pass"] for result in report["results"]} == {"forward", "forward+backward"}
-    assert set(report["results"][0]["ratios"]) == {"full/se", "sw/se", "s2/se", "se/nomem"}
+    assert set(report["results"][0]["ratios"]) == {f"{slow}/{fast}" for slow, fast in load("attention").RATIOS}
     assert report["environment"]["torch"] == torch.__version__
     assert all(len(result["seconds"][name]) == 1 for result in report["results"] for name in ("full", "se", "s2"))
     assert "| float32 | forward | 40 |" in (tmp_path / "attention.md").read_text()

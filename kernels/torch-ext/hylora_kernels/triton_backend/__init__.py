@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import torch_backend
 from ..layout import SequenceLayout
-from ..options import TWO_VECTORS, SpanOptions
+from ..options import SpanOptions
 from ..saved import Saved
 from .backward import attention_backward
 from .decode import span_decode
@@ -36,8 +36,6 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
         return "Triton has no kernel for this attention"
     if options.retrieval == "relevance" and options.pools_scores:
         return f"no kernel pools scores, as summary={options.summary!r} with pooling={options.pooling!r} takes it"
-    if work == "decode" and options.summary in TWO_VECTORS:
-        return f"no decoding kernel makes summary={options.summary!r}"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"
     if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
