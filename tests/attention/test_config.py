@@ -75,7 +75,10 @@ def test_a_name_that_stands_for_a_preset_gives_its_options():
     config.span_attention = {"top_k": 3}
     assert SpanConfig.of(config) == SpanConfig.preset("recall", top_k=3)
     SpanConfig().keep_on(config)
-    with pytest.raises(ValueError, match="keeps options with selection='chunk'; replace them with hylora.set_attent"):
+    with pytest.raises(ValueError, match="selection='chunk' contradicts 'se_attn_recall', .*set_attention replaces"):
+        SpanConfig.of(config)
+    config.span_attention = {"preset": "published"}
+    with pytest.raises(ValueError, match="selection='chunk' contradicts 'se_attn_recall'"):
         SpanConfig.of(config)
 
 
@@ -98,6 +101,7 @@ def test_a_rule_that_finds_nothing_warns():
         ({"selection": "token", "pooling": "max"}, "selection='token' chooses with fewer"),
         ({"summary": "representatives", "block_size": 2}, "representatives=3 must be at most block_size=2"),
         ({"preset": "recal"}, "preset='recal' must be one of 'published', 'recall'; did you mean 'recall'"),
+        ({"preset": "recall", "selection": "chunk"}, "selection='chunk' contradicts 'recall', .* selection='token'"),
         ({"retrieval": "best"}, "retrieval='best'"),
         ({"summary": "max"}, "summary='max'"),
         ({"backend": "cuda"}, "backend='cuda'"),

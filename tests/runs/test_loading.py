@@ -186,6 +186,20 @@ def test_the_manifest_of_a_model_that_was_flagged_holds_the_presets_options():
     assert (manifest.attention, manifest.span_attention) == ("se_attn", SpanConfig.preset("recall").to_dict())
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"attention": "se_attn_recall", "span_attention": {"chunk_size": 64}},
+        {"attention": "se_attn", "span_attention": {"preset": "recall", "chunk_size": 64}},
+    ],
+    ids=["name", "option"],
+)
+def test_a_manifest_may_name_a_preset(tmp_path, manifest):
+    tiny_bamba().save_pretrained(tmp_path)
+    (tmp_path / "hylora.json").write_text(json.dumps(manifest))
+    assert SpanConfig.of(hylora.load(tmp_path).config) == SpanConfig.preset("recall", chunk_size=64)
+
+
 def test_an_adapter_on_a_model_without_a_name_gets_no_manifest():
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ValueError, match=r"built in memory \(name_or_path=''\)"):
