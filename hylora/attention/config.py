@@ -103,7 +103,7 @@ class SpanConfig(SpanOptions):
             warnings.warn(
                 f"selection='causal' with query_group={self.query_group} chooses by the queries before those that "
                 "read, and finds no needle even with exact scores; use selection='token'",
-                stacklevel=2,
+                stacklevel=1,  # one place, which is shown once: a recipe makes several of these
             )
 
     @property

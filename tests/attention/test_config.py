@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import warnings
 from dataclasses import fields
 
 import pytest
 from transformers import AutoConfig, BambaConfig
 
 from hylora.attention import SpanConfig
+from hylora.language.recipe import AttentionRecipe
 from hylora_kernels import SpanOptions
 
 
@@ -85,6 +87,10 @@ def test_a_name_that_stands_for_a_preset_gives_its_options():
 def test_a_rule_that_finds_nothing_warns():
     with pytest.warns(UserWarning, match="query_group=64 .* finds no needle .* use selection='token'"):
         SpanConfig(selection="causal")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        AttentionRecipe(selection="causal").span.with_chunks_of(2048)
+        assert len(caught) == 1
 
 
 @pytest.mark.parametrize(
