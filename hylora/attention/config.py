@@ -99,7 +99,8 @@ class SpanConfig(SpanOptions):
         check_choice("backend", self.backend, NAMES)
         check_integer("window", self.window, minimum=1)
         check_group(self.group)
-        if self.chooses_for_next and self.retrieves and self.retrieval == "relevance":
+        finds_nothing = self.chooses_for_next and self.retrieves and self.retrieval == "relevance"
+        if finds_nothing and not torch.compiler.is_compiling():
             warnings.warn(
                 f"selection='causal' with query_group={self.query_group} chooses by the queries before those that "
                 "read, and finds no needle even with exact scores; use selection='token'",

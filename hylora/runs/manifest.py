@@ -88,7 +88,7 @@ class RunManifest:
                 "the adapter's base model was built in memory (name_or_path=''), so nothing could load it again; save "
                 "it and load it with from_pretrained"
             )
-        attention = resolve_name(base.config._attn_implementation)
+        attention = resolve_name(config._attn_implementation)
         rope = getattr(config, "rope_parameters", None) or {}
         scaled = rope.get("rope_type", "default") != "default"
         return cls(
