@@ -93,7 +93,7 @@ def select_blocks(
 
     Returns:
         For each sequence of the layout an int64 tensor `[Hkv, selections, top_k]` of block indices counted from the
-        sequence's start, best first, filled up with -1. Selections are chunks, or groups with `selection="causal"`.
+        sequence's start, best first, filled up with -1. Selections are chunks, tokens or groups, as `selection` says.
 
     Raises:
         ValueError: as `span_attention`.
