@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from functools import lru_cache
+from math import comb, prod
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from torch import Tensor
 from hylora_eval.recall import RecallSequence
 from hylora_kernels.options import SpanOptions
 
-__all__ = ["NeededBlocks", "Needles", "Sample"]
+__all__ = ["FARTHEST", "NeededBlocks", "Needles", "Sample"]
+
+# Keys of a block that count as its outliers.
+FARTHEST = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +64,18 @@ class NeededBlocks:
     """The blocks that hold needles, for the needles that begin before the chunk that asks for them.
 
     Attributes:
-        selections: the selection [N] that should retrieve them.
+        queries: positions [N] of the tokens that should retrieve them.
+        starts: first position [N] of each needle.
+        stops: one past its last that lies before the chunk [N].
         blocks: of each needle [N, W], those before the chunk's start; filled up with -1.
         chances: chance that random blocks hold any of a needle's blocks [N].
         chances_of_all: chance that they hold all of them [N].
         in_chunk: how many needles begin in the chunk that asks for them, which need no retrieval and are left out.
     """
 
-    selections: Tensor
+    queries: Tensor
+    starts: Tensor
+    stops: Tensor
     blocks: Tensor
     chances: Tensor
     chances_of_all: Tensor
@@ -79,7 +87,7 @@ class NeededBlocks:
 
         Args:
             needles: of one sequence.
-            options: by which it is cut into chunks, blocks and selections.
+            options: by which it is cut into chunks and blocks, and how many of these are retrieved.
         """
         chunk_starts = needles.queries // options.chunk_size * options.chunk_size
         beyond = needles.starts < chunk_starts
@@ -96,21 +104,44 @@ class NeededBlocks:
             for total, needed, row in zip(candidates.tolist(), (blocks >= 0).sum(dim=1).tolist(), blocks, strict=True)
         ]
         chance_of_any, chance_of_all = torch.tensor(chances, dtype=torch.float64).reshape(-1, 2).T
-        selections = needles.queries[beyond] // options.unit_size
-        return cls(selections, blocks, chance_of_any, chance_of_all, int((~beyond).sum()))
+        queries, in_chunk = needles.queries[beyond], int((~beyond).sum())
+        return cls(queries, starts, stops, blocks, chance_of_any, chance_of_all, in_chunk)
 
     def hits(self, retrieved: Tensor) -> tuple[Tensor, Tensor]:
         """Needles of which any, and all blocks are retrieved: two counts [Hkv].
 
         Args:
-            retrieved: int64 [Hkv, selections, top_k], filled up with -1.
+            retrieved: for each needle, int64 [Hkv, N, top_k], filled up with -1.
         """
-        chosen = retrieved[:, self.selections]
-        found = (chosen[..., None] == self.blocks[:, None]).any(dim=2)  # [Hkv, N, W]
+        found = (retrieved[..., None] == self.blocks[:, None]).any(dim=2)  # [Hkv, N, W]
         needed = self.blocks >= 0
         return (found & needed).any(dim=2).sum(dim=1), (found | ~needed).all(dim=2).sum(dim=1)
 
+    def outliers(self, key: Tensor, block_size: int) -> tuple[Tensor, float]:
+        """Needles with a token whose key is among the `FARTHEST` from the mean of its block: a count [Hkv].
 
+        Also how many that would be if keys were farthest at random.
+
+        Args:
+            key: of the sequence [Hkv, L, D], on the CPU.
+            block_size: tokens of a block.
+        """
+        whole = key.shape[1] // block_size * block_size
+        keys = key[:, :whole].float().unflatten(1, (-1, block_size))
+        distances = (keys - keys.mean(dim=2, keepdim=True)).square().sum(dim=3)
+        number = min(FARTHEST, block_size)
+        farthest = distances.topk(number, dim=2).indices
+        is_outlier = torch.zeros(distances.shape, dtype=torch.bool).scatter_(2, farthest, True).flatten(1)
+        count, expected = torch.zeros(len(key)), 0.0
+        for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
+            places = torch.arange(start, max(start, min(stop, whole)))
+            count += is_outlier[:, places].any(dim=1)
+            sizes = torch.bincount(places // block_size).tolist()
+            expected += 1 - prod(comb(block_size - size, number) / comb(block_size, number) for size in sizes)
+        return count, expected
+
+
+@lru_cache
 def _chances(candidates: int, needed: int, reachable: int, top_k: int) -> tuple[float, float]:
     """Chance that `top_k` of the candidates, drawn without replacement, hold any and all of the blocks needed.
 
