@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora.demo.recall import RecallTask
+from hylora.demo.recall import RecallDocument, RecallTask
 from hylora.language.head import decoder_and_head, verify_head
 from hylora.training.evaluation import evaluation_mode
 from hylora_eval.estimates import mean_and_standard_error
@@ -25,6 +25,7 @@ __all__ = [
     "draw_recall_sequences",
     "recall_by_distance",
     "same_lengths",
+    "tokenize_recall",
 ]
 
 # Tokens of the first sequence on which the head is verified before the run.
@@ -160,7 +161,11 @@ def draw_recall_sequences(
     """
     task = RecallTask.for_tokenizer(tokenizer)
     # Facts that come twice spread their distances over the whole document.
-    documents = [task.document(tokens, f"{seed}-{index}", repeats=2) for index in range(number)]
+    return tokenize_recall(tokenizer, (task.document(tokens, f"{seed}-{index}", repeats=2) for index in range(number)))
+
+
+def tokenize_recall(tokenizer: PreTrainedTokenizerBase, documents: Iterable[RecallDocument]) -> list[RecallSequence]:
+    """The tokens of recall documents, dense or sparse, and where their answers are."""
     return [
         RecallSequence(
             torch.tensor(tokenizer(document.text, verbose=False)["input_ids"]),

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hylora.demo.corpus import Document
+from hylora.demo.facts import FactTask
 from hylora.demo.recall import RecallTask
 
-__all__ = ["write_recall", "write_text"]
+__all__ = ["write_facts", "write_recall", "write_text"]
 
 
 def write_text(path: Path, documents: Iterable[Document]) -> None:
@@ -31,6 +32,22 @@ def write_recall(path: Path, task: RecallTask, *, documents: int, length: int, s
     """
     drawn = (task.document(length - 1, f"{seed}-{number}") for number in range(documents))
     _write(path, ({"messages": document.messages()} for document in drawn))
+
+
+def write_facts(path: Path, task: FactTask, *, documents: int, length: int, facts: int, seed: str) -> None:
+    """Write text with facts in it as JSON lines with the field "text"; every fact comes again.
+
+    Args:
+        path: the file.
+        task: words and text.
+        documents: how many.
+        length: tokens of a document, its end-of-text token included, so that documents joined by that token fill rows
+            of this length exactly.
+        facts: in each document.
+        seed: names the documents.
+    """
+    drawn = (task.document(length - 1, f"{seed}-{number}", facts, facts) for number in range(documents))
+    _write(path, ({"text": document.text} for document in drawn))
 
 
 def _write(path: Path, records: Iterable[dict]) -> None:
