@@ -21,7 +21,7 @@ from hylora_eval.retrieval.needles import NeededBlocks, Needles, Sample
 from hylora_eval.retrieval.rules import OWN, Chooser, Rule
 from hylora_kernels.options import SpanOptions
 
-__all__ = ["Choices", "compare_rules", "own_options", "retrieval_hit_rate"]
+__all__ = ["Choices", "check_samples", "compare_rules", "own_options", "retrieval_hit_rate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +90,11 @@ def compare_rules(
     if not samples or not rules:
         raise ValueError(f"there is nothing to compare: {len(samples)} samples, {len(rules)} rules")
     options = [own_options(model) if rule.options is None else rule.options for rule in rules]
+    check_samples(samples, options)
     tallies = [
         [Tally(each, sample.needles and NeededBlocks.of(sample.needles, each)) for each in options]
         for sample in samples
     ]
-    _check(samples, tallies)
     layers = attention_layers(model.config)
     by_size = {each.block_size: index for index, each in enumerate(options)}
     outliers: dict[int, list[list[tuple[Tensor, float]]]] = {size: [[] for _ in samples] for size in by_size}
@@ -131,6 +131,33 @@ def compare_rules(
     )
 
 
+def check_samples(samples: Sequence[Sample], options: Sequence[SpanOptions]) -> None:
+    """Find out before a model reads whether anything is there to be retrieved.
+
+    Args:
+        samples: to read.
+        options: of each rule.
+
+    Raises:
+        ValueError: as `compare_rules`.
+    """
+    needles = [sample.needles for sample in samples if sample.needles is not None]
+    if 0 < len(needles) < len(samples):
+        raise ValueError(f"{len(needles)} of {len(samples)} samples have needles; compare the others on their own")
+    longest = max(len(sample.input_ids) for sample in samples)
+    for size in {each.chunk_size for each in options}:
+        if longest <= size:
+            raise ValueError(
+                f"the longest sample has {longest} tokens, all in its first chunk (chunk_size={size}), so nothing is "
+                "retrieved; use longer samples or smaller chunks"
+            )
+        if needles and not any(bool((each.starts < each.queries // size * size).any()) for each in needles):
+            raise ValueError(
+                f"no answer lies further back than its own chunk (chunk_size={size}); use longer samples or smaller "
+                "chunks"
+            )
+
+
 def own_options(model: nn.Module) -> SpanOptions:
     """How a model chooses blocks in evaluation.
 
@@ -153,8 +180,8 @@ def retrieval_hit_rate(model: nn.Module, sequences: Sequence[RecallSequence], ba
     """How often span-expanded attention retrieves the memory block that holds what a query must recall.
 
     An answer is predicted at the token before it; for that token `top_k` of the memory blocks are retrieved that end
-    at or before its chunk's start. It is a hit for a layer and KV head if one of them holds the answer's source. Recall
-    can be right without a hit (the recurrent layers remember too) and wrong in spite of one.
+    at or before its chunk's start. It is a hit for a layer and KV head if one of them holds the answer's source.
+    Recall can be right without a hit (the recurrent layers remember too) and wrong in spite of one.
 
     Args:
         model: a causal language model, or a PEFT model around one, with "se_attn" as its attention.
@@ -193,26 +220,6 @@ def _read(
     decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
     with evaluation_mode(model), observe_attention(model, observe):
         decoder(input_ids=input_ids, use_cache=False)
-
-
-def _check(samples: Sequence[Sample], tallies: Sequence[Sequence[Tally]]) -> None:
-    """Find out before a model reads whether anything is there to be retrieved."""
-    needles = sum(sample.needles is not None for sample in samples)
-    if 0 < needles < len(samples):
-        raise ValueError(f"{needles} of {len(samples)} samples have needles; compare the others on their own")
-    longest = max(len(sample.input_ids) for sample in samples)
-    for of_rule in zip(*tallies, strict=True):
-        size = of_rule[0].options.chunk_size
-        if longest <= size:
-            raise ValueError(
-                f"the longest sample has {longest} tokens, all in its first chunk (chunk_size={size}), so nothing is "
-                "retrieved; use longer samples or smaller chunks"
-            )
-        if needles and not any(len(tally.needed.queries) for tally in of_rule):
-            raise ValueError(
-                f"no answer lies further back than its own chunk (chunk_size={size}); use longer samples or smaller "
-                "chunks"
-            )
 
 
 def _hits(call: AttentionCall, choose: Chooser, tally: Tally) -> dict[str, Tensor]:

@@ -39,8 +39,8 @@ class LayerResult:
 class RuleResult(PlainJson):
     """What a rule finds.
 
-    Needles that begin in the chunk that asks for them need no retrieval and are not counted. Hit rates are None without
-    needles, mass where no token was looked at that has more blocks to choose from than it retrieves.
+    Needles that begin in the chunk that asks for them need no retrieval and are not counted. Hit rates are None
+    without needles, mass where no token was looked at that has more blocks to choose from than it retrieves.
 
     Attributes:
         rule: its name.
@@ -48,7 +48,7 @@ class RuleResult(PlainJson):
         hit_rate: share of needles of which at least one block was retrieved, over layers and KV heads.
         standard_error: of the hit rate over samples, None for one.
         chance: the hit rate of blocks drawn at random: the mean over all draws.
-        other_query: the hit rate with the query of another token, drawn from the chunk length before the one that asks:
+        other_query: the hit rate with the query of another token, no farther than a chunk before the one that asks:
             what it owes to blocks that stand out for any query. None where tokens do not choose by their own query.
         hit_rate_of_all: share of needles all of whose blocks were retrieved.
         chance_of_all: the same of blocks drawn at random.
@@ -84,8 +84,8 @@ class OutlierShare:
 
     Attributes:
         block_size: tokens of a block.
-        share: of needles, over layers and KV heads, with a token whose key is among the 3 farthest from the mean of its
-            block.
+        share: of needles, over layers and KV heads, with a token whose key is among the 3 farthest from the mean of
+            its block.
         chance: that share if keys were farthest at random.
         layers: the share by attention layer.
     """
@@ -142,9 +142,7 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
     def stacked(name: str) -> Tensor | None:
         """[samples, layers, Hkv], without samples of which nothing is known."""
         known = [tally.layers for tally in tallies if all(name in found for found in tally.layers)]
-        return (
-            torch.stack([torch.stack([found[name] for found in of_sample]) for of_sample in known]) if known else None
-        )
+        return torch.stack([torch.stack([found[name] for found in each]) for each in known]) if known else None
 
     def rate(name: str, at: slice = slice(None)) -> tuple[float | None, float | None]:
         hits = stacked(name)

@@ -23,7 +23,7 @@ def candidates(positions: Tensor, options: SpanOptions) -> Tensor:
 
 
 def query_slices(call: AttentionCall, positions: Tensor) -> Iterator[Tensor]:
-    """Positions [N] on the keys' device in slices, so that no more than so many attention weights exist at one time."""
+    """Positions [N] on the keys' device in slices, so that attention weights need bounded memory."""
     heads, length, _ = call.query.shape
     step = max(1, _SLICE.get(call.key.device.type, _SLICE["cuda"]) // (heads * length))
     return iter(positions.to(call.key.device).split(step))

@@ -1,33 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A heat map of the blocks that were retrieved, beside those of the oracle, for each layer."""
+"""How often each rule finds the needle, beside chance and beside what full attention would choose."""
 
 from __future__ import annotations
 
-from math import ceil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+__all__ = ["draw"]
 
-from hylora_eval.retrieval.needles import NeededBlocks
-from hylora_eval.retrieval.trace import RetrievalTrace
-from hylora_kernels.options import SpanOptions
-
-__all__ = ["draw", "heat"]
-
-# Cells of a heat map each way; more could not be told apart.
-CELLS = 512
+# Told apart by colour-blind readers, and in print by their order.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
-def draw(trace: RetrievalTrace, needed: NeededBlocks | None, path: Path, title: str) -> None:
-    """Draw which blocks (from left to right) each selection (from top to bottom) retrieves: the share of KV heads.
+def draw(results: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw hit rates, or mass where there are no needles: a panel for each task and length, a bar for each rule.
 
-    Blocks that a selection could not choose are grey; circles mark the blocks that hold needles, in the row of the
-    selection that asks for them.
+    A mark across a bar is chance; a hollow diamond is the hit rate with another token's query.
 
     Args:
-        trace: of one sequence, with an oracle.
-        needed: the blocks that hold its needles, or None.
+        results: of a result file of `hylora eval retrieval`.
         path: of the picture; its ending names the format.
         title: above it.
 
@@ -37,80 +29,34 @@ def draw(trace: RetrievalTrace, needed: NeededBlocks | None, path: Path, title: 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    options, length = trace.options, trace.length
-    blocks, selections = options.candidates(options.units(length) - 1), options.units(length)
-    pairs = 1 if len(trace.layers) <= 4 else 2  # of panels in a row
-    rows = ceil(len(trace.layers) / pairs)
-    figure = Figure(figsize=(8.4 * pairs, 3.2 * rows + 0.6), layout="constrained")
+    names = list(dict.fromkeys(rule["rule"] for result in results for rule in result["rules"]))
+    figure = Figure(figsize=(1.8 + 3.4 * len(results), 1.4 + 0.34 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, 2 * pairs, squeeze=False, sharex=True, sharey=True).flat)
-    for panel in axes[2 * len(trace.layers) :]:
-        panel.remove()
-    axes = axes[: 2 * len(trace.layers)]
-    for index, layer in enumerate(trace.layers):
-        panels = axes[2 * index : 2 * index + 2]
-        for panel, chosen, what in zip(
-            panels, (layer.blocks, layer.mass.blocks), ("retrieved", "most attention mass"), strict=True
-        ):
-            image = panel.imshow(
-                heat(chosen, blocks).numpy(),
-                cmap="Blues",
-                vmin=0,
-                vmax=1,
-                aspect="auto",
-                extent=(-0.5, blocks - 0.5, selections - 0.5, -0.5),
-            )
-            edges, rows_of_edges = _frontier(options, selections)
-            panel.fill_betweenx(rows_of_edges, edges, blocks, step="post", color="#DDDDDD", linewidth=0)
-            if needed is not None:
-                at = needed.blocks >= 0
-                asked = needed.selections[:, None].expand_as(needed.blocks)
-                style = {"facecolors": "none", "edgecolors": "#D55E00", "linewidths": 1, "s": 20}
-                panel.scatter(needed.blocks[at].tolist(), asked[at].tolist(), **style)
-            panel.set(title=f"layer {layer.layer}: {what}", xlim=(-0.5, blocks - 0.5), ylim=(selections - 0.5, -0.5))
-            panel.xaxis.get_major_locator().set_params(integer=True)
-            panel.yaxis.get_major_locator().set_params(integer=True)
-        panels[0].set_ylabel(_unit(options))
-    for panel in axes[-2 * pairs :]:
-        panel.set_xlabel(f"block of {options.block_size} tokens")
-        panel.tick_params(labelbottom=True)
-    figure.colorbar(image, ax=axes, label="share of KV heads", shrink=min(1, 2 / rows))
+    axes = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
+    for panel, result in zip(axes, results, strict=True):
+        rules = result["rules"]
+        sizes = sorted({rule["options"]["block_size"] for rule in rules})
+        what, random, error = (
+            ("hit_rate", "chance", "standard_error")
+            if rules[0]["hit_rate"] is not None
+            else ("mass", "mass_of_random", "mass_standard_error")
+        )
+        width = 0.8 / len(sizes)
+        for number, size in enumerate(sizes):
+            shown = [rule for rule in rules if rule["options"]["block_size"] == size and rule[what] is not None]
+            at = [names.index(rule["rule"]) + (number - (len(sizes) - 1) / 2) * width for rule in shown]
+            errors = [100 * (rule[error] or 0) for rule in shown]
+            color = _COLORS[number % len(_COLORS)]
+            shares = [100 * rule[what] for rule in shown]
+            panel.barh(at, shares, width, xerr=errors, color=color, ecolor="#555555", label=f"blocks of {size}")
+            panel.scatter([100 * rule[random] for rule in shown], at, marker="|", color="#000000", zorder=3)
+            others = [(100 * rule["other_query"], y) for rule, y in zip(shown, at, strict=True) if rule["other_query"]]
+            if others and what == "hit_rate":
+                panel.scatter(*zip(*others, strict=True), marker="D", s=14, facecolors="white", edgecolors="#000000")
+        panel.set(xlim=(0, 100), title=f"{result['task']}, {result['length']} tokens")
+        panel.set_xlabel("needles retrieved, %" if what == "hit_rate" else "mass of candidates retrieved, %")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[-1].legend(fontsize="small", loc="lower right")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
-
-
-def heat(chosen: Tensor, blocks: int) -> Tensor:
-    """Share of KV heads that chose each block; in cells of several blocks or selections, the largest share.
-
-    Args:
-        chosen: int64 [Hkv, selections, top_k], filled up with -1.
-        blocks: how many there are.
-
-    Returns:
-        float32 [rows, columns], at most `CELLS` each way.
-    """
-    heads, selections, _ = chosen.shape
-    tall, wide = ceil(selections / CELLS), ceil(blocks / CELLS)
-    cells = torch.zeros(ceil(selections / tall), ceil(blocks / wide))
-    for first in range(0, selections, tall):
-        part = chosen[:, first : first + tall]
-        counts = torch.zeros(part.shape[1], ceil(blocks / wide) * wide)
-        for head in part:
-            row = torch.arange(len(head))[:, None].expand_as(head)
-            counts[row[head >= 0], head[head >= 0]] += 1 / heads
-        cells[first // tall] = counts.unflatten(1, (-1, wide)).amax(dim=(0, 2))
-    return cells
-
-
-def _unit(options: SpanOptions) -> str:
-    """What selects."""
-    if options.selection == "chunk":
-        return f"chunk of {options.chunk_size} tokens"
-    return "token" if options.query_group == 1 else f"group of {options.query_group} tokens"
-
-
-def _frontier(options: SpanOptions, selections: int) -> tuple[list[float], list[float]]:
-    """The line right of the last candidate of each selection: columns, each valid from its row to the next."""
-    edges = [options.candidates(selection) - 0.5 for selection in range(selections)]
-    rows = [selection - 0.5 for selection in range(selections)]
-    return [*edges, edges[-1]], [*rows, selections - 0.5]

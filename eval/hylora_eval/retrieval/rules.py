@@ -161,7 +161,7 @@ def _infllm_scores(call: AttentionCall, options: SpanOptions) -> Scores:
         logits = query.to(windows.dtype).unflatten(0, (heads, -1)) @ windows[:, None].mT * call.scale
         logits = logits.masked_fill(ends > positions[:, None] + 1, float("-inf"))
         weights = logits.softmax(dim=3).nan_to_num(0).sum(dim=1)
-        # Every window that overlaps a block: from the one that starts a stride before it to the last that starts in it.
+        # Every window that overlaps a block: from a stride before its start to the last that starts in it.
         weights = pad(weights, (1, max(0, blocks * step - windows.shape[1])))
         return weights.unfold(2, step + 1, step)[:, :, :blocks].amax(dim=3)
 
