@@ -8,6 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout, select_blocks, selection
 from hylora_kernels.hashing import hashed_scores
+from hylora_kernels.options import SUMMARIES
 from tests.kernels.inputs import random_inputs
 
 BACKENDS = ["reference", "torch"]
@@ -92,40 +93,97 @@ def test_query_heads_of_a_group_vote_together(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_summaries_follow_their_formulas(backend):
-    """With one block as candidate pair, the order of the two shows the sign of the difference of their scores."""
-    inputs = random_inputs(1, 2, 1, 8)
-    query, key, value = inputs
-    for summary in ("attention", "landmark", "mean_key"):
-        scores = []
-        for start in (0, 2):
-            q, k, v = (x[0, :, start : start + 2] for x in inputs)
-            if summary == "attention":
-                c = torch.stack([torch.softmax(h @ k[0].T * 0.3, -1) @ v[0] for h in q]).mean((0, 1))
-            elif summary == "landmark":
-                landmark = torch.randn(8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-                c = torch.softmax(landmark @ k[0].T * 0.3, -1) @ v[0]
-            else:
-                c = k[0].mean(0)
-            scores.append((query[0, :, 4:] @ c).sum())
-        (blocks,) = select_blocks(
-            *inputs, block_size=2, chunk_size=4, top_k=2, summary=summary, seed=5, scale=0.3, backend=backend
-        )
-        assert blocks[0, 1].tolist() == ([0, 1] if scores[0] > scores[1] else [1, 0])
+@pytest.mark.parametrize("summary", SUMMARIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_follow_their_formulas(seed, summary, backend):
+    """With two candidates, their order shows the sign of the difference of their scores."""
+    inputs = random_inputs(1, 2, 1, 8, seed=seed)
+    asking = inputs[0][0, :, 4:]
+    scores = []
+    for start in (0, 2):
+        q, k, v = (x[0, :, start : start + 2] for x in inputs)
+        mean, deviation = (
+            k[0].mean(0),
+            (k[0, 0] - k[0, 1]).abs() / 2,
+        )  # and half their range
+        if summary == "attention":
+            score = asking @ torch.stack([torch.softmax(h @ k[0].T * 0.3, -1) @ v[0] for h in q]).mean((0, 1))
+        elif summary == "landmark":
+            landmark = torch.randn(8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+            score = asking @ (torch.softmax(landmark @ k[0].T * 0.3, -1) @ v[0])
+        elif summary == "representatives":
+            # One key, and the other as the mean of the rest: what is left of attention is exact.
+            score = torch.logsumexp(0.3 * asking @ k[0].T, -1) / 0.3
+        else:
+            spread = 0.3 * asking**2 * deviation / 2 if summary == "gaussian" else asking.abs()
+            score = asking @ mean + (spread @ deviation if summary != "mean_key" else 0)
+        scores.append(score.sum())
+    (blocks,) = select_blocks(
+        *inputs,
+        block_size=2,
+        chunk_size=4,
+        top_k=2,
+        summary=summary,
+        representatives=1,
+        seed=5,
+        scale=0.3,
+        backend=backend,
+    )
+    assert blocks[0, 1].tolist() == ([0, 1] if scores[0] > scores[1] else [1, 0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_block_that_one_query_needs_wins_by_the_maximum_and_not_by_the_sum(backend):
+    """Three queries want block 1 a little, one wants block 0 and nothing else."""
+    queries = [0, 0, 0, 0, -2, -2, -2, 4]
+    options = {"block_size": 2, "chunk_size": 4, "top_k": 1}
+    assert chosen_by_mean_key([1, -1], queries, backend, **options)[1] == [1]
+    assert chosen_by_mean_key([1, -1], queries, backend, pooling="max", **options)[1] == [0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_representatives_are_far_from_each_other(backend):
+    """A second outlier beside the first is not worth a place; the one on the other side is."""
+    key = torch.tensor([0.0, 0.0, 9.0, 8.9, -5.0, 0.0] + [2.0] * 6).reshape(1, 1, 12, 1)
+    query = torch.full((1, 1, 24, 1), -4.0)
+    key = torch.cat([key, torch.zeros_like(key)], dim=2)
+    (blocks,) = select_blocks(
+        query,
+        key,
+        key,
+        block_size=6,
+        chunk_size=12,
+        top_k=1,
+        summary="representatives",
+        representatives=2,
+        selection="token",
+        backend=backend,
+    )
+    # A query of -4 wants the lowest key: -5 in block 0 counts as itself, and not within a mean of 1.5 or so.
+    assert (blocks[0, 12:] == 0).all()
 
 
 @pytest.mark.parametrize("kv_heads", [2, 4])
-@pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
-@pytest.mark.parametrize(("selection_mode", "query_group"), [("chunk", 5), ("causal", 5), ("causal", 1)])
-def test_torch_chooses_as_the_reference(summary, selection_mode, query_group, kv_heads):
+@pytest.mark.parametrize("summary", SUMMARIES)
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"selection": "chunk"},
+        {"selection": "chunk", "pooling": "max"},
+        {"selection": "token"},
+        {"selection": "causal", "query_group": 5},
+        {"selection": "causal", "query_group": 1},
+    ],
+    ids=str,
+)
+def test_torch_chooses_as_the_reference(summary, choice, kv_heads):
     inputs = random_inputs(2, 4, kv_heads, 64)
     options = {
         "block_size": 3,
         "top_k": 4,
         "chunk_size": 15,
-        "selection": selection_mode,
-        "query_group": query_group,
         "summary": summary,
+        **choice,
         "layout": SequenceLayout(2, 64, ((0, 0, 64), (1, 2, 31), (1, 33, 30))),
     }
     expected = select_blocks(*inputs, backend="reference", **options)
@@ -136,9 +194,15 @@ def test_torch_chooses_as_the_reference(summary, selection_mode, query_group, kv
         assert torch.equal(a, e)
 
 
-def test_slices_do_not_change_the_choice(monkeypatch):
+@pytest.mark.parametrize(
+    "choice",
+    [{"selection": "causal", "query_group": 2}, {"selection": "token"}, {"pooling": "max"}, {}],
+    ids=str,
+)
+@pytest.mark.parametrize("summary", ["attention", "mean_std", "representatives"])
+def test_slices_do_not_change_the_choice(monkeypatch, summary, choice):
     inputs = random_inputs(1, 4, 2, 64)
-    options = {"block_size": 4, "chunk_size": 16, "top_k": 3, "selection": "causal", "query_group": 2}
+    options = {"block_size": 4, "chunk_size": 16, "top_k": 3, "summary": summary, **choice}
     (whole,) = select_blocks(*inputs, **options)
     monkeypatch.setitem(selection._SLICE, "cpu", 1)
     assert torch.equal(select_blocks(*inputs, **options)[0], whole)

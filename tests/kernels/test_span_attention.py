@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hylora_kernels import SequenceLayout, torch_backend
 from hylora_kernels import span_attention as span
+from hylora_kernels.options import SUMMARIES
 from tests.kernels.inputs import (
     assert_backends_agree,
     masked_attention,
@@ -23,7 +24,7 @@ from tests.tolerances import assert_close
 SMALL = {"block_size": 4, "top_k": 3, "chunk_size": 16, "query_group": 4}
 HEADS = pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
 SELECTIONS = pytest.mark.parametrize(
-    ("selection", "query_group"), [("chunk", 4), ("causal", 4), ("causal", 16), ("causal", 1)]
+    ("selection", "query_group"), [("chunk", 4), ("token", 4), ("causal", 4), ("causal", 16), ("causal", 1)]
 )
 BACKENDS = pytest.mark.parametrize("backend", ["reference", "torch"])
 LAYOUTS = {
@@ -46,7 +47,7 @@ def test_agrees_with_the_reference(length, selection, query_group, heads, kv_hea
 @SELECTIONS
 @pytest.mark.parametrize(
     ("retrieval", "summary"),
-    [("relevance", "landmark"), ("relevance", "mean_key"), ("random", "attention"), ("none", "attention")],
+    [*(("relevance", summary) for summary in SUMMARIES[1:]), ("random", "attention"), ("none", "attention")],
 )
 def test_every_retrieval_agrees_with_the_reference(retrieval, summary, selection, query_group, heads, kv_heads):
     options = {"retrieval": retrieval, "summary": summary, "selection": selection, "query_group": query_group}
@@ -111,10 +112,11 @@ def test_enough_blocks_is_attention_to_all_candidates_and_the_chunk(block_size, 
 
 
 @BACKENDS
-@pytest.mark.parametrize("query_group", [1, 4])
+@pytest.mark.parametrize("choice", [{"selection": "token"}, {"selection": "causal", "query_group": 4}], ids=str)
+@pytest.mark.parametrize("summary", ["attention", "mean_std", "representatives"])
 @pytest.mark.parametrize("changed", [1, 17, 34, 63])
-def test_causal_selection_never_sees_the_future(changed, query_group, backend):
-    options = {**SMALL, "selection": "causal", "query_group": query_group, "top_k": 1, "backend": backend}
+def test_no_choice_but_a_chunks_sees_the_future(changed, summary, choice, backend):
+    options = {**SMALL, "top_k": 1, "backend": backend, "summary": summary, **choice}
     inputs = random_inputs(1, 4, 2, 64)
     others = [x.clone() for x in inputs]
     for x, noise in zip(others, random_inputs(1, 4, 2, 64, seed=1), strict=True):
@@ -267,11 +269,14 @@ def problems(draw):
         "block_size": draw(st.integers(1, chunk_size)),
         "top_k": draw(st.integers(0, 4)),
         "chunk_size": chunk_size,
-        "selection": draw(st.sampled_from(["chunk", "causal"])),
+        "selection": draw(st.sampled_from(["chunk", "token", "causal"])),
         "query_group": query_group,
         "retrieval": draw(st.sampled_from(["relevance", "random", "none"])),
-        "summary": draw(st.sampled_from(["attention", "landmark", "mean_key"])),
+        "summary": draw(st.sampled_from(SUMMARIES)),
     }
+    options["representatives"] = draw(st.integers(1, options["block_size"]))
+    if options["selection"] == "chunk":
+        options["pooling"] = draw(st.sampled_from(["sum", "max"]))
     return draw(st.sampled_from([(1, 1), (2, 1), (4, 2)])), options
 
 

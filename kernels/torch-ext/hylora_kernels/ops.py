@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends
 from .layout import SequenceLayout
-from .options import SpanOptions, accumulation_dtype, rows_contiguous
+from .options import SpanOptions, accumulation_dtype, rows_contiguous, unit_size
 from .saved import Saved
 from .state import DecodeTensors
 
@@ -143,8 +143,8 @@ def _span_forward(query, key, value, sequences, *settings):
 def _(query, key, value, sequences, *settings):
     # Numbers may be symbols here, which no check of the options would take.
     given = dict(zip(_NAMES, settings))
-    unit_size = given["chunk_size"] if given["selection"] == "chunk" else given["query_group"]
-    rows = _selections(query, sequences, unit_size)
+    size = unit_size(given["selection"], given["chunk_size"], given["query_group"])
+    rows = _selections(query, sequences, size)
     blocks = query.new_empty((key.shape[1], rows, given["top_k"]), dtype=torch.int32)
     return torch.empty_like(query), _empty_lse(query), blocks
 

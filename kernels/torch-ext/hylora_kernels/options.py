@@ -14,6 +14,10 @@ from torch import Tensor
 from .hashing import signed
 from .layout import SequenceLayout
 
+# Of which the queries' features are [q, |q|] or, for the last, [q, scale * q squared].
+TWO_VECTORS = ("mean_std", "min_max", "gaussian")
+SUMMARIES = ("attention", "landmark", "mean_key", *TWO_VECTORS, "representatives")
+
 
 @dataclass(frozen=True)
 class SpanOptions:
@@ -28,14 +32,21 @@ class SpanOptions:
         top_k: k, memory blocks that a selection retrieves; the expansion span is `block_size * top_k` tokens.
         chunk_size: M, tokens in a chunk.
         selection: `"chunk"` chooses blocks once per chunk with all of its queries (the published rule: inside a chunk
-            an early token's blocks depend on later queries). `"causal"` chooses once per group of queries with the
-            group before it, so that no output depends on a later token.
+            an early token's blocks depend on later queries). `"token"` lets each token choose by its own query, so
+            that no output depends on a later token. `"causal"` chooses once per group of queries, with the queries of
+            the group before it: it finds no needle even with exact scores, and is kept for the record.
         query_group: tokens in a group of queries under causal selection; must divide `chunk_size`. With 1, each query
-            selects with itself.
+            selects with itself, as under `"token"`.
         retrieval: `"relevance"`, or the controls `"random"` (random past blocks) and `"none"` (no memory).
-        summary: how a memory block is compressed: `"attention"` (equation 6.7), `"landmark"` (a fixed query attends
-            over the block, section 6.6.2) or `"mean_key"` (the mean of its keys).
+        summary: how a memory block is compressed, and how a query is scored against it. One vector: `"attention"`
+            (equation 6.7), `"landmark"` (a fixed query attends over the block, section 6.6.2) or `"mean_key"` (the
+            mean of its keys). Two vectors: `"mean_std"` (mean and standard deviation of its keys), `"min_max"` (middle
+            and half width of their range) or `"gaussian"` (mean and half their variance). `"representatives"`: some of
+            the keys, and the mean of the rest.
         seed: of the landmark query and of random retrieval.
+        representatives: keys of a block that represent it, if its summary is made of such; at most `block_size`.
+        pooling: how the queries of a chunk choose together: by the `"sum"` of their scores, or by the `"max"` over
+            them of score minus log-sum-exp of the scores, so that a block counts that one of them needs.
 
     Raises:
         ValueError: if a value is out of its range, naming the field, the value and the remedy.
@@ -49,16 +60,19 @@ class SpanOptions:
     retrieval: str = "relevance"
     summary: str = "attention"
     seed: int = 0
+    representatives: int = 3
+    pooling: str = "sum"
 
     def __post_init__(self):
-        for name in ("block_size", "chunk_size", "query_group"):
+        for name in ("block_size", "chunk_size", "query_group", "representatives"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("top_k", self.top_k, minimum=0)
         check_integer("seed", self.seed)
         object.__setattr__(self, "seed", signed(self.seed))  # what operators can be handed
-        check_choice("selection", self.selection, ("chunk", "causal"))
+        check_choice("selection", self.selection, ("chunk", "token", "causal"))
         check_choice("retrieval", self.retrieval, ("relevance", "random", "none"))
-        check_choice("summary", self.summary, ("attention", "landmark", "mean_key"))
+        check_choice("summary", self.summary, SUMMARIES)
+        check_choice("pooling", self.pooling, ("sum", "max"))
         if self.block_size > self.chunk_size:
             raise ValueError(
                 f"block_size={self.block_size} must be at most chunk_size={self.chunk_size}; "
@@ -68,6 +82,16 @@ class SpanOptions:
             raise ValueError(
                 f"chunk_size={self.chunk_size} must be a multiple of query_group={self.query_group} with "
                 "selection='causal'; change one of them"
+            )
+        if self.summary == "representatives" and self.representatives > self.block_size:
+            raise ValueError(
+                f"representatives={self.representatives} must be at most block_size={self.block_size}; a block has no "
+                "more keys"
+            )
+        if self.pooling == "max" and self.selection != "chunk":
+            raise ValueError(
+                f"pooling='max' is over the queries of a chunk, and selection={self.selection!r} chooses with fewer; "
+                "use selection='chunk', or pooling='sum'"
             )
 
     @property
@@ -81,9 +105,19 @@ class SpanOptions:
         return self.selection == "causal" and self.query_group > 1
 
     @property
+    def chooses_per_token(self) -> bool:
+        """Whether each token chooses by its own query alone."""
+        return self.unit_size == 1
+
+    @property
+    def pools_scores(self) -> bool:
+        """Whether queries that choose together pool their scores; otherwise their features are summed before."""
+        return self.pooling == "max" or self.summary == "representatives"
+
+    @property
     def unit_size(self) -> int:
         """Number of neighbouring queries that share one selection."""
-        return self.chunk_size if self.selection == "chunk" else self.query_group
+        return unit_size(self.selection, self.chunk_size, self.query_group)
 
     def units(self, length: int) -> int:
         """Number of selections in a sequence of this length."""
@@ -97,6 +131,18 @@ class SpanOptions:
     def retrieved(self, unit: int) -> int:
         """Number of blocks the unit retrieves."""
         return min(self.top_k, self.candidates(unit)) if self.retrieves else 0
+
+
+def unit_size(selection: str, chunk_size: int, query_group: int) -> int:
+    """`SpanOptions.unit_size`, of numbers that a compiled graph may know as symbols alone."""
+    return {"chunk": chunk_size, "token": 1, "causal": query_group}[selection]
+
+
+def summary_width(options: SpanOptions, head_dim: int) -> int:
+    """Numbers in a block's summary."""
+    if options.summary == "representatives":
+        return (options.representatives + 1) * head_dim
+    return 2 * head_dim if options.summary in TWO_VECTORS else head_dim
 
 
 def span_options(options: Optional[SpanOptions], changes: Dict[str, Any]) -> SpanOptions:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor
 
 from .hashing import hashed_scores
-from .options import SpanOptions, accumulation_dtype, landmark_query
+from .options import TWO_VECTORS, SpanOptions, accumulation_dtype, landmark_query, summary_width
 
 # Temporaries hold at most about this many numbers. On a CPU they should stay in its cache, which halves the time of
 # the summaries; elsewhere few launches matter more.
@@ -28,21 +30,35 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
     if not options.retrieves or blocks == 0:
         return chosen
 
-    by_relevance = options.retrieval == "relevance"
-    if by_relevance:
+    counts = options.candidates(torch.arange(units, device=key.device))
+    if options.retrieval == "random":
+        index = torch.arange(max(heads, units, blocks), device=key.device)
+
+        def score(at: slice) -> Tensor:
+            scores = hashed_scores(options.seed, index[:heads, None, None], index[at, None], index[:blocks])
+            return scores.expand(rows, -1, -1, -1)
+    else:
         summaries = summarize_blocks(query, key, value, blocks, options, scale)
-        pooled = pool_queries(query, heads, options)
-    index = torch.arange(max(heads, units, blocks), device=key.device)
-    counts = torch.tensor([options.candidates(unit) for unit in range(units)], device=key.device)
+        if options.chooses_per_token:
+
+            def score(at: slice) -> Tensor:
+                return token_scores(query[:, :, at], summaries, options, scale)
+        elif options.pools_scores:
+
+            def score(at: slice) -> Tensor:
+                return torch.stack(
+                    [unit_scores(query, summaries, unit, options, scale) for unit in range(at.start, at.stop)], dim=2
+                )
+        else:
+            pooled = pool_queries(query, heads, options, scale)
+
+            def score(at: slice) -> Tensor:
+                return pooled[:, :, at] @ summaries.mT
+
     step = _per_slice(rows * heads * blocks, key.device)
     for first in range(0, units, step):
         at = slice(first, min(first + step, units))
-        if by_relevance:
-            scores = pooled[:, :, at] @ summaries.mT
-        else:
-            scores = hashed_scores(options.seed, index[:heads, None, None], index[at, None], index[:blocks])
-            scores = scores.expand(rows, -1, -1, -1)
-        chosen[:, :, at] = rank(scores, counts[at], options.top_k)
+        chosen[:, :, at] = rank(score(at), counts[at], options.top_k)
     return chosen
 
 
@@ -60,16 +76,60 @@ def rank(scores: Tensor, counts: Tensor, top_k: int) -> Tensor:
     return torch.nn.functional.pad(order, (0, top_k - order.shape[-1]), value=-1)
 
 
-def pool_queries(query: Tensor, heads: int, options: SpanOptions) -> Tensor:
-    """The queries by which each unit selects, summed over tokens and the group's heads: `[R, Hkv, units, D]`."""
-    dtype = accumulation_dtype(query.dtype)
+def query_features(query: Tensor, heads: int, options: SpanOptions, scale: float) -> Tensor:
+    """What is multiplied with summaries, summed over the heads of a group: `[R, Hkv, n, W]` of `[R, Hq, n, D]`."""
+    query = query.to(accumulation_dtype(query.dtype)).unflatten(1, (heads, -1))
+    total = query.sum(dim=2)
+    if options.summary not in TWO_VECTORS:
+        return total
+    spread = query.square().mul_(scale) if options.summary == "gaussian" else query.abs()
+    return torch.cat([total, spread.sum(dim=2)], dim=-1)
+
+
+def token_scores(query: Tensor, summaries: Tensor, options: SpanOptions, scale: float) -> Tensor:
+    """How much each token wants each block: `[R, Hkv, n, blocks]` of query `[R, Hq, n, D]`."""
+    heads = summaries.shape[1]
+    if options.summary != "representatives":
+        return query_features(query, heads, options, scale) @ summaries.mT
+    query = query.to(summaries.dtype).unflatten(1, (heads, -1))
+    vectors = summaries.unflatten(3, (-1, query.shape[-1])).unbind(dim=3)
+    # Of each head the log-sum-exp over a block's keys, had the rest of them all been their mean.
+    total = torch.zeros((), dtype=summaries.dtype, device=summaries.device)
+    for of_head in query.unbind(dim=2):
+        products = torch.stack([of_head @ vector.mT for vector in vectors]).mul_(scale)
+        rest = options.block_size - options.representatives
+        products[-1] += log(rest) if rest else float("-inf")
+        total = total + products.logsumexp(dim=0) / scale
+    return total
+
+
+def unit_scores(query: Tensor, summaries: Tensor, unit: int, options: SpanOptions, scale: float) -> Tensor:
+    """How much one unit's queries together want each block, by pooling their scores: `[R, Hkv, blocks]`."""
+    source = unit - 1 if options.chooses_for_next else unit
+    count, size = options.candidates(unit), options.unit_size
+    scores = summaries.new_zeros(summaries.shape[:3])
+    if source < 0 or count == 0:
+        return scores
+    tokens = query[:, :, source * size : (source + 1) * size]
+    step = _per_slice(query.shape[1] * query.shape[0] * count * (options.representatives + 1), query.device)
+    parts = (token_scores(part, summaries[:, :, :count], options, scale) for part in tokens.split(step, dim=2))
+    if options.pooling == "sum":
+        scores[:, :, :count] = sum(part.sum(dim=2) for part in parts)
+    else:
+        best = [part.mul_(scale).log_softmax(dim=3).amax(dim=2) for part in parts]
+        scores[:, :, :count] = torch.stack(best).amax(dim=0)
+    return scores
+
+
+def pool_queries(query: Tensor, heads: int, options: SpanOptions, scale: float) -> Tensor:
+    """The features by which each unit selects, summed over its tokens and the group's heads: `[R, Hkv, units, W]`."""
+    features = query_features(query, heads, options, scale)
     units = options.units(query.shape[2])
     full = query.shape[2] // options.unit_size
     tokens = full * options.unit_size
-    pooled = query[:, :, :tokens].unflatten(2, (full, options.unit_size)).sum(dim=3, dtype=dtype)
+    pooled = features[:, :, :tokens].unflatten(2, (full, options.unit_size)).sum(dim=3)
     if units > full:
-        pooled = torch.cat([pooled, query[:, :, tokens:].sum(dim=2, keepdim=True, dtype=dtype)], dim=2)
-    pooled = pooled.unflatten(1, (heads, -1)).sum(dim=2)
+        pooled = torch.cat([pooled, features[:, :, tokens:].sum(dim=2, keepdim=True)], dim=2)
     if options.chooses_for_next:
         # The first group selects with zeros, which is no matter: it has no candidates.
         pooled = torch.nn.functional.pad(pooled, (0, 0, 1, -1))
@@ -79,11 +139,11 @@ def pool_queries(query: Tensor, heads: int, options: SpanOptions) -> Tensor:
 def summarize_blocks(
     query: Tensor, key: Tensor, value: Tensor, blocks: int, options: SpanOptions, scale: float
 ) -> Tensor:
-    """Summaries of the first `blocks` blocks (equation 6.7 and its variants): `[R, Hkv, blocks, D]`."""
+    """Summaries of the first `blocks` blocks (equation 6.7 and its variants), of width W: `[R, Hkv, blocks, W]`."""
     rows, heads, _, head_dim = key.shape
     size, groups = options.block_size, query.shape[1] // heads
     dtype = accumulation_dtype(key.dtype)
-    summaries = key.new_empty((rows, heads, blocks, head_dim), dtype=dtype)
+    summaries = key.new_empty((rows, heads, blocks, summary_width(options, head_dim)), dtype=dtype)
     step = _per_slice(rows * heads * groups * size * max(size, head_dim), key.device)
     for first in range(0, blocks, step):
         last = min(first + step, blocks)
@@ -91,8 +151,8 @@ def summarize_blocks(
             x[:, :, first * size : last * size].unflatten(2, (last - first, size)).to(dtype)
             for x in (query, key, value)
         )
-        if options.summary == "mean_key":
-            summaries[:, :, first:last] = k.mean(dim=3)
+        if options.summary not in ("attention", "landmark"):
+            summaries[:, :, first:last] = _summarize_keys(k, options)
             continue
         if options.summary == "landmark":
             q = landmark_query(head_dim, options.seed).to(k).expand(rows, heads, last - first, 1, head_dim)
@@ -102,6 +162,36 @@ def summarize_blocks(
         weights = (q @ k.mT).mul_(scale).softmax(dim=-1).mean(dim=-2, keepdim=True)
         summaries[:, :, first:last] = (weights @ v).squeeze(3)
     return summaries
+
+
+def _summarize_keys(keys: Tensor, options: SpanOptions) -> Tensor:
+    """Summaries `[..., W]` of blocks of keys `[..., S, D]`."""
+    if options.summary == "representatives":
+        return _represent(keys, options.representatives)
+    if options.summary == "min_max":
+        low, high = keys.aminmax(dim=-2)
+        return torch.cat([(low + high) / 2, (high - low) / 2], dim=-1)
+    mean = keys.mean(dim=-2)
+    if options.summary == "mean_key":
+        return mean
+    variance = (keys - mean[..., None, :]).square_().mean(dim=-2)
+    return torch.cat([mean, variance.sqrt() if options.summary == "mean_std" else variance / 2], dim=-1)
+
+
+def _represent(keys: Tensor, count: int) -> Tensor:
+    """Keys, each the farthest from those before it and from the mean of all; then the mean of the rest."""
+    size, head_dim = keys.shape[-2:]
+    point, distance = keys.mean(dim=-2, keepdim=True), None
+    rest, chosen = keys.sum(dim=-2, keepdim=True), []
+    for _ in range(count):
+        nearest = (keys - point).square().sum(dim=-1)
+        distance = nearest if distance is None else torch.minimum(distance, nearest)
+        at = distance.argmax(dim=-1, keepdim=True)  # the first of equals
+        distance = distance.scatter(-1, at, float("-inf"))
+        point = keys.gather(-2, at[..., None].expand(*at.shape, head_dim))
+        chosen.append(point)
+        rest = rest - point
+    return torch.cat([*chosen, rest / max(1, size - count)], dim=-2).flatten(-2)
 
 
 def _per_slice(numbers: int, device: torch.device) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..hashing import hashed_scores
 from ..layout import SequenceLayout
-from ..options import SpanOptions, accumulation_dtype, group_size, landmark_query
+from ..options import TWO_VECTORS, SpanOptions, accumulation_dtype, group_size, landmark_query
 
 
 def span_attention(
@@ -66,7 +66,7 @@ def select_blocks(
                 summaries = summarize_blocks(q_group, k[head], v[head], options, scale)
                 for unit in range(options.units(length)):
                     count = options.candidates(unit)
-                    scores = _scores(q_group, summaries[:count], head, unit, options)
+                    scores = _scores(q_group, summaries[:count], head, unit, options, scale)
                     ranked = sorted(range(count), key=lambda block, scores=scores: (-scores[block], block))
                     for rank, block in enumerate(ranked[: options.top_k]):
                         blocks[head, unit, rank] = block
@@ -75,22 +75,64 @@ def select_blocks(
 
 
 def summarize_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOptions, scale: float) -> Tensor:
-    """One vector for each complete block of a single KV head (equation 6.7 and its variants).
+    """The vectors that stand for each complete block of a single KV head (equation 6.7 and its variants).
 
-    `query` is `[G, L, D]`, `key` and `value` are `[L, D]`; the result is `[L // S, D]`.
+    `query` is `[G, L, D]`, `key` and `value` are `[L, D]`; the result is `[L // S, vectors, D]`.
     """
     size = options.block_size
     summaries = []
     for start in range(0, key.shape[0] - size + 1, size):
         q, k, v = query[:, start : start + size], key[start : start + size], value[start : start + size]
+        mean, variance = k.mean(dim=0), k.var(dim=0, correction=0)
+        low, high = k.amin(dim=0), k.amax(dim=0)
         if options.summary == "mean_key":
-            summaries.append(k.mean(dim=0))
-            continue
-        if options.summary == "landmark":
-            q = landmark_query(key.shape[1], options.seed).to(k)
-        attended = torch.softmax(q @ k.T * scale, dim=-1) @ v
-        summaries.append(attended.reshape(-1, k.shape[1]).mean(dim=0))
-    return torch.stack(summaries) if summaries else key.new_zeros(0, key.shape[1])
+            vectors = [mean]
+        elif options.summary == "mean_std":
+            vectors = [mean, variance.sqrt()]
+        elif options.summary == "gaussian":
+            vectors = [mean, variance / 2]
+        elif options.summary == "min_max":
+            vectors = [(low + high) / 2, (high - low) / 2]
+        elif options.summary == "representatives":
+            vectors = _representatives(k, options.representatives)
+        else:
+            if options.summary == "landmark":
+                q = landmark_query(key.shape[1], options.seed).to(k)
+            attended = torch.softmax(q @ k.T * scale, dim=-1) @ v
+            vectors = [attended.reshape(-1, k.shape[1]).mean(dim=0)]
+        summaries.append(torch.stack(vectors))
+    return torch.stack(summaries) if summaries else key.new_zeros(0, 1, key.shape[1])
+
+
+def score_blocks(query: Tensor, summaries: Tensor, options: SpanOptions, scale: float) -> Tensor:
+    """How much each token wants each block: `[n, blocks]`, to be multiplied by the scale like any product with a key.
+
+    `query` is `[G, n, D]`, `summaries` is `[blocks, vectors, D]`; the heads of a group vote together.
+    """
+    products = query[:, :, None, None] @ summaries.mT  # [G, n, blocks, 1, vectors]
+    products = products.squeeze(3)
+    if options.summary == "representatives":
+        stands_for = torch.ones(products.shape[-1])
+        stands_for[-1] = options.block_size - options.representatives
+        scores = torch.logsumexp(scale * products + stands_for.log().to(products), dim=-1) / scale
+    elif options.summary in TWO_VECTORS:
+        spread = scale * query.square() if options.summary == "gaussian" else query.abs()
+        scores = products[..., 0] + spread @ summaries[:, 1].T
+    else:
+        scores = products[..., 0]
+    return scores.sum(dim=0)
+
+
+def _representatives(keys: Tensor, count: int) -> List[Tensor]:
+    """Keys `[S, D]`, each the farthest from those before it and from the mean of all; then the mean of the rest."""
+    chosen = []
+    for _ in range(count):
+        others = [keys.mean(dim=0), *(keys[at] for at in chosen)]
+        distances = [min(float((key - other).square().sum()) for other in others) for key in keys]
+        chosen.append(max((at for at in range(len(keys)) if at not in chosen), key=lambda at: (distances[at], -at)))
+    rest = [keys[at] for at in range(len(keys)) if at not in chosen]
+    mean = torch.stack(rest).mean(dim=0) if rest else torch.zeros_like(keys[0])
+    return [*(keys[at] for at in chosen), mean]
 
 
 def span_mask(length: int, blocks: Tensor, options: SpanOptions) -> Tensor:
@@ -107,16 +149,19 @@ def span_mask(length: int, blocks: Tensor, options: SpanOptions) -> Tensor:
     return mask
 
 
-def _scores(query: Tensor, summaries: Tensor, head: int, unit: int, options: SpanOptions) -> List[float]:
-    """The scores by which one selection ranks its candidates (equation 6.5)."""
+def _scores(query: Tensor, summaries: Tensor, head: int, unit: int, options: SpanOptions, scale: float) -> List[float]:
+    """The scores by which one selection ranks its candidates (equation 6.5 and its variants)."""
     if options.retrieval == "random":
         blocks = torch.arange(summaries.shape[0])
         return hashed_scores(options.seed, torch.tensor(head), unit, blocks).tolist()
     source = unit - 1 if options.chooses_for_next else unit
-    if source < 0:
+    if source < 0 or not len(summaries):
         return []
     queries = query[:, source * options.unit_size : (source + 1) * options.unit_size]
-    return (queries @ summaries.T).sum(dim=(0, 1)).tolist()
+    scores = score_blocks(queries, summaries, options, scale)
+    if options.pooling == "sum":
+        return scores.sum(dim=0).tolist()
+    return (scale * scores).log_softmax(dim=1).amax(dim=0).tolist()
 
 
 def _sequences(

@@ -33,6 +33,8 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
     """Why the kernels cannot do this, or None if they can."""
     if work not in ("span", "select", "decode"):
         return "Triton has no kernel for this attention"
+    if options.summary not in ("attention", "landmark", "mean_key") or options.pooling != "sum":
+        return f"the kernels do not choose by summary={options.summary!r} with pooling={options.pooling!r}"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"
     if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
