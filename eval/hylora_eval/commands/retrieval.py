@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.table import Table
 
 from hylora.language.data.recipe import SourceRecipe
@@ -27,6 +28,7 @@ from hylora_eval.runtime.picture import check_plotting
 __all__ = ["retrieval"]
 
 DOCUMENTS = "documents"
+_COLUMNS = ("found", "another's", "chance", "all of it", "mass")
 
 
 @evaluation_command(attention="same")
@@ -139,21 +141,19 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
         title = f"{found['task']}, {found['length']} tokens, {found['samples']} samples, per cent"
         if first["hit_rate"] is not None:
             title += f"; {first['queries']} needles before the chunk that asks ({first['queries_in_chunk']} within it)"
-        headings = ("rule", "blocks", "needles found", "another's query", "chance", "all of it", "chance")
-        table = number_table(title, (*headings, "mass", "random"), words=2)
+        # The count and size of blocks go with the rule: a narrow terminal should show all columns.
+        table = number_table(title, ("rule", *_COLUMNS), words=1, box=SIMPLE)
         for rule in found["rules"]:
             table.add_row(
-                rule["rule"],
-                f"{rule['options']['top_k']} of {rule['options']['block_size']}",
+                _label(rule),
                 _percent(rule["hit_rate"], rule["standard_error"]),
-                *(_percent(rule[name]) for name in ("other_query", "chance", "hit_rate_of_all", "chance_of_all")),
-                _percent(rule["mass"], rule["mass_standard_error"]),
-                _percent(rule["mass_of_random"]),
+                *(_percent(rule[name]) for name in ("other_query", "chance", "hit_rate_of_all", "mass")),
             )
         yield table
         for share in found["outliers"]:
             stand_out, chance = _percent(share["share"]), _percent(share["chance"])
-            yield f"Needle keys among the 3 farthest of their {share['block_size']}: {stand_out} (chance {chance})"
+            where = f"the 3 farthest from the mean of their {share['block_size']}"
+            yield f"Needle keys among {where}: {stand_out} (chance {chance})"
         if by_layer:
             yield from _by_layer(found)
 
@@ -163,11 +163,14 @@ def _by_layer(found: dict[str, Any]) -> Iterator[Table]:
         rules = [rule for rule in found["rules"] if rule[what] is not None]
         if rules:
             layers = (str(row["layer"]) for row in rules[0]["layers"])
-            table = number_table(title, ("rule", "blocks", *layers), words=2)
+            table = number_table(title, ("rule", *layers), words=1, box=SIMPLE)
             for rule in rules:
-                blocks = f"{rule['options']['top_k']} of {rule['options']['block_size']}"
-                table.add_row(rule["rule"], blocks, *(_percent(row[what]) for row in rule["layers"]))
+                table.add_row(_label(rule), *(_percent(row[what]) for row in rule["layers"]))
             yield table
+
+
+def _label(rule: dict[str, Any]) -> str:
+    return f"{rule['rule']} {rule['options']['top_k']}x{rule['options']['block_size']}"
 
 
 def _percent(share: float | None, error: float | None = None) -> str:

@@ -81,29 +81,27 @@ def parse_rules(names: Iterable[str], block_sizes: Sequence[int], read: int, chu
     Args:
         names: see `Rule`; "published" is "attention/chunk".
         block_sizes: each rule is taken once for each of them; "infllm_v2" has its own, 64.
-        read: tokens that a selection retrieves, at least the largest block.
+        read: tokens that a selection retrieves, a multiple of each.
         chunk_size: tokens of a chunk.
 
     Raises:
         ValueError: naming what is wrong.
     """
-    rules = []
-    for size in dict.fromkeys(block_sizes):
-        if read % size or read < size:
+    names, rules = list(names), []
+    for size in block_sizes:
+        if read % size:
             raise ValueError(f"read={read} tokens must be a whole number of blocks of block_size={size}")
-        rules += [_parse(name, size, read // size, chunk_size) for name in names if name != "infllm_v2"]
-    if "infllm_v2" in names:
-        # At least one block, however few tokens are read.
-        top_k = max(1, read // INFLLM_BLOCK)
-        rules.append(_parse("infllm_v2", INFLLM_BLOCK, top_k, max(chunk_size, INFLLM_BLOCK)))
+    for name in names:
+        # InfLLM-V2 retrieves at least one block, however few tokens are read.
+        sizes = [INFLLM_BLOCK] if name == "infllm_v2" else block_sizes
+        rules += [_parse(name, size, max(1, read // size), max(chunk_size, size)) for size in sizes]
     return tuple(dict.fromkeys(rules))
 
 
 def _parse(name: str, block_size: int, top_k: int, chunk_size: int) -> Rule:
     if name == OWN:
         return Rule(OWN, None)
-    name = "attention/chunk" if name == "published" else name
-    what, _, way = name.partition("/")
+    what, _, way = ("attention/chunk" if name == "published" else name).partition("/")
     ways = {"oracle": ("", "chunk"), "sub_blocks": ("",), "infllm_v2": ("",)}.get(what, ("", "chunk", "max"))
     if what not in (*SUMMARIES, *RIVALS) or way not in ways or name.endswith("/"):
         known = ", ".join(("published", OWN, *SUMMARIES, *RIVALS))
