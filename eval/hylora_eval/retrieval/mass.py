@@ -13,8 +13,8 @@ from hylora_kernels.options import SpanOptions, accumulation_dtype
 
 __all__ = ["attention_weights", "block_mass", "candidates", "query_slices"]
 
-# Attention weights that exist at one time.
-_SLICE = {"cpu": 1 << 22, "cuda": 1 << 26}
+# Attention weights that exist at one time, on a CPU; elsewhere more of them are faster.
+_SLICE = {"cpu": 1 << 22}
 
 
 def candidates(positions: Tensor, options: SpanOptions) -> Tensor:
@@ -25,7 +25,7 @@ def candidates(positions: Tensor, options: SpanOptions) -> Tensor:
 def query_slices(call: AttentionCall, positions: Tensor) -> Iterator[Tensor]:
     """Positions [N] on the keys' device in slices, so that attention weights need bounded memory."""
     heads, length, _ = call.query.shape
-    step = max(1, _SLICE.get(call.key.device.type, _SLICE["cuda"]) // (heads * length))
+    step = max(1, _SLICE.get(call.key.device.type, 1 << 26) // (heads * length))
     return iter(positions.to(call.key.device).split(step))
 
 
