@@ -10,10 +10,11 @@ import torch
 
 import hylora
 import hylora.attention.functions as functions
+import hylora_eval.retrieval.comparison as comparison
 import hylora_eval.retrieval.rules as rules_module
 from hylora_eval.recall import RecallSequence
 from hylora_eval.retrieval import Needles, Rule, Sample, compare_rules, parse_rules, retrieval_hit_rate
-from hylora_eval.retrieval.capture import observe_attention
+from hylora_eval.retrieval.capture import AttentionCall, observe_attention
 from hylora_eval.retrieval.mass import attention_weights
 from hylora_eval.retrieval.needles import NeededBlocks
 from hylora_kernels import select_blocks
@@ -103,7 +104,7 @@ def test_enough_blocks_always_hit_and_no_memory_never(build, selection):
 
 def test_random_blocks_hit_by_chance_and_weigh_by_chance():
     # every answer asks once for each block, so whatever blocks are drawn, the rate is exact
-    pairs = [(source, answer) for answer in range(50, 64) for source in range(answer % 4, 48, 4)]
+    pairs = [(source, answer) for answer in range(50, 64) for source in range(answer % 3, 48, 4)]
     model = span_model(tiny_llama, retrieval="random", top_k=3)
     result = retrieval_hit_rate(model, [sequence(pair) for pair in pairs], batch_size=64)
     assert result.chance == pytest.approx(3 / 12)
@@ -283,3 +284,22 @@ def test_other_attention_has_no_rule_of_its_own_and_eager_attention_cannot_be_ob
     model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="'eager', which cannot be observed"):
         compare_rules(model, [sample(*PAIRS)], small_rules("min_max"))
+
+
+def test_needles_that_full_attention_finds_are_counted_apart(monkeypatch):
+    """One layer whose first KV head looks at the first needle alone, in block 2 of 4 tokens."""
+    query, key = torch.zeros(2, 64, 8), torch.zeros(2, 64, 8)
+    query[0, 60], key[0, 9], query[0, 50] = 1.0, 9.0, -1.0
+    call = AttentionCall(query, key, key, 1.0)
+    monkeypatch.setattr(comparison, "_read", lambda model, batch, layers, first, look: look(call, first, 0))
+    needles = Needles(torch.tensor([60, 60, 60]), torch.tensor([9, 21, 50]), torch.tensor([11, 22, 51]))
+    model, asked = tiny_llama(num_hidden_layers=1), Sample(torch.zeros(64, dtype=torch.long), needles)
+    found = compare_rules(model, [asked], small_rules("mean_key", "published", read=4), tokens=0).rules
+    for rule in found:
+        assert (rule.attended.pairs, rule.attended.share) == (1, 1 / 4)  # the third needle lies in the last chunk
+        assert rule.attended.chance == pytest.approx(1 / 12)
+    mean_key, published = found
+    assert mean_key.attended.hit_rate == 1 and mean_key.hit_rate == 1 / 4
+    # Queries of zeros choose the first block.
+    assert mean_key.attended.other_query == published.attended.hit_rate == 0 and published.attended.other_query is None
+    assert mean_key.layers[0].heads == (0.5, 0.0) and mean_key.layers[0].attended == mean_key.attended

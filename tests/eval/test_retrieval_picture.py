@@ -9,7 +9,7 @@ from hylora_eval.retrieval.picture import draw
 def rule(name, size, **changes):
     found = {
         "rule": name, "options": {"block_size": size}, "hit_rate": 0.5, "standard_error": None, "chance": 0.1,
-        "other_query": 0.2, "mass": 0.4, "mass_of_random": 0.1, "mass_standard_error": 0.1,
+        "other_query": 0.2, "attended": None, "mass": 0.4, "mass_of_random": 0.1, "mass_standard_error": 0.1,
     }  # fmt: skip
     return {**found, **changes}
 

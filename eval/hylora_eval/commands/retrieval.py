@@ -28,7 +28,7 @@ from hylora_eval.runtime.picture import check_plotting
 __all__ = ["retrieval"]
 
 DOCUMENTS = "documents"
-_COLUMNS = ("found", "another's", "chance", "all of it", "mass")
+_COLUMNS = ("of attended", "another's", "chance", "of all", "chance", "mass")
 
 
 @evaluation_command(attention="same")
@@ -144,10 +144,12 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
         # The count and size of blocks go with the rule: a narrow terminal should show all columns.
         table = number_table(title, ("rule", *_COLUMNS), words=1, box=SIMPLE)
         for rule in found["rules"]:
+            attended = rule["attended"] or dict.fromkeys(("hit_rate", "standard_error", "other_query", "chance"))
             table.add_row(
                 _label(rule),
-                _percent(rule["hit_rate"], rule["standard_error"]),
-                *(_percent(rule[name]) for name in ("other_query", "chance", "hit_rate_of_all", "mass")),
+                _percent(attended["hit_rate"], attended["standard_error"]),
+                *(_percent(attended[name]) for name in ("other_query", "chance")),
+                *(_percent(rule[name]) for name in ("hit_rate", "chance", "mass")),
             )
         yield table
         for share in found["outliers"]:

@@ -6,12 +6,13 @@ chance; `retrieval_hit_rate` counts how often a model's own attention retrieves 
 """
 
 from hylora_eval.retrieval.comparison import Choices, compare_rules, retrieval_hit_rate
-from hylora_eval.retrieval.findings import Comparison, LayerResult, OutlierShare, RuleResult
+from hylora_eval.retrieval.findings import AttendedHits, Comparison, LayerResult, OutlierShare, RuleResult
 from hylora_eval.retrieval.needles import Needles, Sample
 from hylora_eval.retrieval.rules import DEFAULT_RULES, Rule, parse_rules
 
 __all__ = [
     "DEFAULT_RULES",
+    "AttendedHits",
     "Choices",
     "Comparison",
     "LayerResult",

@@ -21,7 +21,10 @@ from hylora_eval.retrieval.needles import NeededBlocks, Needles, Sample
 from hylora_eval.retrieval.rules import OWN, Chooser, Rule
 from hylora_kernels.options import SpanOptions
 
-__all__ = ["Choices", "check_samples", "compare_rules", "own_options", "retrieval_hit_rate"]
+# A needle counts as attended if at least this share of full attention's weight lies on it.
+ATTENDED = 0.1
+
+__all__ = ["ATTENDED", "Choices", "check_samples", "compare_rules", "own_options", "retrieval_hit_rate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +104,14 @@ def compare_rules(
 
     def look(call: AttentionCall, sample: int, layer: int) -> None:
         choosers = [rule.chooser(call) for rule in rules]
-        for tally, choose in zip(tallies[sample], choosers, strict=True):
-            tally.layers.append({} if tally.needed is None else _hits(call, choose, tally))
+        attended: dict[int, Tensor] = {}
+        for rule, choose, tally in zip(rules, choosers, tallies[sample], strict=True):
+            tally.layers.append({})
+            if tally.needed is not None:
+                size = tally.options.chunk_size
+                if size not in attended:
+                    attended[size] = _attended(call, tally.needed)
+                tally.layers[-1] = _hits(call, rule, choose, tally, attended[size])
         if tokens:
             for index, choices in enumerate(_weigh(call, choosers, tallies[sample], tokens)):
                 if observe is not None:
@@ -222,24 +231,36 @@ def _read(
         decoder(input_ids=input_ids, use_cache=False)
 
 
-def _hits(call: AttentionCall, choose: Chooser, tally: Tally) -> dict[str, Tensor]:
+def _attended(call: AttentionCall, needed: NeededBlocks) -> Tensor:
+    """Needles to which full attention of the token that asks pays attention: bool [Hkv, N]."""
+    shares = [torch.zeros(len(call.key), 0)]
+    for part in query_slices(call, torch.arange(len(needed.queries))):
+        queries, starts, stops = (at.to(part.device)[part] for at in (needed.queries, needed.starts, needed.stops))
+        weights = attention_weights(call, call.query[:, queries], queries)
+        places = torch.arange(weights.shape[2], device=part.device)
+        inside = (places >= starts[:, None]) & (places < stops[:, None])
+        shares.append((weights * inside).sum(dim=2).cpu())
+    return torch.cat(shares, dim=1) >= ATTENDED
+
+
+def _hits(call: AttentionCall, rule: Rule, choose: Chooser, tally: Tally, attended: Tensor) -> dict[str, Tensor]:
     """Needles that a rule retrieves in one layer of one sample, by KV head."""
     asked, needle_of = tally.needed.queries.unique(return_inverse=True)
     # Some token from no farther back than a chunk; the same in each layer and for each rule.
     draw = torch.rand(len(asked), generator=torch.Generator().manual_seed(0))
     others = asked - 1 - (draw * asked.clamp(max=tally.options.chunk_size)).long()
-    chosen, by_others = [], []
-    for part, other in zip(*(query_slices(call, at) for at in (asked, others)), strict=True):
-        chosen.append(choose(part, part))
-        by_others.append(choose(part, other))
 
-    def hits(blocks: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return tally.needed.hits(torch.cat(blocks, dim=1).cpu()[:, needle_of])
+    def hits(by: Tensor) -> tuple[Tensor, Tensor]:
+        parts = zip(*(query_slices(call, at) for at in (asked, by)), strict=True)
+        return tally.needed.hits(torch.cat([choose(*part).cpu() for part in parts], dim=1)[:, needle_of])
 
-    if not chosen:
-        return {name: torch.zeros(len(call.key)) for name in ("any", "all", "other")}
-    found = dict(zip(("any", "all"), hits(chosen), strict=True))
-    return found if by_others[0] is None else {**found, "other": hits(by_others)[0]}
+    some, whole = hits(asked)
+    found = {"any": some, "all": whole, "any_attended": some & attended, "attended": attended}
+    found["chance_attended"] = tally.needed.chances * attended
+    if rule.by_query:
+        other = hits(others)[0]
+        found |= {"other": other, "other_attended": other & attended}
+    return {name: values.sum(dim=1) for name, values in found.items()}
 
 
 def _weigh(

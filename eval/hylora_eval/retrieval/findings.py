@@ -15,7 +15,31 @@ from hylora_eval.results import PlainJson
 from hylora_eval.retrieval.needles import NeededBlocks
 from hylora_kernels.options import SpanOptions
 
-__all__ = ["Comparison", "LayerResult", "OutlierShare", "RuleResult", "Tally"]
+_ALL = slice(None)
+
+__all__ = ["AttendedHits", "Comparison", "LayerResult", "OutlierShare", "RuleResult", "Tally"]
+
+
+@dataclass(frozen=True)
+class AttendedHits:
+    """What a rule finds of the needles that full attention finds: those on which, by the query that asks, it lays at
+    least a tenth of its weight (the mean over the query heads of a KV head).
+
+    Attributes:
+        pairs: of needle and KV head, of any layer, for which that is so.
+        share: of all such pairs.
+        hit_rate: share of these pairs in which at least one of the needle's blocks was retrieved.
+        standard_error: likewise, over samples; None for one.
+        chance: the hit rate of blocks drawn at random.
+        other_query: as in `RuleResult`.
+    """
+
+    pairs: int
+    share: float
+    hit_rate: float
+    standard_error: float | None
+    chance: float
+    other_query: float | None
 
 
 @dataclass(frozen=True)
@@ -26,12 +50,14 @@ class LayerResult:
         layer: its index in the model.
         hit_rate: over needles and KV heads, None without needles.
         heads: hit rate of each KV head.
+        attended: as in `RuleResult`.
         mass: as in `RuleResult`.
     """
 
     layer: int
     hit_rate: float | None
     heads: tuple[float, ...]
+    attended: AttendedHits | None
     mass: float | None
 
 
@@ -54,6 +80,7 @@ class RuleResult(PlainJson):
         chance_of_all: the same of blocks drawn at random.
         queries: needles before the chunk that asks.
         queries_in_chunk: needles that were left out.
+        attended: what is found of the needles that full attention finds; None where it finds none.
         mass: share of the weight that full attention has on all candidates that lies on the retrieved ones.
         mass_standard_error: likewise.
         mass_of_random: that share of as many random blocks: the mean over all draws.
@@ -71,6 +98,7 @@ class RuleResult(PlainJson):
     chance_of_all: float | None
     queries: int
     queries_in_chunk: int
+    attended: AttendedHits | None
     mass: float | None
     mass_standard_error: float | None
     mass_of_random: float | None
@@ -118,9 +146,10 @@ class Tally:
     Attributes:
         options: by which it chooses.
         needed: the blocks that hold needles, None where none are known.
-        layers: of each layer, by KV head [Hkv]: under "any", "all" and "other" the needles that were retrieved, and
-            under "mass", "random" and "candidates" full attention's weight on what was retrieved, on as many random
-            blocks and on all candidates, summed over the "tokens" that have a choice.
+        layers: of each layer, by KV head [Hkv]: under "any", "all" and "other" the needles that were retrieved;
+            under "attended" those that full attention finds, with "any_attended", "other_attended" and the sum
+            "chance_attended" of them; and under "mass", "random" and "candidates" full attention's weight on what was
+            retrieved, on as many random blocks and on all candidates, summed over the "tokens" that have a choice.
     """
 
     options: SpanOptions
@@ -144,17 +173,31 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
         known = [tally.layers for tally in tallies if all(name in found for found in tally.layers)]
         return torch.stack([torch.stack([found[name] for found in each]) for each in known]) if known else None
 
-    def rate(name: str, at: slice = slice(None)) -> tuple[float | None, float | None]:
+    def rate(name: str, at: slice = _ALL) -> tuple[float | None, float | None]:
         hits = stacked(name)
         if hits is None:
             return None, None
         return mean_and_standard_error(hits[:, at].flatten(1).sum(1), queries * hits[0, at].numel())
 
-    def share(name: str, at: slice = slice(None)) -> tuple[float | None, float | None]:
-        mass, of = stacked(name), stacked("candidates")
-        if mass is None or not of[:, at].sum() > 0:
+    def share(name: str, of: str, at: slice = _ALL) -> tuple[float | None, float | None]:
+        part, whole = stacked(name), stacked(of)
+        if part is None or not whole[:, at].sum() > 0:
             return None, None
-        return mean_and_standard_error(mass[:, at].flatten(1).sum(1), of[:, at].flatten(1).sum(1))
+        return mean_and_standard_error(part[:, at].flatten(1).sum(1), whole[:, at].flatten(1).sum(1))
+
+    def attended(at: slice = _ALL) -> AttendedHits | None:
+        pairs, error = share("any_attended", "attended", at)
+        if pairs is None:
+            return None
+        counted = stacked("attended")[:, at]
+        return AttendedHits(
+            int(counted.sum()),
+            rate("attended", at)[0],
+            pairs,
+            error,
+            share("chance_attended", "attended", at)[0],
+            share("other_attended", "attended", at)[0],
+        )
 
     def heads(index: int) -> tuple[float, ...]:
         hits = stacked("any")
@@ -164,7 +207,7 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
         return float(sum(getattr(each, name).sum() for each in needed) / queries.sum()) if needed else None
 
     hit_rate, error = rate("any")
-    mass, mass_error = share("mass")
+    mass, mass_error = share("mass", "candidates")
     return RuleResult(
         rule,
         vars(tallies[0].options),
@@ -176,12 +219,13 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
         chance_of_all=chance("chances_of_all"),
         queries=int(queries.sum()),
         queries_in_chunk=sum(each.in_chunk for each in needed),
+        attended=attended(),
         mass=mass,
         mass_standard_error=mass_error,
-        mass_of_random=share("random")[0],
+        mass_of_random=share("random", "candidates")[0],
         mass_of_candidates=None if mass is None else float(stacked("candidates").sum() / stacked("tokens").sum()),
         layers=tuple(
-            LayerResult(layer, rate("any", at)[0], heads(index), share("mass", at)[0])
+            LayerResult(layer, rate("any", at)[0], heads(index), attended(at), share("mass", "candidates", at)[0])
             for index, layer in enumerate(layers)
             for at in [slice(index, index + 1)]
         ),

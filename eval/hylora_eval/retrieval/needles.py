@@ -36,8 +36,12 @@ class Needles:
 
     @classmethod
     def of_recall(cls, sequence: RecallSequence) -> Needles:
-        """Of a recall sequence: an answer is predicted at the token before it."""
-        return cls(sequence.answers - 1, sequence.sources, sequence.sources + 1)
+        """Of a recall sequence: an answer is predicted at the token before it.
+
+        A needle is the token that holds the answer and the next, to which short convolutions carry it: some models
+        look at the one, others at the other.
+        """
+        return cls(sequence.answers - 1, sequence.sources, (sequence.sources + 2).minimum(sequence.answers))
 
     @classmethod
     def at_end(cls, length: int, spans: Sequence[tuple[int, int]]) -> Needles:
@@ -108,14 +112,14 @@ class NeededBlocks:
         return cls(queries, starts, stops, blocks, chance_of_any, chance_of_all, in_chunk)
 
     def hits(self, retrieved: Tensor) -> tuple[Tensor, Tensor]:
-        """Needles of which any, and all blocks are retrieved: two counts [Hkv].
+        """Needles of which any, and all blocks are retrieved: bool [Hkv, N] each.
 
         Args:
             retrieved: for each needle, int64 [Hkv, N, top_k], filled up with -1.
         """
         found = (retrieved[..., None] == self.blocks[:, None]).any(dim=2)  # [Hkv, N, W]
         needed = self.blocks >= 0
-        return (found & needed).any(dim=2).sum(dim=1), (found | ~needed).all(dim=2).sum(dim=1)
+        return (found & needed).any(dim=2), (found | ~needed).all(dim=2)
 
     def outliers(self, key: Tensor, block_size: int) -> tuple[Tensor, float]:
         """Needles with a token whose key is among the `FARTHEST` from the mean of its block: a count [Hkv].

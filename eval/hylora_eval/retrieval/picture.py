@@ -14,9 +14,10 @@ _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw hit rates, or mass where there are no needles: a panel for each task and length, a bar for each rule.
+    """Draw a panel for each task and length, a bar for each rule and block size.
 
-    A mark across a bar is chance; a hollow diamond is the hit rate with another token's query.
+    Its length is the hit rate of needles that full attention finds; of all, where it finds none; or mass, where there
+    are no needles. A line across it is chance, a diamond what another token's query hits.
 
     Args:
         results: of a result file of `hylora eval retrieval`.
@@ -34,29 +35,35 @@ def draw(results: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
     for panel, result in zip(axes, results, strict=True):
-        rules = result["rules"]
-        sizes = sorted({rule["options"]["block_size"] for rule in rules})
-        what, random, error = (
-            ("hit_rate", "chance", "standard_error")
-            if rules[0]["hit_rate"] is not None
-            else ("mass", "mass_of_random", "mass_standard_error")
-        )
+        sizes = sorted({rule["options"]["block_size"] for rule in result["rules"]})
         width = 0.8 / len(sizes)
         for number, size in enumerate(sizes):
-            shown = [rule for rule in rules if rule["options"]["block_size"] == size and rule[what] is not None]
-            at = [names.index(rule["rule"]) + (number - (len(sizes) - 1) / 2) * width for rule in shown]
-            errors = [100 * (rule[error] or 0) for rule in shown]
-            color = _COLORS[number % len(_COLORS)]
-            shares = [100 * rule[what] for rule in shown]
-            panel.barh(at, shares, width, xerr=errors, color=color, ecolor="#555555", label=f"blocks of {size}")
-            panel.scatter([100 * rule[random] for rule in shown], at, marker="|", color="#000000", zorder=3)
-            others = [(100 * rule["other_query"], y) for rule, y in zip(shown, at, strict=True) if rule["other_query"]]
-            if others and what == "hit_rate":
+            bars = [_bar(rule) for rule in result["rules"] if rule["options"]["block_size"] == size]
+            at = [names.index(bar["rule"]) + (number - (len(sizes) - 1) / 2) * width for bar in bars]
+            style = {"color": _COLORS[number % len(_COLORS)], "ecolor": "#555555", "label": f"blocks of {size}"}
+            panel.barh(at, [bar["share"] for bar in bars], width, xerr=[bar["error"] for bar in bars], **style)
+            panel.scatter([bar["chance"] for bar in bars], at, marker="|", color="#000000", zorder=3)
+            others = [(bar["other"], place) for bar, place in zip(bars, at, strict=True) if bar["other"] is not None]
+            if others:
                 panel.scatter(*zip(*others, strict=True), marker="D", s=14, facecolors="white", edgecolors="#000000")
-        panel.set(xlim=(0, 100), title=f"{result['task']}, {result['length']} tokens")
-        panel.set_xlabel("needles retrieved, %" if what == "hit_rate" else "mass of candidates retrieved, %")
+        panel.set(xlim=(0, 100), title=f"{result['task']}, {result['length']} tokens", xlabel=bars[0]["what"])
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
     axes[-1].legend(fontsize="small", loc="lower right")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
+
+
+def _bar(rule: dict[str, Any]) -> dict[str, Any]:
+    """What is drawn of a rule, in per cent."""
+    if rule["hit_rate"] is not None:
+        found, what = rule["attended"] or rule, "needles found, %"
+        shares = (found["hit_rate"], found["standard_error"], found["chance"], found["other_query"])
+    else:
+        what = "mass found, %"
+        shares = (rule["mass"], rule["mass_standard_error"], rule["mass_of_random"], None)
+    share, error, chance, other = (None if value is None else 100 * value for value in shares)
+    return {
+        "rule": rule["rule"], "what": what, "share": share or 0, "error": error or 0, "chance": chance or 0,
+        "other": other,
+    }  # fmt: skip

@@ -35,7 +35,7 @@ INFLLM_BLOCK, INFLLM_WINDOW, INFLLM_STRIDE = 64, 32, 16
 # From queries [Hq, N, D] at positions [N] to scores of the blocks [Hkv, N, blocks].
 Scores = Callable[[Tensor, Tensor], Tensor]
 # From positions of readers and of tokens that choose for them to blocks: see `Rule.chooser`.
-Chooser = Callable[[Tensor, Tensor], Tensor | None]
+Chooser = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Rule:
     name: str
     options: SpanOptions | None
 
+    @property
+    def by_query(self) -> bool:
+        """Whether it is known to choose for each token by a query that can be exchanged for another's."""
+        return self.options is not None and self.options.chooses_per_token
+
     def chooser(self, call: AttentionCall) -> Chooser:
         """How tokens choose in one layer.
 
@@ -60,13 +65,12 @@ class Rule:
 
         Returns:
             A function of the positions [N] of the tokens that read what is chosen, and of those [N] by whose queries
-            it is chosen. It gives blocks [Hkv, N, top_k], best first, filled up with -1; None if the two differ and
-            tokens do not choose by their own query.
+            it is chosen: the same unless `by_query`. It gives blocks [Hkv, N, top_k], best first, filled up with -1.
         """
         options = self.options or call.own
         if self.name == "oracle/chunk":
             return partial(_shared, partial(_chunk_by_mass, call, options), options)
-        if self.options is None or not options.chooses_per_token:
+        if not self.by_query:
             whole = select_blocks(
                 call.query[None], call.key[None], call.value[None], options, scale=call.scale, backend="auto"
             )[0]
@@ -122,10 +126,8 @@ def _by_query(call: AttentionCall, scores: Scores, options: SpanOptions, positio
     return rank(scores(call.query[:, asking], positions), candidates(positions, options), options.top_k)
 
 
-def _shared(
-    of_units: Callable[[Tensor], Tensor], options: SpanOptions, positions: Tensor, asking: Tensor
-) -> Tensor | None:
-    return of_units(positions // options.unit_size) if torch.equal(asking, positions) else None
+def _shared(of_units: Callable[[Tensor], Tensor], options: SpanOptions, positions: Tensor, asking: Tensor) -> Tensor:
+    return of_units(positions // options.unit_size)
 
 
 def _library_scores(call: AttentionCall, options: SpanOptions) -> Scores:
