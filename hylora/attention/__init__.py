@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """SE-Attn and its rivals inside transformers: options, masks, attention functions, and the switch between them."""
 
-from hylora.attention.config import SpanConfig
+from hylora.attention.config import SpanConfig, expand_preset
 from hylora.attention.functions import chunk_size_of, kernel_options, register_attention
 from hylora.attention.masks import CachedKeys, Prefill, span_mask
-from hylora.attention.switch import ATTENTION_NAMES, check_attention, check_options, resolve_name, set_attention
+from hylora.attention.switch import (
+    ATTENTION_NAMES,
+    check_attention,
+    check_options,
+    resolve_name,
+    set_attention,
+)
 
 __all__ = [
     "ATTENTION_NAMES",
@@ -14,6 +20,7 @@ __all__ = [
     "check_attention",
     "check_options",
     "chunk_size_of",
+    "expand_preset",
     "kernel_options",
     "register_attention",
     "resolve_name",

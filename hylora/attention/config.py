@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,13 +15,41 @@ from hylora_kernels.backends import NAMES
 from hylora_kernels.interface import CONFIG_ATTRIBUTE
 from hylora_kernels.options import SpanOptions, check_choice, check_group, check_integer
 
-__all__ = ["CONFIG_ATTRIBUTE", "SpanConfig"]
+__all__ = ["CONFIG_ATTRIBUTE", "PRESETS", "PRESET_NAMES", "SpanConfig", "expand_preset"]
+
+# What each preset says of the rule by which blocks are chosen. Chunks and backends are not its business.
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {"block_size": 32, "top_k": 8, "selection": "chunk", "summary": "attention"},
+    "recall": {"block_size": 16, "top_k": 16, "selection": "token", "summary": "mean_std"},
+}
+for _preset in PRESETS.values():
+    _preset.update(retrieval="relevance", pooling="sum")
+# Names of attentions that stand for `se_attn` with a preset.
+PRESET_NAMES = {"se_attn_recall": "recall"}
 
 # Read here, for graphs cannot: a model may be compiled with its options.
 _SHARED = tuple(field.name for field in fields(SpanOptions) if field.name != "chunk_size")
 
 # By the content of what a config keeps: every layer of every forward pass asks for its options.
 _parsed: dict[tuple[type, str], SpanConfig] = {}
+
+
+def expand_preset(options: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Options with those of their key `"preset"` in its place; what is given beside it wins.
+
+    Args:
+        options: fields of `SpanConfig`, and perhaps a preset.
+        name: of the attention, which may stand for one.
+
+    Raises:
+        ValueError: if the preset is unknown.
+    """
+    preset = PRESET_NAMES.get(name)
+    given = dict(options) if preset is None else {"preset": preset, **options}
+    if (preset := given.pop("preset", None)) is None:
+        return given
+    check_choice("preset", preset, tuple(PRESETS))
+    return {**PRESETS[preset], **given}
 
 
 @dataclass(frozen=True)
@@ -60,6 +89,12 @@ class SpanConfig(SpanOptions):
         check_choice("backend", self.backend, NAMES)
         check_integer("window", self.window, minimum=1)
         check_group(self.group)
+        if self.chooses_for_next and self.retrieves and self.retrieval == "relevance":
+            warnings.warn(
+                f"selection='causal' with query_group={self.query_group} chooses by the queries before those that "
+                "read, and finds no needle even with exact scores; use selection='token'",
+                stacklevel=2,
+            )
 
     @property
     def chunk_sizes(self) -> tuple[int, ...]:
@@ -78,14 +113,29 @@ class SpanConfig(SpanOptions):
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SpanConfig:
-        """Options from a dictionary; fields that are missing keep their defaults.
+    def preset(cls, name: str, **changes: Any) -> SpanConfig:
+        """Options that belong together.
+
+        Args:
+            name: `"published"`, the thesis's rule, whose blocks are no better than random ones; or `"recall"`: each
+                token chooses, by mean and deviation of each block's keys, twice as many blocks of half the size.
+            **changes: fields that differ.
 
         Raises:
-            ValueError: if a key is unknown, naming the nearest one.
+            ValueError: if the name or a field is unknown, or a value is out of its range.
+        """
+        return cls.from_dict({"preset": name, **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SpanConfig:
+        """Options from a dictionary; fields that are missing keep their defaults, or those of a key `"preset"`.
+
+        Raises:
+            ValueError: if a key or preset is unknown, naming the nearest one.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"span_attention={values!r} must be a dictionary of options, as SpanConfig.to_dict gives")
+        values = expand_preset(values)
         for key in values:
             if key not in cls.__dataclass_fields__:
                 meant = nearest(key, cls.__dataclass_fields__)
@@ -94,8 +144,21 @@ class SpanConfig(SpanOptions):
 
     @classmethod
     def of(cls, config: Any) -> SpanConfig:
-        """The options kept on a transformers config, or the defaults where it keeps none."""
+        """The options kept on a transformers config, or the defaults of its attention where it keeps none.
+
+        Raises:
+            ValueError: if the attention stands for a preset, and the options that are kept are of another rule.
+        """
         kept = getattr(config, CONFIG_ATTRIBUTE, None) or {}
+        name = getattr(config, "_attn_implementation", None)
+        if name in PRESET_NAMES:
+            if PRESETS[PRESET_NAMES[name]]["selection"] != kept.get("selection", "token"):
+                raise ValueError(
+                    f"attention {name!r} is a choice for each token, and the model's config keeps options with "
+                    f"selection={kept['selection']!r}; replace them with hylora.set_attention(model, {name!r}), or "
+                    "use 'se_attn'"
+                )
+            kept = {"preset": PRESET_NAMES[name], **kept}
         if torch.compiler.is_compiling():
             return cls.from_dict(kept)
         content = (cls, repr(kept))

@@ -120,13 +120,14 @@ def _describe(mask: Any) -> str:
 
 FUNCTIONS: dict[str, Callable] = {
     "se_attn": _plug_in("se_attn", _span),
+    "se_attn_recall": _plug_in("se_attn_recall", _span),
     "sw_attn": _plug_in("sw_attn", _sliding),
     "s2_attn": _plug_in("s2_attn", _shifted),
 }
 
 
 def register_attention() -> None:
-    """Make `se_attn`, `sw_attn` and `s2_attn` known to transformers; models that do not name them are not touched.
+    """Make the names of `FUNCTIONS` known to transformers; models that do not name them are not touched.
 
     The mask function is registered beside each attention function: without it transformers would pass no mask at all,
     and padding would be attended to.

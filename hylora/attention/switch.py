@@ -9,19 +9,21 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from hylora.architecture import attention_layers
-from hylora.attention.config import SpanConfig
+from hylora.attention.config import PRESET_NAMES, SpanConfig, expand_preset
 from hylora.attention.functions import FUNCTIONS
 from hylora.words import nearest
 
 __all__ = ["ATTENTION_NAMES", "check_attention", "check_options", "resolve_name", "set_attention"]
 
-# "full" is what people call it; transformers' name for its default full attention is "sdpa".
-_ALIASES = {"full": "sdpa"}
+# "full" is what people call it; transformers' name for its default full attention is "sdpa". What stands for a preset
+# is that name for as long as nobody has kept the preset's options on the model.
+_ALIASES = {"full": "sdpa", **dict.fromkeys(PRESET_NAMES, "se_attn")}
 ATTENTION_NAMES = (*FUNCTIONS, "full", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
 
 
 def resolve_name(name: str) -> str:
-    """transformers' name of an attention, with "full" meaning its default full attention.
+    """transformers' name of an attention: "full" means its default full attention, "se_attn_recall" is `se_attn` with
+    the options that `asked_options` gives.
 
     Raises:
         ValueError: if the name is unknown, naming the nearest one.
@@ -90,9 +92,10 @@ def set_attention(model: nn.Module, name: str, **options: Any) -> None:
 
     Args:
         model: a transformers model, or a PEFT model around one.
-        name: `"se_attn"`, `"sw_attn"`, `"s2_attn"`, `"full"`, or another name that transformers knows.
-        **options: fields of `SpanConfig`. They replace the options kept on the model's config as a whole: what is not
-            given gets its default. Without any option, those on the config stay.
+        name: `"se_attn"`, `"se_attn_recall"` (the same with the preset "recall"), `"sw_attn"`, `"s2_attn"`, `"full"`,
+            or another name that transformers knows.
+        **options: fields of `SpanConfig`, or `preset`. They replace the options kept on the model's config as a whole:
+            what is not given gets its default. Without any option, those on the config stay.
 
     Raises:
         ValueError: if the name or an option is unknown, the attention takes no options, or the model cannot take it.
@@ -103,6 +106,7 @@ def set_attention(model: nn.Module, name: str, **options: Any) -> None:
         raise TypeError(f"set_attention needs a transformers model, not {type(base).__name__}")
     check_attention(base.config, name)
     check_options(name, options)
+    options = expand_preset(options, name)
     span = SpanConfig.from_dict(options) if options else SpanConfig.of(base.config.get_text_config())
     base.set_attn_implementation(resolve_name(name))
     if resolve_name(name) in FUNCTIONS:

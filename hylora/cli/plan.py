@@ -27,7 +27,9 @@ def plan(
     recipe: Annotated[str | None, typer.Option(help="The YAML recipe; options replace its settings.")] = None,
     gpus: Annotated[str, typer.Option(help="How many GPUs, and the memory or name of each, as in 8xH100.")] = "1x80GB",
     context: Annotated[int | None, typer.Option(help="Tokens per sequence (training.sequence_length).")] = None,
-    attention: Annotated[str | None, typer.Option(help="'se_attn', 'sw_attn', 's2_attn' or 'full'.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="'full', or one of 'se_attn', 'se_attn_recall', 'sw_attn', 's2_attn'.")
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="'lora', 'longlora', 'hylora' or 'none' to train all.")] = None,
     r: Annotated[int | None, typer.Option(help="Rank of LoRA; alpha is twice the rank.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Sequences in a forward pass (training.batch_size).")] = None,

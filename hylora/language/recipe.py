@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from hylora.attention import SpanConfig
+from hylora.attention.config import PRESET_NAMES, PRESETS
 from hylora.language.data.recipe import DataRecipe
 from hylora.rope import RopeScaling
 from hylora.training.fields import check_choice, check_range, expand_home
@@ -70,10 +71,14 @@ class AttentionRecipe(SpanConfig):
     """The attention to train with: its name and the options of `SpanConfig`.
 
     Args:
-        name: `se_attn`, its rivals `sw_attn` and `s2_attn`, or `full`.
+        name: `se_attn`, its rivals `sw_attn` and `s2_attn`, or `full`. `se_attn_recall` is read as `se_attn` with
+            `preset: recall`.
+        preset: `published` or `recall`: options that belong together. When a recipe is read they take the place of
+            those it does not give.
     """
 
     name: Literal["se_attn", "sw_attn", "s2_attn", "full"] = "se_attn"
+    preset: Literal["published", "recall"] | None = None
 
     @property
     def span(self) -> SpanConfig:
@@ -171,6 +176,18 @@ class LanguageRecipe(Recipe):
     data: DataRecipe
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     evaluation: HeldOutRecipe = field(default_factory=HeldOutRecipe)
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Self:
+        """A recipe from nested plain values, of which `attention` may name a preset."""
+        section = tree.get("attention")
+        if isinstance(section, dict):
+            if (preset := PRESET_NAMES.get(section.get("name"))) is not None:
+                section = {"preset": preset, **section, "name": "se_attn"}
+            if section.get("preset") in PRESETS:  # what is no preset is refused with the other values
+                section = {**PRESETS[section["preset"]], **section}
+            tree = {**tree, "attention": section}
+        return super().from_tree(tree)
 
     def __post_init__(self) -> None:
         if self.optimizer.lr is None:

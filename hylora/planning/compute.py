@@ -12,6 +12,7 @@ from hylora.adapters.structure import base_model, find_groups, unwrapped
 from hylora.attention import SpanConfig
 from hylora.language.recipe import AttentionRecipe
 from hylora.planning.operations import attention_operations
+from hylora_kernels.options import summary_width
 
 __all__ = ["PHASES", "ComputeEstimate", "estimate_compute"]
 
@@ -99,7 +100,10 @@ def _selection_operations(span: SpanConfig, queries: int, keys: int, length: int
     """Operations of summaries and scores; the simulation retrieves at random instead."""
     if span.retrieval != "relevance" or length <= max(span.chunk_sizes):
         return 0
-    unit = max(span.chunk_sizes) if span.selection == "chunk" else span.query_group
-    scores = 2 * keys * (length // unit) * (length // span.block_size) // 2
-    weights = {"attention": 2 * queries * span.block_size, "landmark": 2 * keys, "mean_key": 0}[span.summary]
-    return scores + length * weights
+    options = span.with_chunks_of(max(span.chunk_sizes))
+    widths = summary_width(options, keys)
+    scored = length if options.pools_scores else length // options.unit_size
+    if options.summary == "representatives":
+        scored *= queries // keys  # not linear: every head has scores of its own
+    weights = {"attention": 2 * queries * span.block_size, "landmark": 2 * keys}.get(span.summary, 0)
+    return 2 * widths * scored * (length // span.block_size) // 2 + length * weights

@@ -13,7 +13,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import CONFIG_NAME, AutoConfig, PretrainedConfig
 
 from hylora.adapters import load_adapter
-from hylora.attention import SpanConfig, check_attention, check_options, resolve_name
+from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
 from hylora.rope import RopeScaling
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.weights import check_finite, load_weights
@@ -61,7 +61,7 @@ def load(
         trainable: load an adapter so that it can be trained further.
         trust_remote_code: run code that comes with the base model.
         rope: stretch the rotary positions of a model that was not trained so; its factor must be a number.
-        **options: fields of `SpanConfig` that replace the trained ones.
+        **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:
         A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`.
@@ -93,8 +93,9 @@ def load(
         _restore_rope(text, manifest)
     if rope is not None:
         rope.apply(config, trust_remote_code=trust_remote_code)
-    if manifest.span_attention or options:
-        SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **options}).keep_on(text)
+    asked = expand_preset(options, attention)
+    if manifest.span_attention or asked:
+        SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)
     model = load_weights(
         base, config=config, attn_implementation=name, dtype=dtype, device_map=device_map, **arguments
     )

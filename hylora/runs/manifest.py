@@ -18,7 +18,7 @@ from torch import nn
 
 import hylora
 from hylora.attention import SpanConfig, resolve_name
-from hylora.attention.config import CONFIG_ATTRIBUTE
+from hylora.attention.functions import FUNCTIONS
 from hylora.files import write_atomically
 
 __all__ = ["MANIFEST_NAME", "RunManifest", "absolute"]
@@ -87,11 +87,12 @@ class RunManifest:
                 "the adapter's base model was built in memory (name_or_path=''), so nothing could load it again; save "
                 "it and load it with from_pretrained"
             )
+        attention = resolve_name(base.config._attn_implementation)
         rope = getattr(config, "rope_parameters", None) or {}
         scaled = rope.get("rope_type", "default") != "default"
         return cls(
-            attention=base.config._attn_implementation,
-            span_attention=getattr(config, CONFIG_ATTRIBUTE, None) or {},
+            attention=attention,
+            span_attention=SpanConfig.of(config).to_dict() if attention in FUNCTIONS else {},
             base_model=absolute(name) if adapted else None,
             base_revision=model.active_peft_config.revision if adapted else None,
             rope_parameters=rope if scaled else None,

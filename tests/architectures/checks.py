@@ -16,7 +16,7 @@ from tests.architectures.kernels import boundary_kernels
 from tests.architectures.zoo import Architecture
 
 LENGTH = 45
-SMALL = {"block_size": 4, "top_k": 2, "chunk_size": 16, "query_group": 8}
+SMALL = {"block_size": 4, "top_k": 2, "chunk_size": 16}
 RANK = 3
 
 
@@ -88,7 +88,7 @@ def rivals(architecture: Architecture) -> None:
 
 
 def causal(architecture: Architecture) -> None:
-    model = with_attention(architecture, **SMALL, selection="causal")
+    model = with_attention(architecture, **SMALL, selection="token", summary="mean_std")
     ids = tokens()
     before = logits(model, ids)
     for position in (43, 30, 17):

@@ -11,7 +11,7 @@ from tests.architectures.zoo import HYBRIDS, TRANSFORMERS, ZOO
 CAPABILITIES = {
     "se_attn": "`se_attn`, forward and backward: `sdpa` where the chunk holds the sequence, the reference elsewhere",
     "rivals": "`sw_attn` and `s2_attn`, forward and backward, in the same way",
-    "causal": 'with `selection="causal"` no logit depends on a later token',
+    "causal": 'with `selection="token"` no logit depends on a later token',
     "padding": "padding, left or right, changes nothing, where `position_ids` count real tokens as in `generate`",
     "packed": "rows packed by `position_ids` equal separate rows",
     "packed_kernels": "rows packed by `seq_idx` as well equal separate rows, given kernels for the recurrent layers",

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SPAN = [
     {"selection": selection, "retrieval": retrieval, "summary": summary}
     for selection, retrieval, summary in product(
-        ("chunk", "causal"), ("relevance", "random", "none"), ("attention", "landmark", "mean_key")
+        ("chunk", "token"), ("relevance", "random", "none"), ("attention", "landmark", "mean_std", "representatives")
     )
     # Only relevance looks at summaries.
     if retrieval == "relevance" or summary == "attention"

@@ -39,7 +39,7 @@ def test_options_are_read_once_for_each_content():
 
 def test_the_kernels_get_all_of_their_options():
     given = {"block_size": 16, "top_k": 3, "selection": "causal", "query_group": 8, "retrieval": "random"}
-    given = {**given, "summary": "mean_key", "seed": 5}
+    given = {**given, "summary": "representatives", "seed": 5, "representatives": 2, "pooling": "sum"}
     assert given.keys() == {field.name for field in fields(SpanOptions)} - {"chunk_size"}
     config = SpanConfig(chunk_size=(64, 128), **given)
     for size in (64, 128):
@@ -62,6 +62,28 @@ def test_a_config_without_options_gives_the_published_ones():
     assert (config.block_size, config.top_k, config.chunk_size) == (32, 8, (2048, 4096))
 
 
+def test_a_preset_fills_in_what_is_not_given():
+    recall = SpanConfig.preset("recall", top_k=3)
+    assert (recall.selection, recall.block_size, recall.top_k, recall.summary) == ("token", 16, 3, "mean_std")
+    assert SpanConfig.preset("published") == SpanConfig()
+    assert SpanConfig.from_dict({"preset": "recall", "top_k": 3}) == recall
+
+
+def test_a_name_that_stands_for_a_preset_gives_its_options():
+    config = BambaConfig(attn_implementation="se_attn_recall")
+    assert SpanConfig.of(config) == SpanConfig.preset("recall")
+    config.span_attention = {"top_k": 3}
+    assert SpanConfig.of(config) == SpanConfig.preset("recall", top_k=3)
+    SpanConfig().keep_on(config)
+    with pytest.raises(ValueError, match="keeps options with selection='chunk'; replace them with hylora.set_attent"):
+        SpanConfig.of(config)
+
+
+def test_a_rule_that_finds_nothing_warns():
+    with pytest.warns(UserWarning, match="query_group=64 .* finds no needle .* use selection='token'"):
+        SpanConfig(selection="causal")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -72,7 +94,10 @@ def test_a_config_without_options_gives_the_published_ones():
         ({"chunk_size": 2048.0}, "chunk_size=2048.0 must be an integer"),
         ({"top_k": -1}, "top_k=-1"),
         ({"top_k": True}, "top_k=True"),
-        ({"selection": "token"}, "selection='token' must be one of 'chunk', 'causal'"),
+        ({"selection": "tokens"}, "selection='tokens' must be one of 'chunk', 'token', 'causal'"),
+        ({"selection": "token", "pooling": "max"}, "selection='token' chooses with fewer"),
+        ({"summary": "representatives", "block_size": 2}, "representatives=3 must be at most block_size=2"),
+        ({"preset": "recal"}, "preset='recal' must be one of 'published', 'recall'; did you mean 'recall'"),
         ({"retrieval": "best"}, "retrieval='best'"),
         ({"summary": "max"}, "summary='max'"),
         ({"backend": "cuda"}, "backend='cuda'"),

@@ -41,6 +41,25 @@ def test_without_options_those_of_the_config_stay():
     assert SpanConfig.of(model.config) == SpanConfig(block_size=4, chunk_size=8)
 
 
+def test_one_word_switches_the_recall_preset_on():
+    """By transformers' own flag, and by name in place of options that the model keeps."""
+    model = tiny_bamba(attn_implementation="se_attn_recall")
+    model.config.span_attention = {"block_size": 4, "top_k": 1, "chunk_size": 8}
+    with torch.no_grad():
+        flagged = model(IDS).logits
+        options = {"block_size": 4, "top_k": 1, "chunk_size": 8}
+        hylora.set_attention(model, "se_attn", selection="token", summary="mean_std", **options)
+        assert torch.equal(model(IDS).logits, flagged)
+        hylora.set_attention(model, "se_attn", **options)
+        assert not torch.equal(model(IDS).logits, flagged)
+        hylora.set_attention(model, "se_attn_recall", **options)
+        assert torch.equal(model(IDS).logits, flagged)
+    hylora.set_attention(model, "se_attn_recall")
+    assert SpanConfig.of(model.config) == SpanConfig.preset("recall")
+    hylora.set_attention(model, "se_attn", preset="published", top_k=2)
+    assert SpanConfig.of(model.config) == SpanConfig(top_k=2)
+
+
 def test_a_model_without_attention_is_refused():
     config = Mamba2Config(
         num_heads=4, head_dim=8, hidden_size=16, state_size=8, num_hidden_layers=2, n_groups=1, vocab_size=32
@@ -109,7 +128,7 @@ assert torch.equal(before, model(ids).logits)
 assert forward is transformers.LlamaForCausalLM.forward
 for old, new in ((attention, ALL_ATTENTION_FUNCTIONS), (masks, ALL_MASK_ATTENTION_FUNCTIONS)):
     assert all(new[name] is function for name, function in old.items())
-    assert set(new) - set(old) == {"se_attn", "sw_attn", "s2_attn"}
+    assert set(new) - set(old) == {"se_attn", "se_attn_recall", "sw_attn", "s2_attn"}
 torch.manual_seed(0)
 again = transformers.LlamaForCausalLM(config).eval()
 assert again.config._attn_implementation == "sdpa"

@@ -59,10 +59,16 @@ def test_an_unknown_backend(function):
         ({"chunk_size": True}, "chunk_size=True must be an integer"),
         ({"query_group": 0}, "query_group=0 must be an integer of at least 1"),
         ({"selection": "causal", "query_group": 48}, "chunk_size=4096 must be a multiple of query_group=48"),
-        ({"selection": "chunks"}, "selection='chunks' must be one of 'chunk', 'causal'; did you mean 'chunk'"),
+        (
+            {"selection": "chunks"},
+            "selection='chunks' must be one of 'chunk', 'token', .*; did you mean 'chunk'",
+        ),
         ({"retrieval": "relevant"}, "did you mean 'relevance'"),
         ({"summary": "mean-key"}, "did you mean 'mean_key'"),
         ({"summary": None}, "summary=None must be one of 'attention', 'landmark', 'mean_key'"),
+        ({"pooling": "mean"}, "pooling='mean' must be one of 'sum', 'max'"),
+        ({"pooling": "max", "selection": "token"}, "use selection='chunk', or pooling='sum'"),
+        ({"summary": "representatives", "representatives": 33}, "representatives=33 must be at most block_size=32"),
         ({"seed": "0"}, "seed='0' must be an integer"),
     ],
 )

@@ -66,6 +66,12 @@ def test_options_can_be_replaced_at_load(run_folder):
     assert torch.equal(logits(hylora.load(folder, top_k=0)), logits(model))
 
 
+def test_a_name_that_stands_for_a_preset_replaces_the_rule_that_was_trained(run_folder):
+    config = hylora.load(run_folder[0], "se_attn_recall", chunk_size=64).config
+    assert config._attn_implementation == "se_attn"
+    assert SpanConfig.of(config) == SpanConfig.preset("recall", chunk_size=64)
+
+
 def test_an_adapter_can_be_trained_further(run_folder):
     loaded = hylora.load(run_folder[0], trainable=True)
     assert any(parameter.requires_grad for parameter in loaded.parameters())
@@ -173,6 +179,11 @@ def test_the_manifest_of_a_plain_model_names_its_attention_alone():
     manifest = hylora.RunManifest.of(model)
     assert (manifest.attention, manifest.base_model) == ("se_attn", None)
     assert manifest.span_attention == SpanConfig(**OPTIONS).to_dict()
+
+
+def test_the_manifest_of_a_model_that_was_flagged_holds_the_presets_options():
+    manifest = hylora.RunManifest.of(tiny_bamba(attn_implementation="se_attn_recall"))
+    assert (manifest.attention, manifest.span_attention) == ("se_attn", SpanConfig.preset("recall").to_dict())
 
 
 def test_an_adapter_on_a_model_without_a_name_gets_no_manifest():

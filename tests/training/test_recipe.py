@@ -13,6 +13,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hylora.attention import SpanConfig
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.reference import key_table
 from hylora.training.fields import check_range
@@ -53,6 +54,17 @@ def test_defaults_are_the_thesis(load):
 def test_shifted_sparse_attention_has_a_lower_rate_unless_given(load):
     assert load("attention.name=s2_attn").optimizer.lr == 2e-5
     assert load("attention.name=s2_attn", "optimizer.lr=1e-3").optimizer.lr == 1e-3
+
+
+def test_a_preset_fills_in_what_the_recipe_does_not_give(load, tmp_path):
+    recipe = load("attention.preset=recall", "attention.top_k=8")
+    assert (recipe.attention.name, recipe.attention.preset) == ("se_attn", "recall")
+    assert recipe.attention.span == SpanConfig.preset("recall", top_k=8)
+    assert load("attention.name=se_attn_recall", "attention.top_k=8") == recipe
+    recipe.save(tmp_path / "saved.yaml")
+    assert LanguageRecipe.load(tmp_path / "saved.yaml") == recipe
+    with pytest.raises(RecipeError, match=r"attention.preset=.recal. must be published \| recall"):
+        load("attention.preset=recal")
 
 
 def test_saved_recipe_reads_back_equal(load, tmp_path):

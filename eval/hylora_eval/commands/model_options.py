@@ -13,7 +13,7 @@ import typer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora.attention import SpanConfig, resolve_name
+from hylora.attention import SpanConfig, expand_preset, resolve_name
 from hylora.attention.functions import FUNCTIONS
 from hylora.cli.env import environment
 from hylora.rope import RopeScaling
@@ -99,6 +99,7 @@ class ModelOptions:
                 options[key] = ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 options[key] = text
+        options = expand_preset(options, self.attention)
         SpanConfig.from_dict({**self.manifest.span_attention, **options})
         return options
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hylora
-from hylora.attention import CachedKeys, Prefill, SpanConfig, resolve_name
+from hylora.attention import CachedKeys, Prefill, SpanConfig, expand_preset, resolve_name
 from hylora.attention.functions import FUNCTIONS
 from hylora.language.head import decoder_and_head
 from hylora.language.task import CausalLoss
@@ -56,7 +56,9 @@ class ModelWorkload:
         Returns:
             What is to be timed.
         """
-        options = self.span.to_dict() if resolve_name(attention) in FUNCTIONS else {}
+        options = (
+            {**self.span.to_dict(), **expand_preset({}, attention)} if resolve_name(attention) in FUNCTIONS else {}
+        )
         hylora.set_attention(self.model, attention, **options)
         self.model.train(work == "forward+backward")
         weight = self.model.get_input_embeddings().weight
@@ -119,7 +121,7 @@ class AttentionWorkload:
         self, model: nn.Module, span: SpanConfig, dtype: torch.dtype, device: torch.device, batch_size: int = 1
     ) -> None:
         self.module = _attention_module(model)
-        span.keep_on(self.module.config)
+        self.span = span
         heads = self.module.config.num_attention_heads
         self.heads = {"query": heads, "key": heads // self.module.num_key_value_groups}
         self.batch_size = batch_size
@@ -142,6 +144,7 @@ class AttentionWorkload:
         )
         mask = None
         if name in FUNCTIONS:
+            _asked(self.span, attention).keep_on(self.module.config)
             dense = SequenceLayout.dense(self.batch_size, length)
             mask = CachedKeys(None) if work == "decode" else Prefill(dense, draw=None)
 
@@ -153,6 +156,11 @@ class AttentionWorkload:
         leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
         gradient = torch.randn(self.batch_size, queries, self.heads["query"], self.module.head_dim, **self._kind)
         return lambda: torch.autograd.grad(attend(), leaves, gradient)
+
+
+def _asked(span: SpanConfig, attention: str) -> SpanConfig:
+    """These options, as far as the attention's name does not stand for others."""
+    return SpanConfig.from_dict({**span.to_dict(), **expand_preset({}, attention)})
 
 
 def _attention_module(model: nn.Module) -> nn.Module:

@@ -58,7 +58,7 @@ def test_pooled_queries(kv_heads, mode):
     query = inputs[0] = inputs[0].transpose(1, 2).contiguous().transpose(1, 2)
     tables = tables_of(RAGGED, options)
     expected = [
-        torch_selection.pool_queries(query[row : row + 1, :, start : start + length], kv_heads, options)
+        torch_selection.pool_queries(query[row : row + 1, :, start : start + length], kv_heads, options, 0.3)
         for row, start, length in RAGGED.sequences
     ]
     with forced(pool_queries=Launch(32, 16, num_warps=4, num_stages=2)):  # less than a large unit or a head at once
@@ -169,7 +169,7 @@ def test_real_sizes(head_dim, top_k, mode, dtype):
     for row, start, length in layout.sequences:
         q, k, v = (x[row : row + 1, :, start : start + length].double() for x in inputs)
         summaries = torch_selection.summarize_blocks(q, k, v, length // 32, options, scale)
-        scores = (torch_selection.pool_queries(q, 2, options) @ summaries.mT)[0]
+        scores = (torch_selection.pool_queries(q, 2, options, scale) @ summaries.mT)[0]
         units = torch.arange(options.units(length), device=DEVICE)
         counts = torch.tensor([options.candidates(unit) for unit in units.tolist()], device=DEVICE)
         expected = torch_selection.rank(scores, counts, top_k)
