@@ -141,8 +141,8 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
         title = f"{found['task']}, {found['length']} tokens, {found['samples']} samples, per cent"
         if first["hit_rate"] is not None:
             title += f"; {first['queries']} needles before the chunk that asks ({first['queries_in_chunk']} within it)"
-        # The count and size of blocks go with the rule: a narrow terminal should show all columns.
-        table = number_table(title, ("rule", *_COLUMNS), words=1, box=SIMPLE)
+        # The size of blocks goes with the rule: a narrow terminal should show all columns.
+        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE)
         for rule in found["rules"]:
             attended = rule["attended"] or dict.fromkeys(("hit_rate", "standard_error", "other_query", "chance"))
             table.add_row(
@@ -152,10 +152,14 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
                 *(_percent(rule[name]) for name in ("hit_rate", "chance", "mass")),
             )
         yield table
-        for share in found["outliers"]:
-            stand_out, chance = _percent(share["share"]), _percent(share["chance"])
-            where = f"the 3 farthest from the mean of their {share['block_size']}"
-            yield f"Needle keys among {where}: {stand_out} (chance {chance})"
+        for size, attended in {
+            rule["options"]["block_size"]: rule["attended"] for rule in found["rules"] if rule["attended"]
+        }.items():
+            stand_out, pairs = _percent(attended["outliers"]), attended["pairs"]
+            yield (
+                f"Of {pairs} needles that a KV head attends to, {stand_out} have a key among the 3 farthest from the "
+                f"mean of their {size} (chance {_percent(min(1, 3 / size))})"
+            )
         if by_layer:
             yield from _by_layer(found)
 
@@ -165,14 +169,14 @@ def _by_layer(found: dict[str, Any]) -> Iterator[Table]:
         rules = [rule for rule in found["rules"] if rule[what] is not None]
         if rules:
             layers = (str(row["layer"]) for row in rules[0]["layers"])
-            table = number_table(title, ("rule", *layers), words=1, box=SIMPLE)
+            table = number_table(title, ("rule, block", *layers), words=1, box=SIMPLE)
             for rule in rules:
                 table.add_row(_label(rule), *(_percent(row[what]) for row in rule["layers"]))
             yield table
 
 
 def _label(rule: dict[str, Any]) -> str:
-    return f"{rule['rule']} {rule['options']['top_k']}x{rule['options']['block_size']}"
+    return f"{rule['rule']} {rule['options']['block_size']}"
 
 
 def _percent(share: float | None, error: float | None = None) -> str:

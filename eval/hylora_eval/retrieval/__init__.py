@@ -6,7 +6,7 @@ chance; `retrieval_hit_rate` counts how often a model's own attention retrieves 
 """
 
 from hylora_eval.retrieval.comparison import Choices, compare_rules, retrieval_hit_rate
-from hylora_eval.retrieval.findings import AttendedHits, Comparison, LayerResult, OutlierShare, RuleResult
+from hylora_eval.retrieval.findings import AttendedHits, Comparison, LayerResult, RuleResult
 from hylora_eval.retrieval.needles import Needles, Sample
 from hylora_eval.retrieval.rules import DEFAULT_RULES, Rule, parse_rules
 
@@ -17,7 +17,6 @@ __all__ = [
     "Comparison",
     "LayerResult",
     "Needles",
-    "OutlierShare",
     "Rule",
     "RuleResult",
     "Sample",

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from hylora.architecture import attention_layers
 from hylora.attention import SpanConfig, kernel_options
 from hylora.training.evaluation import evaluation_mode
 from hylora_eval.recall import RecallSequence, check_sequences, same_lengths
 from hylora_eval.retrieval.capture import AttentionCall, observe_attention
-from hylora_eval.retrieval.findings import Comparison, RuleResult, Tally, average, outlier_share
+from hylora_eval.retrieval.findings import Comparison, RuleResult, Tally, average
 from hylora_eval.retrieval.mass import attention_weights, block_mass, candidates, query_slices
 from hylora_eval.retrieval.needles import NeededBlocks, Needles, Sample
 from hylora_eval.retrieval.rules import OWN, Chooser, Rule
@@ -23,6 +24,8 @@ from hylora_kernels.options import SpanOptions
 
 # A needle counts as attended if at least this share of full attention's weight lies on it.
 ATTENDED = 0.1
+# Keys of a block that count as its outliers.
+FARTHEST = 3
 
 __all__ = ["ATTENDED", "Choices", "check_samples", "compare_rules", "own_options", "retrieval_hit_rate"]
 
@@ -99,44 +102,34 @@ def compare_rules(
         for sample in samples
     ]
     layers = attention_layers(model.config)
-    by_size = {each.block_size: index for index, each in enumerate(options)}
-    outliers: dict[int, list[list[tuple[Tensor, float]]]] = {size: [[] for _ in samples] for size in by_size}
 
     def look(call: AttentionCall, sample: int, layer: int) -> None:
         choosers = [rule.chooser(call) for rule in rules]
-        attended: dict[int, Tensor] = {}
+        attended: dict[int, _Attention] = {}
+        outliers: dict[tuple[int, int], Tensor] = {}
         for rule, choose, tally in zip(rules, choosers, tallies[sample], strict=True):
             tally.layers.append({})
             if tally.needed is not None:
-                size = tally.options.chunk_size
-                if size not in attended:
-                    attended[size] = _attended(call, tally.needed)
-                tally.layers[-1] = _hits(call, rule, choose, tally, attended[size])
+                chunk, block = tally.options.chunk_size, tally.options.block_size
+                if chunk not in attended:
+                    attended[chunk] = _Attention.of(call, tally.needed)
+                if (chunk, block) not in outliers:
+                    outliers[chunk, block] = attended[chunk].outliers(call.key, block)
+                tally.layers[-1] = _hits(call, rule, choose, tally, attended[chunk].finds)
+                tally.layers[-1]["outliers"] = outliers[chunk, block]
         if tokens:
             for index, choices in enumerate(_weigh(call, choosers, tallies[sample], tokens)):
                 if observe is not None:
                     observe(Choices(sample, layer, rules[index].name, options[index].block_size, *choices))
-        if samples[sample].needles is not None:
-            for size, index in by_size.items():
-                outliers[size][sample].append(tallies[sample][index].needed.outliers(call.key.cpu(), size))
 
     done = 0
     for batch in same_lengths(samples, batch_size):
         _read(model, batch, layers, done, look)
         done += len(batch)
         progress(done)
-
-    def needles(index: int) -> int:
-        return sum(len(of_sample[index].needed.queries) for of_sample in tallies)
-
     return Comparison(
-        samples=len(samples),
-        rules=tuple(
-            average(rule.name, [of_sample[index] for of_sample in tallies], layers) for index, rule in enumerate(rules)
-        ),
-        outliers=tuple(outlier_share(size, outliers[size], needles(index)) for size, index in by_size.items())
-        if samples[0].needles is not None
-        else (),
+        len(samples),
+        tuple(average(rule.name, [each[index] for each in tallies], layers) for index, rule in enumerate(rules)),
     )
 
 
@@ -231,16 +224,44 @@ def _read(
         decoder(input_ids=input_ids, use_cache=False)
 
 
-def _attended(call: AttentionCall, needed: NeededBlocks) -> Tensor:
-    """Needles to which full attention of the token that asks pays attention: bool [Hkv, N]."""
-    shares = [torch.zeros(len(call.key), 0)]
-    for part in query_slices(call, torch.arange(len(needed.queries))):
-        queries, starts, stops = (at.to(part.device)[part] for at in (needed.queries, needed.starts, needed.stops))
-        weights = attention_weights(call, call.query[:, queries], queries)
-        places = torch.arange(weights.shape[2], device=part.device)
-        inside = (places >= starts[:, None]) & (places < stops[:, None])
-        shares.append((weights * inside).sum(dim=2).cpu())
-    return torch.cat(shares, dim=1) >= ATTENDED
+@dataclass(frozen=True, eq=False)
+class _Attention:
+    """Full attention of the tokens that ask to their needles: [Hkv, N] each.
+
+    Attributes:
+        finds: whether a needle is attended.
+        tokens: position of its token with most weight.
+    """
+
+    finds: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, call: AttentionCall, needed: NeededBlocks) -> _Attention:
+        """In one layer of one sample."""
+        shares, tokens = [torch.zeros(len(call.key), 0)], [torch.zeros(len(call.key), 0, dtype=torch.long)]
+        for part in query_slices(call, torch.arange(len(needed.queries))):
+            queries, starts, stops = (at.to(part.device)[part] for at in (needed.queries, needed.starts, needed.stops))
+            weights = attention_weights(call, call.query[:, queries], queries)
+            places = torch.arange(weights.shape[2], device=part.device)
+            weights *= (places >= starts[:, None]) & (places < stops[:, None])
+            shares.append(weights.sum(dim=2).cpu())
+            tokens.append(weights.argmax(dim=2).cpu())
+        return cls(torch.cat(shares, dim=1) >= ATTENDED, torch.cat(tokens, dim=1))
+
+    def outliers(self, key: Tensor, block_size: int) -> Tensor:
+        """Attended needles whose key is among the `FARTHEST` from the mean of its block: a count [Hkv].
+
+        Args:
+            key: of the sequence [Hkv, L, D].
+            block_size: tokens of a block.
+        """
+        keys = key.float()[:, : key.shape[1] // block_size * block_size].unflatten(1, (-1, block_size))
+        distances = (keys - keys.mean(dim=2, keepdim=True)).square().sum(dim=3)
+        farthest = distances.topk(min(FARTHEST, block_size), dim=2).indices
+        stands_out = torch.zeros_like(distances, dtype=torch.bool).scatter_(2, farthest, True).flatten(1)
+        stands_out = pad(stands_out, (0, block_size)).cpu()
+        return (stands_out.gather(1, self.tokens) & self.finds).sum(dim=1)
 
 
 def _hits(call: AttentionCall, rule: Rule, choose: Chooser, tally: Tally, attended: Tensor) -> dict[str, Tensor]:

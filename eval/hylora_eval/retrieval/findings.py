@@ -17,7 +17,7 @@ from hylora_kernels.options import SpanOptions
 
 _ALL = slice(None)
 
-__all__ = ["AttendedHits", "Comparison", "LayerResult", "OutlierShare", "RuleResult", "Tally"]
+__all__ = ["AttendedHits", "Comparison", "LayerResult", "RuleResult", "Tally"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class AttendedHits:
         standard_error: likewise, over samples; None for one.
         chance: the hit rate of blocks drawn at random.
         other_query: as in `RuleResult`.
+        outliers: share of these pairs in which the key of the needle's token with most weight is among the 3 farthest
+            from the mean of its block; of `block_size` keys drawn at random it would be 3.
     """
 
     pairs: int
@@ -40,6 +42,7 @@ class AttendedHits:
     standard_error: float | None
     chance: float
     other_query: float | None
+    outliers: float
 
 
 @dataclass(frozen=True)
@@ -107,36 +110,16 @@ class RuleResult(PlainJson):
 
 
 @dataclass(frozen=True)
-class OutlierShare:
-    """How many needles stand out in their block.
-
-    Attributes:
-        block_size: tokens of a block.
-        share: of needles, over layers and KV heads, with a token whose key is among the 3 farthest from the mean of
-            its block.
-        chance: that share if keys were farthest at random.
-        layers: the share by attention layer.
-    """
-
-    block_size: int
-    share: float
-    chance: float
-    layers: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Comparison(PlainJson):
     """What several rules find in the same queries and keys.
 
     Attributes:
         samples: how many were read.
         rules: in the order in which they were given.
-        outliers: for each block size; empty without needles.
     """
 
     samples: int
     rules: tuple[RuleResult, ...]
-    outliers: tuple[OutlierShare, ...]
 
 
 @dataclass(eq=False)
@@ -147,9 +130,10 @@ class Tally:
         options: by which it chooses.
         needed: the blocks that hold needles, None where none are known.
         layers: of each layer, by KV head [Hkv]: under "any", "all" and "other" the needles that were retrieved;
-            under "attended" those that full attention finds, with "any_attended", "other_attended" and the sum
-            "chance_attended" of them; and under "mass", "random" and "candidates" full attention's weight on what was
-            retrieved, on as many random blocks and on all candidates, summed over the "tokens" that have a choice.
+            under "attended" those that full attention finds, with "any_attended", "other_attended", "outliers" and
+            the sum "chance_attended" of them; and under "mass", "random" and "candidates" full attention's weight on
+            what was retrieved, on as many random blocks and on all candidates, summed over the "tokens" that have a
+            choice.
     """
 
     options: SpanOptions
@@ -197,6 +181,7 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
             error,
             share("chance_attended", "attended", at)[0],
             share("other_attended", "attended", at)[0],
+            share("outliers", "attended", at)[0],
         )
 
     def heads(index: int) -> tuple[float, ...]:
@@ -230,17 +215,3 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
             for at in [slice(index, index + 1)]
         ),
     )
-
-
-def outlier_share(block_size: int, counts: Sequence[Sequence[tuple[Tensor, float]]], needles: int) -> OutlierShare:
-    """Average `NeededBlocks.outliers` of each sample and layer.
-
-    Args:
-        block_size: tokens of a block.
-        counts: by sample and layer.
-        needles: in all samples.
-    """
-    by_layer = torch.stack([torch.stack([count for count, _ in of_sample]) for of_sample in counts]).sum(dim=0)
-    layers = (by_layer.double().mean(dim=1) / needles).tolist()
-    expected = sum(of_sample[0][1] for of_sample in counts)
-    return OutlierShare(block_size, sum(layers) / len(layers), expected / needles, tuple(layers))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb, prod
+from math import comb
 
 import torch
 from torch import Tensor
@@ -14,10 +14,7 @@ from torch import Tensor
 from hylora_eval.recall import RecallSequence
 from hylora_kernels.options import SpanOptions
 
-__all__ = ["FARTHEST", "NeededBlocks", "Needles", "Sample"]
-
-# Keys of a block that count as its outliers.
-FARTHEST = 3
+__all__ = ["NeededBlocks", "Needles", "Sample"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,29 +117,6 @@ class NeededBlocks:
         found = (retrieved[..., None] == self.blocks[:, None]).any(dim=2)  # [Hkv, N, W]
         needed = self.blocks >= 0
         return (found & needed).any(dim=2), (found | ~needed).all(dim=2)
-
-    def outliers(self, key: Tensor, block_size: int) -> tuple[Tensor, float]:
-        """Needles with a token whose key is among the `FARTHEST` from the mean of its block: a count [Hkv].
-
-        Also how many that would be if keys were farthest at random.
-
-        Args:
-            key: of the sequence [Hkv, L, D], on the CPU.
-            block_size: tokens of a block.
-        """
-        whole = key.shape[1] // block_size * block_size
-        keys = key[:, :whole].float().unflatten(1, (-1, block_size))
-        distances = (keys - keys.mean(dim=2, keepdim=True)).square().sum(dim=3)
-        number = min(FARTHEST, block_size)
-        farthest = distances.topk(number, dim=2).indices
-        is_outlier = torch.zeros(distances.shape, dtype=torch.bool).scatter_(2, farthest, True).flatten(1)
-        count, expected = torch.zeros(len(key)), 0.0
-        for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
-            places = torch.arange(start, max(start, min(stop, whole)))
-            count += is_outlier[:, places].any(dim=1)
-            sizes = torch.bincount(places // block_size).tolist()
-            expected += 1 - prod(comb(block_size - size, number) / comb(block_size, number) for size in sizes)
-        return count, expected
 
 
 @lru_cache
