@@ -28,13 +28,8 @@ def gather(folder: Path = Path("outputs/retrieval")) -> dict:
                 kept = {name: value for name, value in rule.items() if name not in ("options", "layers")}
                 size = {"block_size": rule["options"]["block_size"]}
                 rows.append({**about, **size, **_rounded(kept), "attended_by_layer": layers})
-        outliers = [
-            {"task": found["task"], "length": found["length"], **_rounded(share)}
-            for found in result["results"]
-            for share in found["outliers"]
-        ]
         kept = {name: result[name] for name in ("created", "settings", "data", "environment")}
-        runs.append({"model": path.parent.name, "file": path.stem, **kept, "rows": rows, "outliers": outliers})
+        runs.append({"model": path.parent.name, "file": path.stem, **kept, "rows": rows})
     for path in sorted(folder.glob("*-?/recall.json")):
         recall[path.parent.name] = _rounded(json.loads(path.read_text()))
     return {"recall": recall, "runs": runs}

@@ -231,6 +231,19 @@ def test_a_comparison_is_plain_json():
     assert [rule["rule"] for rule in found["rules"]] == ["published", "min_max"]
 
 
+def test_a_sample_without_distant_needles_counts_nothing():
+    model = tiny_llama()
+    one = compare_rules(model, [sample(*PAIRS)], small_rules("min_max", "published", "sub_blocks", "oracle/chunk"))
+    two = compare_rules(
+        model,
+        [sample((50, 52)), sample(*PAIRS)],
+        small_rules("min_max", "published", "sub_blocks", "oracle/chunk"),
+    )
+    for first, second in zip(one.rules, two.rules, strict=True):
+        assert (second.hit_rate, second.other_query) == (first.hit_rate, first.other_query)
+        assert (first.queries_in_chunk, second.queries_in_chunk) == (2, 3)
+
+
 def without_needles(length=64):
     return Sample(torch.arange(length) % 96)
 

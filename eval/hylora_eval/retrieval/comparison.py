@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from hylora.architecture import attention_layers
 from hylora.attention import SpanConfig, kernel_options
@@ -17,17 +16,12 @@ from hylora.training.evaluation import evaluation_mode
 from hylora_eval.recall import RecallSequence, check_sequences, same_lengths
 from hylora_eval.retrieval.capture import AttentionCall, observe_attention
 from hylora_eval.retrieval.findings import Comparison, RuleResult, Tally, average
-from hylora_eval.retrieval.mass import attention_weights, block_mass, candidates, query_slices
+from hylora_eval.retrieval.mass import NeedleAttention, attention_weights, block_mass, candidates, query_slices
 from hylora_eval.retrieval.needles import NeededBlocks, Needles, Sample
 from hylora_eval.retrieval.rules import OWN, Chooser, Rule
 from hylora_kernels.options import SpanOptions
 
-# A needle counts as attended if at least this share of full attention's weight lies on it.
-ATTENDED = 0.1
-# Keys of a block that count as its outliers.
-FARTHEST = 3
-
-__all__ = ["ATTENDED", "Choices", "check_samples", "compare_rules", "own_options", "retrieval_hit_rate"]
+__all__ = ["Choices", "check_samples", "compare_rules", "own_options", "retrieval_hit_rate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +99,14 @@ def compare_rules(
 
     def look(call: AttentionCall, sample: int, layer: int) -> None:
         choosers = [rule.chooser(call) for rule in rules]
-        attended: dict[int, _Attention] = {}
+        attended: dict[int, NeedleAttention] = {}
         outliers: dict[tuple[int, int], Tensor] = {}
         for rule, choose, tally in zip(rules, choosers, tallies[sample], strict=True):
             tally.layers.append({})
             if tally.needed is not None:
                 chunk, block = tally.options.chunk_size, tally.options.block_size
                 if chunk not in attended:
-                    attended[chunk] = _Attention.of(call, tally.needed)
+                    attended[chunk] = NeedleAttention.of(call, tally.needed)
                 if (chunk, block) not in outliers:
                     outliers[chunk, block] = attended[chunk].outliers(call.key, block)
                 tally.layers[-1] = _hits(call, rule, choose, tally, attended[chunk].finds)
@@ -222,46 +216,6 @@ def _read(
     decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
     with evaluation_mode(model), observe_attention(model, observe):
         decoder(input_ids=input_ids, use_cache=False)
-
-
-@dataclass(frozen=True, eq=False)
-class _Attention:
-    """Full attention of the tokens that ask to their needles: [Hkv, N] each.
-
-    Attributes:
-        finds: whether a needle is attended.
-        tokens: position of its token with most weight.
-    """
-
-    finds: Tensor
-    tokens: Tensor
-
-    @classmethod
-    def of(cls, call: AttentionCall, needed: NeededBlocks) -> _Attention:
-        """In one layer of one sample."""
-        shares, tokens = [torch.zeros(len(call.key), 0)], [torch.zeros(len(call.key), 0, dtype=torch.long)]
-        for part in query_slices(call, torch.arange(len(needed.queries))):
-            queries, starts, stops = (at.to(part.device)[part] for at in (needed.queries, needed.starts, needed.stops))
-            weights = attention_weights(call, call.query[:, queries], queries)
-            places = torch.arange(weights.shape[2], device=part.device)
-            weights *= (places >= starts[:, None]) & (places < stops[:, None])
-            shares.append(weights.sum(dim=2).cpu())
-            tokens.append(weights.argmax(dim=2).cpu())
-        return cls(torch.cat(shares, dim=1) >= ATTENDED, torch.cat(tokens, dim=1))
-
-    def outliers(self, key: Tensor, block_size: int) -> Tensor:
-        """Attended needles whose key is among the `FARTHEST` from the mean of its block: a count [Hkv].
-
-        Args:
-            key: of the sequence [Hkv, L, D].
-            block_size: tokens of a block.
-        """
-        keys = key.float()[:, : key.shape[1] // block_size * block_size].unflatten(1, (-1, block_size))
-        distances = (keys - keys.mean(dim=2, keepdim=True)).square().sum(dim=3)
-        farthest = distances.topk(min(FARTHEST, block_size), dim=2).indices
-        stands_out = torch.zeros_like(distances, dtype=torch.bool).scatter_(2, farthest, True).flatten(1)
-        stands_out = pad(stands_out, (0, block_size)).cpu()
-        return (stands_out.gather(1, self.tokens) & self.finds).sum(dim=1)
 
 
 def _hits(call: AttentionCall, rule: Rule, choose: Chooser, tally: Tally, attended: Tensor) -> dict[str, Tensor]:

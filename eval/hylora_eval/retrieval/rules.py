@@ -179,7 +179,8 @@ def _oracle_scores(call: AttentionCall, options: SpanOptions) -> Scores:
 
 def _chunk_by_mass(call: AttentionCall, options: SpanOptions, units: Tensor) -> Tensor:
     """The blocks that full attention of a chunk's tokens would weigh most, on average."""
-    length, best = call.key.shape[1], {}
+    heads, length, _ = call.key.shape
+    chosen = torch.full((heads, len(units), options.top_k), -1, device=call.key.device)
     for unit in units.unique().tolist():
         start = unit * options.chunk_size
         positions = torch.arange(start, min(start + options.chunk_size, length), device=call.key.device)
@@ -187,8 +188,8 @@ def _chunk_by_mass(call: AttentionCall, options: SpanOptions, units: Tensor) -> 
             block_mass(attention_weights(call, call.query[:, part], part), part, options).sum(dim=1, keepdim=True)
             for part in query_slices(call, positions)
         )
-        best[unit] = rank(mass, candidates(positions[:1], options), options.top_k)
-    return torch.cat([best[unit] for unit in units.tolist()], dim=1)
+        chosen[:, units == unit] = rank(mass, candidates(positions[:1], options), options.top_k)
+    return chosen
 
 
 _SCORES = {"sub_blocks": _sub_block_scores, "infllm_v2": _infllm_scores, "oracle": _oracle_scores}
