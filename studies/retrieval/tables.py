@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gather `outputs/retrieval/*/*.json` in results/main.json, and print the page's tables from it.
+"""Gather `outputs/retrieval/*/*.json` in results/main.json, print the page's tables from it and draw its picture.
 
-With `--kept` it prints what results/main.json holds already.
+With `--kept` from what results/main.json holds already.
 """
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from hylora_eval.retrieval.picture import draw
 
 RESULTS = Path(__file__).parent / "results/main.json"
 KINDS = ("hybrid", "transformer")
@@ -106,9 +109,40 @@ def _cell(
     return "/".join(means)
 
 
+def picture(results: dict, length: int = 2048) -> list[dict]:
+    """What is drawn: of each kind of model the means over models and draws."""
+    panels = []
+    for kind in KINDS:
+        kinds: dict[tuple[str, int], list[dict]] = {}
+        for run in results["runs"]:
+            for row in run["rows"]:
+                if run["model"].startswith(kind) and (row["task"], row["length"]) == ("facts", length):
+                    kinds.setdefault((row["rule"], row["block_size"]), []).append(row["attended"])
+        rules = [
+            {"rule": rule, "options": {"block_size": size}, "hit_rate": 0.0, "attended": _means(found)}
+            for (rule, size), found in kinds.items()
+        ]
+        if rules:
+            panels.append({"task": f"{kind}, facts", "length": length, "rules": rules})
+    return panels
+
+
+def _means(found: list[dict]) -> dict:
+    """Of several draws of documents; the standard error too."""
+    means = {
+        name: statistics.fmean(each[name] for each in found)
+        for name in ("hit_rate", "chance", "other_query")
+        if found[0][name] is not None
+    }
+    error = math.hypot(*(each["standard_error"] for each in found)) / len(found)
+    return {"other_query": None, **means, "standard_error": error}
+
+
 if __name__ == "__main__":
     if "--kept" not in sys.argv:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(gather(), separators=(",", ":")).replace('{"task"', '\n{"task"') + "\n")
-    for text in tables(json.loads(RESULTS.read_text())):
+    results = json.loads(RESULTS.read_text())
+    for text in tables(results):
         print(text, end="\n\n")
+    draw(picture(results), Path("docs/images/retrieval.png"), "256 tokens retrieved, chunks of 256")

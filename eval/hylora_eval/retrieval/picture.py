@@ -49,7 +49,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         panel.set(xlim=(0, 100), title=f"{result['task']}, {result['length']} tokens", xlabel=bars[0]["what"])
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    axes[-1].legend(fontsize="small", loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=4)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
 
