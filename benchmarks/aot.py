@@ -50,7 +50,8 @@ class Case:
         arch: 80 or 90, ten times the compute capability.
         head_dim: D.
         dtype: a key of `DTYPES`.
-        readers: "shared" (a choice per chunk, one query head per KV head) or "union" (a choice per token, four).
+        readers: "shared" (a choice per chunk, blocks of 32, one query head per KV head) or "tokens" (a choice per
+            token by two vectors of blocks of 16, four query heads).
     """
 
     arch: int
@@ -114,8 +115,10 @@ def compiling_for(arch: int) -> Iterator[list]:
 
 def compile_case(case: Case) -> list[Resources]:
     """Compile all kernels that a training step and a decoding step of this kind launch."""
-    selection, heads, length = ("chunk", 2, 512) if case.readers == "shared" else ("causal", 8, 300)
-    options = SpanOptions(32, 8, 256, selection, 1, "relevance", "attention", 0)
+    if case.readers == "shared":
+        options, heads, length = SpanOptions(chunk_size=256), 2, 512
+    else:
+        options, heads, length = SpanOptions(16, 16, 256, selection="token", summary="mean_std"), 8, 300
     layout, kv_heads, dtype = SequenceLayout.dense(1, length), 2, DTYPES[case.dtype]
     query, key, value = (
         torch.zeros(1, n, layout.length, case.head_dim, dtype=dtype) for n in (heads, kv_heads, kv_heads)
@@ -126,7 +129,8 @@ def compile_case(case: Case) -> list[Resources]:
             output, lse, blocks = span_forward(query, key, value, layout, options, 0.1)
             span_backward(output, Saved(query, key, value, output, lse, blocks), layout, options, 0.1)
         state = DecodeState.empty(1, heads, kv_heads, case.head_dim, 512, options, dtype=dtype)
-        span_decode(query[:, :, :1], key[:, :, :1], value[:, :, :1], state.tensors(), options, 0.1)
+        token = (x[:, :, :1] for x in (query, key, value))
+        span_decode(*token, SequenceLayout.dense(1, 1), state.tensors(), options, 0.1)
     found = {kernel.hash: _resources(kernel) for kernel in compiled}
     return sorted(found.values(), key=lambda r: (r.kernel, r.num_warps))
 
@@ -160,7 +164,7 @@ def all_cases() -> list[Case]:
         Case(arch, head_dim, dtype, readers)
         for arch in (80, 90)
         for dtype, head_dim in sizes
-        for readers in ("shared", "union")
+        for readers in ("shared", "tokens")
     ]
 
 
@@ -170,8 +174,9 @@ def markdown(report: dict) -> str:
         "# What the kernels take",
         "",
         "Registers per thread / bytes of stack per thread (where spills go) / KiB of shared memory, of each kernel",
-        "with the launch it ships with, compiled ahead of time; nothing was run. Shared: a choice per chunk, one",
-        "query head per KV head. Union: a choice per token, four query heads per KV head.",
+        "with the launch it ships with, compiled ahead of time; nothing was run. Shared: a choice per chunk, blocks",
+        "of 32, one query head per KV head. Tokens: a choice per token by two vectors, blocks of 16, four query heads",
+        "per KV head.",
     ]
     tables: dict[tuple, dict] = {}
     for entry in report["results"]:

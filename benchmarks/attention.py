@@ -14,18 +14,39 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from environment import describe
-from suite.checks import check_method, retrieval_for
-from suite.methods import Options, own_methods
+from suite import costs
+from suite.checks import check_method, check_tensors, retrieval_for
+from suite.methods import Method, Options, own_methods, unbound
 from suite.report import table
 from suite.runs import prepare, random_tensors
 from suite.timing import stopwatch, take_turns
 
-RATIOS = [("full", "se"), ("sw", "se"), ("s2", "se"), ("se", "nomem")]
-LABELS = {"full": "Full", "se": "SE-Attn", "nomem": "NoMem", "sw": "SW", "s2": "S2"}
+from hylora_kernels import span_attention
+
+LABELS = {
+    "full": "Full",
+    "se": "SE-Attn",
+    "se_token": "per token",
+    "se_recall": "per token, halved blocks",
+    "nomem": "NoMem",
+    "sw": "SW",
+    "s2": "S2",
+}
+RATIOS = [
+    ("full", "se"),
+    ("full", "se_token"),
+    ("full", "se_recall"),
+    ("se_token", "se"),
+    ("se_recall", "se"),
+    ("sw", "se"),
+    ("s2", "se"),
+    ("se", "nomem"),
+]
 PASSES = ("forward", "forward+backward")
 
 
@@ -39,18 +60,36 @@ def process_time(run: Callable[[], object], device: torch.device) -> float:
 CLOCKS = {"wall": stopwatch, "cpu": process_time}
 
 
-def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
-    """Compare every method with the reference in float64, at the options timed and an odd length.
+def token_method(options: Options, retrieval: str) -> Method:
+    """Span-expanded attention where each token chooses, by two vectors of each block."""
+    attend = partial(span_attention, **options.span, selection="token", summary="mean_std", retrieval=retrieval)
+    # The reference goes from token to token: few of them retrieve.
+    length = options.chunk_size + options.chunk_size // 8 + 3
+    pairs = costs.span_pairs(options)
+    return Method("per token", unbound(attend), partial(attend, backend="reference"), pairs, check_length=length)
+
+
+def methods_of(options: Options, names: list[str], retrieval: str = "relevance") -> dict[str, Method]:
+    """Those that are named. "se_recall" reads as many tokens as "se_token", in blocks of half the size."""
+    halved = replace(options, block_size=options.block_size // 2, top_k=2 * options.top_k)
+    methods = {
+        **own_methods(options, retrieval),
+        "se_token": token_method(options, retrieval),
+        "se_recall": token_method(halved, retrieval),
+    }
+    return {name: methods[name] for name in names}
+
+
+def check(options: Options, dtypes: list[torch.dtype], names: list[str]) -> list[dict]:
+    """Compare methods with the reference in float64, at the options timed and an odd length.
 
     Raises:
         SystemExit: an error is above its tolerance.
     """
-    length = 2 * options.chunk_size + 37
     report = []
     for dtype in [torch.float64, *dtypes]:
-        tensors = random_tensors(2, 2, length, options.head_dim, dtype, options.device)
-        for name in LABELS:
-            method = own_methods(options, retrieval_for(dtype))[name]
+        for name, method in methods_of(options, names, retrieval_for(dtype)).items():
+            tensors = check_tensors(method, (2, 2), options, 2 * options.chunk_size + 37, dtype)
             line = check_method(name, method, tensors)
             report.append(line)
             if not line["passed"]:
@@ -58,30 +97,33 @@ def check(options: Options, dtypes: list[torch.dtype]) -> list[dict]:
     return report
 
 
-def measure(options: Options, length: int, heads: int, dtype: torch.dtype, pass_name: str, rounds: int, clock) -> dict:
+def measure(
+    methods: dict[str, Method], options: Options, place: dict, dtype: torch.dtype, rounds: int, clock: Callable
+) -> dict:
     """Seconds of every method in every round, after one round to warm up."""
-    methods, device = own_methods(options), torch.device(options.device)
-    tensors = random_tensors(heads, heads, length, options.head_dim, dtype, options.device)
-    runs = {name: prepare(pass_name, methods[name].bind(*tensors[:3]), tensors) for name in LABELS}
-    place = {"dtype": str(dtype).removeprefix("torch."), "pass": pass_name, "length": length, "heads": heads}
+    heads, device = place["heads"], torch.device(options.device)
+    tensors = random_tensors(heads, heads, place["length"], options.head_dim, dtype, options.device)
+    runs = {name: prepare(place["pass"], method.bind(*tensors[:3]), tensors) for name, method in methods.items()}
     points = take_turns(runs.__getitem__, runs, place, clock, device, rounds)
     seconds = {point.contender: list(point.seconds) for point in points}
     ratios = {}
     for slow, fast in RATIOS:
-        values = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-        ratios[f"{slow}/{fast}"] = [statistics.median(values), min(values), max(values)]
+        if {slow, fast} <= set(methods):
+            values = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+            ratios[f"{slow}/{fast}"] = [statistics.median(values), min(values), max(values)]
     return {**place, "seconds": seconds, "ratios": ratios}
 
 
 def markdown(report: dict) -> str:
     """The results as a table."""
-    ratio_names = [f"{LABELS[slow]} / {LABELS[fast]}" for slow, fast in RATIOS]
-    method_names = [f"{label} [ms]" for label in LABELS.values()]
+    first = report["results"][0]
+    ratio_names = [" / ".join(LABELS[name] for name in ratio.split("/")) for ratio in first["ratios"]]
+    method_names = [f"{LABELS[name]} [ms]" for name in first["seconds"]]
     header = ["dtype", "pass", "length", "heads", *method_names, *ratio_names]
     rows = []
     for result in report["results"]:
-        times = [f"{1e3 * statistics.median(result['seconds'][name]):.0f}" for name in LABELS]
-        ratios = ["{:.2f} ({:.2f}-{:.2f})".format(*result["ratios"][f"{slow}/{fast}"]) for slow, fast in RATIOS]
+        times = [f"{1e3 * statistics.median(seconds):.0f}" for seconds in result["seconds"].values()]
+        ratios = ["{:.2f} ({:.2f}-{:.2f})".format(*ratio) for ratio in result["ratios"].values()]
         rows.append([result["dtype"], result["pass"], result["length"], result["heads"], *times, *ratios])
     facts = "\n".join(f"- {key}: {value}" for key, value in {**report["environment"], **report["settings"]}.items())
     return "# Attention on this machine\n\nMedian over rounds; ratios within a round, with (smallest-largest).\n\n" + (
@@ -95,6 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
     parser.add_argument("--heads", type=int, help="default: 8 up to 4k tokens, then fewer, down to 2 from 16k on")
+    parser.add_argument("--methods", nargs="+", choices=LABELS, default=list(LABELS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: process time, for noisy machines")
@@ -116,14 +159,17 @@ def main():
     report = {
         "environment": describe(),
         "settings": {"clock": args.clock, "rounds": args.rounds, **vars(options)},
-        "checks": check(options, dtypes),
+        "checks": check(options, dtypes, args.methods),
         "results": [],
     }
+    methods = methods_of(options, args.methods)
     for dtype in dtypes:
         for pass_name in args.passes:
             for length in args.lengths:
                 heads = args.heads or max(2, min(8, 32768 // length))
-                result = measure(options, length, heads, dtype, pass_name, args.rounds, CLOCKS[args.clock])
+                name = str(dtype).removeprefix("torch.")
+                place = {"dtype": name, "pass": pass_name, "length": length, "heads": heads}
+                result = measure(methods, options, place, dtype, args.rounds, CLOCKS[args.clock])
                 report["results"].append(result)
                 if args.output:  # after every line: a long run that is cut short leaves what it has
                     args.output.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,8 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
         share = Budget(budget.left / (len(names) - number))
         stage = runs[name]
         dtype = stage.dtype
-        place = (architecture, "half" if dtype.itemsize == 2 else "single", _listed_head_dim(options.head_dim))
-        start = launches.launch_for(name, options.head_dim, dtype, device)
+        place = (architecture, "half" if dtype.itemsize == 2 else "single", _listed_head_dim(stage.head_dim))
+        start = launches.launch_for(name, stage.head_dim, dtype, device)
         seconds = clock(name, stage, device, 1 if arguments.quick else 15)
         times = climb(start, seconds, lambda share=share: share.spent)
         best = next(iter(times))
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int)
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--grouped", action="store_true", help="the heads with fewer KV heads")
-    parser.add_argument("--selection", choices=["chunk", "causal"], default="chunk")
+    parser.add_argument("--selection", choices=["chunk", "token"], default="chunk")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     parser.add_argument("--output", type=Path, help="write what is found to this file")

@@ -7,6 +7,7 @@ model `mamba2attn` with its Auto classes; models that do not ask for them by nam
 
 from hylora.adapters import HyLoraConfig, add_adapter, merge_adapter, print_trainable_parameters, trainable_groups
 from hylora.attention import SpanConfig, register_attention, set_attention
+from hylora.generation import SpanCache
 from hylora.models import register_models
 from hylora.rope import RopeScaling
 from hylora.runs.loading import load
@@ -18,6 +19,7 @@ __all__ = [
     "HyLoraConfig",
     "RopeScaling",
     "RunManifest",
+    "SpanCache",
     "SpanConfig",
     "__version__",
     "add_adapter",

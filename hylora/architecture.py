@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["attention_layers", "is_recurrent", "shows_positions"]
+__all__ = ["attention_layers", "continues_by_pieces", "is_recurrent", "shows_positions"]
 
 # transformers gives every architecture `layer_types`, mapping older spellings to these names.
 _ATTENTION = {"full_attention", "hybrid", "sliding_attention", "chunked_attention"}
@@ -14,6 +14,8 @@ _RECURRENT = {"linear_attention", "hybrid", "conv", "mamba"}
 _STATE_SPACE_ONLY = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
 # Models that hand position_ids neither to their mask nor to attention.
 _POSITIONS_UNSEEN = {"granitemoehybrid"}
+# Models whose recurrent layers start anew when more than one token continues a cache.
+_STATE_FORGOTTEN = {"jamba"}
 
 
 def attention_layers(config: Any) -> list[int]:
@@ -43,3 +45,8 @@ def is_recurrent(config: Any) -> bool:
 def shows_positions(config: Any) -> bool:
     """Whether `position_ids` reach the mask or attention, so that restarts in a packed row are recognised."""
     return config.get_text_config().model_type not in _POSITIONS_UNSEEN
+
+
+def continues_by_pieces(config: Any) -> bool:
+    """Whether several tokens at once may continue a filled cache; one token may in every model."""
+    return config.get_text_config().model_type not in _STATE_FORGOTTEN

@@ -22,6 +22,7 @@ _COMMANDS = {
     "train": ("hylora.cli.train", "train", "Fine-tune a model as a recipe says."),
     "plan": ("hylora.cli.plan", "plan", "Tell what fine-tuning takes and whether it fits, before renting a GPU."),
     "convert": ("hylora.cli.convert", "COMMANDS", "Convert a checkpoint to safetensors in transformers' format."),
+    "generate": ("hylora.cli.generate", "generate", "Continue a text with a model, under its own sparse attention."),
     "export": ("hylora.cli.export", "export", "Write a run as an ordinary model, merged."),
     "env": ("hylora.cli.env", "env", "Show versions, devices, and which kernels will be used and why."),
 }

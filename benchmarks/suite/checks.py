@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,14 +45,14 @@ def check_method(name: str, method: Method, tensors: list[Tensor]) -> dict:
     return judge(name, tensors, TOLERANCE[tensors[0].dtype], errors)
 
 
-def check_choice(name: str, options: Options, tensors: list[Tensor], **arguments) -> dict:
-    """Compare the blocks that are chosen with those that the reference chooses."""
+def check_choice(name: str, options: dict[str, Any], tensors: list[Tensor]) -> dict:
+    """Compare the blocks that are chosen under options of `select_blocks` with those that the reference chooses."""
     inputs = tensors[:3]
-    expected = select_blocks(*(x.double() for x in inputs), **options.span, **arguments, backend="reference")[0]
+    expected = select_blocks(*(x.double() for x in inputs), **options, backend="reference")[0]
     chosen = int((expected >= 0).sum())
 
     def errors() -> list[float]:
-        actual = select_blocks(*inputs, **options.span, **arguments)[0]
+        actual = select_blocks(*inputs, **options)[0]
         common = (actual[..., :, None] == expected[..., None, :]) & (actual >= 0)[..., None]
         return [1 - int(common.sum()) / max(chosen, int((actual >= 0).sum()))]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -26,17 +27,21 @@ class Options:
     block_size: int = 32
     top_k: int = 8
     chunk_size: int = 2048
-    query_group: int = 64
     window: int = 4096
     group: float = 0.25
     head_dim: int = 64
     device: str = "cpu"
 
     @property
-    def span(self) -> dict[str, int]:
-        """Those that `span_attention` takes."""
-        names = ("block_size", "top_k", "chunk_size", "query_group")
-        return {name: getattr(self, name) for name in names}
+    def span(self) -> dict[str, Any]:
+        """What `span_attention` takes, as published."""
+        return {name: getattr(self, name) for name in ("block_size", "top_k", "chunk_size")}
+
+    @property
+    def recall(self) -> dict[str, Any]:
+        """The same where each token chooses: as many retrieved tokens, in blocks of half the size."""
+        halved = {"block_size": self.block_size // 2, "top_k": 2 * self.top_k}
+        return {**self.span, **halved, "selection": "token", "summary": "mean_std"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def full_method(label: str, attend: Attend, missing: str | None = None) -> Metho
 def own_methods(options: Options, retrieval: str = "relevance", backend: str = "auto") -> dict[str, Method]:
     """Full attention, span-expanded attention, the same without memory, and the rivals.
 
-    "se_causal" is span-expanded attention whose blocks are chosen by the group of queries before.
+    "se_recall" is span-expanded attention where each token chooses its blocks.
     """
 
     def method(label: str, function: Callable, pairs: Callable[[int], float], **arguments) -> Method:
@@ -97,11 +102,15 @@ def own_methods(options: Options, retrieval: str = "relevance", backend: str = "
         return Method(label, unbound(attend), partial(function, **arguments, backend="reference"), pairs)
 
     span = partial(method, function=span_attention, pairs=costs.span_pairs(options), **options.span)
+    halved = replace(options, **{name: options.recall[name] for name in ("block_size", "top_k")})
+    recall = span("SE-Attn recall", pairs=costs.span_pairs(halved), retrieval=retrieval, **options.recall)
+    # The reference goes from token to token, so that few of them retrieve.
+    recall = replace(recall, check_length=options.chunk_size + options.chunk_size // 8 + 3)
     return {
         "full": full_method("Full", full_attention),
         "se": span("SE-Attn", retrieval=retrieval),
         "nomem": span("NoMem", pairs=costs.chunk_pairs(options.chunk_size), retrieval="none"),
         "sw": method("SW", sliding_window_attention, costs.window_pairs(options.window), window=options.window),
         "s2": method("S2", shifted_sparse_attention, costs.shifted_pairs(options.group), group=options.group),
-        "se_causal": span("SE-Attn causal", retrieval=retrieval, selection="causal"),
+        "se_recall": recall,
     }

@@ -30,7 +30,7 @@ from .timing import Budget, Clock, cold_stopwatch, take_turns
 PARTS = ("operator", "flex")
 _BESIDE_FLEX = ("full", "se")
 # Most kernels of libraries are for half precision alone; these are not.
-_EVERY_DTYPE = ("se", "nomem", "se_causal", "sw", "s2")
+_EVERY_DTYPE = ("se", "nomem", "se_recall", "sw", "s2")
 
 
 def all_methods(sizes: Sizes, heads: tuple[int, int], retrieval: str = "relevance") -> dict[str, Method]:
@@ -69,10 +69,11 @@ def check_operators(part: str, sizes: Sizes, results: Results) -> bool:
                 with section.attempt(heads=heads, method=name, dtype=str(dtype)):
                     tensors = check_tensors(method, heads, sizes.options, sizes.check_length, dtype)
                     section.add("lines", check_method(name, method, tensors))
-            for name, selection in (("se", "chunk"), ("se_causal", "causal")) if part == "operator" else ():
+            choices = {"se": sizes.options.span, "se_recall": sizes.options.recall}
+            for name, options in choices.items() if part == "operator" else ():
                 with section.attempt(heads=heads, method=name, dtype=str(dtype), choice=True):
-                    tensors = check_tensors(methods["se"], heads, sizes.options, sizes.check_length, dtype)
-                    section.add("lines", check_choice(name, sizes.options, tensors, selection=selection))
+                    tensors = check_tensors(methods[name], heads, sizes.options, sizes.check_length, dtype)
+                    section.add("lines", check_choice(name, options, tensors))
     return not section.failed and all(line["passed"] for line in section["lines"])
 
 

@@ -75,7 +75,7 @@ _TINY_MODEL = {
 }
 
 _QUICK = Sizes(
-    options=Options(block_size=16, top_k=2, chunk_size=64, query_group=16, window=64, head_dim=16),
+    options=Options(block_size=16, top_k=2, chunk_size=64, window=64, head_dim=16),
     dtype=torch.float32,
     heads=((2, 2), (4, 2)),
     lengths=(192, 128),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from math import sqrt
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,49 +21,72 @@ from hylora_kernels.saved import Saved
 from .methods import Options
 from .runs import random_tensors
 
-# Kernels that look up their launch by the dtype of the summaries, which is wider than that of the queries.
-_BY_SUMMARIES = ("retrieve", "decode_rank")
+# Kernels that look up their launch by the dtype of summaries and sums, which is wider than that of the queries; and
+# those among them that do so by the width of summaries in place of the head dimension.
+_WIDE = ("retrieve", "decode_rank", "sum_runs")
+_BY_WIDTH = ("retrieve",)
 
 
 class Stage(NamedTuple):
-    """What to run, the dtype by which the kernel looks up its launch, and whether to time it as a graph."""
+    """What to run, the dtype and head dimension by which the kernel looks up its launch, and whether to time it as a
+    graph."""
 
     run: Callable[[], object]
     dtype: torch.dtype
+    head_dim: int
     captured: bool = False
 
 
 def stages(
     options: Options, heads: tuple[int, int], length: int, dtype: torch.dtype, selection: str
 ) -> dict[str, Stage]:
-    """For the name of each kernel's file of launches, what to run; kernels of one computation share it."""
+    """For the name of each kernel's file of launches, what to run; kernels of one computation share it.
+
+    Each runs under the selection that is asked for ("chunk" or "token"), if it runs under that at all.
+    """
+    span, other = (options.span, options.recall) if selection == "chunk" else (options.recall, options.span)
+    tensors = random_tensors(*heads, length, options.head_dim, dtype, options.device)
+    found = {**_attention_stages(tensors, other), **_attention_stages(tensors, span)}
+    decode = _decode_step(*tensors[:3], options.span)
+    wide = dict.fromkeys(_WIDE, torch.float32)
+    return {
+        **{name: stage._replace(dtype=wide.get(name, dtype)) for name, stage in found.items()},
+        **{
+            name: Stage(decode, wide.get(name, dtype), options.head_dim, captured=True) for name in _kernels("decode*")
+        },
+    }
+
+
+def _attention_stages(tensors: list[Tensor], options: dict[str, Any]) -> dict[str, Stage]:
+    """The kernels that run under these options of `span_attention`."""
     from hylora_kernels.triton_backend.backward import attention_backward
     from hylora_kernels.triton_backend.forward import attention_forward
-    from hylora_kernels.triton_backend.lists import reading_lists
     from hylora_kernels.triton_backend.retrieval import pool_queries, retrieve
     from hylora_kernels.triton_backend.summary import summarize_blocks
     from hylora_kernels.triton_backend.tables import span_tables
 
-    span = SpanOptions(**options.span, selection=selection)
-    scale = 1 / sqrt(options.head_dim)
-    query, key, value, grad = random_tensors(*heads, length, options.head_dim, dtype, options.device)
-    tables = span_tables(SequenceLayout.dense(1, length), span, query.device)
-
+    span = SpanOptions(**options)
+    query, key, value, grad = tensors
+    head_dim, kv_heads, scale = query.shape[3], key.shape[1], 1 / sqrt(query.shape[3])
+    tables = span_tables(SequenceLayout.dense(1, query.shape[2]), span, query.device)
     summarize = partial(summarize_blocks, query, key, value, tables, span, scale)
     summaries, sums = summarize()
-    pool = partial(pool_queries, query, sums, heads[1], tables, span)
+    pool = partial(pool_queries, query, sums, kv_heads, tables, span, scale)
     choose = partial(retrieve, pool(), summaries, tables, span.top_k)
-    lists = reading_lists(choose(), tables, span)
-    attend = partial(attention_forward, query, key, value, lists, tables, scale, span.block_size)
-    rest = (lists, tables, scale, span.block_size)
-    differentiate = partial(attention_backward, grad, Saved(query, key, value, *attend()), *rest)
+    chosen = choose()
+    attend = partial(attention_forward, query, key, value, chosen, tables, scale, span.block_size)
+    saved = Saved(query, key, value, *attend(), chosen)
+    differentiate = partial(attention_backward, grad, saved, tables, scale, span.block_size)
     runs = {"summary": summarize, "pool_queries": pool, "retrieve": choose, "forward": attend}
-    runs |= dict.fromkeys(_kernels("backward*"), differentiate)
-    decode = _decode_step(query, key, value, options.span | {"selection": selection})
-    decoding = dict.fromkeys(_kernels("decode*"), decode)
+    runs |= dict.fromkeys(("backward_query", "backward_own"), differentiate)
+    if tables.shared:
+        runs["backward_retrieved"] = differentiate
+    else:
+        runs |= dict.fromkeys(("forward_pairs", "merge_slots"), attend)
+        runs |= dict.fromkeys(("backward_pairs", "sum_runs"), differentiate)
     return {
-        name: Stage(run, summaries.dtype if name in _BY_SUMMARIES else dtype, captured=name in decoding)
-        for name, run in {**runs, **decoding}.items()
+        name: Stage(run, query.dtype, summaries.shape[2] if name in _BY_WIDTH else head_dim)
+        for name, run in runs.items()
     }
 
 
@@ -71,7 +94,7 @@ def _decode_step(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Ca
     """The same step again and again: what it changes is set back first."""
     before, last = ([x[:, :, at] for x in (query, key, value)] for at in (slice(-1), slice(-1, None)))
     state = DecodeState.from_prefill(*before, capacity=query.shape[2], **options)
-    changed = (state.unit_sum, state.previous_sum, state.lengths)
+    changed = (state.sums, state.lengths)
     kept = [tensor.clone() for tensor in changed]
 
     def step() -> Tensor:

@@ -116,8 +116,7 @@ class Stepper:
         base.disable_input_require_grads()
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=self.half or None)
-        span = {name: value for name, value in options.span.items() if name != "query_group"}
-        self.options = {**span, "window": options.window, "group": options.group}
+        self.options = {**options.span, "window": options.window, "group": options.group}
         self.vocabulary = config.vocab_size
         self.parts = _language("head").decoder_and_head(self.model)
         self.loss = _language("loss").sliced_causal_loss

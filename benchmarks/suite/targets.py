@@ -24,6 +24,7 @@ _BOTH = ("forward", "forward+backward")
 TARGETS = (
     Target("SDPA flash / SE-Attn", _BOTH, {32768: 12, 65536: 22, 131072: 45}, True, "over flash"),
     Target("fastest full attention / SE-Attn", _BOTH, {32768: 7, 65536: 14, 131072: 28}, True, "over fastest"),
+    Target("SDPA flash / SE-Attn recall", ("forward+backward",), {65536: 8, 131072: 16}, True, "recall over flash"),
     Target("SE-Attn / sliding window", _BOTH, dict.fromkeys((16384, *_LONG), 0.5), False, "of window"),
     Target("SE-Attn / NoMem", _BOTH, dict.fromkeys((16384, *_LONG), 1.3), False, "of NoMem"),
     Target("share of the matmul rate", ("forward",), dict.fromkeys(_LONG, 0.55), True, "matmul"),
@@ -93,6 +94,7 @@ def _memory(methods: dict[str, dict]) -> float | None:
 _QUANTITIES = {
     "over flash": _ratio(("full",), "se"),
     "over fastest": _ratio(FULL, "se"),
+    "recall over flash": _ratio(("full",), "se_recall"),
     "of window": _ratio(("se",), "sw"),
     "of NoMem": _ratio(("se",), "nomem"),
     "matmul": lambda methods: methods.get("se", {}).get("matmul_fraction"),

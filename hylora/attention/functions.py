@@ -14,6 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from hylora.attention.config import SpanConfig
 from hylora.attention.masks import CachedKeys, Prefill, span_mask
+from hylora.attention.new_tokens import NewTokens
 from hylora.attention.packing import settle_packing
 from hylora.randomness import derive_key
 from hylora_kernels import (
@@ -52,6 +53,8 @@ def _key(*parts: int | str) -> int:
 
 def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
     chosen = kernel_options(options, *chance)
+    if isinstance(key, NewTokens):
+        return key.layer.attend(query, key, layout, chosen, scale, options.backend)
     return span_attention(query, key, value, chosen, layout=layout, scale=scale, backend=options.backend)
 
 
@@ -85,7 +88,11 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             options = SpanConfig.of(module.config)
             chance = _chance(module, attention_mask, options)
-            output = compute(*prompt_tensors(query, key, value), layout, options, chance, scaling)
+            if isinstance(key, NewTokens):
+                key.layer.check(query, layout, attention_mask.before, module.config)
+            else:
+                query, key, value = prompt_tensors(query, key, value)
+            output = compute(query, key, value, layout, options, chance, scaling)
         else:
             raise ValueError(
                 f"{name} got {_describe(attention_mask)} as its mask; pass padding as a two-dimensional "

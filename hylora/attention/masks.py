@@ -2,7 +2,8 @@
 """From transformers' mask description to the layout of sequences that the attention functions work on.
 
 transformers asks a mask function once per forward pass and hands whatever it returns to every attention layer. Ours
-returns a `Prefill` when the queries are a whole input, and a `CachedKeys` when they continue a filled cache.
+returns a `Prefill` when the queries are a whole input or continue a `SpanCache`, which knows what came before, and a
+`CachedKeys` when they continue another filled cache.
 """
 
 from __future__ import annotations
@@ -37,20 +38,22 @@ class _MaskObject:
 
 @dataclass(eq=False)
 class Prefill(_MaskObject):
-    """One forward pass over whole sequences.
+    """One forward pass over whole sequences, or over what continues those of a `SpanCache`.
 
     Attributes:
-        layout: which tokens form which sequence; inside a compiled graph, the table of their sequences.
+        layout: which new tokens form which sequence; inside a compiled graph, the table of their sequences.
         draw: key of this pass's random choices (a tensor inside a graph), None where gradients are off. It travels
             with the layout, so that a checkpointed layer that is run again makes the same choices.
         positions_shown: whether the mask was made from the positions, so that they cannot contradict it.
         packing_settled: whether whatever else marks boundaries was found to agree with the layout.
+        before: real tokens in each row before these, None where nothing is said of them.
     """
 
     layout: SequenceLayout | torch.Tensor
     draw: int | torch.Tensor | None
     positions_shown: bool = False
     packing_settled: bool = False
+    before: list[int] | None = None
     _ordinals: dict[nn.Module, int] = field(default_factory=dict)
 
     def ordinal(self, module: nn.Module) -> int:
@@ -87,7 +90,9 @@ def span_mask(
     """
     if isinstance(attention_mask, _MaskObject):
         return attention_mask
-    if not (q_offset == 0 and kv_offset == 0 and kv_length >= q_length and q_length > 1):
+    # The layers of a SpanCache say that there are no keys but the new ones.
+    alone = kv_length == q_length and kv_offset == q_offset
+    if not (alone or (q_offset == 0 and kv_offset == 0 and kv_length >= q_length and q_length > 1)):
         mask = sdpa_mask(
             batch_size=batch_size,
             q_length=q_length,
@@ -101,12 +106,19 @@ def span_mask(
             **kwargs,
         )
         return CachedKeys(mask)
-    if use_vmap:
+    if use_vmap or (kv_offset and mask_function is not causal_mask_function):
         raise ValueError(
             "the model adds a mask of its own, which span-expanded attention does not know; "
             "use attn_implementation='sdpa' for this input"
         )
-    real = None if attention_mask is None else attention_mask[:, :q_length].to(torch.bool)
+    past = real = None
+    if attention_mask is not None:
+        past, real, _ = attention_mask.to(torch.bool).tensor_split((kv_offset, kv_offset + q_length), dim=1)
+        if kv_offset and real.shape[1] != q_length:
+            raise ValueError(
+                f"attention_mask has {attention_mask.shape[1]} columns, and there are {q_length} new tokens behind "
+                f"the {kv_offset} of the cache; pass a mask of both"
+            )
     if torch.compiler.is_compiling():
         # No value can be read. transformers then describes all input without mask or cache as possibly packed.
         shown = real is None and mask_function is not causal_mask_function
@@ -120,7 +132,7 @@ def span_mask(
         layout = SequenceLayout.dense(batch_size, q_length)
     # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn.
     draw = int(torch.randint(2**31, ()).item()) if torch.is_grad_enabled() else None
-    return Prefill(layout, draw)
+    return Prefill(layout, draw, before=past.sum(dim=1).tolist() if kv_offset and real is not None else None)
 
 
 def _boundaries(

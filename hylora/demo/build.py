@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the shipped checkpoint again: `python -m hylora.demo.build`, from the root of the repository.
 
-Writes the data and the tokenizer to `outputs/miniature`, trains the two stages of `recipes/demo`, and copies the
+Writes the data and the tokenizer to `outputs/miniature`, trains the three stages of `recipes/demo`, and copies the
 result to `hylora/demo/assets`. Takes about half an hour on one core.
 """
 
@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hylora.demo.corpus import describe_corpus, load_corpus
-from hylora.demo.data import write_recall, write_text
-from hylora.demo.miniature import ASSETS, CONTEXT
+from hylora.demo.data import write_facts, write_recall, write_text
+from hylora.demo.facts import FactTask
+from hylora.demo.miniature import ASSETS, CONTEXT, FACTS
 from hylora.demo.recall import RecallTask
 from hylora.demo.tokenizer import train_tokenizer
 from hylora.language import LanguageRecipe, train
@@ -25,8 +26,9 @@ __all__ = ["main", "write_data"]
 
 FOLDER = Path("outputs/miniature")
 RECIPES = Path("recipes/demo")
-STAGES = ("1_recall", "2_text")
+STAGES = ("1_recall", "2_text", "3_facts")
 RECALL_DOCUMENTS = 60_000
+FACT_DOCUMENTS = 10_000
 
 
 def write_data() -> None:
@@ -38,6 +40,10 @@ def write_data() -> None:
     write_text(FOLDER / "data" / "held_out.jsonl", load_corpus("held_out"))
     task = RecallTask.for_tokenizer(tokenizer)
     write_recall(FOLDER / "data" / "recall.jsonl", task, documents=RECALL_DOCUMENTS, length=CONTEXT, seed="pretrain")
+    sparse = FactTask(tokenizer, training)
+    write_facts(
+        FOLDER / "data" / "facts.jsonl", sparse, documents=FACT_DOCUMENTS, length=CONTEXT, facts=FACTS, seed="pretrain"
+    )
 
 
 def ship(folder: Path, assets: Path) -> None:

@@ -35,7 +35,9 @@ def write_recall(path: Path, task: RecallTask, *, documents: int, length: int, s
 
 
 def write_facts(path: Path, task: FactTask, *, documents: int, length: int, facts: int, seed: str) -> None:
-    """Write text with facts in it as JSON lines with the field "text"; every fact comes again.
+    """Write text with facts in it, each of which comes again, as JSON lines with the fields "text" and "messages".
+
+    As text everything is learned, as conversations the answers alone.
 
     Args:
         path: the file.
@@ -47,7 +49,7 @@ def write_facts(path: Path, task: FactTask, *, documents: int, length: int, fact
         seed: names the documents.
     """
     drawn = (task.document(length - 1, f"{seed}-{number}", facts, facts) for number in range(documents))
-    _write(path, ({"text": document.text} for document in drawn))
+    _write(path, ({"text": document.text, "messages": document.messages()} for document in drawn))
 
 
 def _write(path: Path, records: Iterable[dict]) -> None:

@@ -90,18 +90,19 @@ class FactTask:
                 inserted.append((again, True, fact))
             inserted.append((stated, False, fact))
 
-        text, queries, needles = [], [], {}
-        done = 0
+        text, done, queries, answers, needles = "", 0, [], [], {}
         # At one place facts come before questions.
         for count, (place, is_question, fact) in enumerate(sorted(inserted)):
             position = before[place] + FACT * count + 1
+            text += "".join(pieces[done:place]) + f" {HEADING} {keys[fact]}"
             if is_question:
                 queries.append(Query(position=position, needle=needles[fact]))
+                answers.append(len(text))
             else:
                 needles[fact] = position
-            text += [*pieces[done:place], f" {HEADING} {keys[fact]} {values[fact]}"]
+            text += f" {values[fact]}"
             done = place
-        return RecallDocument(text="".join([*text, *pieces[done:]]), queries=tuple(queries))
+        return RecallDocument(text + "".join(pieces[done:]), tuple(queries), tuple(answers))
 
     def _pieces(self, start: int, tokens: int) -> Iterator[str]:
         """Pieces of text from a place on, exactly so many tokens: at the end those that do not fit are passed over."""

@@ -39,10 +39,17 @@ class Query:
 
 @dataclass(frozen=True)
 class RecallDocument:
-    """A document of the task, and every query in it in order of position."""
+    """A document with facts in it.
+
+    Attributes:
+        text: of the document.
+        queries: every key that comes again, in order of position.
+        answers: for each of them, the character at which its answer begins, the space before it included.
+    """
 
     text: str
     queries: tuple[Query, ...]
+    answers: tuple[int, ...]
 
     def messages(self) -> list[dict[str, str]]:
         """The document as a conversation whose concatenated turns are `text`: the assistant's are the answers.
@@ -50,15 +57,14 @@ class RecallDocument:
         What nothing in the document foretells (new facts, and which key comes next) is the user's, so that chat data
         teaches the answers alone.
         """
-        words = self.text.split(" ")
         turns, start = [], 0
-        for query in self.queries:
-            answer = query.position + 1
-            turns.append({"role": "user", "content": _spaced(words, start, answer)})
-            turns.append({"role": "assistant", "content": _spaced(words, answer, answer + 1)})
-            start = answer + 1
-        if start < len(words):
-            turns.append({"role": "user", "content": _spaced(words, start, len(words))})
+        for answer in self.answers:
+            stop = re.compile(r"\s|$").search(self.text, answer + 1).start()
+            turns.append({"role": "user", "content": self.text[start:answer]})
+            turns.append({"role": "assistant", "content": self.text[answer:stop]})
+            start = stop
+        if start < len(self.text):
+            turns.append({"role": "user", "content": self.text[start:]})
         return turns
 
 
@@ -121,16 +127,13 @@ class RecallTask:
         order = [pair % facts for pair in range(pairs)]
         draw.shuffle(order)
 
-        text, queries, last = [HEADING], [], {}
+        text, queries, answers, last = HEADING, [], [], {}
         for pair, fact in enumerate(order):
             position = 2 * pair + 1
+            text += f" {keys[fact]}"
             if fact in last:
                 queries.append(Query(position=position, needle=last[fact]))
+                answers.append(len(text))
             last[fact] = position
-            text += [keys[fact], values[fact]]
-        return RecallDocument(text=" ".join(text), queries=tuple(queries))
-
-
-def _spaced(words: list[str], start: int, stop: int) -> str:
-    """Words `start` to `stop` with the space that precedes each but a document's first."""
-    return ("" if start == 0 else " ") + " ".join(words[start:stop])
+            text += f" {values[fact]}"
+        return RecallDocument(text, tuple(queries), tuple(answers))

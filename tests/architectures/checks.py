@@ -8,7 +8,7 @@ import tempfile
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel
 
 import hylora
 from hylora.adapters import HyLoraConfig, add_adapter, load_adapter, merge_adapter, trainable_groups
@@ -17,6 +17,8 @@ from tests.architectures.zoo import Architecture
 
 LENGTH = 45
 SMALL = {"block_size": 4, "top_k": 2, "chunk_size": 16}
+# Most tokens of such lengths choose among several blocks, and read less than all.
+PER_TOKEN = {"block_size": 4, "top_k": 2, "chunk_size": 16, "selection": "token", "summary": "mean_std"}
 RANK = 3
 
 
@@ -212,32 +214,60 @@ def checkpointing(architecture: Architecture, **kwargs) -> None:
     assert_different(outcome(model)["logits"], expected["logits"])
 
 
-def generate(architecture: Architecture) -> None:
+STEPS = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+
+
+def padded_prompt() -> tuple[Tensor, Tensor]:
     prompt = tokens(2, 37)
     mask = torch.ones_like(prompt)
     mask[0, :5] = 0
-    steps = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    return prompt, mask
+
+
+def generate(architecture: Architecture) -> None:
+    prompt, mask = padded_prompt()
     model = with_attention(architecture, **{**SMALL, "chunk_size": 64})
-    cached, plain = (model.generate(prompt, attention_mask=mask, use_cache=use, **steps) for use in (True, False))
+    cached, plain = (model.generate(prompt, attention_mask=mask, use_cache=use, **STEPS) for use in (True, False))
     assert torch.equal(cached.sequences, plain.sequences)
     assert_same(torch.stack(cached.logits), torch.stack(plain.logits))
 
     hylora.set_attention(model, "se_attn", **SMALL)
-    first = model.generate(prompt, attention_mask=mask, **steps).logits[0]
+    first = model.generate(prompt, attention_mask=mask, **STEPS).logits[0]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     assert_same(first, logits(model, prompt, attention_mask=mask, position_ids=positions)[:, -1])
     assert_different(first, cached.logits[0])
 
 
 def continuation(architecture: Architecture) -> None:
-    ids = tokens()
     model = with_attention(architecture, **{**SMALL, "chunk_size": LENGTH})
-    cache = DynamicCache(config=model.config)
+    continue_by_pieces(model, DynamicCache(config=model.config))
+
+
+def continue_by_pieces(model: PreTrainedModel, cache: Cache) -> None:
+    """A first piece, a single token and a last piece against all at once."""
+    ids = tokens()
     with torch.no_grad():
         for start, end in ((0, 30), (30, 31), (31, LENGTH)):
             positions = torch.arange(start, end)[None]
             output = model(ids[:, start:end], position_ids=positions, past_key_values=cache, use_cache=True)
     assert_same(output.logits, logits(model, ids)[:, 31:])
+
+
+def span_cache(architecture: Architecture) -> None:
+    prompt, mask = padded_prompt()
+    model = with_attention(architecture, **PER_TOKEN)
+    cache = hylora.SpanCache(model.config)
+    found = model.generate(prompt, attention_mask=mask, past_key_values=cache, **STEPS)
+    expected = model.generate(prompt, attention_mask=mask, use_cache=False, **STEPS)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert_same(torch.stack(found.logits), torch.stack(expected.logits))
+    full = model.generate(prompt, attention_mask=mask, **STEPS)
+    assert_different(full.logits[1], expected.logits[1])
+
+
+def span_pieces(architecture: Architecture) -> None:
+    model = with_attention(architecture, **PER_TOKEN)
+    continue_by_pieces(model, hylora.SpanCache(model.config))
 
 
 def model_file(architecture: Architecture) -> None:
@@ -264,5 +294,7 @@ CHECKS = {
     "checkpointing": checkpointing,
     "generate": generate,
     "continuation": continuation,
+    "span_cache": span_cache,
+    "span_pieces": span_pieces,
     "model_file": model_file,
 }

@@ -23,6 +23,8 @@ CAPABILITIES = {
     "checkpointing": "gradient checkpointing gives the same gradients, drawn chunk sizes included",
     "generate": "`generate` with a cache equals without; the prompt goes through the plug-in",
     "continuation": "several tokens, with their positions, continue a filled cache",
+    "span_cache": "`generate` with a `SpanCache`, where each token chooses, equals without a cache, padded or not",
+    "span_pieces": "several tokens continue a `SpanCache`",
     "model_file": "the options survive saving and loading the model",
 }
 
@@ -51,12 +53,13 @@ _STATE_LEAKS = Cell(
     "recurrent layers would carry their state across the boundary: pack without boundaries, or see the next column",
 )
 _NO_CONVOLUTION = Cell("refused", "has none; for a model without SSM layers use variant='longlora'", "no convolutions")
+_BROKEN_PADDING = Cell(
+    "yes", why="with padding needs transformers 5.23: in 5.17 the cache breaks, under any attention", since="5.23"
+)
 _EXCEPTIONS = {
     **{(architecture.model_type, "packed"): _STATE_LEAKS for architecture in HYBRIDS},
     **{(architecture.model_type, "hylora"): _NO_CONVOLUTION for architecture in TRANSFORMERS},
-    ("falcon_h1", "generate"): Cell(
-        "yes", why="with padding needs transformers 5.23: in 5.17 the cache breaks, under any attention", since="5.23"
-    ),
+    **{("falcon_h1", capability): _BROKEN_PADDING for capability in ("generate", "span_cache")},
     ("granitemoehybrid", "packed"): Cell(
         "no",
         why="the model shows `position_ids` neither to the mask nor to attention: such a row is read as one sequence, "
@@ -65,6 +68,9 @@ _EXCEPTIONS = {
     ("jamba", "continuation"): Cell(
         "no",
         why="transformers' Jamba forgets the state when more than one token continues a cache; one by one is right",
+    ),
+    ("jamba", "span_pieces"): Cell(
+        "refused", "forget their state when it is more than one", "as with any cache, but here it is known in time"
     ),
     ("jamba", "packed_kernels"): Cell(
         "refused", "nothing tells the recurrent layers of 'jamba'", "its layers hand no `seq_idx` to their mixers"

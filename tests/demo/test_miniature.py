@@ -7,13 +7,14 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 import hylora
 from hylora.demo.corpus import load_corpus
-from hylora.demo.miniature import ASSETS, CONTEXT, load_miniature, load_tokenizer
+from hylora.demo.facts import FactTask
+from hylora.demo.miniature import ASSETS, CONTEXT, bound_time_steps, load_miniature, load_tokenizer
 from hylora_eval.perplexity import perplexity
-from hylora_eval.recall import draw_recall_sequences, recall_by_distance
+from hylora_eval.recall import draw_recall_sequences, recall_by_distance, tokenize_recall
 
 WINDOW = 16
 
@@ -63,6 +64,32 @@ def test_attention_does_the_recalling(recall):
     # A pair is two tokens, and three convolutions of width four lie below the attention layer.
     assert straddling < 0.4
     assert beyond < 0.03
+
+
+def test_recalls_facts_scattered_in_unseen_text():
+    model, tokenizer = load_miniature(), load_tokenizer()
+    task = FactTask(tokenizer, load_corpus("held_out"))
+    drawn = [task.document(CONTEXT - 1, str(number), facts=3, asked=3, distance=16) for number in range(64)]
+    sequences = tokenize_recall(tokenizer, drawn)
+    assert recall_by_distance(model, sequences, (0, CONTEXT)).accuracy > 0.8
+    # By attention: a window shorter than the distance recalls nothing.
+    hylora.set_attention(model, "sw_attn", window=4)
+    assert recall_by_distance(model, sequences, (0, CONTEXT)).accuracy < 0.05
+
+
+@torch.no_grad()
+def test_bounded_steps_of_one_token_equal_a_whole_pass():
+    model = load_miniature()
+    tokens = torch.randint(1, 2048, (2, 40), generator=torch.Generator().manual_seed(0))
+    expected = model(tokens, use_cache=False).logits
+    with bound_time_steps(model):
+        torch.testing.assert_close(model(tokens, use_cache=False).logits, expected)
+        cache, places = DynamicCache(config=model.config), torch.arange(40)[None]
+        steps = [
+            model(tokens[:, part], position_ids=places[:, part], past_key_values=cache, use_cache=True).logits
+            for part in (slice(0, 21), *(slice(place, place + 1) for place in range(21, 40)))
+        ]
+        torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_knows_library_text():

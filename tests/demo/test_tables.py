@@ -4,42 +4,49 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
 
 from hylora_eval.demo.picture import draw
-from hylora_eval.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings
+from hylora_eval.demo.settings import CHUNK, NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings
 from hylora_eval.demo.tables import SeedMean, grids, markdown, show
 
 SETTINGS = DemoSettings()
 
 
 def result(variant, seed, value):
-    """A result in which every figure is `value`, own perplexities 100 more."""
-    bins = {
-        length: {
-            "bins": [
-                {"start": 0, "stop": stop, "accuracy": value / 100, "standard_error": 0.01, "answers": 5}
-                for stop in SETTINGS.distances
-            ]
+    """A result in which every figure is `value`, own perplexities 100 more, and near facts are always recalled."""
+    starts = (0, *SETTINGS.distances)
+    bins = [
+        {
+            "start": start,
+            "stop": stop,
+            "accuracy": value / 100 if start >= CHUNK else 1.0,
+            "standard_error": 0.01,
+            "answers": 5,
         }
-        for length in (str(SETTINGS.tuned_length), str(SETTINGS.lengths[-1]))
-    }
+        for start, stop in pairwise(starts)
+    ]
+    recall = {task: {"standard_error": 0.03, "bins": bins} for task in (*SETTINGS.dense_tasks, *SETTINGS.sparse_tasks)}
 
     def perplexities(number):
         entry = {"perplexity": number, "perplexity_standard_error": 2.0, "documents": 7}
         return {str(length): entry for length in SETTINGS.lengths}
 
+    found = {task: {"hit_rate": value / 100, "chance": 0.25} for task in SETTINGS.retrieval_tasks}
+    steps = {"steps": value / 100, "pass": value / 100, "agreement": 1.0}
     return {
         "variant": variant.name,
         "seed": seed,
         "perplexity": {"full": perplexities(value), "own": perplexities(value + 100)},
-        "recall": {"full": bins, "own": bins},
-        "retrieval": {rule: {"hit_rate": value / 100, "chance": 0.25} for rule in RETRIEVALS},
+        "recall": {"full": recall, "own": recall},
+        "retrieval": dict.fromkeys(RETRIEVALS, found),
         "tuning_seconds": value,
         "evaluation_seconds": value,
-        **({} if variant is NOT_TUNED else {"seconds_per_step": value, "activation_bytes": value * 1e6}),
+        **({} if variant is NOT_TUNED else {"seconds_per_step": value}),
+        **({"generation": steps} if variant.generates else {}),
     }
 
 
@@ -62,21 +69,30 @@ def test_every_table_has_a_row_for_each_model(results):
 
 
 def test_figures_land_in_their_tables(results):
-    own, full, *others = grids(results, SETTINGS)
+    tables = {grid.title: grid for grid in grids(results, SETTINGS)}
+    assert next(iter(tables)) == "Recall with each one's own attention"
+    recall = tables["Recall with each one's own attention"]
+    # Facts from beyond the chunk alone count.
+    assert recall.rows[0][1:] == ("50.0",) * 5
+    assert recall.rows[1][1:] == ("11.0 ± 1.0",) * 5
+    assert "at most 3 points" in recall.note
+    own = tables["Perplexity with each one's own attention (Table 6.1 in miniature)"]
     assert own.rows[0][1] == "150.0"
     assert own.rows[1][1] == "111.0 ± 1.0"
-    assert full.rows[1][-1] == "11.0 ± 1.0"
-    assert "7 documents" in full.note
-    cost = others[-1]
-    assert cost.rows[0][1:3] == ("–", "–")
-    assert cost.rows[1][2] == "11.00 ± 1.00"
+    assert "7 documents" in own.note
+    generation = {row[0]: row[1:] for row in tables["Generation, end 256"].rows}
+    assert generation["SE-Attn, recall"] == ("11.0 ± 1.0", "11.0 ± 1.0", "100.0 ± 0.0")
+    assert generation["SW"] == ("–", "–", "–")
+    by_distance = tables["Recall by distance with full attention, dense 256"]
+    assert by_distance.rows[1][1:] == ("100.0 ± 0.0", "100.0 ± 0.0", "11.0 ± 1.0", "11.0 ± 1.0")
+    assert tables["Cost"].rows[0][1:] == ("–", "50", "50")
 
 
 def test_markdown_and_terminal_hold_the_tables_and_the_caveats(results):
     text = markdown(results, SETTINGS, "demo.png")
     assert "![" in text
-    assert "random blocks hit 25.0" in text
-    assert "| SW | 111.0 ± 1.0 |" in text
+    assert "random blocks hit 25 to 25" in text
+    assert "| SW | 11.0 ± 1.0 |" in text
     assert "synthetic" in text
     assert "![" not in markdown(results, SETTINGS, None)
     console = Console(file=io.StringIO(), width=100)

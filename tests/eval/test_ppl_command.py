@@ -194,9 +194,7 @@ def test_wrong_lengths_are_refused(model, data, arguments):
     ],
 )
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, model, data, change, message):
-    monkeypatch.setattr(
-        "hylora_eval.commands.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded")
-    )
+    monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.json").write_text("kept")
     names = {"EMPTY": tmp_path / "empty", "BARE": tmp_path / "empty", "OLD": tmp_path / "old.json"}

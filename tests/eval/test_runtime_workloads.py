@@ -74,8 +74,10 @@ def test_a_step_that_fails_leaves_no_gradient(monkeypatch):
 def test_decoding_goes_on_where_the_prompt_ended(build, attention):
     model = build()
     decode = ModelWorkload(model, SPAN, decode_tokens=5).prepare("decode", attention, 30)
+    cache = {"past_key_values": hylora.SpanCache(model.config)} if attention == "se_attn" else {}
     expected = copy.deepcopy(model).generate(
         drawn(30),
+        **cache,
         attention_mask=torch.ones(1, 30),
         max_new_tokens=6,
         do_sample=False,

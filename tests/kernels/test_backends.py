@@ -81,8 +81,10 @@ def test_a_gpu_gets_triton_and_libraries_for_what_they_have(gpu):
         ({"head_dim": 512}, {}, torch_backend, "head_dim=512 is not a multiple of 8 up to 256; .*backend='torch'"),
         ({"head_dim": 60}, {}, torch_backend, "head_dim=60 .*backend='torch'"),
         ({"dtype": torch.float64}, {}, torch_backend, "torch.float64, .*torch.bfloat16; .*backend='torch'"),
-        ({}, {"block_size": 48}, flash_backend, "block_size=48 is not one of 16, 32, 64, 128; .*backend='flash'"),
+        ({}, {"block_size": 48}, flash_backend, "block_size=48 is not one of 8, 16, 32, 64, 128; .*backend='flash'"),
         ({}, {"top_k": 65}, flash_backend, "top_k=65 is more than 64; .*backend='flash'"),
+        ({}, {"summary": "representatives"}, flash_backend, "no kernel pools scores, as summary='representatives'"),
+        ({}, {"pooling": "max"}, flash_backend, "no kernel pools scores, .*pooling='max'"),
     ],
 )
 def test_what_triton_does_not_take_is_said_once_and_computed_otherwise(gpu, query, changes, module, message):

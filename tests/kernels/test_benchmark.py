@@ -44,7 +44,8 @@ def span_options(options, selection="chunk") -> SpanOptions:
 def test_a_wrong_method_is_not_timed(monkeypatch):
     attention, methods = load("attention"), load("suite.methods")
     options = attention.Options(block_size=4, top_k=2, chunk_size=16, window=16, head_dim=8)
-    assert all(line["passed"] and line["error"] < 1e-2 for line in attention.check(options, [torch.float32]))
+    names = list(attention.LABELS)
+    assert all(line["passed"] and line["error"] < 1e-2 for line in attention.check(options, [torch.float32], names))
     right = methods.sliding_window_attention
 
     def wrong(*tensors, window, backend):
@@ -52,7 +53,7 @@ def test_a_wrong_method_is_not_timed(monkeypatch):
 
     monkeypatch.setattr(methods, "sliding_window_attention", wrong)
     with pytest.raises(SystemExit, match="SW is wrong in float64"):
-        attention.check(options, [torch.float32])
+        attention.check(options, [torch.float32], names)
 
 
 def test_the_cpu_command_writes_its_report(tmp_path):
@@ -62,7 +63,7 @@ def test_the_cpu_command_writes_its_report(tmp_path):
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "attention.json").read_text())
     assert {result["pass"] for result in report["results"]} == {"forward", "forward+backward"}
-    assert set(report["results"][0]["ratios"]) == {"full/se", "sw/se", "s2/se", "se/nomem"}
+    assert set(report["results"][0]["ratios"]) == {f"{slow}/{fast}" for slow, fast in load("attention").RATIOS}
     assert report["environment"]["torch"] == torch.__version__
     assert all(len(result["seconds"][name]) == 1 for result in report["results"] for name in ("full", "se", "s2"))
     assert "| float32 | forward | 40 |" in (tmp_path / "attention.md").read_text()
@@ -100,7 +101,7 @@ def test_a_wrong_choice_of_blocks_is_caught(monkeypatch):
     checks, methods, runs = (load(f"suite.{name}") for name in ("checks", "methods", "runs"))
     options = methods.Options(block_size=4, top_k=2, chunk_size=16, head_dim=8)
     tensors = runs.random_tensors(4, 2, 70, 8, torch.float32, "cpu")
-    assert checks.check_choice("se", options, tensors)["passed"]
+    assert checks.check_choice("se", options.span, tensors)["passed"]
     right = checks.select_blocks
 
     def wrong(*inputs, backend="auto", **arguments):
@@ -108,7 +109,7 @@ def test_a_wrong_choice_of_blocks_is_caught(monkeypatch):
         return [blocks if backend == "reference" else (blocks - 1).clamp(min=-1)]
 
     monkeypatch.setattr(checks, "select_blocks", wrong)
-    assert not checks.check_choice("se", options, tensors)["passed"]
+    assert not checks.check_choice("se", options.span, tensors)["passed"]
 
 
 def timed(found):
@@ -141,7 +142,7 @@ def test_another_wrong_method_is_left_out(monkeypatch, tmp_path):
     )
     found = results.Results(tmp_path)
     assert not gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100)
-    assert timed(found) == {"full", "se", "nomem", "sw", "se_causal"}
+    assert timed(found) == {"full", "se", "nomem", "sw", "se_recall"}
     assert {"heads": (2, 2), "method": "s2", "reason": "wrong: error above tolerance"} in found.data["operator"][
         "left_out"
     ]
@@ -160,7 +161,7 @@ def test_a_dtype_that_is_wrong_does_not_keep_another_from_being_timed(monkeypatc
     sizes = replace(gpu.sizes_for("cpu", quick=True), dtype=torch.bfloat16, heads=((2, 2),))
     assert not gpu.run("operator", sizes, found, seconds=100)
     assert {line["dtype"] for line in found.data["operator checks"]["lines"] if not line["passed"]} == {"float32"}
-    assert {"se", "nomem", "se_causal"} <= timed(found)
+    assert {"se", "nomem", "se_recall"} <= timed(found)
 
 
 def test_what_fails_leaves_its_traceback_and_the_rest_goes_on(monkeypatch, tmp_path):
@@ -216,10 +217,10 @@ def test_what_there_is_no_time_for_is_written_down(tmp_path):
 @pytest.mark.parametrize("length", [1, 31, 64, 65, 200])
 def test_pairs_are_those_of_the_masks(length):
     costs, methods = load("suite.costs"), load("suite.methods")
-    options = methods.Options(block_size=8, top_k=3, chunk_size=32, query_group=16, window=20, group=0.3)
+    options = methods.Options(block_size=8, top_k=3, chunk_size=32, window=20, group=0.3)
     tensors = [torch.zeros(1, 2, length, 8)] * 3
     layout = SequenceLayout.dense(1, length)
-    for selection in ("chunk", "causal"):
+    for selection in ("chunk", "token"):
         span = span_options(options, selection)
         (blocks,) = reference.select_blocks(*tensors, layout, span, 1.0)
         assert costs.span_pairs(options)(length) == reference.span_mask(length, blocks, span)[0].sum()
@@ -344,6 +345,14 @@ def test_the_documented_targets_are_those_that_are_judged():
         bounds = ", ".join(f"{length // 1024}k: {bound:g}" for length, bound in target.bounds.items())
         expected[f"{target.what} ({', '.join(target.passes)})"] = f"{sign} {bounds}"
     assert rows == expected
+
+
+@pytest.mark.parametrize("selection", ["chunk", "token"])
+def test_every_kernel_can_be_tuned(selection):
+    pytest.importorskip("triton")
+    sizes, stages = load("suite.sizes").sizes_for("cpu", quick=True), load("suite.stages")
+    found = stages.stages(sizes.options, (2, 2), 80, torch.float32, selection)
+    assert set(found) == set(stages._kernels("*"))
 
 
 def test_tuning_climbs_to_the_best_launch():

@@ -208,6 +208,16 @@ def test_slices_do_not_change_the_choice(monkeypatch, summary, choice):
     assert torch.equal(select_blocks(*inputs, **options)[0], whole)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+@pytest.mark.parametrize(("blocks", "count"), [(1, 1), (7, 7), (40, 3), (500, 16)])
+def test_the_best_are_those_of_a_stable_sort(blocks, count, dtype):
+    generator = torch.Generator().manual_seed(blocks)
+    for values in (1, 3, 100):  # few values, many ties
+        scores = torch.randint(values, (2, 50, blocks), generator=generator).to(dtype)
+        expected = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+        assert torch.equal(selection.best(scores, count), expected)
+
+
 def test_hash_is_splitmix64():
     def splitmix(x):
         x = (x + 0x9E3779B97F4A7C15) % 2**64

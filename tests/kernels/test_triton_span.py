@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hylora_kernels import SequenceLayout, select_blocks, span_attention
+from hylora_kernels.options import TWO_VECTORS
 from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.tolerances import assert_close
 
@@ -18,7 +19,7 @@ SPAN = {"block_size": 16, "top_k": 2, "chunk_size": 32}
 MODES = {
     "chunk": SPAN,
     "groups": {**SPAN, "selection": "causal", "query_group": 16},
-    "single queries": {**SPAN, "selection": "causal", "query_group": 1},
+    "tokens": {**SPAN, "selection": "token"},
     "long chunks": {**SPAN, "chunk_size": 66, "top_k": 3},
     "short last block": {**SPAN, "chunk_size": 40},
 }
@@ -27,9 +28,7 @@ LAYOUTS = {
     "padded and packed": SequenceLayout(2, 70, ((0, 5, 62), (1, 0, 25), (1, 25, 40))),
 }
 # The interpreter takes about a second for each.
-SOME_MODES = [
-    mode if mode in ("chunk", "single queries") else pytest.param(mode, marks=pytest.mark.slow) for mode in MODES
-]
+SOME_MODES = [mode if mode in ("chunk", "tokens") else pytest.param(mode, marks=pytest.mark.slow) for mode in MODES]
 slow = pytest.mark.slow
 
 
@@ -55,14 +54,15 @@ def test_it_is_the_references_function(mode, layout):
 
 
 @pytest.mark.parametrize("options", [{"retrieval": "random", "seed": 3}, {"retrieval": "none"}, {"top_k": 0}], ids=str)
-@pytest.mark.parametrize("mode", ["chunk", pytest.param("single queries", marks=slow)])
+@pytest.mark.parametrize("mode", ["chunk", pytest.param("tokens", marks=slow)])
 def test_controls(mode, options):
     assert_same_function(inputs(), **{**MODES[mode], **options})
 
 
-@pytest.mark.parametrize("summary", ["landmark", "mean_key"])
-def test_other_summaries(summary):
-    assert_same_function(inputs(), summary=summary, **SPAN)
+@pytest.mark.parametrize("summary", ["landmark", "mean_key", *TWO_VECTORS])
+@pytest.mark.parametrize("mode", [pytest.param("chunk", marks=slow), "tokens"])
+def test_other_summaries(mode, summary):
+    assert_same_function(inputs(), summary=summary, **MODES[mode])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ HALVES = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("mode", ["chunk", pytest.param("single queries", marks=slow)])
+@pytest.mark.parametrize("mode", ["chunk", pytest.param("tokens", marks=slow)])
 def test_half_precision(mode, dtype):
     # Near ties may be ranked otherwise than in float64, so that nothing is left to choose: every block is retrieved.
     assert_same_function(inputs(dtype=dtype), **{**MODES[mode], "top_k": 4})
@@ -131,7 +131,7 @@ def test_contents_of_padding_are_never_read():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("mode", [pytest.param("groups", marks=slow), "single queries"])
+@pytest.mark.parametrize("mode", [pytest.param("groups", marks=slow), "tokens"])
 def test_causal_selection_never_looks_ahead(mode):
     before = triton(inputs(), **MODES[mode])
     for position in (69, 45):
@@ -139,8 +139,7 @@ def test_causal_selection_never_looks_ahead(mode):
         for x in changed:
             x[:, :, position] += 1
         after = triton(changed, **MODES[mode])
-        # Later choices regroup the sums in which earlier queries of their tile are computed, which rounds otherwise.
-        torch.testing.assert_close(after[:, :, :position], before[:, :, :position], atol=1e-5, rtol=1e-5)
+        assert torch.equal(after[:, :, :position], before[:, :, :position])
         assert (after[:, :, position] - before[:, :, position]).abs().max() > 1e-2
 
 
@@ -152,7 +151,7 @@ def test_a_chunks_choice_looks_ahead_to_its_end_and_no_further():
     assert torch.equal(after[:, :, :64], before[:, :, :64])
 
 
-@pytest.mark.parametrize("mode", [pytest.param("chunk", marks=slow), "single queries"])
+@pytest.mark.parametrize("mode", [pytest.param("chunk", marks=slow), "tokens"])
 def test_results_repeat_bit_for_bit(mode):
     runs = [output_and_gradients(span_attention, inputs(), backend="triton", **MODES[mode]) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

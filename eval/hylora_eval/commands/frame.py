@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import nn
 
+from hylora.cli.model_options import options_of, with_options
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.results import Result, check_output
 
@@ -117,8 +117,8 @@ def evaluation_command(leave_out: tuple[str, ...] = (), **defaults: Any) -> Call
     """
 
     def decorate(function: Callable) -> Callable[..., None]:
-        about_model = _options(ModelOptions, leave_out, defaults)
-        about_result = _options(Evaluation, ("options",), {})
+        about_model = options_of(ModelOptions, leave_out, **defaults)
+        about_result = options_of(Evaluation, ("options",))
         model, *rest = about_model
 
         @wraps(function)
@@ -127,21 +127,9 @@ def evaluation_command(leave_out: tuple[str, ...] = (), **defaults: Any) -> Call
             result = {option.name: values.pop(option.name) for option in about_result}
             function(Evaluation(options, **result), **values)
 
-        # Typer reads both, and gives every option by its name.
-        shown = [model, *_options(function, ("evaluation",), {}), *rest, *about_result]
-        command.__signature__ = inspect.Signature(shown)
-        command.__annotations__ = {option.name: option.annotation for option in shown}
-        return command
+        return with_options(command, [model, *options_of(function, ("evaluation",)), *rest, *about_result])
 
     return decorate
-
-
-def _options(of: Callable, leave_out: Iterable[str], defaults: dict[str, Any]) -> list[inspect.Parameter]:
-    return [
-        option.replace(kind=option.KEYWORD_ONLY, default=defaults.get(name, option.default))
-        for name, option in inspect.signature(of, eval_str=True).parameters.items()
-        if name not in leave_out
-    ]
 
 
 def number_table(title: str | None, headings: Iterable[str], words: int = 0, **looks: Any) -> Table:

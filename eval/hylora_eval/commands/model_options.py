@@ -1,132 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that say which model is evaluated and how; every evaluation takes them and records them alike."""
+"""The options that say which model is evaluated and how, and what results record of them."""
 
 from __future__ import annotations
 
-import ast
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-import torch
-import typer
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.cli import model_options
 from hylora.cli.env import environment
-from hylora.rope import RopeScaling
-from hylora.runs.loading import check_exists, load, read_manifest
-from hylora.runs.manifest import RunManifest
-from hylora.runs.tokenizer import find_tokenizer
+from hylora.cli.model_options import AttentionOption
 from hylora_eval.fingerprints import describe_attention
 
 __all__ = ["AttentionOption", "ModelOptions"]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
-AttentionOption = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of that attention, e.g. top_k=4.")
-]
-
-
-@dataclass
-class ModelOptions:
-    """What a command line says about the model, as options of typer: checked here and now, loaded when it is needed.
-
-    Args:
-        model: a run's folder, a model folder or a hub id.
-        attention: "full", "same" (as trained) or an attention's name.
-        attention_option: options of that attention as KEY=VALUE.
-        dtype: one of `DTYPES`.
-        device: a torch device; None for CUDA where there is one, otherwise the CPU.
-        revision: of a hub model.
-        rope: RoPE scaling for a model that was not trained with one, as TYPE:FACTOR.
-
-    Attributes:
-        manifest: what is known of how the model was trained.
-        span_options: `attention_option`, read.
-        rope_scaling: `rope`, read.
-
-    Raises:
-        FileNotFoundError: if the model looks like a path and does not exist.
-        ValueError: if an option is wrong.
-    """
-
-    model: Annotated[str, typer.Option(help="A run's folder, a model folder or a hub id.")]
-    attention: Annotated[str, typer.Option(help="'full', 'same' (as trained), or a name such as 'se_attn'.")] = "full"
-    attention_option: AttentionOption = None
-    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}; auto is the checkpoint's.")] = "auto"
-    device: Annotated[str | None, typer.Option(help="cuda where there is one, otherwise cpu.")] = None
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None
-    rope: Annotated[
-        str | None, typer.Option(metavar="TYPE:FACTOR", help="Stretch the rotary positions of a model, e.g. yarn:4.")
-    ] = None
-    manifest: RunManifest = field(init=False)
-    span_options: dict[str, Any] = field(init=False)
-    rope_scaling: RopeScaling | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        check_exists(self.model)
-        self.manifest = read_manifest(self.model, self.revision)
-        self.span_options = self._read_span_options()
-        try:
-            self.rope_scaling = None if self.rope is None else RopeScaling.parse(self.rope)
-        except ValueError as error:
-            raise ValueError(f"--rope: {error}") from error
-        if self.dtype not in DTYPES:
-            raise ValueError(f"--dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
-        self.device = _check_device(self.device)
-
-    @property
-    def attention_name(self) -> str:
-        """The attention that evaluates, as its plug-in is called."""
-        return self.manifest.attention if self.attention == "same" else resolve_name(self.attention)
-
-    def _read_span_options(self) -> dict[str, Any]:
-        pairs, name = self.attention_option or [], self.attention_name
-        if pairs and name not in FUNCTIONS:
-            raise ValueError(
-                f"--attention-option {pairs[0]!r}: {self.attention!r} attention is {name!r}, which has no options"
-            )
-        options = {}
-        for pair in pairs:
-            key, equals, text = pair.partition("=")
-            if not equals:
-                raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
-            try:
-                options[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                options[key] = text
-        options = expand_preset(options, self.attention)
-        SpanConfig.from_dict({**self.manifest.span_attention, **options})
-        return options
-
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer beside a run or a model, or of its base model where there is none.
-
-        Raises:
-            ValueError: if there is none in either.
-        """
-        return find_tokenizer(self.model, self.manifest, self.revision)
-
-    def load_model(self, trainable: bool = False) -> nn.Module:
-        """The model on its device, with the attention that was asked for.
-
-        Args:
-            trainable: in training mode, with an adapter that can be trained further, instead of evaluation mode.
-        """
-        return load(
-            self.model,
-            None if self.attention == "same" else self.attention,
-            dtype=self.dtype,
-            device_map=None if self.device == "cpu" else self.device,
-            revision=self.revision,
-            rope=self.rope_scaling,
-            trainable=trainable,
-            **self.span_options,
-        )
+class ModelOptions(model_options.ModelOptions):
+    """Those of every command that runs a model, which every evaluation records alike."""
 
     def header(self, kind: str, model: nn.Module) -> dict[str, Any]:
         """What every result file starts with.
@@ -158,19 +49,6 @@ class ModelOptions:
             "attention": {"asked": self.attention, "name": name, "options": options},
             "environment": environment(),
         }
-
-
-def _check_device(device: str | None) -> str:
-    """The device to evaluate on: CUDA by default where there is one."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"--device {device!r} is not a device: {error}") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device!r}: no CUDA device is visible; leave it out to run on the CPU")
-    return device
 
 
 def _describe_adapter(model: nn.Module) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -18,11 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hylora.demo.corpus import load_corpus
-from hylora.demo.data import write_recall, write_text
-from hylora.demo.miniature import load_tokenizer
+from hylora.demo.data import write_facts, write_recall, write_text
+from hylora.demo.facts import FactTask
+from hylora.demo.miniature import CONTEXT, FACTS, load_tokenizer
 from hylora.demo.recall import RecallTask
 from hylora.files import write_atomically
-from hylora_eval.demo.settings import NOT_TUNED, VARIANTS, DemoSettings
+from hylora_eval.demo.settings import MIXTURE, NOT_TUNED, VARIANTS, DemoSettings
 
 __all__ = ["DemoError", "run_demo"]
 
@@ -85,14 +87,18 @@ def _claim(folder: Path, settings: DemoSettings) -> None:
 
 
 def _write_data(folder: Path, seed: int, settings: DemoSettings) -> None:
-    """Training text of one seed: as much recall and library text as its steps read."""
-    task = RecallTask.for_tokenizer(load_tokenizer())
-    rows, length = settings.steps * settings.batch, settings.tuned_length
-    write_recall(folder / "recall.jsonl", task, documents=rows // 2 + 1, length=length, seed=f"tune-{seed}")
-    documents = load_corpus("train")
+    """Training data of one seed: as much of each kind as its steps read."""
+    tokenizer, documents = load_tokenizer(), load_corpus("train")
+    length = settings.tuned_length
+    rows = {kind: math.ceil(share * settings.steps * settings.batch) + 1 for kind, share in MIXTURE.items()}
+    names = {"length": length, "seed": f"tune-{seed}"}
+    write_recall(folder / "recall.jsonl", RecallTask.for_tokenizer(tokenizer), documents=rows["recall"], **names)
+    # As dense with facts as in the checkpoint's own training.
+    facts = FACTS * length // CONTEXT
+    write_facts(folder / "facts.jsonl", FactTask(tokenizer, documents), documents=rows["facts"], facts=facts, **names)
     random.Random(seed).shuffle(documents)
     # A token is about three characters of this text; a little too much does no harm.
-    wanted, chosen = 4 * (rows // 2 + 1) * length, []
+    wanted, chosen = 4 * rows["text"] * length, []
     while wanted > 0:
         chosen.append(documents.pop())
         wanted -= len(chosen[-1].text)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +15,12 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from hylora_eval.demo.settings import NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings, Variant
+from hylora_eval.demo.settings import CHUNK, MIXTURE, NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings, Variant
 
 # Which attention evaluates, in words.
 WAYS = {"own": "each one's own attention", "full": "full attention"}
 
-__all__ = ["Grid", "SeedMean", "grids", "markdown", "perplexity_mean", "recall_mean", "show", "summarize"]
+__all__ = ["Grid", "SeedMean", "far_recall_mean", "grid_markdown", "grids", "markdown", "show", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -65,34 +67,60 @@ def summarize(results: list[dict[str, Any]]) -> list[tuple[Variant, list[dict[st
     ]
 
 
-def recall_mean(results: list[dict[str, Any]], way: str, length: int, upto: int) -> SeedMean | None:
-    """Recall in percent at one document length and up to one distance."""
-
-    def find(result: dict[str, Any]) -> float | None:
-        bins = result["recall"][way][str(length)]["bins"]
-        return next((100 * entry["accuracy"] for entry in bins if entry["stop"] == upto and entry["answers"]), None)
-
-    return SeedMean.of(map(find, results))
-
-
-def perplexity_mean(results: list[dict[str, Any]], way: str, length: int) -> SeedMean | None:
-    """Perplexity at one context size."""
-    return SeedMean.of(result["perplexity"][way][str(length)]["perplexity"] for result in results)
-
-
-def hit_mean(results: list[dict[str, Any]], rule: str) -> SeedMean | None:
-    """Hit rate in percent, mean over KV heads, of one way to choose blocks."""
-    return SeedMean.of(100 * result["retrieval"][rule]["hit_rate"] for result in results)
+def far_recall_mean(results: list[dict[str, Any]], way: str, task: str) -> SeedMean | None:
+    """Recall in percent of facts from beyond the chunk."""
+    return SeedMean.of(_recall(result["recall"][way][task]["bins"], CHUNK, math.inf) for result in results)
 
 
 def grids(results: list[dict[str, Any]], settings: DemoSettings) -> list[Grid]:
     """All tables of the report."""
     return [
-        *_perplexity_grids(results, settings),
         *_recall_grids(results, settings),
+        *_perplexity_grids(results, settings),
+        _generation_grid(results, settings),
         _retrieval_grid(results, settings),
+        *_distance_grids(results, settings),
         _cost_grid(results),
     ]
+
+
+def _recall(bins: list[dict[str, Any]], start: int, stop: float) -> float | None:
+    """Recall in percent over the bins from `start` to `stop`."""
+    inside = [entry for entry in bins if start <= entry["start"] and entry["stop"] <= stop and entry["answers"]]
+    answers = sum(entry["answers"] for entry in inside)
+    return 100 * sum(entry["accuracy"] * entry["answers"] for entry in inside) / answers if answers else None
+
+
+def _recall_grids(results: list[dict[str, Any]], settings: DemoSettings) -> Iterator[Grid]:
+    tasks = [*settings.dense_tasks, *settings.sparse_tasks]
+    for way, attention in WAYS.items():
+        error = max(result["recall"][way][task]["standard_error"] or 0 for result in results for task in tasks)
+        yield _grid(
+            results,
+            f"Recall with {attention}",
+            f"Percent of facts recalled from {CHUNK} tokens back or more, by the document's length. Dense: "
+            "only facts. Sparse, end: facts in held-out text, four of which are asked for anywhere or at the end; "
+            f"{_spread(settings)}. Standard error over documents: at most {100 * error:.0f} points.",
+            tasks,
+            lambda runs, way=way: [_text(far_recall_mean(runs, way, task)) for task in tasks],
+        )
+
+
+def _distance_grids(results: list[dict[str, Any]], settings: DemoSettings) -> Iterator[Grid]:
+    edges = list(itertools.pairwise((0, *(upto for upto in settings.distances if upto <= settings.tuned_length))))
+    task = next(iter(settings.dense_tasks))
+    for way, attention in WAYS.items():
+        yield _grid(
+            results,
+            f"Recall by distance with {attention}, {task}",
+            f"Percent of facts recalled, by distance in tokens; {_spread(settings)}.",
+            [f"to {stop}" for _, stop in edges],
+            lambda runs, way=way: [
+                _text(SeedMean.of(_recall(result["recall"][way][task]["bins"], *edge) for result in runs))
+                for edge in edges
+            ],
+            detail=True,
+        )
 
 
 def _perplexity_grids(results: list[dict[str, Any]], settings: DemoSettings) -> Iterator[Grid]:
@@ -105,38 +133,44 @@ def _perplexity_grids(results: list[dict[str, Any]], settings: DemoSettings) -> 
             f"Held-out library text, the same tokens at every context size; {_spread(settings)}. Standard error over "
             f"the {entries[0]['documents']} documents, which all rows share: {min(errors):.1f} to {max(errors):.1f}.",
             [str(length) for length in settings.lengths],
-            lambda runs, way=way: [_text(perplexity_mean(runs, way, length)) for length in settings.lengths],
-        )
-
-
-def _recall_grids(results: list[dict[str, Any]], settings: DemoSettings) -> Iterator[Grid]:
-    tuned, longest = settings.tuned_length, settings.lengths[-1]
-    for length, way in itertools.product((tuned, longest), WAYS):
-        distances = [upto for upto in settings.distances if upto <= length]
-        bins = [entry for result in results for entry in result["recall"][way][str(length)]["bins"]]
-        error = max(entry["standard_error"] or 0 for entry in bins)
-        yield _grid(
-            results,
-            f"Recall with {WAYS[way]}, documents of {length} tokens",
-            f"Percent of facts recalled, by distance in tokens; {_spread(settings)}. Standard error over documents: "
-            f"at most {100 * error:.1f} points.",
-            [f"to {upto}" for upto in distances],
-            lambda runs, way=way, length=length, distances=distances: [
-                _text(recall_mean(runs, way, length, upto)) for upto in distances
+            lambda runs, way=way: [
+                _text(SeedMean.of(result["perplexity"][way][str(length)]["perplexity"] for result in runs))
+                for length in settings.lengths
             ],
-            detail=length == longest,
         )
+
+
+def _generation_grid(results: list[dict[str, Any]], settings: DemoSettings) -> Grid:
+    def share(runs: list[dict[str, Any]], field: str) -> str:
+        return _text(SeedMean.of(100 * run["generation"][field] for run in runs if "generation" in run))
+
+    return _grid(
+        results,
+        f"Generation, end {settings.tuned_length}",
+        "Percent of facts recalled, with each one's own attention, where the second half of the document is read "
+        "token by token with a cache (SpanCache for SE-Attn, transformers' own for full attention) and where all is "
+        f"read in one pass, and percent of equal answers; {_spread(settings)}.",
+        ("token by token", "in one pass", "equal"),
+        lambda runs: [share(runs, field) for field in ("steps", "pass", "agreement")],
+    )
 
 
 def _retrieval_grid(results: list[dict[str, Any]], settings: DemoSettings) -> Grid:
-    chance = statistics.fmean(100 * result["retrieval"]["published"]["chance"] for result in results)
+    ways = list(itertools.product(RETRIEVALS, settings.retrieval_tasks))
+
+    def hits(runs: list[dict[str, Any]], field: str) -> list[SeedMean]:
+        return [SeedMean.of(100 * run["retrieval"][rule][task][field] for run in runs) for rule, task in ways]
+
+    chances = [chance.mean for chance in hits(results, "chance")]
     return _grid(
         results,
-        f"Retrieval in documents of {settings.tuned_length} tokens",
+        "Retrieval",
         "Percent of queries whose needle's block was among those retrieved, over needles before the query's chunk, "
-        f"mean over KV heads; random blocks hit {chance:.1f}. Each way to choose is tried on every model.",
-        RETRIEVALS,
-        lambda runs: [_text(hit_mean(runs, rule)) for rule in RETRIEVALS],
+        f"mean over KV heads; random blocks hit {min(chances):.0f} to {max(chances):.0f}. Each way to choose is tried "
+        "on every model.",
+        [f"{rule}, {task}" for rule, task in ways],
+        lambda runs: [_text(cell) for cell in hits(runs, "hit_rate")],
+        detail=True,
     )
 
 
@@ -144,15 +178,14 @@ def _cost_grid(results: list[dict[str, Any]]) -> Grid:
     return _grid(
         results,
         "Cost",
-        "One thread of this CPU, two runs side by side; memory is what one sequence keeps for its backward "
-        "pass. The state-space layers set the pace.",
-        ["s/step", "MB/sequence", "tuning s", "testing s"],
+        "One thread of this CPU, two runs side by side. The state-space layers set the pace.",
+        ("s/step", "tuning s", "testing s"),
         lambda runs: [
             _text(SeedMean.of(result.get("seconds_per_step") for result in runs), 2),
-            _text(SeedMean.of(_megabytes(result) for result in runs), 2),
             _text(SeedMean.of(result["tuning_seconds"] for result in runs), 0),
             _text(SeedMean.of(result["evaluation_seconds"] for result in runs), 0),
         ],
+        detail=True,
     )
 
 
@@ -176,20 +209,16 @@ def _spread(settings: DemoSettings) -> str:
     return "± is the distance of a seed from the mean" if settings.seeds > 1 else "one seed"
 
 
-def _megabytes(result: dict[str, Any]) -> float | None:
-    return result["activation_bytes"] / 1e6 if "activation_bytes" in result else None
-
-
 CAVEATS = """\
 What so small a model can and can't show:
 
 - Its state-space layers were kept short of memory on purpose (a step of at least one, decay rates frozen), so that
   attention must recall: under a sliding window nothing beyond the window is recalled. In a trained hybrid the two
   share that work.
-- The recall task is synthetic, and dense with questions. A chunk of 64 tokens asks some thirty, and one choice of four
-  blocks has to serve them all; "/token" lets each token choose for itself (causal selection, groups of one query).
-- "random" is the control. Where retrieval by relevance does no better than random blocks, what fine-tuning gained is
-  exposure to distant positions, not retrieval.
+- The recall tasks are synthetic, and every needle is one token. A fact is a line out of place in its text, which makes
+  its keys stand out: that is what summaries with a spread find. Whether needles stand out so in a large model is open.
+- "random" is the control, the mean of several draws. Where retrieval by relevance does no better, what fine-tuning
+  gained is exposure to distant positions, not retrieval.
 - Tables with one kind of attention alone would mislead. With its own attention a sliding window looks best on text
   that hardly needs the long context; with full attention it shows what was not learned.
 - Embeddings are most of what is trained. At this length sparse attention has nothing to save, in time or in memory.
@@ -206,12 +235,16 @@ def markdown(results: list[dict[str, Any]], settings: DemoSettings, picture: str
     """
     parts = ["# A small hybrid, stretched to four times its context", _setting(settings)]
     if picture:
-        parts.append(f"![Perplexity by context size and recall by distance]({picture})")
-    for grid in grids(results, settings):
-        lines = ["| " + " | ".join(grid.head) + " |", "|" + " --- |" + " ---: |" * (len(grid.head) - 1)]
-        lines += ["| " + " | ".join(row) + " |" for row in grid.rows]
-        parts += [f"## {grid.title}", "\n".join(lines), grid.note]
+        parts.append(f"![Recall with own attention, dense and sparse]({picture})")
+    parts += [grid_markdown(grid) for grid in grids(results, settings)]
     return "\n\n".join([*parts, CAVEATS])
+
+
+def grid_markdown(grid: Grid, level: str = "##") -> str:
+    """A table with its title, a heading of that level, and its note."""
+    lines = ["| " + " | ".join(grid.head) + " |", "|" + " --- |" + " ---: |" * (len(grid.head) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in grid.rows]
+    return "\n\n".join([f"{level} {grid.title}", "\n".join(lines), textwrap.fill(grid.note, 120)])
 
 
 def show(results: list[dict[str, Any]], settings: DemoSettings, console: Console) -> None:
@@ -228,6 +261,11 @@ def show(results: list[dict[str, Any]], settings: DemoSettings, console: Console
     console.print(Markdown(CAVEATS))
 
 
+def _mixture() -> str:
+    names = {"recall": "rows of facts", "facts": "library text with facts in it", "text": "library text"}
+    return ", ".join(f"{100 * share:.0f} % {names[kind]}" for kind, share in MIXTURE.items())
+
+
 def _setting(settings: DemoSettings) -> str:
     options = [
         f"- {variant.label}: {', '.join(f'{name} = {value}' for name, value in variant.options.items())}"
@@ -237,7 +275,7 @@ def _setting(settings: DemoSettings) -> str:
     seeds = "one seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
     return (
         f"Checkpoint context {settings.lengths[0]}, fine-tuned at {settings.tuned_length} with HyLoRA (r = "
-        f"{settings.r}, learning rate {settings.lr}): {settings.steps} steps of {settings.batch} sequences, half "
-        f"library text, half recall, the same for every variant; {seeds}. In evaluation the larger chunk is used.\n\n"
+        f"{settings.r}, learning rate {settings.lr}): {settings.steps} steps of {settings.batch} sequences, "
+        f"{_mixture()}, the same for every variant; {seeds}. In evaluation the larger chunk is used.\n\n"
         + "\n".join(options)
     )

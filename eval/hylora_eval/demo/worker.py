@@ -20,8 +20,8 @@ import hylora
 from hylora.demo.miniature import ASSETS, load_miniature
 from hylora.files import write_atomically
 from hylora.language import LanguageRecipe, train
-from hylora_eval.demo.measure import EvaluationData, activation_memory, measure
-from hylora_eval.demo.settings import NOT_TUNED, VARIANTS, DemoSettings, Variant
+from hylora_eval.demo.measure import EvaluationData, measure
+from hylora_eval.demo.settings import MIXTURE, NOT_TUNED, VARIANTS, DemoSettings, Variant
 
 __all__ = ["run_folder", "tuning_recipe"]
 
@@ -43,8 +43,9 @@ def tuning_recipe(folder: Path, variant: Variant, seed: int, settings: DemoSetti
             "adapter": {"variant": "hylora", "r": settings.r, "lora_alpha": 2 * settings.r},
             "data": {
                 "sources": [
-                    {"path": str(data / "recall.jsonl"), "kind": "chat", "weight": 1},
-                    {"path": str(data / "text.jsonl"), "weight": 1},
+                    {"path": str(data / "recall.jsonl"), "kind": "chat", "weight": MIXTURE["recall"]},
+                    {"path": str(data / "facts.jsonl"), "kind": "chat", "weight": MIXTURE["facts"]},
+                    {"path": str(data / "text.jsonl"), "weight": MIXTURE["text"]},
                 ],
                 "cache_dir": str(folder / "cache"),
             },
@@ -76,11 +77,10 @@ def _tune(folder: Path, variant: Variant, seed: int, settings: DemoSettings) -> 
     run = train(tuning_recipe(folder, variant, seed, settings)).folder
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [record for record in map(json.loads, lines) if "loss" in record and "seconds" in record]
-    model = hylora.load(run, dtype=torch.float32, trainable=True)
+    model = hylora.load(run, dtype=torch.float32)
     return model, {
         "final_loss": statistics.fmean(record["loss"] for record in records[-10:]),
         "seconds_per_step": statistics.median(record["seconds"] for record in records),
-        "activation_bytes": activation_memory(model, settings.tuned_length),
     }
 
 

@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import hylora
 from hylora.attention import CachedKeys, Prefill, SpanConfig, expand_preset, resolve_name
 from hylora.attention.functions import FUNCTIONS
+from hylora.generation import SpanLayer
 from hylora.language.head import decoder_and_head
 from hylora.language.task import CausalLoss
 from hylora_kernels import SequenceLayout
@@ -30,7 +31,8 @@ class ModelWorkload:
 
     "forward" is the loss of a sequence without gradients, "forward+backward" with those of all parameters that require
     them (in training mode, so chunk sizes are drawn where there are several), both with the logits in slices.
-    "decode" is `decode_tokens` greedy tokens, one at a time, after a prompt that fills the cache outside the time.
+    "decode" is `decode_tokens` greedy tokens, one at a time, after a prompt that fills the cache outside the time: a
+    `SpanCache` where the attention takes one.
 
     Args:
         model: a transformers causal language model, or a PEFT model around one. Its attention and mode are changed.
@@ -65,7 +67,10 @@ class ModelWorkload:
         generator = torch.Generator().manual_seed(length)
         ids = torch.randint(weight.shape[0], (self.batch_size, length), generator=generator).to(weight.device)
         if work == "decode":
-            return self._decode(ids)
+            spans = resolve_name(attention) == "se_attn"
+            # Room for several runs, since growing is none of a step's work.
+            room = length + 16 * self.decode_tokens
+            return self._decode(ids, hylora.SpanCache(self.model.config, capacity=room) if spans else None)
         loss = CausalLoss(self.model, _SLICE)
         if work == "forward":
             return torch.no_grad()(lambda: loss(ids, ids))
@@ -80,16 +85,19 @@ class ModelWorkload:
 
         return step
 
-    def _decode(self, ids: Tensor) -> Callable[[], Tensor]:
+    def _decode(self, ids: Tensor, cache: Any) -> Callable[[], Tensor]:
         """Fill the cache with the prompt, and give the run that goes on from there."""
         parts = decoder_and_head(self.model)
 
         @torch.no_grad()
         def read(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
-            outputs = parts.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            seen = 0 if cache is None else cache.get_seq_length()
+            # Bamba by itself counts from 0 in every call.
+            positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
+            outputs = parts.decoder(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
             return parts.logits(outputs.last_hidden_state[:, -1:]).argmax(-1), outputs.past_key_values
 
-        token, cache = read(ids, None)
+        token, cache = read(ids, cache)
 
         def decode() -> Tensor:
             found, latest = [token], cache
@@ -129,7 +137,7 @@ class AttentionWorkload:
         self._kind = {"dtype": dtype, "device": device}
 
     def prepare(self, work: str, attention: str, length: int) -> Callable[[], object]:
-        """Make one run ready; "decode" is one query over `length` keys (arguments as for `ModelWorkload.prepare`).
+        """Make one run ready; "decode" is one query after `length` keys (arguments as for `ModelWorkload.prepare`).
 
         Raises:
             ValueError: if the attention takes its mask in a form that is not made here.
@@ -150,6 +158,15 @@ class AttentionWorkload:
 
         def attend() -> Tensor:
             return ALL_ATTENTION_FUNCTIONS[name](self.module, query, key, value, mask, scaling=self.module.scaling)[0]
+
+        if work == "decode" and name == "se_attn":
+            layer, step = SpanLayer(capacity=length + 64), query
+            query = torch.randn(self.batch_size, self.heads["query"], length, self.module.head_dim, **self._kind)
+            mask, new = Prefill(dense, draw=None), (key[:, :, -1:], value[:, :, -1:])
+            key, value = layer.update(key, value)
+            torch.no_grad()(attend)()
+            query, mask = step, Prefill(SequenceLayout.dense(self.batch_size, 1), draw=None)
+            key, value = layer.update(*new)
 
         if work != "forward+backward":
             return torch.no_grad()(attend)

@@ -11,10 +11,10 @@ from typing import List, Optional, Protocol, Tuple, Union
 import torch
 from torch import Tensor
 
+from .kept import DecodeTensors
 from .layout import SequenceLayout
 from .options import SpanOptions
 from .saved import Saved
-from .state import DecodeTensors
 
 NAMES = ("auto", "reference", "torch", "flash", "triton")
 _FASTEST_FIRST = ("triton", "flash", "torch")
@@ -73,9 +73,17 @@ class Backend(Protocol):
         """As `span_backward`."""
 
     def span_decode(
-        self, query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: SequenceLayout,
+        kept: DecodeTensors,
+        options: SpanOptions,
+        scale: float,
     ) -> Tensor:
-        """Append one token of each row to what is kept, and give its attention `[B, Hq, 1, D]`."""
+        """Append the tokens of the layout, at most one sequence per row, to what is kept of the rows, and give their
+        attention `[B, Hq, n, D]`."""
 
 
 def shows_operations(name: str, query: Tensor) -> bool:

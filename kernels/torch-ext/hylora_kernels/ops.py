@@ -17,10 +17,10 @@ from torch.library import custom_op
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends
+from .kept import DecodeTensors
 from .layout import SequenceLayout
 from .options import SpanOptions, accumulation_dtype, rows_contiguous, unit_size
 from .saved import Saved
-from .state import DecodeTensors
 
 # The options as operators take them, one argument for each field.
 _NAMES = tuple(field.name for field in fields(SpanOptions))
@@ -71,10 +71,18 @@ def shifted_sparse_attention(
 
 
 def span_decode(
-    query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float, backend: str
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Union[SequenceLayout, Tensor, None],
+    kept: DecodeTensors,
+    options: SpanOptions,
+    scale: float,
+    backend: str,
 ) -> Tensor:
-    """A decoding step as one node, which changes what is kept."""
-    return _span_decode(query, key, value, *kept, *pack_options(options), scale, backend)
+    """New tokens of each row as one node, which changes what is kept."""
+    table = sequence_table(layout)
+    return _span_decode(query, key, value, table, *kept, *pack_options(options), scale, backend)
 
 
 def pack_options(options: SpanOptions) -> Tuple[Union[int, str], ...]:
@@ -231,15 +239,16 @@ _KEPT = DecodeTensors._fields
 @custom_op(
     add_op_namespace_prefix("span_decode"),
     mutates_args=_KEPT,
-    schema=f"({_TENSORS}, {', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefg', _KEPT))}, "
-    f"{_SETTINGS}) -> Tensor",
+    schema=f"({_TENSORS}, Tensor? sequences, "
+    f"{', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefgh', _KEPT))}, {_SETTINGS}) -> Tensor",
 )
-def _span_decode(query, key, value, *rest):
+def _span_decode(query, key, value, sequences, *rest):
     kept, (*packed, scale, backend) = DecodeTensors(*rest[: len(_KEPT)]), rest[len(_KEPT) :]
     options = unpack_options(*packed)
-    module = backends.choose(backend, "decode", query, options)
+    module, layout = backends.choose(backend, "decode", query, options), _layout_of(query, sequences)
     with torch.autocast(query.device.type, enabled=False):
-        return module.span_decode(*map(rows_contiguous, (query, key, value)), kept, options, scale)
+        output = module.span_decode(*map(rows_contiguous, (query, key, value)), layout, kept, options, scale)
+    return output.contiguous()
 
 
 @_span_decode.register_fake

@@ -34,46 +34,69 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
     if options.retrieval == "random":
         index = torch.arange(max(heads, units, blocks), device=key.device)
 
-        def score(at: slice) -> Tensor:
+        def score(at: slice, blocks: int) -> Tensor:
             scores = hashed_scores(options.seed, index[:heads, None, None], index[at, None], index[:blocks])
             return scores.expand(rows, -1, -1, -1)
     else:
         summaries = summarize_blocks(query, key, value, blocks, options, scale)
         if options.chooses_per_token:
 
-            def score(at: slice) -> Tensor:
-                return token_scores(query[:, :, at], summaries, options, scale)
+            def score(at: slice, blocks: int) -> Tensor:
+                return token_scores(query[:, :, at], summaries[:, :, :blocks], options, scale)
         elif options.pools_scores:
 
-            def score(at: slice) -> Tensor:
+            def score(at: slice, blocks: int) -> Tensor:
                 return torch.stack(
-                    [unit_scores(query, summaries, unit, options, scale) for unit in range(at.start, at.stop)], dim=2
+                    [
+                        unit_scores(query, summaries[:, :, :blocks], unit, options, scale)
+                        for unit in range(at.start, at.stop)
+                    ],
+                    dim=2,
                 )
         else:
             pooled = pool_queries(query, heads, options, scale)
 
-            def score(at: slice) -> Tensor:
-                return pooled[:, :, at] @ summaries.mT
+            def score(at: slice, blocks: int) -> Tensor:
+                return pooled[:, :, at] @ summaries[:, :, :blocks].mT
 
     step = _per_slice(rows * heads * blocks, key.device)
     for first in range(0, units, step):
         at = slice(first, min(first + step, units))
-        chosen[:, :, at] = rank(score(at), counts[at], options.top_k)
+        blocks = options.candidates(at.stop - 1)  # nobody in the slice may choose a later one
+        if blocks == 0:
+            continue
+        if options.candidates(first) == blocks:
+            count = min(options.top_k, blocks)
+            chosen[:, :, at, :count] = best(score(at, blocks), count)
+        else:
+            chosen[:, :, at] = rank(score(at, blocks), counts[at], options.top_k)
     return chosen
 
 
 def rank(scores: Tensor, counts: Tensor, top_k: int) -> Tensor:
     """The best `top_k` of the first `counts[unit]` scores: indices, best first, filled up with -1.
 
-    `scores` is `[..., units, blocks]`. The sort is stable: among equals the lower index comes first.
+    `scores` is `[..., units, blocks]`. Among equals the lower index comes first.
     """
     blocks = scores.shape[-1]
     lowest = float("-inf") if scores.is_floating_point() else -1
-    excluded = torch.arange(blocks, device=scores.device) >= counts[:, None]
-    order = scores.masked_fill(excluded, lowest).sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
-    missing = torch.arange(order.shape[-1], device=scores.device) >= counts[:, None]
+    index = torch.arange(blocks, dtype=torch.int32, device=scores.device)
+    order = best(scores.masked_fill(index >= counts[:, None], lowest), min(top_k, blocks))
+    missing = index[: order.shape[-1]] >= counts[:, None]
     order = order.masked_fill(missing, -1)
     return torch.nn.functional.pad(order, (0, top_k - order.shape[-1]), value=-1)
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """`scores.sort(descending=True, stable=True).indices[..., :count]`, in less time."""
+    # Of those equal to the worst that is taken, `topk` may take any: here the first.
+    worst = scores.topk(count, dim=-1).values[..., -1:]
+    blocks = scores.shape[-1]
+    earlier = torch.arange(blocks, 0, -1, dtype=torch.int32, device=scores.device)
+    key = torch.where(scores == worst, earlier, 0).masked_fill_(scores > worst, blocks + 1)
+    taken = key.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
+    order = scores.gather(-1, taken).sort(dim=-1, descending=True, stable=True).indices
+    return taken.gather(-1, order)
 
 
 def query_features(query: Tensor, heads: int, options: SpanOptions, scale: float) -> Tensor:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decoding keeps of each sequence: keys and values, and what the choice of blocks needs."""
+"""The state of decoding: the sequences of a batch so far."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from .kept import DecodeTensors, store
 from .layout import SequenceLayout
 from .options import (
     SpanOptions,
@@ -18,36 +18,34 @@ from .options import (
     follow_autocast,
     positive_scale,
     span_options,
+    summary_width,
 )
-from .selection import summarize_blocks
 
 
-class DecodeTensors(NamedTuple):
-    """What a decoding step reads and changes; `DecodeState` says what it is."""
+class HeldBytes(NamedTuple):
+    """Memory in bytes, room for tokens to come included: of keys and values, and of all else."""
 
-    key_cache: Tensor
-    value_cache: Tensor
-    queries: Tensor
-    summaries: Tensor
-    unit_sum: Tensor
-    previous_sum: Tensor
-    lengths: Tensor
+    cache: int
+    rest: int
 
 
 class DecodeState:
     """The sequences of a batch so far, one per row, each stored from its own first token on.
 
     Make one with `empty` or `from_prefill`; `span_decode` appends to it. What is above a row's length has no meaning.
-    With S = block_size, and sums and summaries in at least float32:
+    With S = block_size, M = chunk_size, W numbers in a block's summary, and summaries and sums in at least float32:
 
     Attributes:
-        key: `[B, Hkv, capacity, D]`; capacity is a multiple of S.
-        value: the same shape.
-        queries: `[B, Hq, slots, D]`, the query of position p in slot p % slots. Slots are S, the block in progress, or
-            capacity, if all queries are kept.
-        summaries: `[B, Hkv, capacity // S, D]`, of the complete blocks.
-        unit_sum: `[B, Hkv, D]`, the queries of the unit in progress, summed over tokens and the heads of a group.
-        previous_sum: the same shape, those of the unit before.
+        key_cache: `[B, Hkv, capacity, D]`; capacity is a multiple of S.
+        value_cache: the same shape.
+        chunk_key: `[B, Hkv, slots, D]`, of the chunk in progress, position p in slot p % M. Slots are M where
+            `offload` keeps the caches in the host's memory, else 0.
+        chunk_value: the same shape.
+        queries: `[B, Hq, slots, D]`, the query of position p in slot p % slots. Slots are S, the block in progress, if
+            summaries are made with queries; capacity, if all are kept; else 0.
+        summaries: `[B, Hkv, capacity // S, W]`, of the complete blocks.
+        sums: `[B, kinds, Hkv, W]`, features of queries summed over a unit's tokens and a group's heads: of the unit in
+            progress, and of the unit before if that one chooses. Where each token chooses, kinds is 0.
         lengths: `[B]` int32, tokens held by each row.
         held: tokens in the longest row, as far as the host knows. Replays of a CUDA graph pass it by.
         options: the `SpanOptions`.
@@ -64,26 +62,37 @@ class DecodeState:
         options: SpanOptions,
         scale: Optional[float],
         keep_queries: bool,
+        offload: bool,
         dtype: Optional[torch.dtype],
         device: Union[torch.device, str, None],
     ):
         check_integer("capacity", capacity, minimum=1)
         if kv_heads == 0 or heads % kv_heads:
             raise ValueError(f"{heads} query heads cannot be shared out evenly among {kv_heads} key heads")
-        self.options, self.held = options, 0
-        capacity = _whole_blocks(capacity, options)
-        like = torch.empty(0, dtype=dtype, device=device)
-        wide = accumulation_dtype(like.dtype)
+        self.options, self.keeps_queries, self.offload, self.held = options, keep_queries, offload, 0
+        like = torch.empty(batch, 0, 0, head_dim, dtype=dtype, device=device)
+        self.scale = positive_scale(like, scale)
+        no_query, no_key = like.new_zeros(batch, heads, 0, head_dim), like.new_zeros(batch, kv_heads, 0, head_dim)
+        ranks = options.retrieves and options.retrieval == "relevance"
+        asks = ranks and options.summary == "attention"
+        width = summary_width(options, head_dim) if ranks else 0
+        kinds = 1 + options.chooses_for_next if ranks and not options.chooses_per_token else 0
+        if kinds and options.pools_scores:
+            raise ValueError(
+                f"selection={options.selection!r} with summary={options.summary!r} and pooling={options.pooling!r} "
+                "pools the scores of queries, of which decoding keeps no more than sums; use selection='token'"
+            )
+
         # Zeros, since masked scores are finite only if what lies under them is.
-        self.key = like.new_zeros(batch, kv_heads, capacity, head_dim)
-        self.value = torch.zeros_like(self.key)
-        self.queries = like.new_zeros(batch, heads, capacity if keep_queries else options.block_size, head_dim)
-        self.summaries = like.new_zeros(batch, kv_heads, capacity // options.block_size, head_dim, dtype=wide)
-        self.unit_sum = like.new_zeros(batch, kv_heads, head_dim, dtype=wide)
-        self.previous_sum = torch.zeros_like(self.unit_sum)
+        self.key_cache = self.value_cache = _longer(no_key, 0, host=offload)
+        self.chunk_key = _longer(no_key, options.chunk_size if offload else 0)
+        self.chunk_value = torch.zeros_like(self.chunk_key)
+        self.queries = _longer(no_query, options.block_size if asks and not keep_queries else 0)
+        wide = accumulation_dtype(like.dtype)
+        self.summaries = like.new_zeros(batch, kv_heads, 0, width, dtype=wide)
+        self.sums = like.new_zeros(batch, kinds, kv_heads, width, dtype=wide)
         self.lengths = like.new_zeros(batch, dtype=torch.int32)
-        self.keeps_queries = keep_queries
-        self.scale = positive_scale(self.key, scale)
+        self._grow(capacity)
 
     @classmethod
     def empty(
@@ -97,6 +106,7 @@ class DecodeState:
         *,
         scale: Optional[float] = None,
         keep_queries: bool = False,
+        offload: bool = False,
         dtype: Optional[torch.dtype] = None,
         device: Union[torch.device, str, None] = None,
         **changes: Any,
@@ -112,18 +122,19 @@ class DecodeState:
             options: as in `span_attention`.
             scale: factor on the scores; None means 1 / sqrt(head_dim).
             keep_queries: keep the queries of all tokens, which `backend="reference"` needs.
+            offload: keep keys and values in the host's memory, and on the device those of the chunk in progress alone.
             dtype: of queries, keys and values; None means torch's default.
-            device: likewise.
+            device: where the tokens are; None means torch's default.
             **changes: as in `span_attention`.
 
         Returns:
             The state.
 
         Raises:
-            ValueError: a number out of range.
+            ValueError: a number out of range, or options by which queries that are not kept would choose together.
         """
         sizes = (batch, heads, kv_heads, head_dim, capacity)
-        return cls(*sizes, span_options(options, changes), scale, keep_queries, dtype, device)
+        return cls(*sizes, span_options(options, changes), scale, keep_queries, offload, dtype, device)
 
     @classmethod
     @torch.no_grad()
@@ -138,9 +149,10 @@ class DecodeState:
         capacity: Optional[int] = None,
         scale: Optional[float] = None,
         keep_queries: bool = False,
+        offload: bool = False,
         **changes: Any,
     ) -> DecodeState:
-        """The state after these tokens, which are copied into it.
+        """The state after these tokens, whose attention is known already or of no interest.
 
         Args:
             query: `[B, Hq, L, D]`, as handed to `span_attention`.
@@ -148,9 +160,10 @@ class DecodeState:
             value: `[B, Hkv, L, D]`, likewise.
             options: as in `span_attention`.
             layout: the sequences, at most one per row; None means every row is one, without padding.
-            capacity: as in `empty`; None means twice L.
+            capacity: as in `empty`; None means what the longest sequence needs.
             scale: as in `empty`.
             keep_queries: as in `empty`.
+            offload: as in `empty`.
             **changes: as in `span_attention`.
 
         Returns:
@@ -163,33 +176,47 @@ class DecodeState:
         query, key, value = follow_autocast(query, key, value)
         check_inputs(query, key, value, layout)
         layout = SequenceLayout.of(query, layout)
-        rows = [row for row, _, _ in layout.sequences]
-        packed = next((row for row, after in zip(rows, rows[1:]) if row == after), None)
-        if packed is not None:
-            raise ValueError(
-                f"row {packed} holds {rows.count(packed)} packed sequences; decoding appends to one sequence per row, "
-                "so give each a row of its own"
-            )
+        check_rows(layout)
         if capacity is None:
-            capacity = max(1, 2 * layout.length)
+            capacity = max(1, layout.longest)
         elif capacity < layout.longest:
             raise ValueError(f"capacity={capacity} is less than the {layout.longest} tokens of the longest sequence")
         batch, heads, _, head_dim = query.shape
         sizes = (batch, heads, key.shape[1], head_dim, capacity)
-        state = cls(*sizes, options, scale, keep_queries, query.dtype, query.device)
+        state = cls(*sizes, options, scale, keep_queries, offload, query.dtype, query.device)
         for rows, start, length in layout.segments():
-            state._take(rows, *(x[rows, :, start : start + length] for x in (query, key, value)))
+            tokens = (x[rows, :, start : start + length] for x in (query, key, value))
+            store(*tokens, state.tensors().rows(rows), 0, options, state.scale)
+            state.lengths[rows] = length
         state.held = layout.longest
         return state
 
     @property
     def capacity(self) -> int:
         """Tokens per row for which there is room."""
-        return self.key.shape[2]
+        return self.key_cache.shape[2]
+
+    def tensors(self) -> DecodeTensors:
+        """All tensors."""
+        return DecodeTensors(*(getattr(self, name) for name in DecodeTensors._fields))
+
+    def bytes_held(self) -> HeldBytes:
+        """The memory that the state takes, on the device and in the host's memory.
+
+        Returns:
+            Bytes of keys and values, and of all else.
+        """
+        cache, rest = 0, 0
+        for name, x in self.tensors()._asdict().items():
+            if name in _CACHES:
+                cache += x.nbytes
+            else:
+                rest += x.nbytes
+        return HeldBytes(cache, rest)
 
     @torch.no_grad()
     def reserve(self, tokens: int):
-        """Make room for so many more tokens in every row, at least doubling what there is if there is not enough.
+        """Make room for so many more tokens in every row.
 
         It looks up on the device how long the rows are, and waits for that. New memory means new addresses: reserve
         before a CUDA graph is captured.
@@ -203,57 +230,139 @@ class DecodeState:
         check_integer("tokens", tokens, minimum=0)
         self.held = int(self.lengths.max())
         if self.held + tokens > self.capacity:
-            self._grow(max(self.held + tokens, 2 * self.capacity))
+            self._grow(self.held + tokens)
 
     @torch.no_grad()
     def reorder(self, rows: Tensor):
-        """Let every row go on from another one, in place: a step of beam search.
+        """Let the rows go on from others, in place where there are as many as before: a step of beam search.
 
         Args:
-            rows: `[B]` integers, for each row the one whose tokens it takes over.
+            rows: integers, for each row to come the one whose tokens it takes over.
+        """
+        self.held = int(self.lengths.max())
+        for name, x in self.tensors()._asdict().items():
+            taken = rows.to(x.device)
+            if len(taken) != len(x):
+                more = _zeros((len(taken), *x.shape[1:]), x, host=self.offload and name in _CACHES)
+                setattr(self, name, torch.index_select(x, 0, taken, out=more))
+            else:
+                x = x[:, :, : self.held] if name in _CACHES else x
+                x.copy_(x[taken])
+        self.held = int(self.lengths.max())
+
+    def repeat(self, times: int):
+        """Let every row go on in several: row r in those from r * times on.
+
+        Args:
+            times: how many.
 
         Raises:
-            ValueError: another number of rows than the state has.
+            ValueError: a number below 1.
         """
-        if rows.shape != self.lengths.shape:
-            raise ValueError(f"rows of shape {tuple(rows.shape)} must name one row for each of {len(self.lengths)}")
-        for x in self.tensors():
-            x.copy_(x[rows])
+        check_integer("times", times, minimum=1)
+        self.reorder(torch.arange(len(self.lengths)).repeat_interleave(times))
 
-    def tensors(self) -> DecodeTensors:
-        """All tensors."""
-        sums = (self.unit_sum, self.previous_sum, self.lengths)
-        return DecodeTensors(self.key, self.value, self.queries, self.summaries, *sums)
+    @torch.no_grad()
+    def crop(self, lengths: Union[int, Tensor]):
+        """Forget the last tokens. It waits for the device.
 
-    def count_token(self):
-        """Expect one more token in every row, and make room for it; the device is not asked."""
-        if self.held == self.capacity:
-            self._grow(2 * self.capacity)
-        self.held += 1
+        Args:
+            lengths: how many of the first tokens stay, in all rows or `[B]` in each; shorter rows stay as they are.
 
-    def _take(self, rows: slice, query: Tensor, key: Tensor, value: Tensor):
-        """Store the tokens of rows that are still empty."""
-        options, (heads, length) = self.options, key.shape[1:3]
-        self.lengths[rows] = length
-        self.key[rows, :, :length] = key
-        self.value[rows, :, :length] = value
-        kept = length if self.keeps_queries else length % options.block_size
-        self.queries[rows, :, :kept] = query[:, :, length - kept :]
-        blocks = length // options.block_size
-        if blocks and options.retrieves and options.retrieval == "relevance":
-            self.summaries[rows, :, :blocks] = summarize_blocks(query, key, value, blocks, options, self.scale)
-        opened = (length - 1) // options.unit_size * options.unit_size
-        before = max(0, opened - options.unit_size)
-        for total, tokens in ((self.unit_sum, query[:, :, opened:]), (self.previous_sum, query[:, :, before:opened])):
-            total[rows] = tokens.sum(dim=2, dtype=total.dtype).unflatten(1, (heads, -1)).sum(dim=2)
+        Raises:
+            ValueError: a negative number or another number of rows; or what is kept depends on the forgotten queries.
+        """
+        before = self.lengths.tolist()
+        wanted = [lengths] * len(before) if isinstance(lengths, int) else lengths.tolist()
+        if len(wanted) != len(before) or min(wanted, default=0) < 0:
+            raise ValueError(f"lengths={lengths} must be a number from 0 on, or one for each of {len(before)} rows")
+        after = [min(pair) for pair in zip(before, wanted)]
+        for row, (old, new) in enumerate(zip(before, after)):
+            reason = self._cannot_crop(old, new) if new < old else None
+            if reason is not None:
+                raise ValueError(f"row {row} cannot go back from {old} to {new} tokens: {reason}")
+        size = self.options.chunk_size
+        for row, (old, new) in enumerate(zip(before, after)):
+            if self.offload and old // size != new // size:
+                for chunk, cache in ((self.chunk_key, self.key_cache), (self.chunk_value, self.value_cache)):
+                    chunk[row, :, : new % size] = cache[row, :, new - new % size : new]
+        self.lengths.copy_(torch.tensor(after, dtype=torch.int32))
+        self.held = max(after, default=0)
+
+    def reset(self):
+        """Forget all tokens; the room for them stays."""
+        self.lengths.zero_()
+        self.held = 0
+
+    def expect(self, tokens: int, layout: Optional[SequenceLayout] = None):
+        """Make room for so many more tokens in every row, or for those of a layout.
+
+        Without a layout the device is not asked.
+        """
+        held = self.held + tokens
+        if layout is not None:
+            new = {row: length for row, _, length in layout.sequences}
+            held = max((old + new.get(row, 0) for row, old in enumerate(self.lengths.tolist())), default=0)
+        if held > self.capacity:
+            self._grow(max(held, self.capacity + self.capacity // 4))
+        self.held = held
+
+    def _cannot_crop(self, before: int, after: int) -> Optional[str]:
+        """Why a row cannot go back: sums and queries that the next tokens need cannot be restored."""
+        options, size = self.options, self.options.block_size
+        block = after - after % size
+        if 0 < self.queries.shape[2] == size and block < min(after, before - size):
+            return (
+                f"summary='attention' needs the queries of the block it reopens, and those of the last {size} tokens "
+                f"are kept; use another summary, or go back to a multiple of block_size={size}"
+            )
+        if self.sums.shape[1] == 0:
+            return None
+        unit, rest = divmod(after, options.unit_size)
+        # A unit that has begun chooses by its sum, or the next one does, whose sum then is the one before it.
+        choosing = {unit} if options.chooses_for_next or rest else set()
+        if options.chooses_for_next and rest:
+            choosing.add(unit + 1)
+        if any(map(options.candidates, choosing)):
+            return (
+                f"selection={options.selection!r} chooses by sums of queries, which do not tell what they were "
+                "without the forgotten ones; use selection='token'"
+            )
+        return None
 
     def _grow(self, capacity: int):
-        more = _whole_blocks(capacity, self.options) - self.capacity
-        self.key, self.value = (pad(x, (0, 0, 0, more)) for x in (self.key, self.value))
-        self.summaries = pad(self.summaries, (0, 0, 0, more // self.options.block_size))
+        """Make room for so many tokens per row."""
+        blocks = -(-capacity // self.options.block_size)
+        more = blocks * self.options.block_size - self.capacity
+        self.key_cache, self.value_cache = (_longer(x, more, self.offload) for x in (self.key_cache, self.value_cache))
+        self.summaries = _longer(self.summaries, blocks - self.summaries.shape[2])
         if self.keeps_queries:
-            self.queries = pad(self.queries, (0, 0, 0, more))
+            self.queries = _longer(self.queries, more)
 
 
-def _whole_blocks(capacity: int, options: SpanOptions) -> int:
-    return -(-capacity // options.block_size) * options.block_size
+_CACHES = ("key_cache", "value_cache")
+
+
+def check_rows(layout: SequenceLayout):
+    """Refuse rows of several sequences."""
+    rows = [row for row, _, _ in layout.sequences]
+    packed = next((row for row, after in zip(rows, rows[1:]) if row == after), None)
+    if packed is not None:
+        raise ValueError(
+            f"row {packed} holds {rows.count(packed)} packed sequences; decoding appends to one sequence per row, "
+            "so give each a row of its own"
+        )
+
+
+def _longer(x: Tensor, more: int, host: bool = False) -> Tensor:
+    """The tensor with room for more tokens behind those it has."""
+    longer = _zeros((*x.shape[:2], x.shape[2] + more, x.shape[3]), x, host)
+    longer[:, :, : x.shape[2]] = x
+    return longer
+
+
+def _zeros(shape: Sequence[int], like: Tensor, host: bool) -> Tensor:
+    """Zeros, in the host's memory from where devices can read by themselves, or where `like` is."""
+    if host:
+        return torch.zeros(shape, dtype=like.dtype, device="cpu", pin_memory=torch.cuda.is_available())
+    return like.new_zeros(shape)

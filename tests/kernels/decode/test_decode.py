@@ -6,9 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hylora_kernels import SequenceLayout, span_attention
+from hylora_kernels import SequenceLayout, SpanOptions, span_attention
 from hylora_kernels import decode as decoding
 from hylora_kernels.decode import DecodeState, span_decode
+from hylora_kernels.options import SUMMARIES
+from hylora_kernels.torch_backend.decode import step
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
 from tests.pages import blocks, page
@@ -16,9 +18,10 @@ from tests.tolerances import assert_close
 
 SELECTIONS = {
     "chunk": {"selection": "chunk"},
-    "each": {"selection": "causal", "query_group": 1},
+    "each": {"selection": "token"},
     "groups": {"selection": "causal", "query_group": 4},
 }
+METHODS = [name for name in vars(DecodeState) if not name.startswith("_") and name not in ("tensors", "expect")]
 # Lengths cross many blocks, units and chunks; chunks are no multiple of blocks, capacity and chunks no power of two.
 SMALL = {"block_size": 4, "chunk_size": 12, "top_k": 2}
 
@@ -69,6 +72,33 @@ def test_options(selection, variant):
     inputs = random_inputs(1, 4, 2, 60)
     options = {**SMALL, **selection, **variant}
     assert_close(decode(inputs, empty_state(inputs, **options), backend="torch"), last_rows(inputs, **options))
+
+
+RULES = [{"summary": name} for name in SUMMARIES] + [{"retrieval": "random"}]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**selection, **rule}
+        for selection in SELECTIONS.values()
+        for rule in RULES
+        if rule.get("summary") != "representatives" or selection == SELECTIONS["each"]
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_steps_whose_shapes_do_not_depend_on_lengths(options):
+    """As a GPU takes them: tokens of rows that are at different places."""
+    options = SpanOptions(**SMALL, **options)
+    inputs = random_inputs(2, 4, 2, 44)
+    prompt = [x[:, :, :17] for x in inputs]
+    layout = SequenceLayout(2, 17, ((0, 0, 17), (1, 9, 8)))
+    one, other = (DecodeState.from_prefill(*prompt, options, layout=layout, capacity=44) for _ in range(2))
+    for at in range(17, 44):
+        token = [x[:, :, at : at + 1] for x in inputs]
+        assert_close(step(*token, one.tensors(), options, one.scale), span_decode(*token, other))
+    for x, y in zip(one.tensors(), other.tensors(), strict=True):
+        assert_close(x.double(), y.double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -133,13 +163,13 @@ def test_room_is_made_when_it_runs_out_and_beforehand():
     inputs = random_inputs(1, 2, 2, 40)
     state = empty_state(inputs, **SMALL)
     decode(inputs, state, last=17)
-    assert state.capacity == 32
-    state.reserve(15)
-    assert state.capacity == 32
-    state.reserve(16)
-    assert state.capacity == 64
+    assert state.capacity == 20
+    state.reserve(3)
+    assert state.capacity == 20
+    state.reserve(8)
+    assert state.capacity == 28
     assert_close(decode(inputs, state, first=17), last_rows(inputs, **SMALL)[:, :, 17:])
-    assert state.summaries.shape[2] == 16 and state.queries.shape[2] == 4
+    assert state.summaries.shape[2] == 12 and state.queries.shape[2] == 4
 
 
 def test_no_gradient_and_no_trace_of_one_in_the_state():
@@ -161,8 +191,13 @@ def test_autocast_is_followed():
 
 def test_packed_rows_are_refused():
     layout = SequenceLayout(2, 10, ((0, 0, 10), (1, 0, 4), (1, 4, 6)))
+    inputs = random_inputs(2, 2, 2, 10)
     with pytest.raises(ValueError, match="row 1 holds 2 packed sequences"):
-        DecodeState.from_prefill(*random_inputs(2, 2, 2, 10), layout=layout)
+        DecodeState.from_prefill(*inputs, layout=layout)
+    state = empty_state(inputs)
+    with pytest.raises(ValueError, match="row 1 holds 2 packed sequences"):
+        span_decode(*inputs, state, layout=layout)
+    assert state.held == 0
 
 
 def test_too_little_room_for_the_prompt_is_refused():
@@ -170,11 +205,38 @@ def test_too_little_room_for_the_prompt_is_refused():
         DecodeState.from_prefill(*random_inputs(2, 2, 2, 10), capacity=9)
 
 
+def test_what_is_lost_with_forgotten_tokens_is_said():
+    inputs = random_inputs(1, 2, 2, 30)
+    for options in ({"selection": "chunk"}, {"selection": "causal", "query_group": 4}, {"selection": "token"}):
+        state = DecodeState.from_prefill(*inputs, **SMALL, **options, summary="mean_key")
+        before = [x.clone() for x in state.tensors()]
+        if options["selection"] == "token":
+            state.crop(27)
+            continue
+        with pytest.raises(ValueError, match="row 0 cannot go back from 30 to 27 tokens: .*use selection='token'"):
+            state.crop(27)
+        assert all(map(torch.equal, state.tensors(), before)) and state.held == 30
+    state = DecodeState.from_prefill(*inputs, **SMALL, selection="token")
+    with pytest.raises(ValueError, match="summary='attention' needs the queries .* multiple of block_size=4"):
+        state.crop(25)
+    state.crop(24)
+    with pytest.raises(ValueError, match="lengths=-1 must be"):
+        state.crop(-1)
+    with pytest.raises(ValueError, match="one for each of 1 rows"):
+        state.crop(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("rule", [{"pooling": "max"}, {"summary": "representatives"}], ids=str)
+def test_choices_by_scores_of_many_queries_are_refused(rule):
+    with pytest.raises(ValueError, match=f"{next(iter(rule.values()))!r}.*use selection='token'"):
+        DecodeState.empty(1, 2, 2, 8, capacity=4, **rule)
+
+
 def test_what_does_not_fit_the_state_is_refused():
     token = random_inputs(2, 4, 2, 1)
     state = empty_state(token)
-    for other in (random_inputs(1, 4, 2, 1), random_inputs(2, 2, 2, 1), random_inputs(2, 4, 2, 2)):
-        with pytest.raises(ValueError, match="one token of each row of the state"):
+    for other in (random_inputs(1, 4, 2, 1), random_inputs(2, 2, 2, 1), random_inputs(2, 4, 2, 0)):
+        with pytest.raises(ValueError, match="at least one token of each row of the state"):
             span_decode(*other, state)
     with pytest.raises(ValueError, match="float32"):
         span_decode(*(x.float() for x in token), state)
@@ -182,8 +244,6 @@ def test_what_does_not_fit_the_state_is_refused():
         span_decode(*token, state, backend="reference")
     with pytest.raises(ValueError, match="flash attention has no decoding step; use backend='torch'"):
         span_decode(*token, state, backend="flash")
-    with pytest.raises(ValueError, match="one row for each of 2"):
-        state.reorder(torch.tensor([0]))
     assert state.lengths.tolist() == [0, 0] and state.held == 0
     with pytest.raises(ValueError, match="cannot be shared out"):
         DecodeState.empty(1, 3, 2, 8, capacity=4)
@@ -195,5 +255,5 @@ def test_the_page_keeps_its_word():
     assert examples
     for example in examples:
         exec(compile(example, "docs/concepts/decoding.md", "exec"), {})
-    for name in [*decoding.__all__, "reserve", "reorder", "capacity", "lengths", "from_prefill", "empty"]:
+    for name in [*decoding.__all__, *METHODS]:
         assert name in text, name

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from hylora_kernels import SpanOptions, ops
+from hylora_kernels import SequenceLayout, ops
 from hylora_kernels.decode import span_decode
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
@@ -19,9 +19,20 @@ OPTIONS = {"block_size": 16, "chunk_size": 20, "top_k": 2}
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_torch_is_told_the_truth(backend):
     inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 1, head_dim=16, dtype=torch.float32)]
-    state = empty_state(inputs, **OPTIONS)
-    options = SpanOptions(**OPTIONS, selection="causal", query_group=4)
-    torch.library.opcheck(ops._span_decode, (*inputs, *state.tensors(), *ops.pack_options(options), 0.25, backend))
+    state = empty_state(inputs, **OPTIONS, selection="causal", query_group=4)
+    settings = (*ops.pack_options(state.options), state.scale, backend)
+    torch.library.opcheck(ops._span_decode, (*inputs, None, *state.tensors(), *settings))
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_pieces_with_padding_and_keys_on_the_host_too(offload):
+    inputs = [x.to(DEVICE).transpose(1, 2).contiguous().transpose(1, 2) for x in random_inputs(2, 4, 2, 9)]
+    options = {**OPTIONS, "selection": "token", "capacity": 64, "offload": offload}
+    state = empty_state(inputs, **options)
+    decode(inputs, state)
+    table = SequenceLayout(2, 9, ((0, 0, 9), (1, 4, 5))).table()
+    settings = (*ops.pack_options(state.options), state.scale, "auto")
+    torch.library.opcheck(ops._span_decode, (*inputs, table, *state.tensors(), *settings))
 
 
 def test_compiled_steps_are_the_same_and_no_step_compiles_anew():

@@ -23,7 +23,7 @@ TILES = {
 }
 SELECTIONS = {
     "chunk": {"selection": "chunk"},
-    "each": {"selection": "causal", "query_group": 1},
+    "each": {"selection": "token"},
     "groups": {"selection": "causal", "query_group": 4},
 }
 SMALL = {"block_size": 16, "chunk_size": 36, "top_k": 2, "capacity": 96}
@@ -59,12 +59,19 @@ def test_steps_from_nothing():
     assert_close(actual, span_attention(*inputs, backend="torch", block_size=16, chunk_size=16, top_k=2))
 
 
-@pytest.mark.parametrize("variant", [{"summary": "mean_key"}, {"summary": "landmark", "seed": 3}], ids=str)
-def test_summaries(variant):
-    check(random_inputs(1, 2, 1, 74, head_dim=24, dtype=torch.float32), first=63, **variant)
+@pytest.mark.parametrize("selection", ["chunk", "token"])
+@pytest.mark.parametrize("summary", ["mean_key", "landmark", "mean_std", "min_max", "gaussian"])
+def test_a_block_is_summarised_and_then_a_candidate(summary, selection):
+    inputs = random_inputs(1, 2, 1, 66, head_dim=24, dtype=torch.float32)
+    check(inputs, first=63, chunk_size=64, selection=selection, summary=summary, seed=3)
 
 
-@pytest.mark.parametrize("variant", [{"retrieval": "none"}, {"top_k": 0}, {"top_k": 9}, {"block_size": 32}], ids=str)
+def test_two_vectors_of_large_heads_and_sums_of_the_group_before():
+    inputs = random_inputs(1, 2, 1, 66, head_dim=160, dtype=torch.float32)
+    check(inputs, first=62, selection="causal", query_group=4, summary="mean_std")
+
+
+@pytest.mark.parametrize("variant", [{"retrieval": "none"}, {"top_k": 0}, {"top_k": 9}, {"block_size": 32}, {"block_size": 8}], ids=str)
 def test_retrieval(variant):
     check(random_inputs(1, 2, 1, 74, head_dim=16, dtype=torch.float32), first=70, **variant)
 
@@ -102,7 +109,7 @@ def test_rows_of_different_length():
 def test_what_memory_held_before_does_not_matter():
     inputs = [x.to(DEVICE) for x in random_inputs(1, 2, 1, 74, head_dim=16, dtype=torch.float32)]
     state, spoilt = (DecodeState.from_prefill(*(x[:, :, :70] for x in inputs), **SMALL) for _ in range(2))
-    for x in (spoilt.key, spoilt.value):
+    for x in (spoilt.key_cache, spoilt.value_cache):
         x[:, :, 70:] = float("nan")
     spoilt.summaries[:, :, 70 // 16 :] = float("nan")
     with forced(**TILES):
@@ -120,13 +127,17 @@ def test_tokens_beyond_the_capacity_get_nan_and_spoil_nothing():
         before, state.held = [x.clone() for x in state.tensors()], 0
         actual = decode(inputs, state, 96, 98, backend="triton")
     assert actual[0].isnan().all() and actual[1].isfinite().all()
-    for name, x in zip(("key", "value"), before, strict=False):
+    for name, x in zip(("key_cache", "value_cache"), before, strict=False):
         assert torch.equal(getattr(state, name)[0], x[0])
 
 
 def test_what_has_no_kernel_is_refused():
     inputs = random_inputs(1, 2, 1, 1, head_dim=16, dtype=torch.float32)
-    for option, reason in (({"retrieval": "random"}, "random"), ({"block_size": 8}, "block_size=8")):
+    for option, reason in (
+        ({"retrieval": "random"}, "random"),
+        ({"block_size": 4}, "block_size=4"),
+        ({"selection": "token", "summary": "representatives"}, "representatives"),
+    ):
         with pytest.raises(ValueError, match=f"{reason}.*use backend='torch'"):
             span_decode(*inputs, empty_state(inputs, **option), backend="triton")
 

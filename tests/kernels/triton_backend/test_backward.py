@@ -8,18 +8,18 @@ import torch
 
 from hylora_kernels import SequenceLayout
 from hylora_kernels.saved import Saved
+from hylora_kernels.triton_backend import pairs
 from hylora_kernels.triton_backend.backward import attention_backward
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
-from hylora_kernels.triton_backend.lists import reading_lists
 from hylora_kernels.triton_backend.tables import span_tables
 from tests.kernels.inputs import random_inputs
 from tests.kernels.triton_backend.choices import random_choice
 from tests.kernels.triton_backend.test_forward import (
-    CHUNK,
+    ALL_SELECTIONS,
     DEVICE,
-    UNION,
-    UNITS,
+    SELECTIONS,
+    TOKENS,
     expected_attention,
     options_of,
     padding,
@@ -27,7 +27,6 @@ from tests.kernels.triton_backend.test_forward import (
 from tests.tolerances import TOLERANCE
 
 SMALL = Launch(block_m=32, block_n=32, num_warps=4, num_stages=2)
-SELECTIONS = pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
 
 
 def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMALL, tolerance=None):
@@ -51,10 +50,10 @@ def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMA
             x.masked_fill_(padded[:, None, :, None], float("nan"))
         lse.masked_fill_(padded[:, None], float("nan"))
     tables = span_tables(layout, options, torch.device(DEVICE))
-    lists = reading_lists(blocks.to(DEVICE), tables, options)
-    kernels = ("backward_query", "backward_own", "backward_retrieved") if launch else ()
-    with forced(**dict.fromkeys(kernels, launch)):
-        actual = attention_backward(grad, Saved(*inputs, output, lse), lists, tables, scale, options.block_size)
+    kernels = ("backward_query", "backward_own", "backward_retrieved", "backward_pairs", "merge_slots")
+    saved = Saved(*inputs, output, lse, blocks.to(DEVICE))
+    with forced(**dict.fromkeys(kernels if launch else (), launch)):
+        actual = attention_backward(grad, saved, tables, scale, options.block_size)
     for x, a, e in zip(inputs, actual, expected, strict=True):
         assert (a.dtype, a.shape) == (x.dtype, x.shape)
         e = torch.zeros_like(a) if e is None else e.masked_fill(padded[:, None, :, None], 0)
@@ -72,7 +71,7 @@ def test_lengths(length, selection):
     check(inputs, SequenceLayout.dense(1, length), options_of(selection))
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+@ALL_SELECTIONS
 def test_half_precision(selection):
     inputs = random_inputs(1, 1, 1, 170, head_dim=16, dtype=torch.float16)
     check(inputs, SequenceLayout.dense(1, 170), options_of(selection))
@@ -93,14 +92,14 @@ def test_head_dims(head_dim, selection):
 
 
 @SELECTIONS
-@pytest.mark.parametrize(("block_size", "block_n"), [(32, 16), (64, 16), (16, 64), (32, 64)])
+@pytest.mark.parametrize(("block_size", "block_n"), [(8, 16), (64, 16), (16, 64), (32, 64)])
 def test_tiles_hold_parts_of_blocks_and_several(block_size, block_n, selection):
     inputs = random_inputs(1, 1, 1, 150, head_dim=16, dtype=torch.float32)
     options = options_of(selection, block_size=block_size)
     check(inputs, SequenceLayout.dense(1, 150), options, launch=SMALL._replace(block_n=block_n))
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+@ALL_SELECTIONS
 def test_padded_and_packed_rows(selection):
     layout = SequenceLayout(3, 190, ((0, 17, 100), (1, 0, 90), (1, 90, 1), (1, 91, 99)))
     check(random_inputs(3, 1, 1, 190, head_dim=16, dtype=torch.float32), layout, options_of(selection))
@@ -143,7 +142,7 @@ def test_blocks_that_all_read_and_blocks_that_none_does(selection):
 
 
 def test_neighbours_of_one_tile_disagree_wholly():
-    layout, options = SequenceLayout.dense(1, 138), options_of(("causal", 1, 74), top_k=1)
+    layout, options = SequenceLayout.dense(1, 138), options_of(("token", 1, 74), top_k=1)
     blocks = (torch.arange(138) % 5 - 1).to(torch.int32)[None, :, None]  # some read nothing, in the same tile
     blocks[:, :74] = -1
     check(random_inputs(1, 1, 1, 138, head_dim=16, dtype=torch.float32), layout, options, blocks)
@@ -155,7 +154,15 @@ def test_scores_far_from_zero(sign):
     query, key, value = random_inputs(1, 1, 1, 130, head_dim=16, dtype=torch.float32)
     query[..., 0], key[..., 0] = 14.0, sign * 14.0
     # Scores near 196 have an error of 1e-5 in float32.
-    check((query, key, value), SequenceLayout.dense(1, 130), options_of(UNION), scale=1.0, tolerance=1e-3)
+    check((query, key, value), SequenceLayout.dense(1, 130), options_of(TOKENS), scale=1.0, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("numbers", [4000, 15000])
+def test_slices_of_pairs(numbers, monkeypatch):
+    """Of units of one KV head, and of KV heads: gradients of keys add up over the former."""
+    monkeypatch.setattr(pairs, "_SLICE", numbers)
+    inputs = random_inputs(1, 4, 2, 130, head_dim=16, dtype=torch.float16)
+    check(inputs, SequenceLayout.dense(1, 130), options_of(TOKENS))
 
 
 @SELECTIONS
@@ -167,7 +174,7 @@ def test_repeats_bit_for_bit(selection):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 64, 2048), ("causal", 16, 2000)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 16, 2000), ("token", 1, 2048)])
 @pytest.mark.parametrize(
     ("length", "kv_heads", "head_dim"), [(8192, 2, 64), (8000, 6, 80), (16384, 3, 128), (5000, 1, 256)]
 )
@@ -175,19 +182,15 @@ def test_real_sizes(length, kv_heads, head_dim, selection, dtype):
     """The launches that are shipped, against the same in float32."""
     layout, options = SequenceLayout.dense(1, length), options_of(selection, block_size=32, top_k=8)
     tables = span_tables(layout, options, torch.device(DEVICE))
-    lists = reading_lists(random_choice(kv_heads, layout, options).to(DEVICE), tables, options)
+    blocks = random_choice(kv_heads, layout, options).to(DEVICE)
     inputs = [x.to(DEVICE) for x in random_inputs(1, 6, kv_heads, length, head_dim, dtype)]
     grad = torch.randn_like(inputs[0])
     scale, found = head_dim**-0.5, []
     for width in (dtype, torch.float32):
         q, k, v, g = (x.to(width) for x in (*inputs, grad))
-        output, lse = attention_forward(q, k, v, lists, tables, scale, options.block_size)
-        found.append(
-            [
-                attention_backward(g, Saved(q, k, v, output, lse), lists, tables, scale, options.block_size)
-                for _ in range(2)
-            ]
-        )
+        output, lse = attention_forward(q, k, v, blocks, tables, scale, options.block_size)
+        saved = Saved(q, k, v, output, lse, blocks)
+        found.append([attention_backward(g, saved, tables, scale, options.block_size) for _ in range(2)])
     assert all(map(torch.equal, *found[0]))
     for actual, expected in zip(found[0][0], found[1][0], strict=True):
         error = (actual.float() - expected).norm() / expected.norm()
@@ -195,7 +198,7 @@ def test_real_sizes(length, kv_heads, head_dim, selection, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 64, 2048), ("causal", 16, 2000)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 2048), ("causal", 16, 2000), ("token", 1, 2048)])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_shipped_launches_in_float32(head_dim, selection):
     layout, options = SequenceLayout(1, 4500, ((0, 100, 4300),)), options_of(selection, block_size=32, top_k=8)

@@ -9,9 +9,9 @@ import torch
 from hylora_kernels import SequenceLayout
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.reference import span_mask
+from hylora_kernels.triton_backend import pairs
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
-from hylora_kernels.triton_backend.lists import reading_lists
 from hylora_kernels.triton_backend.tables import span_tables
 from tests.kernels.inputs import random_inputs
 from tests.kernels.triton_backend.choices import random_choice
@@ -19,7 +19,12 @@ from tests.tolerances import assert_close
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = Launch(block_m=32, block_n=64, num_warps=4, num_stages=2)
-CHUNK, UNITS, UNION = ("chunk", 1, 80), ("causal", 80, 80), ("causal", 5, 75)  # selection, query_group, chunk_size
+# selection, query_group, chunk_size: units that fill a tile, small ones, single tokens
+CHUNK, UNITS, GROUPS, TOKENS = ("chunk", 1, 80), ("causal", 40, 80), ("causal", 5, 75), ("token", 1, 75)
+SELECTIONS = pytest.mark.parametrize("selection", [CHUNK, TOKENS], ids=["chunk", "tokens"])
+ALL_SELECTIONS = pytest.mark.parametrize(
+    "selection", [CHUNK, UNITS, GROUPS, TOKENS], ids=["chunk", "units", "groups", "tokens"]
+)
 
 
 def options_of(selection=CHUNK, block_size=16, top_k=3):
@@ -53,9 +58,9 @@ def check(inputs, layout, options, blocks=None, scale=0.3, launch=SMALL):
     for x in inputs:  # after the expectation is computed: contents of padded positions must not matter
         x.masked_fill_(padding(layout)[:, None, :, None], float("nan"))
     tables = span_tables(layout, options, torch.device(DEVICE))
-    lists = reading_lists(blocks.to(DEVICE), tables, options)
-    with forced(forward=launch):
-        output, lse = attention_forward(*inputs, lists, tables, scale, options.block_size)
+    launches = dict.fromkeys(("forward", "forward_pairs", "merge_slots"), launch)
+    with forced(**launches):
+        output, lse = attention_forward(*inputs, blocks.to(DEVICE), tables, scale, options.block_size)
     assert (output.dtype, output.shape, lse.dtype) == (query.dtype, query.shape, torch.float32)
     assert_close(output, expected[0].to(output.dtype))
     assert_close(lse, expected[1].float(), torch.float32)
@@ -71,20 +76,20 @@ def padding(layout):
     return padded
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+@ALL_SELECTIONS
 @pytest.mark.parametrize("length", [1, 31, 33, 65, 130, 250])
 def test_lengths(length, selection):
     inputs = random_inputs(1, 1, 1, length, head_dim=16, dtype=torch.float32)
     check(inputs, SequenceLayout.dense(1, length), options_of(selection))
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+@ALL_SELECTIONS
 def test_half_precision(selection):
     inputs = random_inputs(1, 2, 1, 170, head_dim=16, dtype=torch.float16)
     check(inputs, SequenceLayout.dense(1, 170), options_of(selection))
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@SELECTIONS
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1), (6, 1)])
 @pytest.mark.parametrize("block_m", [16, 128])
 def test_heads_and_tiles_that_hold_several(block_m, heads, kv_heads, selection):
@@ -93,15 +98,15 @@ def test_heads_and_tiles_that_hold_several(block_m, heads, kv_heads, selection):
     check(inputs, SequenceLayout.dense(1, 90), options_of(selection), launch=launch)
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@SELECTIONS
 @pytest.mark.parametrize("head_dim", [8, 24, 64])
 def test_head_dims(head_dim, selection):
     inputs = random_inputs(1, 1, 1, 170, head_dim=head_dim, dtype=torch.float32)
     check(inputs, SequenceLayout.dense(1, 170), options_of(selection))
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
-@pytest.mark.parametrize("block_size", [16, 32, 64])
+@SELECTIONS
+@pytest.mark.parametrize("block_size", [8, 16, 64])
 @pytest.mark.parametrize("block_n", [16, 64])
 def test_tiles_hold_parts_of_blocks_and_several(block_n, block_size, selection):
     inputs = random_inputs(1, 1, 1, 190, head_dim=16, dtype=torch.float32)
@@ -109,7 +114,7 @@ def test_tiles_hold_parts_of_blocks_and_several(block_n, block_size, selection):
     check(inputs, SequenceLayout.dense(1, 190), options_of(selection, block_size=block_size), launch=launch)
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNITS, UNION], ids=["chunk", "units", "union"])
+@ALL_SELECTIONS
 def test_padded_and_packed_rows(selection):
     layout = SequenceLayout(4, 190, ((0, 17, 173), (1, 0, 90), (1, 90, 1), (1, 91, 99), (3, 0, 160)))
     check(random_inputs(4, 1, 1, 190, head_dim=16, dtype=torch.float32), layout, options_of(selection))
@@ -119,7 +124,7 @@ def test_no_sequences():
     check(random_inputs(2, 2, 1, 5, head_dim=16, dtype=torch.float32), SequenceLayout(2, 5, ()), options_of())
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@SELECTIONS
 def test_strided_memory_is_read_and_written_as_it_lies(selection):
     length, layout = 90, SequenceLayout.dense(2, 90)
     fused = torch.randn(2, length, 4, 16, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
@@ -128,13 +133,13 @@ def test_strided_memory_is_read_and_written_as_it_lies(selection):
     assert output.stride() == query.stride()
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@SELECTIONS
 def test_without_retrieval(selection):
     inputs = random_inputs(1, 2, 1, 170, head_dim=16, dtype=torch.float32)
     check(inputs, SequenceLayout.dense(1, 170), options_of(selection, top_k=0))
 
 
-@pytest.mark.parametrize("selection", [CHUNK, UNION], ids=["chunk", "union"])
+@SELECTIONS
 def test_more_asked_for_than_there_is(selection):
     inputs = random_inputs(1, 1, 1, 250, head_dim=16, dtype=torch.float32)
     check(inputs, SequenceLayout.dense(1, 250), options_of(selection, top_k=40))
@@ -153,23 +158,32 @@ def test_lists_longer_than_one_look():
 
 
 def test_neighbours_of_one_tile_disagree_wholly():
-    layout, options = SequenceLayout.dense(1, 138), options_of(("causal", 1, 74), top_k=1)
+    layout, options = SequenceLayout.dense(1, 138), options_of(("token", 1, 74), top_k=1)
     blocks = (torch.arange(138) % 5 - 1).to(torch.int32)[None, :, None]  # some read nothing, in the same tile
     blocks[:, :74] = -1
     check(random_inputs(1, 2, 1, 138, head_dim=16, dtype=torch.float32), layout, options, blocks)
 
 
-@pytest.mark.parametrize("shift", [-60.0, 60.0])
+@pytest.mark.parametrize("shift", [-40.0, 40.0])
 def test_scores_far_from_zero(shift):
     query, key, value = random_inputs(1, 2, 1, 170, head_dim=16, dtype=torch.float32)
     query[..., 0], key[..., 0] = 1.0, shift
     key[:, :, :80, 0] *= 2  # retrieved ones the further
-    check((query, key, value), SequenceLayout.dense(1, 170), options_of(UNION), scale=1.0)
+    check((query, key, value), SequenceLayout.dense(1, 170), options_of(TOKENS), scale=1.0)
+
+
+@pytest.mark.parametrize("numbers", [3000, 10000])
+def test_slices_of_pairs_change_nothing(numbers, monkeypatch):
+    """Of units of one KV head, and of KV heads."""
+    inputs, options = random_inputs(1, 4, 2, 90, head_dim=16, dtype=torch.float32), options_of(("token", 1, 80))
+    whole = check(inputs, SequenceLayout.dense(1, 90), options)
+    monkeypatch.setattr(pairs, "_SLICE", numbers)
+    assert torch.equal(check(inputs, SequenceLayout.dense(1, 90), options), whole)
 
 
 def test_repeats_bit_for_bit():
     inputs, layout = random_inputs(1, 2, 1, 90, head_dim=16, dtype=torch.float16), SequenceLayout.dense(1, 90)
-    first, second = (check(inputs, layout, options_of(UNION)) for _ in range(2))
+    first, second = (check(inputs, layout, options_of(TOKENS)) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -201,8 +215,7 @@ def check_by_chunks(length, heads, kv_heads, head_dim, dtype, selection, block_s
     inputs = [x.to(DEVICE) for x in random_inputs(2, heads, kv_heads, length, head_dim, dtype)]
     blocks = random_choice(kv_heads, SequenceLayout.dense(1, length), options).to(DEVICE)
     tables, scale = span_tables(layout, options, torch.device(DEVICE)), head_dim**-0.5
-    lists = reading_lists(blocks.repeat(1, 2, 1), tables, options)
-    output, lse = attention_forward(*inputs, lists, tables, scale, block_size)
+    output, lse = attention_forward(*inputs, blocks.repeat(1, 2, 1), tables, scale, block_size)
     expected, expected_lse = expected_by_chunks(*inputs, options, blocks, scale)
     assert_close(output, expected.to(dtype))
     torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-4)
@@ -213,7 +226,7 @@ def test_listed_launches():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("selection", [("chunk", 1, 1024), ("causal", 64, 1024), ("causal", 16, 1024)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 1024), ("causal", 16, 1024), ("token", 1, 1024)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("head_dim", [64, 80, 128, 160, 256])
 def test_listed_launches_of_a_gpu(head_dim, dtype, selection):
@@ -221,14 +234,14 @@ def test_listed_launches_of_a_gpu(head_dim, dtype, selection):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("selection", [("chunk", 1, 4096), ("causal", 64, 2048), ("causal", 1, 2048)])
+@pytest.mark.parametrize("selection", [("chunk", 1, 4096), ("causal", 64, 2048), ("token", 1, 2048)])
 @pytest.mark.parametrize(("length", "heads", "kv_heads"), [(8192, 6, 6), (32768, 8, 2)])
 def test_long_sequences(length, heads, kv_heads, selection):
     check_by_chunks(length, heads, kv_heads, 128, torch.bfloat16, selection)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("block_size", [16, 64, 128])
-@pytest.mark.parametrize("selection", [("chunk", 1, 1000), ("causal", 10, 1000)])
+@pytest.mark.parametrize("block_size", [8, 16, 64, 128])
+@pytest.mark.parametrize("selection", [("chunk", 1, 1000), ("causal", 10, 1000), ("token", 1, 1000)])
 def test_block_sizes_on_a_gpu(selection, block_size):
     check_by_chunks(4490, 4, 1, 128, torch.bfloat16, selection, block_size=block_size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lists of readers say the same as the readers' lists."""
+"""Choices turned around say the same as the choices, and runs cut them up without a gap."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout
 from hylora_kernels.options import SpanOptions
-from hylora_kernels.triton_backend.inverse import inverse_lists
-from hylora_kernels.triton_backend.lists import reading_lists
+from hylora_kernels.triton_backend.inverse import cut_into_runs, inverse_lists
 from hylora_kernels.triton_backend.tables import span_tables
 from tests.kernels.triton_backend.choices import random_choice
 
@@ -20,42 +19,48 @@ LAYOUTS = {
     "ragged": SequenceLayout(3, 300, ((0, 7, 293), (2, 0, 1), (2, 1, 130), (2, 140, 160))),
     "empty": SequenceLayout(1, 4, ()),
 }
+SELECTIONS = pytest.mark.parametrize(("selection", "query_group"), [("chunk", 1), ("causal", 1), ("causal", 16)])
 
 
 def setup(layout, selection, query_group, top_k=4):
     options = SpanOptions(16, top_k, 80, selection, query_group, "relevance", "attention", 0)
     tables = span_tables(layout, options, torch.device(DEVICE))
-    return tables, reading_lists(random_choice(3, layout, options).to(DEVICE), tables, options)
+    chosen = random_choice(3, layout, options).to(DEVICE)
+    return tables, chosen, inverse_lists(chosen, tables.units, len(tables.blocks))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize(("selection", "query_group"), [("chunk", 1), ("causal", 80), ("causal", 1), ("causal", 16)])
-def test_every_block_knows_its_readers_in_order(layout, selection, query_group):
-    tables, lists = setup(layout, selection, query_group)
+@SELECTIONS
+def test_every_block_knows_who_chose_it_in_order(layout, selection, query_group):
+    tables, chosen, inverse = setup(layout, selection, query_group)
     expected = [[] for _ in range(3 * len(tables.blocks))]
     for head in range(3):
-        for reader, (*_, base, _) in enumerate(tables.readers.tolist()):
-            for slot, block in enumerate(lists.blocks[head, reader].tolist()):
+        for unit, (*_, base, _) in enumerate(tables.units.tolist()):
+            for slot, block in enumerate(chosen[head, unit].tolist()):
                 if block >= 0:
-                    mask = None if lists.masks is None else int(lists.masks[head, reader, slot])
-                    expected[head * len(tables.blocks) + base + block].append((reader, mask))
-    inverse = inverse_lists(lists, tables)
-    offsets, readers = inverse.offsets.tolist(), inverse.readers.tolist()
-    masks = [None] * len(readers) if inverse.masks is None else inverse.masks.tolist()
-    entries = list(zip(readers, masks, strict=True))
+                    expected[head * len(tables.blocks) + base + block].append(4 * unit + slot)
+    offsets, entries = inverse.offsets.tolist(), inverse.entries.tolist()
     assert [entries[first:last] for first, last in zip(offsets, offsets[1:], strict=False)] == expected
-    assert {inverse.offsets.dtype, inverse.readers.dtype, inverse.order.dtype} == {torch.int32}
-    assert readers == [] or max(offsets) <= len(readers) == lists.blocks.numel()
+    assert {inverse.offsets.dtype, inverse.entries.dtype} == {torch.int32}
+    assert len(entries) == chosen.numel()
 
 
-def test_longest_lists_come_first_and_equals_as_they_lie():
-    tables, lists = setup(LAYOUTS["ragged"], "causal", 16)
-    inverse = inverse_lists(lists, tables)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@SELECTIONS
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_runs_cut_each_list_up(layout, selection, query_group, size):
+    _, _, inverse = setup(layout, selection, query_group)
     lengths = inverse.offsets.diff().tolist()
-    assert len(set(lengths)) > 2
-    assert inverse.order.tolist() == sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    rows, first = (x.tolist() for x in cut_into_runs(inverse, size))
+    expected = [row for row, length in enumerate(lengths) for _ in range(-(-length // size))]
+    assert rows[: len(expected)] == expected
+    assert set(rows[len(expected) :]) <= {len(lengths)}
+    assert [rows[start:end] for start, end in zip(first, first[1:], strict=False)] == [
+        [row] * -(-length // size) for row, length in enumerate(lengths)
+    ]
 
 
-def test_without_retrieval_nobody_reads():
-    tables, lists = setup(LAYOUTS["dense"], "chunk", 1, top_k=0)
-    assert not inverse_lists(lists, tables).offsets.any()
+def test_without_a_choice_there_are_no_lists():
+    _, chosen, inverse = setup(LAYOUTS["dense"], "chunk", 1, top_k=0)
+    assert chosen.numel() == 0 and not inverse.offsets.any()
+    assert cut_into_runs(inverse, 4).rows.numel() == 0

@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hylora_kernels import SequenceLayout, reference
+from hylora_kernels import SequenceLayout, reference, triton_backend
 from hylora_kernels import selection as torch_selection
-from hylora_kernels.options import SpanOptions
+from hylora_kernels.options import TWO_VECTORS, SpanOptions
 from hylora_kernels.triton_backend.launch import Launch, forced
 from hylora_kernels.triton_backend.retrieval import pool_queries, retrieve
 from hylora_kernels.triton_backend.summary import summarize_blocks
@@ -19,7 +19,7 @@ from tests.tolerances import assert_close
 
 # selection, query_group, chunk_size: units of whole blocks, of less than a block, of blocks and a bit, and tokens
 MODES = [("chunk", 1, 32), ("chunk", 1, 40), ("causal", 16, 48), ("causal", 20, 40), ("causal", 4, 40)]
-MODES += [("causal", 1, 40)]
+MODES += [("token", 1, 40)]
 EVERY_MODE = pytest.mark.parametrize("mode", MODES, ids=str)
 RAGGED = SequenceLayout(4, 140, ((0, 17, 123), (1, 0, 50), (1, 50, 1), (1, 51, 69)))
 
@@ -50,10 +50,10 @@ def expected_choice(pooled, summaries, tables, top_k):
 
 
 @EVERY_MODE
-@pytest.mark.parametrize("kv_heads", [1, 2])
-def test_pooled_queries(kv_heads, mode):
+@pytest.mark.parametrize(("kv_heads", "summary"), [(1, "mean_key"), (2, "mean_key"), (1, "mean_std"), (2, "gaussian")])
+def test_pooled_queries(summary, kv_heads, mode):
     """The same, by way of sums of blocks where there are such, as from the queries themselves."""
-    options = options_of(mode, summary="mean_key")
+    options = options_of(mode, summary=summary)
     inputs = [x.to(DEVICE) for x in random_inputs(4, 2, kv_heads, 140, 24, torch.float32)]
     query = inputs[0] = inputs[0].transpose(1, 2).contiguous().transpose(1, 2)
     tables = tables_of(RAGGED, options)
@@ -64,14 +64,14 @@ def test_pooled_queries(kv_heads, mode):
     with forced(pool_queries=Launch(32, 16, num_warps=4, num_stages=2)):  # less than a large unit or a head at once
         _, sums = summarize_blocks(*inputs, tables, options, 0.3)
         for given in {None, sums}:
-            assert_close(pool_queries(query, given, kv_heads, tables, options), torch.cat(expected, dim=2)[0])
+            assert_close(pool_queries(query, given, kv_heads, tables, options, 0.3), torch.cat(expected, dim=2)[0])
 
 
 def test_padding_is_not_pooled():
     options = options_of(("chunk", 1, 40))
     query = torch.full((1, 1, 90, 16), float("nan"), device=DEVICE)
     query[:, :, 10:80] = 1
-    pooled = pool_queries(query, None, 1, tables_of(SequenceLayout(1, 90, ((0, 10, 70),)), options), options)
+    pooled = pool_queries(query, None, 1, tables_of(SequenceLayout(1, 90, ((0, 10, 70),)), options), options, 0.3)
     assert pooled[0, :, 0].tolist() == [40, 30]
 
 
@@ -133,7 +133,7 @@ def test_many_candidates_are_shared_out(top_k):
 def test_no_sequences():
     options = options_of(("chunk", 1, 32))
     tables = tables_of(SequenceLayout(2, 5, ()), options)
-    pooled = pool_queries(torch.zeros(2, 2, 5, 16, device=DEVICE), None, 1, tables, options)
+    pooled = pool_queries(torch.zeros(2, 2, 5, 16, device=DEVICE), None, 1, tables, options, 0.3)
     assert pooled.shape == (1, 0, 16)
     assert retrieve(pooled, pooled, tables, 3).shape == (1, 0, 3)
 
@@ -141,11 +141,11 @@ def test_no_sequences():
 def choose(query, key, value, layout, options, scale):
     tables = tables_of(layout, options)
     summaries, sums = summarize_blocks(query, key, value, tables, options, scale)
-    return retrieve(pool_queries(query, sums, key.shape[1], tables, options), summaries, tables, options.top_k)
+    return retrieve(pool_queries(query, sums, key.shape[1], tables, options, scale), summaries, tables, options.top_k)
 
 
-@pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
-@pytest.mark.parametrize("mode", [MODES[1], MODES[2], MODES[4]], ids=str)
+@pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key", *TWO_VECTORS])
+@pytest.mark.parametrize("mode", [MODES[1], MODES[2], MODES[5]], ids=str)
 def test_the_whole_choice(summary, mode):
     layout = SequenceLayout(2, 110, ((0, 9, 101), (1, 0, 35), (1, 35, 75)))
     options = options_of(mode, summary=summary)
@@ -154,14 +154,23 @@ def test_the_whole_choice(summary, mode):
     assert torch.equal(choose(*inputs, layout, options, 0.25).long(), torch.cat(expected, dim=1))
 
 
+def test_features_of_one_head_at_a_time(monkeypatch):
+    inputs = [x.to(DEVICE) for x in random_inputs(1, 4, 2, 110, 16, torch.float32)]
+    layout, options = SequenceLayout.dense(1, 110), options_of(("token", 1, 40), summary="mean_std")
+    (whole,) = triton_backend.select_blocks(*inputs, layout, options, 0.25)
+    monkeypatch.setattr(triton_backend, "_FEATURES", 1)
+    assert torch.equal(triton_backend.select_blocks(*inputs, layout, options, 0.25)[0], whole)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("mode", [("chunk", 1, 1024), ("causal", 64, 1024), ("causal", 16, 1024), ("causal", 1, 1024)])
-@pytest.mark.parametrize(("head_dim", "top_k"), [(64, 8), (80, 5), (128, 8), (128, 64), (256, 16)])
-def test_real_sizes(head_dim, top_k, mode, dtype):
+@pytest.mark.parametrize("mode", [("chunk", 1, 1024), ("causal", 16, 1024), ("token", 1, 1024)])
+@pytest.mark.parametrize("summary", ["attention", "mean_std"])
+@pytest.mark.parametrize(("head_dim", "top_k"), [(64, 8), (80, 5), (128, 64), (256, 16)])
+def test_real_sizes(head_dim, top_k, summary, mode, dtype):
     """The scores of what is chosen are the best there are, to rounding; and the choice repeats."""
     layout = SequenceLayout(2, 8192, ((0, 192, 8000), (1, 0, 4096), (1, 4096, 4096)))
-    options, scale = options_of(mode, top_k, block_size=32), head_dim**-0.5
+    options, scale = options_of(mode, top_k, summary, block_size=32), head_dim**-0.5
     inputs = [x.to(DEVICE) for x in random_inputs(2, 8, 2, 8192, head_dim, dtype)]
     chosen = choose(*inputs, layout, options, scale)
     assert torch.equal(chosen, choose(*inputs, layout, options, scale))

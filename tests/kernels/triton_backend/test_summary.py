@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hylora_kernels import SequenceLayout, reference
-from hylora_kernels.options import SpanOptions
+from hylora_kernels import selection as torch_selection
+from hylora_kernels.options import TWO_VECTORS, SpanOptions, summary_width
 from hylora_kernels.triton_backend.launch import Launch, forced
 from hylora_kernels.triton_backend.summary import summarize_blocks
 from hylora_kernels.triton_backend.tables import span_tables
@@ -15,7 +16,8 @@ from tests.kernels.inputs import random_inputs
 from tests.kernels.triton_backend.test_forward import DEVICE, padding
 from tests.tolerances import assert_close
 
-SUMMARIES = pytest.mark.parametrize("summary", ["attention", "landmark", "mean_key"])
+ONE_VECTOR = ("attention", "landmark", "mean_key")
+SUMMARIES = pytest.mark.parametrize("summary", [*ONE_VECTOR, *TWO_VECTORS])
 RAGGED = SequenceLayout(4, 110, ((0, 17, 93), (1, 0, 50), (1, 50, 1), (1, 51, 59), (3, 0, 80)))
 
 
@@ -32,18 +34,20 @@ def check(inputs, layout, options, scale=0.3, garbage=float("nan")):
     summaries, sums = summarize_blocks(query, key, value, tables, options, scale)
     size, kv_heads, wide = options.block_size, key.shape[1], [x.float() for x in inputs]
     assert summaries.dtype == torch.float32
-    assert summaries.shape == (kv_heads, len(tables.blocks), key.shape[3])
+    assert summaries.shape == (kv_heads, len(tables.blocks), summary_width(options, key.shape[3]))
     assert (sums is None) == (options.unit_size % size != 0)
     first = 0
     for row, start, length in layout.sequences:
         at, blocks = slice(start, start + length), slice(first, first + -(-length // size))
         for head in range(kv_heads):
             q, k, v = (x[row].unflatten(0, (kv_heads, -1))[head, :, at] for x in wide)
-            expected = reference.summarize_blocks(q, k[0], v[0], options, scale)[:, 0]
+            expected = reference.summarize_blocks(q, k[0], v[0], options, scale)
+            expected = expected.reshape(-1, summaries.shape[2])
             assert_close(summaries[head, blocks][: length // size], expected)
             assert summaries[head, blocks].isfinite().all()
             if sums is not None:
-                assert_close(sums[head, blocks], torch.stack([part.sum(dim=(0, 1)) for part in q.split(size, dim=1)]))
+                features = torch_selection.query_features(q[None], 1, options, scale)[0, 0]
+                assert_close(sums[head, blocks], torch.stack([part.sum(dim=0) for part in features.split(size)]))
         first = blocks.stop
     return summaries, sums
 
@@ -96,7 +100,7 @@ def test_large_scores():
     check((query, key, value), SequenceLayout.dense(1, 64), options_of(), scale=1.0)
 
 
-@SUMMARIES
+@pytest.mark.parametrize("summary", [*ONE_VECTOR, "mean_std", "gaussian"])
 def test_what_is_not_a_number_stays_within_its_block(summary):
     inputs = [x.to(DEVICE) for x in random_inputs(1, 1, 1, 64, 16, torch.float32)]
     tables = span_tables(SequenceLayout.dense(1, 64), options_of(summary), torch.device(DEVICE))
@@ -121,9 +125,9 @@ def test_no_sequences():
 
 @pytest.mark.gpu
 @SUMMARIES
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
-@pytest.mark.parametrize("block_size", [16, 32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("head_dim", [64, 80, 256])
+@pytest.mark.parametrize("block_size", [8, 32, 128])
 def test_real_sizes(block_size, head_dim, dtype, summary):
     layout = SequenceLayout(2, 4200, ((0, 100, 4100), (1, 0, 3000), (1, 3000, 1111)))
     inputs = [x.to(DEVICE) for x in random_inputs(2, 6, 2, 4200, head_dim, dtype)]

@@ -50,19 +50,18 @@ def test_units_and_blocks_are_those_of_the_options(layout, selection, query_grou
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize(("selection", "query_group"), SELECTIONS)
-def test_readers_cover_every_token_once_within_their_chunk_and_unit(layout, selection, query_group):
+def test_readers_cover_every_token_once_within_their_chunk(layout, selection, query_group):
     tables, options = tables_and_options(layout, selection, query_group)
     seen = torch.zeros(layout.batch, layout.length, dtype=torch.int64)
-    for row, first, tokens, chunk, origin, base, unit in tables.readers.tolist():
+    for number, (row, first, tokens, chunk, origin) in enumerate(tables.readers.tolist()):
         seen[row, first : first + tokens] += 1
         assert 0 < tokens <= tables.reader_size
         assert chunk == origin + (first - origin) // 100 * 100
         assert first + tokens <= chunk + 100
-        assert tables.units[unit, 4] == base
-        begin, size = tables.units[unit, 1:3].tolist()
-        assert begin <= first < begin + size
         if tables.shared:
-            assert (first, tokens) == (begin, size)
+            assert tables.units[number, :3].tolist() == [row, first, tokens]
+    assert tables.shared == (options.unit_size >= 32)
+    assert tables.unit_size <= options.unit_size
     expected = torch.zeros_like(seen)
     for row, start, length in layout.sequences:
         expected[row, start : start + length] = 1

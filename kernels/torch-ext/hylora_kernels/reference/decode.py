@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definition of a decoding step: the last row of span-expanded attention over all tokens so far."""
+"""The definition of decoding: the last rows of span-expanded attention over all tokens so far."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..layout import SequenceLayout
@@ -11,13 +10,15 @@ from ..state import DecodeState
 from . import span_attention
 
 
-def last_rows(state: DecodeState) -> Tensor:
-    """What each row's last token gets, `[B, Hq, 1, D]`, from all queries, keys and values anew."""
-    rows = []
-    for row, length in enumerate(state.lengths.tolist()):
-        so_far = (x[row : row + 1, :, :length] for x in (state.queries, state.key, state.value))
-        attended = span_attention(
-            *so_far, layout=SequenceLayout.dense(1, length), options=state.options, scale=state.scale
-        )
-        rows.append(attended[:, :, -1:])
-    return torch.cat(rows)
+def last_rows(state: DecodeState, layout: SequenceLayout) -> Tensor:
+    """What the newest tokens, which lie in this layout, get of all tokens anew: `[B, Hq, n, D]`."""
+    batch, heads, _, head_dim = state.queries.shape
+    output = state.queries.new_zeros(batch, heads, layout.length, head_dim)
+    lengths = state.lengths.tolist()
+    for row, start, new in layout.sequences:
+        so_far = (x[row : row + 1, :, : lengths[row]] for x in (state.queries, state.key_cache, state.value_cache))
+        tokens = (x.to(output.device) for x in so_far)
+        dense = SequenceLayout.dense(1, lengths[row])
+        attended = span_attention(*tokens, layout=dense, options=state.options, scale=state.scale)
+        output[row, :, start : start + new] = attended[0, :, -new:]
+    return output

@@ -14,7 +14,8 @@ from ..layout import Segment, SequenceLayout
 from ..options import SpanOptions, accumulation_dtype, group_size
 from ..saved import Saved
 from .decode import span_decode
-from .parts import BlockPart, TilePart, Tiles, attend_backward, attend_forward
+from .pairs import pair_parts
+from .parts import BlockPart, Part, TilePart, Tiles, attend_backward, attend_forward
 
 __all__ = [
     "select_blocks",
@@ -43,7 +44,7 @@ def span_forward(
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
     chosen = list(_select(query, key, value, layout, options, scale))
-    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, key.shape[-1]), scale)
+    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, query), scale)
     blocks = _by_sequence(chosen, layout)
     if not blocks:
         return output, lse, query.new_empty((key.shape[1], 0, options.top_k), dtype=torch.int32)
@@ -60,7 +61,7 @@ def span_backward(
     chosen = [
         torch.stack([at[row, start] for row in range(rows.start, rows.stop)]) for rows, start, _ in layout.segments()
     ]
-    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad.shape[-1]), scale)
+    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad), scale)
 
 
 def select_blocks(
@@ -104,12 +105,12 @@ def shifted_sparse_backward(
     return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
 
 
-def _span_parts(chosen: Iterable[Tensor], layout: SequenceLayout, options: SpanOptions, head_dim: int) -> List:
-    parts = []
+def _span_parts(
+    chosen: Iterable[Tensor], layout: SequenceLayout, options: SpanOptions, query: Tensor
+) -> Iterator[Part]:
     for segment, blocks in zip(layout.segments(), chosen):
-        parts += _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
-        parts += _retrieved(segment, blocks, options, head_dim)
-    return parts
+        yield from _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
+        yield from _retrieved(segment, blocks, options, query)
 
 
 def _window_parts(layout: SequenceLayout, window: int) -> List[TilePart]:
@@ -180,19 +181,26 @@ def _causal_tiles(rows: slice, start: int, length: int, size: int, heads: slice 
     return [TilePart(tile, tile, causal=True) for tile in tiles]
 
 
-def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, head_dim: int) -> Iterator[BlockPart]:
+def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, query: Tensor) -> Iterator[Part]:
     """The parts that read retrieved blocks: runs of full units with equally many blocks, and a shorter last unit."""
-    size = options.unit_size
-    full = segment.length // size
+    # To gather queries for blocks moves less than to gather blocks for units where these have fewer rows.
+    by_pairs = options.unit_size * (query.shape[1] // blocks.shape[1]) < options.block_size
+    full = segment.length // options.unit_size
     kept = [options.retrieved(unit) for unit in range(blocks.shape[2])]
     for (count, whole), run in groupby(range(len(kept)), key=lambda unit: (kept[unit], unit < full)):
         run = list(run)
-        if count == 0:
-            continue
-        step = max(1, _GATHER // (blocks[:, :, 0, :count].numel() * options.block_size * head_dim))
-        for first in range(run[0], run[-1] + 1, step):
-            last = min(first + step, run[-1] + 1)
-            queries = Tiles(
-                segment.rows, segment.start + first * size, last - first, size if whole else segment.length % size
-            )
-            yield BlockPart(queries, blocks[:, :, first:last, :count], segment.start, options.block_size)
+        if count:
+            first = segment.start + run[0] * options.unit_size
+            size = options.unit_size if whole else segment.length % options.unit_size
+            queries = Tiles(segment.rows, first, len(run), size)
+            keys = Tiles(segment.rows, segment.start, segment.length // options.block_size, options.block_size)
+            chosen = blocks[:, :, run[0] : run[-1] + 1, :count]
+            yield from (pair_parts if by_pairs else _block_parts)(queries, keys, chosen, query)
+
+
+def _block_parts(queries: Tiles, keys: Tiles, blocks: Tensor, query: Tensor) -> Iterator[BlockPart]:
+    """Some units at a time."""
+    step = max(1, _GATHER // (blocks[:, :, 0].numel() * keys.size * query.shape[3]))
+    for first in range(0, queries.count, step):
+        some = blocks[:, :, first : first + step]
+        yield BlockPart(queries._replace(start=queries.start + first * queries.size, count=some.shape[2]), keys, some)

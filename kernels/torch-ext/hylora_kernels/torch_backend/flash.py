@@ -14,6 +14,9 @@ from ..plain import plain_backward, plain_forward
 
 _aten = torch.ops.aten
 
+# Scores that plain operations hold at a time.
+_SCORES = 1 << 24
+
 
 def flash_forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tuple[Tensor, Tensor]:
     """Attention of `[N, C, Lq, D]` to `[N, C, Lk, D]`; with `causal`, query i sees keys up to i (Lq == Lk).
@@ -40,9 +43,9 @@ def flash_backward(
 
 
 def math_forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tuple[Tensor, Tensor]:
-    """`flash_forward` in plain operations, one `[Lq, Lk]` matrix of scores at a time."""
+    """`flash_forward` in plain operations, some `[Lq, Lk]` matrices of scores at a time."""
     output, lse = torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=accumulation_dtype(query.dtype))
-    for at in _problems(query):
+    for at in _problems(query, key):
         output[at], lse[at] = plain_forward(query[at], key[at], value[at], causal, scale)
     return output, lse
 
@@ -50,14 +53,18 @@ def math_forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale:
 def math_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """`flash_backward` in plain operations, one `[Lq, Lk]` matrix of scores at a time."""
+    """`flash_backward` in plain operations, some `[Lq, Lk]` matrices of scores at a time."""
     tensors = grad, query, key, value, output, lse
     grads = tuple(torch.empty_like(x) for x in (query, key, value))
-    for at in _problems(query):
+    for at in _problems(query, key):
         for total, share in zip(grads, plain_backward(*(x[at] for x in tensors), causal, scale)):
             total[at] = share
     return grads
 
 
-def _problems(query: Tensor) -> Iterator[Tuple[int, int]]:
-    return product(*map(range, query.shape[:2]))
+def _problems(query: Tensor, key: Tensor) -> Iterator[Tuple[slice, slice]]:
+    """The first two dimensions, cut so that the scores of a piece are few, or those of one problem."""
+    most = _SCORES // (query.shape[2] * key.shape[2])
+    steps = max(1, most // query.shape[1]), max(1, most)
+    firsts = (range(0, size, step) for size, step in zip(query.shape, steps))
+    return ((slice(n, n + steps[0]), slice(c, c + steps[1])) for n, c in product(*firsts))

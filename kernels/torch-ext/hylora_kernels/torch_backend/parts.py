@@ -9,7 +9,7 @@ query may occur in several parts; their results are merged by log-sum-exp. The b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,38 @@ class Tiles(NamedTuple):
         return runs.unflatten(2, (self.count, stride))[:, :, :, : self.size]
 
 
+class Part:
+    """Some queries and the keys that they attend to.
+
+    Here the parts whose queries are each in one problem: they say how queries and keys become flash's `[N, C, L, D]`.
+    """
+
+    queries: Tiles
+    causal: bool
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tuple[Tensor, Tensor]:
+        """Output and log-sum-exp of the part's queries, as `queries.of` gives them."""
+        groups = query.shape[1] // key.shape[1]
+        tiles = self.queries.of(query)
+        keys, values = self.take_keys(key, groups), self.take_keys(value, groups)
+        found = flash_forward(self.fold_queries(tiles, groups), keys, values, self.causal, scale)
+        return tuple(self.unfold_queries(x, tiles, groups) for x in found)
+
+    def backward(self, grad: Tensor, saved: Saved, grads: List[Tensor], scale: float):
+        """Add the part's share to the gradients of query, key and value."""
+        query, key, value, output, lse, _ = saved
+        groups = query.shape[1] // key.shape[1]
+        folded = [self.fold_queries(self.queries.of(x), groups) for x in (grad, query, output, lse)]
+        keys, values = self.take_keys(key, groups), self.take_keys(value, groups)
+        shares = flash_backward(*folded[:2], keys, values, *folded[2:], self.causal, scale)
+        tiles = self.queries.of(grads[0])
+        tiles.add_(self.unfold_queries(shares[0], tiles, groups))
+        for total, share in zip(grads[1:], shares[1:]):
+            self.add_key_gradient(total, share, groups)
+
+
 @dataclass(frozen=True)
-class TilePart:
+class TilePart(Part):
     """Tiles of queries that attend to tiles of keys, one to one; key heads are repeated for their group.
 
     `backwards` turns both tiles around, so that `causal` means: query i sees the keys from i on.
@@ -79,17 +109,16 @@ class TilePart:
 
 
 @dataclass(frozen=True)
-class BlockPart:
+class BlockPart(Part):
     """Tiles of queries that attend to blocks of keys chosen by index.
 
-    `blocks` is `[rows, Hkv, count, k]`, counted from position `start`. The query heads of a group share their blocks,
-    so they are folded into the rows of one problem and each block is gathered once.
+    `keys` are the blocks there are, to which `blocks`, `[rows, Hkv, count, k]`, points. The query heads of a group
+    share their blocks, so they are folded into the rows of one problem and each block is gathered once.
     """
 
     queries: Tiles
+    keys: Tiles
     blocks: Tensor
-    start: int
-    block_size: int
     causal = False
 
     def fold_queries(self, tiles: Tensor, groups: int) -> Tensor:
@@ -103,70 +132,42 @@ class BlockPart:
 
     def take_keys(self, x: Tensor, groups: int) -> Tensor:
         """The part's keys (or values) in flash's shape."""
-        return self._all_blocks(x)[self._index()].flatten(3, 4).flatten(0, 1)
+        return self.keys.of(x)[self._index()].flatten(3, 4).flatten(0, 1)
 
     def add_key_gradient(self, total: Tensor, grad: Tensor, groups: int):
         """Add a gradient in flash's shape to that of all keys."""
-        grad = grad.unflatten(0, self.blocks.shape[:2]).unflatten(3, (-1, self.block_size))
+        grad = grad.unflatten(0, self.blocks.shape[:2]).unflatten(3, (-1, self.keys.size))
         # Accumulating index_put_ is deterministic on every device, unlike index_add_.
-        self._all_blocks(total).index_put_(self._index(), grad.to(total.dtype), accumulate=True)
-
-    def _all_blocks(self, x: Tensor) -> Tensor:
-        """`[B, Hkv, L, D]` viewed as `[rows, Hkv, blocks, block_size, D]`."""
-        count = (x.shape[2] - self.start) // self.block_size
-        return Tiles(self.queries.rows, self.start, count, self.block_size).of(x)
+        self.keys.of(total).index_put_(self._index(), grad.to(total.dtype), accumulate=True)
 
     def _index(self):
         rows, heads = (torch.arange(n, device=self.blocks.device) for n in self.blocks.shape[:2])
         return rows[:, None, None, None], heads[:, None, None], self.blocks
 
 
-def attend_forward(query: Tensor, key: Tensor, value: Tensor, parts: List, scale: float) -> Tuple[Tensor, Tensor]:
+def attend_forward(
+    query: Tensor, key: Tensor, value: Tensor, parts: Iterable[Part], scale: float
+) -> Tuple[Tensor, Tensor]:
     """Attention of every query to the union of the keys its parts give it; zeros where no part does.
 
     The parts of one query must not overlap in keys. Returns the output, and the log-sum-exp of each query's scores,
     -inf where no part has the query.
     """
     dtype = accumulation_dtype(query.dtype)
-    groups = query.shape[1] // key.shape[1]
     output = query.new_zeros(query.shape, dtype=dtype)
     lse = query.new_full(query.shape[:-1], float("-inf"), dtype=dtype)
     for part in parts:
-        part_output, part_lse = flash_forward(
-            part.fold_queries(part.queries.of(query), groups),
-            part.take_keys(key, groups),
-            part.take_keys(value, groups),
-            part.causal,
-            scale,
-        )
+        part_output, part_lse = part.forward(query, key, value, scale)
         output_tiles, lse_tiles = part.queries.of(output), part.queries.of(lse)
-        part_output, part_lse = (part.unfold_queries(x, lse_tiles, groups) for x in (part_output, part_lse))
         output_tiles.lerp_(part_output.to(dtype), torch.sigmoid(part_lse - lse_tiles)[..., None])
         torch.logaddexp(lse_tiles, part_lse, out=lse_tiles)
     return output.to(query.dtype), lse
 
 
-def attend_backward(grad: Tensor, saved: Saved, parts: List, scale: float) -> Tuple[Tensor, Tensor, Tensor]:
+def attend_backward(grad: Tensor, saved: Saved, parts: Iterable[Part], scale: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `attend_forward` gave and the gradient of its output."""
-    query, key, value, output, lse, _ = saved
-    groups = query.shape[1] // key.shape[1]
-    dtype = accumulation_dtype(query.dtype)
-    grads = [x.new_zeros(x.shape, dtype=dtype) for x in (query, key, value)]
+    dtype = accumulation_dtype(grad.dtype)
+    grads = [x.new_zeros(x.shape, dtype=dtype) for x in saved[:3]]
     for part in parts:
-        folded = [part.fold_queries(part.queries.of(x), groups) for x in (grad, query, output, lse)]
-        part_grad, part_query, part_output, part_lse = folded
-        grad_query, grad_key, grad_value = flash_backward(
-            part_grad,
-            part_query,
-            part.take_keys(key, groups),
-            part.take_keys(value, groups),
-            part_output,
-            part_lse,
-            part.causal,
-            scale,
-        )
-        tiles = part.queries.of(grads[0])
-        tiles.add_(part.unfold_queries(grad_query, tiles, groups))
-        part.add_key_gradient(grads[1], grad_key, groups)
-        part.add_key_gradient(grads[2], grad_value, groups)
-    return tuple(x.to(query.dtype) for x in grads)
+        part.backward(grad, saved, grads, scale)
+    return tuple(x.to(grad.dtype) for x in grads)

@@ -17,24 +17,25 @@ from .backward import attention_backward
 from .decode import span_decode
 from .forward import attention_forward
 from .launch import capability, has_small_memory, on_its_device
-from .lists import reading_lists
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
 
 __all__ = ["select_blocks", "span_backward", "span_decode", "span_forward", "unsupported"]
 
-_BLOCK_SIZES = (16, 32, 64, 128)
+_BLOCK_SIZES = (8, 16, 32, 64, 128)
 _MOST_BLOCKS = 64
 _MOST_DIMENSIONS = 256
+# Features of queries that choose take about this many numbers at a time, and those of at least one KV head.
+_FEATURES = 1 << 27
 
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
     if work not in ("span", "select", "decode"):
         return "Triton has no kernel for this attention"
-    if options.summary not in ("attention", "landmark", "mean_key") or options.pooling != "sum":
-        return f"the kernels do not choose by summary={options.summary!r} with pooling={options.pooling!r}"
+    if options.retrieval == "relevance" and options.pools_scores:
+        return f"no kernel pools scores, as summary={options.summary!r} with pooling={options.pooling!r} takes it"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"
     if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
@@ -66,8 +67,8 @@ def span_forward(
     """Span-expanded attention, its log-sum-exp `[B, Hq, L]`, and the retrieved blocks `[Hkv, units, top_k]`."""
     tables = span_tables(layout, options, query.device)
     blocks = _choose(query, key, value, layout, options, tables, scale)
-    lists = reading_lists(blocks, tables, options)
-    return *attention_forward(query, key, value, lists, tables, scale, options.block_size), blocks
+    read = _read(blocks, layout, options)
+    return *attention_forward(query, key, value, read, tables, scale, options.block_size), blocks
 
 
 @on_its_device
@@ -76,8 +77,8 @@ def span_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    lists = reading_lists(saved.blocks, tables, options)
-    return attention_backward(grad, saved, lists, tables, scale, options.block_size)
+    saved = saved._replace(blocks=_read(saved.blocks, layout, options))
+    return attention_backward(grad, saved, tables, scale, options.block_size)
 
 
 @on_its_device
@@ -90,6 +91,15 @@ def select_blocks(
     return list(blocks.split([options.units(length) for _, _, length in layout.sequences], dim=1))
 
 
+def _retrieves(layout: SequenceLayout, options: SpanOptions) -> bool:
+    return options.retrieves and layout.longest > options.chunk_size
+
+
+def _read(blocks: Tensor, layout: SequenceLayout, options: SpanOptions) -> Tensor:
+    """The blocks, without those slots that are known to be empty."""
+    return blocks if _retrieves(layout, options) else blocks[:, :, :0]
+
+
 def _choose(
     query: Tensor,
     key: Tensor,
@@ -100,7 +110,7 @@ def _choose(
     scale: float,
 ) -> Tensor:
     """The blocks that each unit retrieves: `[Hkv, units, top_k]` int32."""
-    if not options.retrieves or layout.longest <= options.chunk_size:
+    if not _retrieves(layout, options):
         return torch.full(
             (key.shape[1], tables.units.shape[0], options.top_k), -1, dtype=torch.int32, device=key.device
         )
@@ -108,5 +118,13 @@ def _choose(
         chosen = torch_backend.select_blocks(query, key, value, layout, options, scale)
         return torch.cat(chosen, dim=1).to(torch.int32)
     summaries, query_sums = summarize_blocks(query, key, value, tables, options, scale)
-    pooled = pool_queries(query, query_sums, key.shape[1], tables, options)
-    return retrieve(pooled, summaries, tables, options.top_k)
+    kv_heads, units, width = key.shape[1], tables.units.shape[0], summaries.shape[2]
+    groups, step = query.shape[1] // kv_heads, max(1, _FEATURES // max(1, units * width))
+    chosen = []
+    for head in range(0, kv_heads, step):
+        own = slice(head, min(head + step, kv_heads))
+        sums = None if query_sums is None else query_sums[own]
+        asking = query[:, own.start * groups : own.stop * groups]
+        pooled = pool_queries(asking, sums, own.stop - own.start, tables, options, scale)
+        chosen.append(retrieve(pooled, summaries[own], tables, options.top_k))
+    return torch.cat(chosen)

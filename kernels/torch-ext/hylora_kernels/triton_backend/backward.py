@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradients of attention for given blocks: three kernels, each of which owns what it writes."""
+"""The gradients of attention for given blocks: by kernels each of which owns what it writes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from torch import Tensor
 
 from ..saved import Saved
 from .backward_own import own_gradients
+from .backward_pairs import add_pair_gradients
 from .backward_query import query_gradient
 from .backward_retrieved import add_retrieved_gradients
-from .inverse import inverse_lists
-from .lists import ReadingLists
 from .tables import SpanTables
 
 
 def attention_backward(
-    grad: Tensor, saved: Saved, lists: ReadingLists, tables: SpanTables, scale: float, block_size: int
+    grad: Tensor, saved: Saved, tables: SpanTables, scale: float, block_size: int
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of `attention_forward` (chapter 6, equations 6.1 to 6.4); the choice of blocks has none.
 
@@ -26,8 +25,7 @@ def attention_backward(
 
     Args:
         grad: `[B, Hq, L, D]`, gradient of the output, any strides.
-        saved: of the forward.
-        lists: the blocks that each reader reads.
+        saved: of the forward, with the blocks that each unit reads.
         tables: those of the layout.
         scale: factor of the scores, positive.
         block_size: tokens in a block.
@@ -37,11 +35,13 @@ def attention_backward(
     """
     if grad.stride(-1) != 1:  # the gradient of a sum is one number, expanded
         grad = grad.contiguous()
-    query_grad, statistics = query_gradient(grad, saved, lists, tables, scale, block_size)
+    query_grad, statistics = query_gradient(grad, saved, tables, scale, block_size)
     fresh = torch.empty_like if tables.covered else torch.zeros_like
     key_grad, value_grad = fresh(saved.key), fresh(saved.value)
     own_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale)
-    if lists.blocks.numel():
-        inverse = inverse_lists(lists, tables)
-        add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, inverse, tables, scale, block_size)
-    return query_grad, key_grad, value_grad
+    gradients = (query_grad, key_grad, value_grad)
+    if not tables.shared:
+        add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size)
+    elif saved.blocks.numel():
+        add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, block_size)
+    return gradients

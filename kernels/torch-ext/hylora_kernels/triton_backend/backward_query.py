@@ -18,26 +18,28 @@ from torch import Tensor
 from ..saved import Saved
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
-from .lists import ReadingLists
-from .tables import SpanTables
-from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, tile_rows, vector_at
+from .tables import SpanTables, reader_lists
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, tile_rows, vector_at
 
 LARGEST_TILE = 128
 
 
 def query_gradient(
-    grad: Tensor, saved: Saved, lists: ReadingLists, tables: SpanTables, scale: float, block_size: int
+    grad: Tensor, saved: Saved, tables: SpanTables, scale: float, block_size: int
 ) -> Tuple[Tensor, Tensor]:
-    """Gradient of the queries for given blocks; arguments as in `attention_backward`, `grad` with contiguous rows.
+    """Gradient of the queries; arguments as in `attention_backward`, `grad` with contiguous rows.
+
+    Blocks that were chosen by units which are no readers do not count.
 
     Returns:
         The gradient in the query's shape, strides and dtype, 0 at padded positions; and `[2, B * Hq * L]` float32,
         longer by a tile: for each query the log-sum-exp in base 2 and delta, 0 at padded positions and at the end.
     """
-    query, key, value, output, lse, _ = saved
+    query, key, value, output, lse, chosen = saved
     heads, length, head_dim = query.shape[1:]
     kv_heads, groups = key.shape[1], heads // key.shape[1]
-    readers, capacity = lists.blocks.shape[1:]
+    readers = tables.readers.shape[0]
+    listed = reader_lists(chosen, tables)
     query_grad = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
     # Other kernels look at whole tiles of queries, past the last one too, and what they see there must be finite.
     statistics = lse.new_zeros(2, triton.cdiv(lse.numel(), LARGEST_TILE) * LARGEST_TILE + LARGEST_TILE)
@@ -58,12 +60,11 @@ def query_gradient(
         lse,
         query_grad,
         *statistics,
-        lists.blocks,
-        lists.masks,
+        listed,
         tables.readers,
         scale,
         scale * log2(e),
-        capacity,
+        listed.shape[2],
         readers,
         tiles,
         groups,
@@ -97,7 +98,6 @@ def _query_gradient(
     log_totals,
     deltas,
     blocks,
-    masks,
     table,
     scale,
     factor,
@@ -161,8 +161,9 @@ def _query_gradient(
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
         k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
         v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        seen = sees(masks, own_list, first, tokens, position - reader_start, BLOCK_SIZE, BLOCK_N)
-        products = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
+        products = tl.where(
+            (first + column < tokens)[None, :], tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf")
+        )
         _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 

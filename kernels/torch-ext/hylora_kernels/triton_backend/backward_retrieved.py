@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of keys and values from the queries of later chunks that retrieved their block.
+"""Gradients of keys and values from the readers of later chunks that retrieved their block.
 
 One program owns a block (or, of a large one, some of its keys), walks the list of its readers and adds the sum to what
 its own chunk gave: no atomics, always the same order, the same bits.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from math import e, log2
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -16,10 +17,10 @@ from torch import Tensor
 from ..saved import Saved
 from .backward_query import weights_and_gradients
 from .columns import BLOCK_WIDTH, FIRST, READER_WIDTH, ROW, TOKENS
-from .inverse import InverseLists
+from .inverse import inverse_lists
 from .launch import launch_for
 from .tables import SpanTables
-from .tiles import has_bit, load_tile, tile_rows, vector_at
+from .tiles import load_tile, tile_rows, vector_at
 
 
 def add_retrieved_gradients(
@@ -28,22 +29,24 @@ def add_retrieved_gradients(
     statistics: Tensor,
     key_grad: Tensor,
     value_grad: Tensor,
-    inverse: InverseLists,
     tables: SpanTables,
     scale: float,
     block_size: int,
 ):
     """Add to the gradients of keys and values what the readers of their blocks contribute.
 
-    Arguments are those of `own_gradients`, and the readers of each block.
+    Arguments are those of `own_gradients`; readers are units.
     """
-    query, key, value = saved[:3]
+    query, key, value, _, _, chosen = saved
+    inverse = inverse_lists(chosen, tables.units, tables.blocks.shape[0])
+    # Longest lists first: one block that all read should not be what everything else waits for.
+    order = inverse.offsets.diff().argsort(descending=True, stable=True).to(torch.int32)
     head_dim, kv_heads = key.shape[3], key.shape[1]
     groups = query.shape[1] // kv_heads
     launch = launch_for("backward_retrieved", head_dim, query.dtype, query.device)
     rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
     block_n = min(launch.block_n, block_size)
-    _add_retrieved_gradients[(inverse.order.shape[0], block_size // block_n)](
+    _add_retrieved_gradients[(order.shape[0], block_size // block_n)](
         grad,
         query,
         key,
@@ -52,11 +55,13 @@ def add_retrieved_gradients(
         key_grad,
         value_grad,
         *inverse,
+        order,
         tables.blocks,
         tables.readers,
         scale,
         scale * log2(e),
         tables.blocks.shape[0],
+        chosen.shape[2],
         groups,
         grad.stride(),
         query.stride(),
@@ -72,7 +77,7 @@ def add_retrieved_gradients(
     )
 
 
-@triton.jit(do_not_specialize=["block_count", "groups", "heads", "length"])
+@triton.jit(do_not_specialize=["block_count", "top_k", "groups", "heads", "length"])
 def _add_retrieved_gradients(
     grad,
     query,
@@ -83,14 +88,14 @@ def _add_retrieved_gradients(
     key_grad,
     value_grad,
     offsets,
-    readers,
-    masks,
+    entries,
     order,
     block_table,
     reader_table,
     scale,
     factor,
     block_count,
+    top_k,
     groups,
     grad_strides,
     query_strides,
@@ -106,7 +111,6 @@ def _add_retrieved_gradients(
     HEADS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Longest lists first: one block that all read should not be what everything else waits for.
     owned = tl.load(order + tl.program_id(0))
     first_entry = tl.load(offsets + owned)
     last_entry = tl.load(offsets + owned + 1)
@@ -132,15 +136,13 @@ def _add_retrieved_gradients(
     place = tl.arange(0, HEADS * ROWS)
     head_tiles = groups // HEADS
     for entry in range(first_entry, last_entry):
-        reader = tl.load(readers + entry)
+        reader = tl.load(entries + entry) // top_k
         reader_start = tl.load(reader_table + reader * READER_WIDTH + FIRST)
         tokens = tl.load(reader_table + reader * READER_WIDTH + TOKENS)
         for tile in range(tl.cdiv(tokens, ROWS) * head_tiles):
             head = kv_head * groups + tile % head_tiles * HEADS + place // ROWS
             offset = tile // head_tiles * ROWS + place % ROWS
             asks = offset < tokens
-            if masks is not None:
-                asks = asks & has_bit(tl.load(masks + entry), offset)
             position = (reader_start + offset).to(tl.int64)
             asking = query + vector_at(query_strides, row, head, position)[:, None] + dim[None, :]
             q = load_tile(asking, asks, True, HEAD_DIM, BLOCK_D)

@@ -16,14 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
+from .forward_pairs import add_retrieved
 from .launch import launch_for
-from .lists import ReadingLists
-from .tables import SpanTables
-from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, sees, tile_rows, vector_at
+from .tables import SpanTables, reader_lists
+from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, tile_rows, vector_at
 
 
 def attention_forward(
-    query: Tensor, key: Tensor, value: Tensor, lists: ReadingLists, tables: SpanTables, scale: float, block_size: int
+    query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, tables: SpanTables, scale: float, block_size: int
 ) -> Tuple[Tensor, Tensor]:
     """Span-expanded attention for given blocks (chapter 6, equations 6.1 to 6.4).
 
@@ -31,7 +31,8 @@ def attention_forward(
         query: `[B, Hq, L, D]`; of all three, the last dimension is contiguous and the other strides are free.
         key: `[B, Hkv, L, D]`.
         value: `[B, Hkv, L, D]`.
-        lists: the blocks that each reader reads; they lie before the reader's chunk.
+        chosen: `[Hkv, units, top_k]` int32, the blocks that each unit reads, numbered from its sequence's start, -1 at
+            the end; they are whole and lie before the unit's chunk.
         tables: those of the layout.
         scale: factor of the scores, positive.
         block_size: tokens in a block.
@@ -42,7 +43,8 @@ def attention_forward(
     """
     kv_heads, head_dim = key.shape[1], query.shape[3]
     groups = query.shape[1] // kv_heads
-    readers, capacity = lists.blocks.shape[1:]
+    readers = tables.readers.shape[0]
+    listed = reader_lists(chosen, tables)
     fresh = torch.empty_like if tables.covered else torch.zeros_like
     output = fresh(query)
     lse = fresh(query[..., 0], dtype=torch.float32, memory_format=torch.contiguous_format)
@@ -61,11 +63,10 @@ def attention_forward(
         value,
         output,
         lse,
-        lists.blocks,
-        lists.masks,
+        listed,
         tables.readers,
         scale * log2(e),
-        capacity,
+        listed.shape[2],
         readers,
         tiles,
         groups,
@@ -80,6 +81,8 @@ def attention_forward(
         BLOCK_N=max(16, launch.block_n // shrink),
         **launch._replace(num_warps=max(4, launch.num_warps // shrink)).settings(head_dim),
     )
+    if not tables.shared:
+        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size)
     return output, lse
 
 
@@ -91,7 +94,6 @@ def _attention_forward(
     output,
     lse,
     blocks,
-    masks,
     table,
     factor,
     capacity,
@@ -144,7 +146,7 @@ def _attention_forward(
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
         k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
         v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        seen = sees(masks, own_list, first, tokens, position - reader_start, BLOCK_SIZE, BLOCK_N)
+        seen = (first + column < tokens)[None, :]
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.

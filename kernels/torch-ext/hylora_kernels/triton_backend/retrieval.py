@@ -15,35 +15,39 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..options import SpanOptions
+from ..options import SpanOptions, summary_width
 from .columns import BLOCK_WIDTH, CANDIDATES, CHOOSER, FIRST, ROW, TOKENS, UNIT_FIRST_BLOCK, UNIT_WIDTH
 from .launch import launch_for
+from .summary import spread_feature
 from .tables import SpanTables
 
 # Few units with many candidates are shared out among up to this many programs, which fill a large GPU, as long as each
 # gets so many candidates.
 _PROGRAMS, _SHARE = 256, 256
+# Tiles do not hold whole vectors: longer ones than launches are listed for take that of the longest.
+_MOST_LISTED = 256
 # Below the key of every score.
 MISSING = tl.constexpr(-(2**63))
 
 
 def pool_queries(
-    query: Tensor, query_sums: Optional[Tensor], kv_heads: int, tables: SpanTables, options: SpanOptions
+    query: Tensor, query_sums: Optional[Tensor], kv_heads: int, tables: SpanTables, options: SpanOptions, scale: float
 ) -> Tensor:
-    """The queries by which each unit selects, summed over tokens and the heads that share a KV head (6.5).
+    """The features by which each unit selects, summed over tokens and the heads that share a KV head (6.5).
 
     Args:
         query: `[B, Hq, L, D]`, the last dimension contiguous. Not read where there are sums of blocks.
-        query_sums: `[Hkv, blocks, D]` float32 or None, as `summarize_blocks` gives it.
+        query_sums: `[Hkv, blocks, W]` float32 or None, as `summarize_blocks` gives it.
         kv_heads: Hkv.
         tables: those of the layout and the options.
-        options: what is chosen for whom.
+        options: what is chosen for whom, and by which features.
+        scale: factor of the scores.
 
     Returns:
-        `[Hkv, units, D]` float32, 0 for units for which no queries choose.
+        `[Hkv, units, W]` float32, 0 for units for which no queries choose.
     """
-    units, head_dim = tables.units.shape[0], query.shape[3]
-    pooled = torch.empty(kv_heads, units, head_dim, dtype=torch.float32, device=query.device)
+    units, width = tables.units.shape[0], summary_width(options, query.shape[3])
+    pooled = torch.empty(kv_heads, units, width, dtype=torch.float32, device=query.device)
     if units == 0:
         return pooled
     if query_sums is None:
@@ -52,7 +56,8 @@ def pool_queries(
         # The sums are one row of queries, one for each block.
         source, block_size, groups = query_sums[None], options.block_size, 1
 
-    launch = launch_for("pool_queries", head_dim, query.dtype, query.device)
+    head_dim = source.shape[3]
+    launch = launch_for("pool_queries", query.shape[3], query.dtype, query.device)
     items = min(launch.block_m, triton.next_power_of_2(options.unit_size // block_size))
     columns = min(launch.block_n, triton.next_power_of_2(head_dim))
     grid = (triton.cdiv(units, launch.block_m // items) * triton.cdiv(head_dim, columns), kv_heads)
@@ -63,7 +68,10 @@ def pool_queries(
         tables.blocks,
         units,
         groups,
+        scale,
         source.stride(),
+        SUMMARY=options.summary,
+        WIDTH=width,
         BLOCK_SIZE=block_size,
         HEAD_DIM=head_dim,
         BLOCK_D=columns,
@@ -83,7 +91,10 @@ def _pool_queries(
     blocks,
     count,
     groups,
+    scale,
     source_strides,
+    SUMMARY: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -111,38 +122,47 @@ def _pool_queries(
 
     source += (row * source_strides[0])[:, None] + kv_head * groups * source_strides[1] + dim[None, :]
     total = tl.zeros([UNITS, BLOCK_D], tl.float32)
+    # What is summed already has its features.
+    if WIDTH > HEAD_DIM:
+        spread = tl.zeros([UNITS, BLOCK_D], tl.float32)
     for _ in range(groups):
         for start in range(0, tl.max(items, 0), ITEMS):
             item = start + place % ITEMS
             inside = (item < items)[:, None] & (dim < HEAD_DIM)[None, :]
             x = tl.load(source + (first + item).to(tl.int64)[:, None] * source_strides[2], inside, other=0.0)
-            total += tl.sum(tl.reshape(x.to(tl.float32), [UNITS, ITEMS, BLOCK_D]), 1)
+            x = tl.reshape(x.to(tl.float32), [UNITS, ITEMS, BLOCK_D])
+            total += tl.sum(x, 1)
+            if WIDTH > HEAD_DIM:
+                spread += tl.sum(spread_feature(x, scale, SUMMARY), 1)
         source += source_strides[1]
 
     unit = first_unit + tl.arange(0, UNITS)
-    at = (kv_head * count + unit)[:, None] * HEAD_DIM + dim[None, :]
-    tl.store(pooled + at, total, (unit < count)[:, None] & (dim < HEAD_DIM)[None, :])
+    at = (kv_head * count + unit)[:, None] * WIDTH + dim[None, :]
+    inside = (unit < count)[:, None] & (dim < HEAD_DIM)[None, :]
+    tl.store(pooled + at, total, inside)
+    if WIDTH > HEAD_DIM:
+        tl.store(pooled + at + HEAD_DIM, spread, inside)
 
 
 def retrieve(pooled: Tensor, summaries: Tensor, tables: SpanTables, top_k: int) -> Tensor:
     """The blocks of highest score `pooled . summary` among each unit's candidates, ties to the lower block.
 
     Args:
-        pooled: `[Hkv, units, D]` float32, contiguous.
-        summaries: `[Hkv, blocks, D]` float32, contiguous.
+        pooled: `[Hkv, units, W]` float32, contiguous.
+        summaries: `[Hkv, blocks, W]` float32, contiguous.
         tables: those of the layout and the options.
         top_k: blocks wanted, at least 1.
 
     Returns:
         `[Hkv, units, top_k]` int32: numbered from the unit's sequence's start, best first, filled up with -1.
     """
-    kv_heads, units, head_dim = pooled.shape
+    kv_heads, units, width = pooled.shape
     blocks = summaries.shape[1]
     chosen = torch.empty(kv_heads, units, top_k, dtype=torch.int32, device=pooled.device)
     if units == 0:
         return chosen
 
-    launch = launch_for("retrieve", head_dim, pooled.dtype, pooled.device)
+    launch = launch_for("retrieve", min(width, _MOST_LISTED), pooled.dtype, pooled.device)
     rows = min(launch.block_m, triton.next_power_of_2(max(16, units)))
     tiles = triton.cdiv(units, rows)
     splits = max(1, min(_PROGRAMS // (tiles * kv_heads), blocks // _SHARE))
@@ -159,7 +179,7 @@ def retrieve(pooled: Tensor, summaries: Tensor, tables: SpanTables, top_k: int) 
         top_k,
         SPLITS=splits,
         KEPT=kept,
-        HEAD_DIM=head_dim,
+        WIDTH=width,
         BLOCK_D=32,
         ROWS=rows,
         COLUMNS=launch.block_n,
@@ -184,7 +204,7 @@ def _retrieve(
     top_k,
     SPLITS: tl.constexpr,
     KEPT: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -206,16 +226,16 @@ def _retrieve(
     # Places without a candidate differ a little, so that they are taken one at a time.
     slot = tl.arange(0, KEPT)
     best = tl.zeros([ROWS, KEPT], tl.int64) + (slot.to(tl.int64) + MISSING)[None, :]
-    pooled += (kv_head * count + unit)[:, None] * HEAD_DIM
-    summaries += kv_head * blocks * HEAD_DIM
+    pooled += (kv_head * count + unit)[:, None] * WIDTH
+    summaries += kv_head * blocks * WIDTH
     for start in range(begin, stop, COLUMNS):
         block = start + tl.arange(0, COLUMNS)
         scores = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for at in range(0, HEAD_DIM, BLOCK_D):
+        for at in range(0, WIDTH, BLOCK_D):
             dim = (at + tl.arange(0, BLOCK_D))[None, :]
-            q = tl.load(pooled + dim, (unit < count)[:, None] & (dim < HEAD_DIM), other=0.0)
-            c = summaries + block.to(tl.int64)[:, None] * HEAD_DIM + dim
-            c = tl.load(c, (block < stop)[:, None] & (dim < HEAD_DIM), other=0.0)
+            q = tl.load(pooled + dim, (unit < count)[:, None] & (dim < WIDTH), other=0.0)
+            c = summaries + block.to(tl.int64)[:, None] * WIDTH + dim
+            c = tl.load(c, (block < stop)[:, None] & (dim < WIDTH), other=0.0)
             # Three products of TF32 make one of float32 on tensor cores.
             scores = tl.dot(q, tl.trans(c), scores, input_precision="tf32x3")
         candidate = (block[None, :] >= first[:, None]) & (block[None, :] < tl.minimum(end, stop)[:, None])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vector for each memory block (6.7 and its variants), and the sum of the block's queries, in one pass.
+"""One or two vectors for each memory block (6.7 and its variants), and the sum of its queries, in one pass.
 
 Since the mean over rows commutes with the product by V, a summary is one weighted sum of the rows of V. One program
 takes a tile of one or several whole blocks of one KV head: the products between different blocks of a tile are wasted,
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..options import SpanOptions, landmark_query
+from ..options import SpanOptions, landmark_query, summary_width
 from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
 from .launch import launch_for
 from .tables import SpanTables
@@ -27,7 +27,7 @@ from .tiles import load_tile, vector_at
 def summarize_blocks(
     query: Tensor, key: Tensor, value: Tensor, tables: SpanTables, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """Summaries of all blocks of a layout (chapter 6, equation 6.7 and its variants).
+    """Summaries of all blocks of a layout (chapter 6, equation 6.7 and its variants), of width W: D or, of two, 2 D.
 
     Args:
         query: `[B, Hq, L, D]`; of all three, the last dimension is contiguous and the other strides are free.
@@ -38,15 +38,14 @@ def summarize_blocks(
         scale: factor of the scores inside a summary.
 
     Returns:
-        The summaries, `[Hkv, blocks, D]` float32; those of incomplete blocks, which are no candidates, have no
-        meaning. And where units are made of whole blocks, the sum of each block's queries over its tokens and the
-        heads that share a KV head, `[Hkv, blocks, D]` float32; otherwise None.
+        The summaries, `[Hkv, blocks, W]` float32; those of incomplete blocks, which are no candidates, have no
+        meaning. And where units are made of whole blocks, the sum of each block's queries, or of their features, over
+        its tokens and the heads that share a KV head, `[Hkv, blocks, W]` float32; otherwise None.
     """
-    if options.summary == "mean_key":
-        value = key  # of which the kernel then takes the plain mean
     kv_heads, head_dim = key.shape[1], key.shape[3]
     blocks, size = tables.blocks.shape[0], options.block_size
-    summaries = torch.empty(kv_heads, blocks, head_dim, dtype=torch.float32, device=key.device)
+    width = summary_width(options, head_dim)
+    summaries = torch.empty(kv_heads, blocks, width, dtype=torch.float32, device=key.device)
     query_sums = None if options.unit_size % size else torch.empty_like(summaries)
     if blocks == 0:
         return summaries, query_sums
@@ -63,6 +62,7 @@ def summarize_blocks(
         summaries,
         query_sums,
         tables.blocks,
+        scale,
         scale * log2(e),
         blocks,
         kv_heads,
@@ -71,6 +71,7 @@ def summarize_blocks(
         key.stride(),
         value.stride(),
         SUMMARY=options.summary,
+        WIDTH=width,
         BLOCK_SIZE=size,
         KEYS=keys,
         ROWS=rows,
@@ -94,6 +95,7 @@ def _summarize(
     summaries,
     query_sums,
     table,
+    scale,
     factor,
     count,
     kv_heads,
@@ -102,6 +104,7 @@ def _summarize(
     key_strides,
     value_strides,
     SUMMARY: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -116,12 +119,9 @@ def _summarize(
     dim = tl.arange(0, BLOCK_D)
     row, position, real = _tokens(table, first_block, place, count, BLOCK_SIZE)
 
-    if SUMMARY == "mean_key":
-        weights = tl.full([KEYS], 1 / BLOCK_SIZE, tl.float32)
-    else:
-        keys = key + vector_at(key_strides, row, kv_head, position)[:, None] + dim[None, :]
-        k = load_tile(keys, real, True, HEAD_DIM, BLOCK_D)
-        weights = tl.zeros([KEYS], tl.float32)
+    keys = key + vector_at(key_strides, row, kv_head, position)[:, None] + dim[None, :]
+    k = load_tile(keys, real, True, HEAD_DIM, BLOCK_D)
+    weights = tl.zeros([KEYS], tl.float32)
     if SUMMARY == "landmark":
         asked = tl.load(landmark + dim, dim < HEAD_DIM, other=0.0)
         products = tl.sum(k.to(tl.float32) * asked[None, :], 1)
@@ -129,6 +129,8 @@ def _summarize(
 
     if SUMMARY == "attention" or query_sums is not None:
         sums = tl.zeros([BLOCKS, BLOCK_D], tl.float32)
+        if WIDTH > HEAD_DIM:
+            spreads = tl.zeros([BLOCKS, BLOCK_D], tl.float32)
         for start in range(0, KEYS, ROWS):
             asking = start + tl.arange(0, ROWS)
             query_row, query_position, asks = _tokens(table, first_block, asking, count, BLOCK_SIZE)
@@ -138,7 +140,10 @@ def _summarize(
                 q = load_tile(queries, asks, True, HEAD_DIM, BLOCK_D)
                 queries += query_strides[1]
                 if query_sums is not None:
-                    sums += tl.sum(tl.reshape(q.to(tl.float32), [BLOCKS, ROWS // BLOCKS, BLOCK_D]), 1)
+                    x = tl.reshape(q.to(tl.float32), [BLOCKS, ROWS // BLOCKS, BLOCK_D])
+                    sums += tl.sum(x, 1)
+                    if WIDTH > HEAD_DIM:
+                        spreads += tl.sum(spread_feature(x, scale, SUMMARY), 1)
                 if SUMMARY == "attention":
                     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
                     if BLOCKS == 1:
@@ -151,15 +156,44 @@ def _summarize(
     if SUMMARY == "attention":
         weights = weights / (BLOCK_SIZE * groups)
 
-    values = value + vector_at(value_strides, row, kv_head, position)[:, None] + dim[None, :]
-    v = load_tile(values, real, True, HEAD_DIM, BLOCK_D).to(tl.float32)
-    summary = tl.sum(tl.reshape(v * weights[:, None], [BLOCKS, BLOCK_SIZE, BLOCK_D]), 1)
     block = first_block + tl.arange(0, BLOCKS)
-    at = (kv_head * count + block)[:, None] * HEAD_DIM + dim[None, :]
+    at = (kv_head * count + block)[:, None] * WIDTH + dim[None, :]
     inside = (block < count)[:, None] & (dim < HEAD_DIM)[None, :]
-    tl.store(summaries + at, summary, inside)
+    if SUMMARY == "attention" or SUMMARY == "landmark":
+        values = value + vector_at(value_strides, row, kv_head, position)[:, None] + dim[None, :]
+        v = load_tile(values, real, True, HEAD_DIM, BLOCK_D).to(tl.float32)
+        first = tl.sum(tl.reshape(v * weights[:, None], [BLOCKS, BLOCK_SIZE, BLOCK_D]), 1)
+    else:
+        first, second = key_vectors(tl.reshape(k.to(tl.float32), [BLOCKS, BLOCK_SIZE, BLOCK_D]), SUMMARY, BLOCK_SIZE)
+        if WIDTH > HEAD_DIM:
+            tl.store(summaries + at + HEAD_DIM, second, inside)
+    tl.store(summaries + at, first, inside)
     if query_sums is not None:
         tl.store(query_sums + at, sums, inside)
+        if WIDTH > HEAD_DIM:
+            tl.store(query_sums + at + HEAD_DIM, spreads, inside)
+
+
+@triton.jit
+def key_vectors(keys, SUMMARY: tl.constexpr, BLOCK_SIZE: tl.constexpr):
+    """Where the keys of blocks `[blocks, BLOCK_SIZE, D]` lie and, where SUMMARY asks for it, how far they spread."""
+    if SUMMARY == "min_max":
+        low, high = tl.min(keys, 1), tl.max(keys, 1)
+        centre, spread = (low + high) / 2, (high - low) / 2
+    else:
+        centre = tl.sum(keys, 1) / BLOCK_SIZE
+        spread = centre
+        if SUMMARY != "mean_key":
+            away = keys - centre[:, None, :]
+            variance = tl.sum(away * away, 1) / BLOCK_SIZE
+            spread = tl.sqrt(variance) if SUMMARY == "mean_std" else variance / 2
+    return centre, spread
+
+
+@triton.jit
+def spread_feature(query, scale, SUMMARY: tl.constexpr):
+    """What of a float32 query is multiplied with the spread of keys."""
+    return scale * query * query if SUMMARY == "gaussian" else tl.abs(query)
 
 
 @triton.jit

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 
-# Query rows for which a list of blocks with a mask of rows is kept: the bits of an int64.
-ROWS_PER_MASK = 64
+# Units of so many tokens fill a tile of queries, which reads their blocks one after the other. The queries of smaller
+# ones are collected by the blocks that they chose.
+_TILE_TOKENS = 32
 
 
 class SpanTables(NamedTuple):
@@ -31,12 +32,13 @@ class SpanTables(NamedTuple):
             no unit has it among its candidates.
         units: `[units, 6]`: row, first position, tokens, unit whose queries choose for it (-1: none, no candidates),
             first global block of its sequence, number of candidates.
-        readers: `[readers, 7]`: row, first position, tokens, first position of their chunk, first position of their
-            sequence, first global block of their sequence, first unit. A reader is a run of neighbouring queries that
-            is served one list of blocks: a unit, or up to 64 tokens of a chunk where units are smaller than that.
+        readers: `[readers, 5]`: row, first position, tokens, first position of their chunk, first position of their
+            sequence. A reader is a run of neighbouring queries of a chunk: a unit, in whose order they come, or the
+            chunk where units are small.
         chunks: `[chunks, 3]`: row, first position, tokens.
-        shared: whether all queries of a reader read the same blocks (a reader is a unit).
-        reader_size: tokens in the longest reader, or more.
+        shared: whether readers are units, so that all queries of a reader read the same blocks.
+        reader_size: tokens in the longest reader.
+        unit_size: tokens in the longest unit.
         covered: whether every position of the grid belongs to a sequence.
         chunk_size: tokens in the longest chunk.
     """
@@ -47,6 +49,7 @@ class SpanTables(NamedTuple):
     chunks: Tensor
     shared: bool
     reader_size: int
+    unit_size: int
     covered: bool
     chunk_size: int
 
@@ -55,6 +58,11 @@ def span_tables(layout: SequenceLayout, options: SpanOptions, device: torch.devi
     """The tables of a layout; those of the last few layouts are kept, since all layers ask for the same."""
     sizes = (options.block_size, options.chunk_size, options.unit_size)
     return _tables(layout, *sizes, options.chooses_for_next, device)
+
+
+def reader_lists(chosen: Tensor, tables: SpanTables) -> Tensor:
+    """`[Hkv, readers, blocks]` that each reader reads by itself: none where units are smaller than readers."""
+    return chosen.contiguous() if tables.shared else chosen[:, :, :0]
 
 
 @lru_cache(maxsize=16)
@@ -66,7 +74,7 @@ def _tables(
     chooses_for_next: bool,
     device: torch.device,
 ) -> SpanTables:
-    shared = unit_size >= ROWS_PER_MASK
+    shared = unit_size >= min(_TILE_TOKENS, chunk_size)
     blocks, units, readers, chunks = [], [], [], []
     block_base = unit_base = 0
     for row, start, length in layout.sequences:
@@ -81,10 +89,9 @@ def _tables(
         sequence_units = _columns(row, start + first, tokens, source, block_base, candidates)
 
         if not shared:
-            first, tokens = _runs_within(sequence_chunks, start, ROWS_PER_MASK)
+            first, tokens = _runs(length, chunk_size)
         chunk_start = start + first // chunk_size * chunk_size
-        first_unit = unit_base + first // unit_size
-        readers.append(_columns(row, start + first, tokens, chunk_start, start, block_base, first_unit))
+        readers.append(_columns(row, start + first, tokens, chunk_start, start))
         blocks.append(sequence_blocks)
         units.append(sequence_units)
         chunks.append(sequence_chunks)
@@ -92,9 +99,9 @@ def _tables(
         unit_base += len(sequence_units)
     covered = sum(length for _, _, length in layout.sequences) == layout.batch * layout.length
     longest_chunk = min(chunk_size, layout.longest)
-    moved = (_stack(*pair).to(device) for pair in ((blocks, 3), (units, 6), (readers, 7), (chunks, 3)))
-    reader_size = min(unit_size if shared else ROWS_PER_MASK, longest_chunk)
-    return SpanTables(*moved, shared, reader_size, covered, longest_chunk)
+    longest_unit = min(unit_size, layout.longest)
+    moved = (_stack(*pair).to(device) for pair in ((blocks, 3), (units, 6), (readers, 5), (chunks, 3)))
+    return SpanTables(*moved, shared, longest_unit if shared else longest_chunk, longest_unit, covered, longest_chunk)
 
 
 def _runs(length: int, size: int):
@@ -106,12 +113,6 @@ def _runs(length: int, size: int):
 def _cut(row: int, start: int, length: int, size: int) -> Tensor:
     first, tokens = _runs(length, size)
     return _columns(row, start + first, tokens)
-
-
-def _runs_within(chunks: Tensor, start: int, size: int):
-    """Runs that cross no chunk, as offsets from the sequence's start."""
-    pieces = [(first - start, _runs(tokens, size)) for _, first, tokens in chunks.tolist()]
-    return torch.cat([base + first for base, (first, _) in pieces]), torch.cat([tokens for _, (_, tokens) in pieces])
 
 
 def _columns(*columns) -> Tensor:

@@ -68,21 +68,6 @@ def listed_tokens(blocks, sequence_start, first, tokens, BLOCK_SIZE: tl.constexp
 
 
 @triton.jit
-def sees(masks, own_list, first, tokens, place, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Which of these tokens the queries at these places of a reader read: `[queries, BLOCK_N]`."""
-    # One look per block, spread over the block's columns.
-    RUN: tl.constexpr = BLOCK_SIZE if BLOCK_SIZE < BLOCK_N else BLOCK_N
-    entry = (first + tl.arange(0, BLOCK_N // RUN) * RUN) // BLOCK_SIZE
-    listed = entry * BLOCK_SIZE < tokens
-    if masks is None:
-        seen = listed[None, :]
-    else:
-        seen = has_bit(tl.load(masks + own_list + entry, listed, other=0)[None, :], place[:, None])
-    seen = tl.broadcast_to(seen[:, :, None], [place.shape[0], BLOCK_N // RUN, RUN])
-    return seen.reshape([place.shape[0], BLOCK_N])
-
-
-@triton.jit
 def load_tile(pointers, inside, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Load `[rows, BLOCK_D]`, 0 beyond the head dimension and, if masked, in rows that are not inside."""
     if HEAD_DIM != BLOCK_D:
@@ -103,10 +88,3 @@ def list_length(blocks, capacity):
         at = first + tl.arange(0, 128)
         length += tl.sum((tl.load(blocks + at, at < capacity, other=-1) >= 0).to(tl.int32))
     return length
-
-
-@triton.jit
-def has_bit(mask, place):
-    """Whether the bit at that place of an int64 is set; in halves, since a GPU shifts 32 bits at a time."""
-    half = tl.where(place < 32, mask.to(tl.int32), (mask >> 32).to(tl.int32))
-    return (half << (31 - place % 32)) < 0

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...kept import DecodeTensors
+from ...layout import SequenceLayout
 from ...options import SpanOptions
-from ...state import DecodeTensors
+from ...torch_backend.decode import is_step
+from ...torch_backend.extend import extend
 from ..launch import on_its_device
 from .attention import attend
 from .retrieval import rank_blocks
@@ -23,16 +26,19 @@ def span_decode(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    layout: SequenceLayout,
     kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
 ) -> Tensor:
-    """One step; of the token's tensors the last dimension is contiguous, the state's tensors are wholly so."""
-    append(query, key, value, kept, options, scale)
-    best = None
-    if options.retrieves:
-        pooled = kept.previous_sum if options.chooses_for_next else kept.unit_sum
-        best = rank_blocks(pooled, kept.summaries, kept.lengths, options)
+    """One token for each row by the kernels, else by torch.
+
+    Of the tokens' tensors the last dimension is contiguous, the state's tensors are wholly so.
+    """
+    if not is_step(layout, kept):
+        return extend(query, key, value, layout, kept, options, scale)
+    pooled = append(query, key, value, kept, options, scale)
+    best = rank_blocks(pooled, kept.summaries, kept.lengths, options) if options.retrieves else None
     output = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale)
     kept.lengths.add_(1)
     return output

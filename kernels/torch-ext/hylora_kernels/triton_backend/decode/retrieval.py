@@ -11,20 +11,21 @@ import triton.language as tl
 from torch import Tensor
 
 from ...options import SpanOptions
-from ..launch import launch_for
+from ..launch import launch_for, padded
 from ..retrieval import MISSING, sort_keys
-from ..tiles import load_tile
 
 # Whoever reads the blocks first ranks what this many programs found.
 _SPLITS = 16
+# A summary may be two vectors long; so many of its numbers are in a tile.
+_COLUMNS = 256
 
 
 def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: SpanOptions) -> Tuple[Tensor, int]:
     """The best candidates of each program.
 
     Args:
-        pooled: `[B, Hkv, D]` float32, the queries that choose.
-        summaries: `[B, Hkv, blocks, D]` float32.
+        pooled: `[B, Hkv, W]` float32, the features of the queries that choose.
+        summaries: `[B, Hkv, blocks, W]` float32.
         lengths: `[B]` int32, tokens before the new one.
         options: chunks, blocks and how many to choose.
 
@@ -33,8 +34,9 @@ def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: Spa
         `top_k` rounded up to a power of two. Programs that have no candidate write nothing. And how many blocks each
         program looks through.
     """
-    batch, kv_heads, blocks, head_dim = summaries.shape
-    launch = launch_for("decode_rank", head_dim, summaries.dtype, summaries.device)
+    batch, kv_heads, blocks, width = summaries.shape
+    columns = min(padded(width), _COLUMNS)
+    launch = launch_for("decode_rank", columns, summaries.dtype, summaries.device)
     kept = triton.next_power_of_2(max(2, options.top_k))
     step = max(launch.block_n, kept)
     share = triton.cdiv(max(launch.block_m, triton.cdiv(blocks, _SPLITS)), step) * step
@@ -47,11 +49,15 @@ def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: Spa
         lengths,
         blocks,
         share,
+        pooled.stride(0),
         CHUNK_SIZE=options.chunk_size,
         BLOCK_SIZE=options.block_size,
         BLOCK_N=step,
         KEPT=kept,
-        **launch.settings(head_dim),
+        WIDTH=width,
+        COLUMNS=columns,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
     )
     return best, share
 
@@ -64,12 +70,13 @@ def _rank_blocks(
     lengths,
     blocks,
     share,
+    pooled_b,
     CHUNK_SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     KEPT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     split = tl.program_id(0)
     row = tl.program_id(2).to(tl.int64)
@@ -80,15 +87,19 @@ def _rank_blocks(
     if split * share >= last:
         return
 
-    dim = tl.arange(0, BLOCK_D)
-    asked = tl.load(pooled + problem * HEAD_DIM + dim, dim < HEAD_DIM, other=0.0)
-    summaries += problem * blocks * HEAD_DIM
+    pooled += row * pooled_b + tl.program_id(1) * WIDTH
+    summaries += problem * blocks * WIDTH
     kept = tl.full([KEPT], MISSING, tl.int64)
     for first in range(split * share, last, BLOCK_N):
         block = first + tl.arange(0, BLOCK_N)
         real = block < last
-        pointers = summaries + block.to(tl.int64)[:, None] * HEAD_DIM + dim[None, :]
-        summary = load_tile(pointers, real, True, HEAD_DIM, BLOCK_D)
-        found = tl.where(real, sort_keys(tl.sum(summary * asked[None, :], 1), block), MISSING)
+        scores = tl.zeros([BLOCK_N], tl.float32)
+        for begin in tl.static_range(0, WIDTH, COLUMNS):
+            at = begin + tl.arange(0, COLUMNS)
+            asked = tl.load(pooled + at, at < WIDTH, other=0.0)
+            pointers = summaries + block.to(tl.int64)[:, None] * WIDTH + at[None, :]
+            summary = tl.load(pointers, real[:, None] & (at < WIDTH)[None, :], other=0.0)
+            scores += tl.sum(summary * asked[None, :], 1)
+        found = tl.where(real, sort_keys(scores, block), MISSING)
         kept = tl.topk(tl.join(kept, tl.topk(found, KEPT)).reshape([2 * KEPT]), KEPT)
     tl.store(best + (problem * tl.num_programs(0) + split) * KEPT + tl.arange(0, KEPT), kept)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hylora generate`: text from a model, at the cost of what its attention reads."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich import filesize
+from transformers import DynamicCache, TextStreamer, set_seed
+
+from hylora.attention import resolve_name
+from hylora.cli.model_options import ModelOptions, options_of, with_options
+from hylora.generation import SpanCache, bytes_held
+from hylora.runs.tokenizer import check_vocabulary
+
+__all__ = ["generate"]
+
+
+def _generate(
+    options: ModelOptions,
+    prompt: Annotated[str | None, typer.Option(help="The text to continue.")] = None,
+    prompt_file: Annotated[str | None, typer.Option(help="A file that holds it; - for standard input.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    prefill_chunk_size: Annotated[
+        int | None, typer.Option(min=1, help="Read the prompt in pieces of so many tokens, to save memory.")
+    ] = None,
+    full_cache: Annotated[
+        bool, typer.Option("--full-cache", help="Let new tokens attend to all before them, as evaluations do.")
+    ] = False,
+    offload: Annotated[bool, typer.Option("--offload", help="Keep keys and values in the host's memory.")] = False,
+) -> None:
+    """Continue a text, and print it as it comes.
+
+    Under `se_attn` every token reads its chunk and the blocks that it retrieves, through a `SpanCache`. Standard error
+    tells the speed and what the cache holds.
+
+    Raises:
+        ValueError: on wrong input, before the model is loaded.
+    """
+    spans = resolve_name(options.attention_name) == "se_attn" and not full_cache
+    if offload and not spans:
+        raise ValueError(
+            "--offload is for a SpanCache, which goes with --attention se_attn or se_attn_recall, and without "
+            "--full-cache"
+        )
+    if temperature < 0:
+        raise ValueError(f"--temperature {temperature} must be at least 0")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"--top-p {top_p} must be above 0 and at most 1")
+    if top_p < 1 and temperature == 0:
+        raise ValueError(f"--top-p {top_p} is for sampling; give a --temperature above 0, for example 0.7")
+    text = _read_prompt(prompt, prompt_file)
+    tokenizer = options.load_tokenizer()
+    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    length = inputs["input_ids"].shape[1]
+    if length == 0:
+        raise ValueError("the prompt has no tokens; give some text")
+
+    model = options.load_model()
+    check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    if spans:
+        cache = SpanCache(model.config, capacity=length + max_new_tokens, offload=offload)
+    else:
+        cache = DynamicCache(config=model.config)
+    clock = _Clock(tokenizer)
+    set_seed(seed)
+    model.generate(
+        **inputs.to(options.device),
+        past_key_values=cache,
+        max_new_tokens=max_new_tokens,
+        prefill_chunk_size=prefill_chunk_size,
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        streamer=clock,
+        **sampling,
+    )
+    kind, held = "SpanCache" if spans else "full cache", filesize.decimal(bytes_held(cache))
+    print(f"{length} tokens read, {clock.report()}; a {kind} of {held}", file=sys.stderr)
+
+
+def _read_prompt(prompt: str | None, file: str | None) -> str:
+    if (prompt is None) == (file is None):
+        raise ValueError("give the text to continue either as --prompt or as --prompt-file")
+    if file is None:
+        return prompt
+    return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+
+
+class _Clock(TextStreamer):
+    """Prints tokens as they come, and tells how fast they came."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._times: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        """Print tokens; the first to be put are the prompt's."""
+        self._times.append(time.perf_counter())
+        super().put(value)
+
+    def report(self) -> str:
+        """Seconds of the prompt, and new tokens per second behind the first."""
+        start, first, *_ = self._times
+        new = len(self._times) - 1
+        speed = f" ({(new - 1) / (self._times[-1] - first):.1f} a second)" if new > 1 else ""
+        return f"the first new one after {first - start:.1f} s, {new} written{speed}"
+
+
+_MODEL, *_REST = options_of(ModelOptions, attention="same")
+_MODEL = _MODEL.replace(
+    annotation=Annotated[str, typer.Argument(metavar="MODEL", help="A run's folder, a model folder or a hub id.")]
+)
+
+
+@wraps(_generate)
+def generate(**values: Any) -> None:
+    """`_generate`, with the options about the model as its own."""
+    options = ModelOptions(**{option.name: values.pop(option.name) for option in (_MODEL, *_REST)})
+    _generate(options, **values)
+
+
+with_options(generate, [_MODEL, *options_of(_generate, ("options",)), *_REST])

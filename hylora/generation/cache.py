@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cache under which generation goes on with span-expanded attention, in place of full attention over all tokens."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionAndFullAttentionLayer,
+)
+
+from hylora.architecture import continues_by_pieces
+from hylora.generation.layers import HybridSpanLayer, SpanLayer
+from hylora_kernels.decode import DecodeState
+
+__all__ = ["SpanCache", "bytes_held"]
+
+
+class SpanCache(Cache):
+    """Passed as `past_key_values` to a model whose attention is `se_attn` or `se_attn_recall`, or to its `generate`.
+
+    Every token, of a prompt or new, then attends to its chunk and the blocks that it retrieves. Recurrent layers keep
+    their states as in any cache of transformers.
+
+    Args:
+        config: of the model.
+        capacity: tokens per row to make room for at first. When room runs out it grows, which copies what is held.
+        offload: keep keys and values in the host's memory, and bring what is read to the device.
+
+    Raises:
+        ValueError: if a layer of the model has a window or an index of its own, or none has attention.
+    """
+
+    def __init__(self, config: PreTrainedConfig, *, capacity: int | None = None, offload: bool = False) -> None:
+        def span(layer):
+            kind = type(layer)
+            if kind is DynamicLayer:
+                return SpanLayer(capacity, offload)
+            if kind is LinearAttentionAndFullAttentionLayer:
+                return HybridSpanLayer(capacity, offload, layer.number_of_states)
+            if isinstance(layer, CacheLayerMixin):
+                raise ValueError(
+                    f"model_type={config.model_type!r} has layers that need a {kind.__name__}, for which a SpanCache "
+                    "cannot stand; pass transformers' DynamicCache"
+                )
+            return layer
+
+        layers = [span(layer) for layer in DynamicCache(config=config).layers]
+        if not any(isinstance(layer, SpanLayer) for layer in layers):
+            raise ValueError(f"model_type={config.model_type!r} has no attention layers, and needs no SpanCache")
+        super().__init__(layers=layers)
+        self._by_pieces = continues_by_pieces(config)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """What the mask is made from: there are no keys but those of the new tokens.
+
+        Raises:
+            ValueError: if several tokens continue the cache of a model whose recurrent layers then start anew.
+        """
+        if query_length > 1 and not self._by_pieces and self.get_seq_length():
+            raise ValueError(
+                f"{query_length} tokens continue a cache that holds {self.get_seq_length()}, and the recurrent layers "
+                "of this model forget their state when it is more than one; pass the whole prompt at once (without "
+                "prefill_chunk_size), then one token at a time"
+            )
+        return super().get_mask_sizes(query_length, layer_idx)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens.
+
+        Args:
+            tokens_to_remove: how many columns, as a negative number.
+
+        Raises:
+            ValueError: if recurrent layers hold a state, which cannot be taken back.
+        """
+        if tokens_to_remove and not self.is_croppable:
+            raise ValueError(
+                f"crop({tokens_to_remove}): recurrent layers do not tell what their state was before those tokens; "
+                "keep a copy (copy.deepcopy) of the cache to go back to"
+            )
+        super().crop(tokens_to_remove)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows alone.
+
+        Args:
+            indices: integers, one for each row of the new batch.
+        """
+        self.reorder_cache(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row.
+
+        Args:
+            repeats: how many times.
+        """
+        state = next(layer.state for layer in self.layers if isinstance(layer, SpanLayer))
+        if state is not None:
+            # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
+            self.reorder_cache(torch.arange(len(state.lengths)).repeat_interleave(repeats))
+
+
+def bytes_held(cache: Cache) -> int:
+    """The memory that a cache's layers take, room that is not used yet included.
+
+    Args:
+        cache: a `SpanCache`, or one of transformers'.
+    """
+    held = 0
+    for kept in chain.from_iterable(vars(layer).values() for layer in cache.layers):
+        if isinstance(kept, DecodeState):
+            held += sum(kept.bytes_held())
+        else:
+            parts = kept.values() if isinstance(kept, dict) else (kept,)
+            held += sum(part.nbytes for part in parts if isinstance(part, Tensor))
+    return held
