@@ -32,13 +32,15 @@ class Needles:
     stops: Tensor
 
     @classmethod
-    def of_recall(cls, sequence: RecallSequence) -> Needles:
+    def of_recall(cls, sequence: RecallSequence, tokens: int = 1) -> Needles:
         """Of a recall sequence: an answer is predicted at the token before it.
 
-        A needle is the token that holds the answer and the next, to which short convolutions carry it: some models
-        look at the one, others at the other.
+        Args:
+            sequence: the sequence.
+            tokens: of a needle, from the one that holds the answer. With 2 it has the next one too, to which short
+                convolutions carry the answer: some models look at the one, others at the other.
         """
-        return cls(sequence.answers - 1, sequence.sources, (sequence.sources + 2).minimum(sequence.answers))
+        return cls(sequence.answers - 1, sequence.sources, (sequence.sources + tokens).minimum(sequence.answers))
 
     @classmethod
     def at_end(cls, length: int, spans: Sequence[tuple[int, int]]) -> Needles:

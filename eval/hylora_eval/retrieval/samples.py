@@ -73,7 +73,7 @@ def needle_samples(
             )
         # Another tokenizer may join what is counted as two tokens.
         check_sequences(sequences)
-        return [Sample(sequence.input_ids, Needles.of_recall(sequence)) for sequence in sequences]
+        return [Sample(sequence.input_ids, Needles.of_recall(sequence, tokens=2)) for sequence in sequences]
     records = ruler.generate(task, tokenizer, length, samples, seed, haystack=haystack)
     drawn = []
     for record in records:
