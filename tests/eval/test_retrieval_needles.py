@@ -124,6 +124,7 @@ def test_needles_of_facts_repeat_their_answers_over_text():
         ids, needles = sample.input_ids, sample.needles
         assert len(ids) == 400 and len(needles.queries) == 8
         assert torch.equal(ids[needles.queries + 1], ids[needles.starts])
+        assert (needles.stops == needles.starts + 2).all()
         assert torch.equal(ids[needles.queries], ids[needles.starts - 1])
         # 19 facts, of which 8 come again, each with its sign.
         assert int((ids == tokenizer.convert_tokens_to_ids("\u0120#")).sum()) >= 27
