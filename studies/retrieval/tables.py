@@ -16,6 +16,8 @@ from hylora_eval.retrieval.picture import draw
 
 RESULTS = Path(__file__).parent / "results/main.json"
 KINDS = ("hybrid", "transformer")
+# Needles of two tokens lie in one block, mostly; options follow from the settings.
+LEFT_OUT = ("options", "layers", "hit_rate_of_all", "chance_of_all")
 
 
 def gather(folder: Path = Path("outputs/retrieval")) -> dict:
@@ -28,7 +30,7 @@ def gather(folder: Path = Path("outputs/retrieval")) -> dict:
             about = {"task": found["task"], "length": found["length"]}
             for rule in found["rules"]:
                 layers = [layer["attended"] and round(layer["attended"]["hit_rate"], 4) for layer in rule["layers"]]
-                kept = {name: value for name, value in rule.items() if name not in ("options", "layers")}
+                kept = {name: value for name, value in rule.items() if name not in LEFT_OUT}
                 size = {"block_size": rule["options"]["block_size"]}
                 rows.append({**about, **size, **_rounded(kept), "attended_by_layer": layers})
         kept = {name: result[name] for name in ("created", "settings", "data", "environment")}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Transformer to be trained that can look facts up from the start: `transformer.py SEED FOLDER`.
 
-From random weights a Transformer of this size had not learned to look facts up after 1,750 updates (a hybrid does after
-some 900: its short convolutions see the token before). So it starts with an induction circuit: the first head of layer 0
-attends to the token before, by the biases of its queries and keys; the first head of layer 1 looks for what that head
-has written, and writes what it finds. Everything is trained afterwards.
+From random weights a Transformer of this size had not learned to look facts up after 1,750 updates (a hybrid does
+after some 900: its short convolutions see the token before). So it starts with an induction circuit: the first head of
+layer 0 attends to the token before, by the biases of its queries and keys; the first head of layer 1 looks for what
+that head has written, and writes what it finds. Everything is trained afterwards.
 """
 
 import math
