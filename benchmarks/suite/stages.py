@@ -15,7 +15,7 @@ from torch import Tensor
 import hylora_kernels
 from hylora_kernels import SequenceLayout
 from hylora_kernels.decode import DecodeState, span_decode
-from hylora_kernels.options import SpanOptions
+from hylora_kernels.options import SpanOptions, summary_width
 from hylora_kernels.saved import Saved
 
 from .methods import Options
@@ -24,7 +24,8 @@ from .runs import random_tensors
 # Kernels that look up their launch by the dtype of summaries and sums, which is wider than that of the queries; and
 # those among them that do so by the width of summaries in place of the head dimension.
 _WIDE = ("retrieve", "decode_rank", "sum_runs")
-_BY_WIDTH = ("retrieve",)
+_BY_WIDTH = ("retrieve", "decode_rank")
+_MOST_LISTED = 256
 
 
 class Stage(NamedTuple):
@@ -47,14 +48,21 @@ def stages(
     span, other = (options.span, options.recall) if selection == "chunk" else (options.recall, options.span)
     tensors = random_tensors(*heads, length, options.head_dim, dtype, options.device)
     found = {**_attention_stages(tensors, other), **_attention_stages(tensors, span)}
-    decode = _decode_step(*tensors[:3], options.span)
+    decode = _decode_step(*tensors[:3], span)
     wide = dict.fromkeys(_WIDE, torch.float32)
     return {
         **{name: stage._replace(dtype=wide.get(name, dtype)) for name, stage in found.items()},
         **{
-            name: Stage(decode, wide.get(name, dtype), options.head_dim, captured=True) for name in _kernels("decode*")
+            name: Stage(decode, wide.get(name, dtype), _listed(name, span, options.head_dim), captured=True)
+            for name in _kernels("decode*")
         },
     }
+
+
+def _listed(kernel: str, options: dict[str, Any], head_dim: int) -> int:
+    """The head dimension or width by which a kernel looks up its launch."""
+    width = summary_width(SpanOptions(**options), head_dim) if kernel in _BY_WIDTH else head_dim
+    return min(width, _MOST_LISTED)
 
 
 def _attention_stages(tensors: list[Tensor], options: dict[str, Any]) -> dict[str, Stage]:
@@ -84,10 +92,7 @@ def _attention_stages(tensors: list[Tensor], options: dict[str, Any]) -> dict[st
     else:
         runs |= dict.fromkeys(("forward_pairs", "merge_slots"), attend)
         runs |= dict.fromkeys(("backward_pairs", "sum_runs"), differentiate)
-    return {
-        name: Stage(run, query.dtype, summaries.shape[2] if name in _BY_WIDTH else head_dim)
-        for name, run in runs.items()
-    }
+    return {name: Stage(run, query.dtype, _listed(name, options, head_dim)) for name, run in runs.items()}
 
 
 def _decode_step(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[[], Tensor]:

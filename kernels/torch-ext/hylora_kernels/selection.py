@@ -59,7 +59,7 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
             def score(at: slice, blocks: int) -> Tensor:
                 return pooled[:, :, at] @ summaries[:, :, :blocks].mT
 
-    step = _per_slice(rows * heads * blocks, key.device)
+    step = 4 * _per_slice(rows * heads * blocks, key.device)  # scores are passed over less often than summaries
     for first in range(0, units, step):
         at = slice(first, min(first + step, units))
         blocks = options.candidates(at.stop - 1)  # nobody in the slice may choose a later one

@@ -71,7 +71,9 @@ def test_two_vectors_of_large_heads_and_sums_of_the_group_before():
     check(inputs, first=62, selection="causal", query_group=4, summary="mean_std")
 
 
-@pytest.mark.parametrize("variant", [{"retrieval": "none"}, {"top_k": 0}, {"top_k": 9}, {"block_size": 32}, {"block_size": 8}], ids=str)
+@pytest.mark.parametrize(
+    "variant", [{"retrieval": "none"}, {"top_k": 0}, {"top_k": 9}, {"block_size": 32}, {"block_size": 8}], ids=str
+)
 def test_retrieval(variant):
     check(random_inputs(1, 2, 1, 74, head_dim=16, dtype=torch.float32), first=70, **variant)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby, product
+from itertools import groupby
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -13,13 +13,13 @@ from .. import backends
 from ..hashing import hashed_scores
 from ..kept import DecodeTensors, store
 from ..layout import SequenceLayout
-from ..options import SpanOptions, accumulation_dtype
+from ..options import SpanOptions
 from ..selection import best, token_scores
 from .flash import flash_forward
-from .pairs import PairPart
+from .pairs import pair_parts
 from .parts import TilePart, Tiles, attend_forward
 
-# Scores, gathered blocks, and what pairs of a query and a block give have at most about so many numbers at a time.
+# Scores, and the numbers of gathered blocks, are at most about so many at a time.
 _SLICE = 1 << 23
 
 
@@ -173,21 +173,17 @@ def _attend_gathered(
 def _attend_pairs(
     query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float
 ) -> Tuple[Tensor, Tensor]:
-    """Attention of many tokens, where each block meets those that chose it."""
-    rows, heads, length, top_k = blocks.shape
-    groups, count = query.shape[1] // heads, kept.key_cache.shape[2] // size
-    output, lse = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=accumulation_dtype(query.dtype))
-    keys = Tiles(slice(0, 1), 0, count, size)
-    step = max(1, _SLICE // (groups * top_k * query.shape[3]))
-    for row, head in product(range(rows), range(heads)):
-        key, value = (x[row : row + 1, head : head + 1].to(query.device) for x in (kept.key_cache, kept.value_cache))
-        for first in range(0, length, step):
-            some = blocks[row : row + 1, head : head + 1, first : first + step]
-            at = row, slice(head * groups, (head + 1) * groups), slice(first, first + step)
-            part = PairPart(Tiles(slice(0, 1), 0, 1, some.shape[2]), keys, some, groups)
-            part_output, part_lse = part.forward(query[at][None], key, value, scale)
-            output[at], lse[at] = part_output[0, :, 0], part_lse[0, :, 0]
-    return output, lse
+    """Attention of many tokens, where each block meets those that chose it; one KV head after the other."""
+    rows, heads, length, _ = blocks.shape
+    groups, every = query.shape[1] // heads, slice(0, rows)
+    queries, keys = Tiles(every, 0, length, 1), Tiles(every, 0, kept.key_cache.shape[2] // size, size)
+    results = []
+    for head, asked in enumerate(query.split(groups, dim=1)):
+        key, value = (x[:, head : head + 1].to(query.device) for x in (kept.key_cache, kept.value_cache))
+        parts = pair_parts(queries, keys, blocks[:, head : head + 1], asked)
+        results.append(attend_forward(asked, key, value, parts, scale))
+    output, lse = zip(*results)
+    return torch.cat(output, dim=1), torch.cat(lse, dim=1)
 
 
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tuple[Tensor, Tensor]:

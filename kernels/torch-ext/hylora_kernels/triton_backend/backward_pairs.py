@@ -241,4 +241,5 @@ def _sum_runs(
     for run in range(first, end):
         at = (run * 2 + which) * BLOCK_SIZE + place
         total += tl.load(of_runs + at[:, None] * HEAD_DIM + dim[None, :], inside, other=0.0)
+    tl.debug_barrier()  # as in merge_slots
     tl.store(sums, total, inside)

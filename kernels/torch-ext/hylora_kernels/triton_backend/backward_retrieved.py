@@ -164,5 +164,6 @@ def _add_retrieved_gradients(
     value_grad += vector_at(value_grad_strides, row, kv_head, at)[None, :] + dim[:, None]
     dk = tl.load(key_grad, inside, other=0.0).to(tl.float32) + dk * scale
     dv = tl.load(value_grad, inside, other=0.0).to(tl.float32) + dv
+    tl.debug_barrier()  # threads may hold copies of what they read: none is to read what another has already written
     tl.store(key_grad, dk.to(key_grad.dtype.element_ty), inside)
     tl.store(value_grad, dv.to(value_grad.dtype.element_ty), inside)

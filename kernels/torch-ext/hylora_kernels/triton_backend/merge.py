@@ -94,7 +94,6 @@ def _merge_slots(
             denominator = denominator * tl.exp2(pivot - higher) + tl.exp2(log - higher)
             pivot = higher
         log_total = pivot + tl.log2(denominator)
-        tl.store(own, log_total * 0.6931471805599453, real)
         weight = tl.exp2(own_log - log_total)
 
     total += vector_at(total_strides, row, head, position)[:, None] + dim[None, :]
@@ -106,4 +105,8 @@ def _merge_slots(
         if lse is not None:
             x *= tl.exp2(tl.load(share_lse + at, listed, other=float("-inf")) - log_total)[:, None]
         merged += x
+    # Threads may hold copies of what they read: none is to read what another has already written.
+    tl.debug_barrier()
+    if lse is not None:
+        tl.store(own, log_total * 0.6931471805599453, real)
     tl.store(total, merged.to(total.dtype.element_ty), real[:, None] & (dim < HEAD_DIM)[None, :])
