@@ -15,6 +15,7 @@ import hylora
 from hylora.adapters import HyLoraConfig, add_adapter, trainable_groups
 from hylora.demo.miniature import ASSETS
 from hylora.language import LanguageRecipe, train
+from hylora.language.recipe import AttentionRecipe
 from hylora.models.mamba2attn import Mamba2AttnConfig, Mamba2AttnForCausalLM
 from tests.pages import ROOT, blocks, page
 from tests.tiny import tiny_mamba2attn
