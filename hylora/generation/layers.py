@@ -58,12 +58,18 @@ class SpanLayer(DynamicLayer):
             config: of the model.
 
         Raises:
-            ValueError: if gradients are asked for, or the mask hides what is held or shows more, or leaves a gap that
-                recurrent layers would see.
+            ValueError: if gradients are asked for, or the batch has other rows, or the mask hides what is held or
+                shows more, or leaves a gap that recurrent layers would see.
         """
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("no gradient flows through a SpanCache; use torch.no_grad(), or use_cache=False to train")
         held = self.columns.real(self.columns.length)
+        if self.is_initialized and len(held) != len(query):
+            raise ValueError(
+                f"the batch has {len(query)} rows, and the cache holds {len(held)}; repeat its rows with "
+                "batch_repeat_interleave (as beams and returned sequences need), or choose among them with "
+                "batch_select_indices"
+            )
         if before is not None and before != held:
             raise ValueError(
                 f"attention_mask shows {before} tokens per row before the new ones, and the cache holds {held}: what "
@@ -150,6 +156,7 @@ class SpanLayer(DynamicLayer):
             self.state.crop(torch.tensor(self.columns.real(kept)))
             self.columns.crop(kept)
 
+    @torch.inference_mode(False)
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let every row go on from another one. Other numbers of rows than there are change the batch."""
         if self.state is not None:
