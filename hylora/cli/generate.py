@@ -46,7 +46,7 @@ def _generate(
     tells the speed and what the cache holds.
 
     Raises:
-        ValueError: on wrong input, before the model is loaded; and for a prompt in pieces where the model forgets them.
+        ValueError: on wrong input, before the model is loaded, and for pieces of a prompt that the model would forget.
     """
     name = resolve_name(options.attention_name)
     spans = name == "se_attn" and not full_cache
@@ -57,8 +57,8 @@ def _generate(
         )
     if prefill_chunk_size is not None and name in FUNCTIONS and not spans:
         raise ValueError(
-            f"--prefill-chunk-size {prefill_chunk_size}: with a full cache the pieces behind the first would attend to "
-            f"all before them, and not as {name!r} does; leave it out"
+            f"--prefill-chunk-size {prefill_chunk_size}: with a full cache, pieces behind the first would attend to all "
+            f"before them, and not as {name!r} does; leave it out"
         )
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"--temperature {temperature} must be at least 0, and finite")
