@@ -57,8 +57,8 @@ def _generate(
         )
     if prefill_chunk_size is not None and name in FUNCTIONS and not spans:
         raise ValueError(
-            f"--prefill-chunk-size {prefill_chunk_size}: with a full cache, pieces behind the first would attend to all "
-            f"before them, and not as {name!r} does; leave it out"
+            f"--prefill-chunk-size {prefill_chunk_size}: with a full cache, pieces behind the first would attend to "
+            f"all before them, and not as {name!r} does; leave it out"
         )
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"--temperature {temperature} must be at least 0, and finite")

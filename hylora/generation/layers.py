@@ -54,7 +54,7 @@ class SpanLayer(DynamicLayer):
         Args:
             query: `[B, Hq, n, D]`.
             layout: which of the new tokens are real.
-            before: tokens that the mask shows in each row before the new ones; None where it says nothing.
+            before: tokens that the mask shows in each row before the new ones (without a mask, all); None if unknown.
             config: of the model.
 
         Raises:
@@ -72,8 +72,9 @@ class SpanLayer(DynamicLayer):
             )
         if before is not None and before != held:
             raise ValueError(
-                f"attention_mask shows {before} tokens per row before the new ones, and the cache holds {held}: what "
-                "was stored cannot be hidden later; pass the mask that the cache was filled with, and ones behind it"
+                f"attention_mask (without one, all are shown) shows {before} tokens per row before the new ones, and "
+                f"the cache holds {held}: what was stored cannot be hidden later, nor padding be shown; pass the mask "
+                "that the cache was filled with, and ones behind it"
             )
         row = self.columns.gap(SequenceLayout.of(query, layout))
         if row is not None and is_recurrent(config):

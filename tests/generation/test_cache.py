@@ -204,10 +204,11 @@ def test_a_mask_that_hides_what_is_held_is_refused():
     arguments = {"position_ids": torch.full((3, 1), 30), "past_key_values": batch.cache}
     for mask, message in (
         (torch.ones(3, 31), r"shows \[30, 30, 30\] tokens .* holds \[23, 30, 27\]"),
+        (None, r"shows \[30, 30, 30\] tokens .* holds \[23, 30, 27\]"),
         (torch.ones(3, 1), "of both"),
     ):
         with torch.no_grad(), pytest.raises(ValueError, match=message):
-            batch.model(tokens(3, 1), attention_mask=mask.long(), **arguments)
+            batch.model(tokens(3, 1), attention_mask=mask, **arguments)
 
 
 @pytest.mark.parametrize("name", ["llama", "bamba"])
@@ -217,7 +218,7 @@ def test_a_pass_that_was_broken_off_is_noticed(name, monkeypatch):
     last = batch.cache.layers[-1]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), torch.no_grad():
         patch.setattr(last, "attend", Mock(side_effect=KeyboardInterrupt))
-        batch.model(tokens(3, 1), past_key_values=batch.cache)
+        batch.feed(tokens(3, 1))
     with pytest.raises(ValueError, match="31 tokens and others 30"):
         batch.feed(tokens(3, 1))
 
