@@ -42,14 +42,24 @@ def expand_preset(options: Mapping[str, Any], name: str | None = None) -> dict[s
         name: of the attention, which may stand for one.
 
     Raises:
-        ValueError: if the preset is unknown.
+        ValueError: if the options are no dictionary, the preset is unknown, or others choose than it says.
     """
-    preset = PRESET_NAMES.get(name)
-    given = dict(options) if preset is None else {"preset": preset, **options}
-    if (preset := given.pop("preset", None)) is None:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"span_attention={options!r} must be a dictionary of options, as SpanConfig.to_dict gives")
+    given = dict(options)
+    preset = given.pop("preset", None) or PRESET_NAMES.get(name)
+    if preset is None:
         return given
     check_choice("preset", preset, tuple(PRESETS))
-    return {**PRESETS[preset], **given}
+    whole = {**PRESETS[preset], **given}
+    meant = PRESETS[PRESET_NAMES.get(name, preset)]["selection"]
+    if whole["selection"] != meant:
+        raise ValueError(
+            f"selection={whole['selection']!r} contradicts {name if name in PRESET_NAMES else preset!r}, which means "
+            f"selection={meant!r}; leave it out (hylora.set_attention replaces what a model's config keeps), or use "
+            "'se_attn' without a preset"
+        )
+    return whole
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,12 @@ class SpanConfig(SpanOptions):
         check_choice("backend", self.backend, NAMES)
         check_integer("window", self.window, minimum=1)
         check_group(self.group)
-        if self.chooses_for_next and self.retrieves and self.retrieval == "relevance":
+        finds_nothing = self.chooses_for_next and self.retrieves and self.retrieval == "relevance"
+        if finds_nothing and not torch.compiler.is_compiling():
             warnings.warn(
                 f"selection='causal' with query_group={self.query_group} chooses by the queries before those that "
                 "read, and finds no needle even with exact scores; use selection='token'",
-                stacklevel=2,
+                stacklevel=1,  # one place, which is shown once: a recipe makes several of these
             )
 
     @property
@@ -133,8 +144,6 @@ class SpanConfig(SpanOptions):
         Raises:
             ValueError: if a key or preset is unknown, naming the nearest one.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"span_attention={values!r} must be a dictionary of options, as SpanConfig.to_dict gives")
         values = expand_preset(values)
         for key in values:
             if key not in cls.__dataclass_fields__:
@@ -150,15 +159,7 @@ class SpanConfig(SpanOptions):
             ValueError: if the attention stands for a preset, and the options that are kept are of another rule.
         """
         kept = getattr(config, CONFIG_ATTRIBUTE, None) or {}
-        name = getattr(config, "_attn_implementation", None)
-        if name in PRESET_NAMES:
-            if PRESETS[PRESET_NAMES[name]]["selection"] != kept.get("selection", "token"):
-                raise ValueError(
-                    f"attention {name!r} is a choice for each token, and the model's config keeps options with "
-                    f"selection={kept['selection']!r}; replace them with hylora.set_attention(model, {name!r}), or "
-                    "use 'se_attn'"
-                )
-            kept = {"preset": PRESET_NAMES[name], **kept}
+        kept = expand_preset(kept, getattr(config, "_attn_implementation", None))
         if torch.compiler.is_compiling():
             return cls.from_dict(kept)
         content = (cls, repr(kept))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from hylora.attention import SpanConfig
-from hylora.attention.config import PRESET_NAMES, PRESETS
+from hylora.attention.config import PRESET_NAMES, PRESETS, expand_preset
 from hylora.language.data.recipe import DataRecipe
 from hylora.rope import RopeScaling
 from hylora.training.fields import check_choice, check_range, expand_home
@@ -79,6 +79,11 @@ class AttentionRecipe(SpanConfig):
 
     name: Literal["se_attn", "sw_attn", "s2_attn", "full"] = "se_attn"
     preset: Literal["published", "recall"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Of one that was not read, or only named beside options that were written out before.
+        expand_preset({"preset": self.preset, "selection": self.selection})
 
     @property
     def span(self) -> SpanConfig:
@@ -182,10 +187,12 @@ class LanguageRecipe(Recipe):
         """A recipe from nested plain values, of which `attention` may name a preset."""
         section = tree.get("attention")
         if isinstance(section, dict):
-            if (preset := PRESET_NAMES.get(section.get("name"))) is not None:
-                section = {"preset": preset, **section, "name": "se_attn"}
-            if section.get("preset") in PRESETS:  # what is no preset is refused with the other values
-                section = {**PRESETS[section["preset"]], **section}
+            name, preset = section.get("name"), section.get("preset")
+            if name in list(PRESET_NAMES) and preset in (None, PRESET_NAMES[name]):
+                preset = PRESET_NAMES[name]
+                section = {**section, "preset": preset, "name": "se_attn"}
+            if preset in list(PRESETS):  # what is no preset is refused with the other values
+                section = {**PRESETS[preset], **section}
             tree = {**tree, "attention": section}
         return super().from_tree(tree)
 

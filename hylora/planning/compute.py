@@ -98,7 +98,7 @@ def _attention_widths(model: nn.Module) -> list[tuple[int, int]]:
 
 def _selection_operations(span: SpanConfig, queries: int, keys: int, length: int) -> int:
     """Operations of summaries and scores; the simulation retrieves at random instead."""
-    if span.retrieval != "relevance" or length <= max(span.chunk_sizes):
+    if span.retrieval != "relevance" or not span.retrieves or length <= max(span.chunk_sizes):
         return 0
     options = span.with_chunks_of(max(span.chunk_sizes))
     widths = summary_width(options, keys)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from hylora_kernels.interface import CONFIG_ATTRIBUTE
+
 __all__ = ["fingerprint", "model_fingerprint", "tokenizer_fingerprint", "weights_fingerprint"]
 
 
@@ -31,7 +33,7 @@ def fingerprint(content: Any) -> str:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A hash of what a model computes: of its weights, and of what its config sets."""
+    """A hash of what a model computes: of its weights, and of what its config sets but for options of an attention."""
     config = getattr(model, "config", None)
     return fingerprint([weights_fingerprint(model), None if config is None else _lasting(config.to_diff_dict())])
 
@@ -78,11 +80,11 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _lasting(values: Any) -> Any:
-    """A config without where it came from and what wrote it."""
+    """A config without where it came from, what wrote it, and what every run sets itself."""
     if isinstance(values, dict):
         return {
             name: _lasting(value)
             for name, value in values.items()
-            if not str(name).startswith("_") and name != "transformers_version"
+            if not str(name).startswith("_") and name not in ("transformers_version", CONFIG_ATTRIBUTE)
         }
     return values

@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import nn
 
 import hylora
-from hylora.attention import SpanConfig, resolve_name
+from hylora.attention import SpanConfig, expand_preset, resolve_name
 from hylora.attention.functions import FUNCTIONS
 from hylora.files import write_atomically
 
@@ -38,7 +38,7 @@ class RunManifest:
     """How a run's model was trained.
 
     Args:
-        attention: name of the attention during training.
+        attention: name of the attention during training; one that stands for a preset becomes `se_attn`.
         span_attention: its options, as `SpanConfig.to_dict` gives them; empty for full attention.
         base_model: hub id or folder of the model that an adapter belongs to; None where the folder holds a full model.
         base_revision: revision of the base on the hub.
@@ -58,7 +58,8 @@ class RunManifest:
     hylora_version: str | None = None
 
     def __post_init__(self) -> None:
-        resolve_name(self.attention)
+        self.span_attention = expand_preset(self.span_attention, self.attention)
+        self.attention = resolve_name(self.attention)
         SpanConfig.from_dict(self.span_attention)
         for name, kind in _OPTIONAL.items():
             value = getattr(self, name)
@@ -87,7 +88,7 @@ class RunManifest:
                 "the adapter's base model was built in memory (name_or_path=''), so nothing could load it again; save "
                 "it and load it with from_pretrained"
             )
-        attention = resolve_name(base.config._attn_implementation)
+        attention = resolve_name(config._attn_implementation)
         rope = getattr(config, "rope_parameters", None) or {}
         scaled = rope.get("rope_type", "default") != "default"
         return cls(

@@ -81,7 +81,11 @@ class RunFolder:
             raise RecipeError(f"output.path={str(self.path)!r} cannot be written: {error}") from error
 
     def _check_same_run(self, recipe: Recipe) -> None:
-        before, now = flatten(read_yaml(self.recipe)), flatten(recipe.to_tree())
+        try:
+            tree = recipe.load(self.recipe).to_tree()  # keys that are younger than the run have their defaults
+        except RecipeError:
+            tree = read_yaml(self.recipe)  # of another task, say
+        before, now = flatten(tree), flatten(recipe.to_tree())
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         changed = [key for key in changed if not key.startswith(recipe.FREE_ON_RESUME)]
         if not recipe.depends_on_steps() and "training.steps" in changed:

@@ -80,6 +80,13 @@ def test_the_values_of_masks_and_positions_are_read_inside_the_graph(arguments):
     assert not torch.allclose(logits(graph, **arguments), logits(graph), atol=1e-3) or arguments == {"use_cache": True}
 
 
+@pytest.mark.filterwarnings("ignore:selection='causal'")
+@pytest.mark.parametrize("options", [{"selection": "causal"}, {"preset": "recall"}], ids=["causal", "recall"])
+def test_other_choices_are_compiled_too(options):
+    model = build("llama", **options)
+    assert_close(logits(compiled(model)), logits(model))
+
+
 def test_other_lengths_and_masks_need_no_other_graph():
     model = build("llama")
     graph = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)

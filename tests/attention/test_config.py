@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import warnings
 from dataclasses import fields
 
 import pytest
 from transformers import AutoConfig, BambaConfig
 
 from hylora.attention import SpanConfig
+from hylora.language.recipe import AttentionRecipe
 from hylora_kernels import SpanOptions
 
 
@@ -75,13 +77,20 @@ def test_a_name_that_stands_for_a_preset_gives_its_options():
     config.span_attention = {"top_k": 3}
     assert SpanConfig.of(config) == SpanConfig.preset("recall", top_k=3)
     SpanConfig().keep_on(config)
-    with pytest.raises(ValueError, match="keeps options with selection='chunk'; replace them with hylora.set_attent"):
+    with pytest.raises(ValueError, match="selection='chunk' contradicts 'se_attn_recall', .*set_attention replaces"):
+        SpanConfig.of(config)
+    config.span_attention = {"preset": "published"}
+    with pytest.raises(ValueError, match="selection='chunk' contradicts 'se_attn_recall'"):
         SpanConfig.of(config)
 
 
 def test_a_rule_that_finds_nothing_warns():
     with pytest.warns(UserWarning, match="query_group=64 .* finds no needle .* use selection='token'"):
         SpanConfig(selection="causal")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        AttentionRecipe(selection="causal").span.with_chunks_of(2048)
+        assert len(caught) == 1
 
 
 @pytest.mark.parametrize(
@@ -98,6 +107,7 @@ def test_a_rule_that_finds_nothing_warns():
         ({"selection": "token", "pooling": "max"}, "selection='token' chooses with fewer"),
         ({"summary": "representatives", "block_size": 2}, "representatives=3 must be at most block_size=2"),
         ({"preset": "recal"}, "preset='recal' must be one of 'published', 'recall'; did you mean 'recall'"),
+        ({"preset": "recall", "selection": "chunk"}, "selection='chunk' contradicts 'recall', .* selection='token'"),
         ({"retrieval": "best"}, "retrieval='best'"),
         ({"summary": "max"}, "summary='max'"),
         ({"backend": "cuda"}, "backend='cuda'"),

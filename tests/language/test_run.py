@@ -410,6 +410,21 @@ def test_resuming_with_other_settings_names_them(recipe):
         train(recipe({"training.resume": True, "training.steps": 2, "optimizer.schedule.name": "linear"}))
 
 
+def test_a_run_may_be_resumed_when_recipes_have_gained_keys(recipe, tmp_path):
+    resumed = recipe({"training.resume": True})
+    old = resumed.to_tree()
+    del old["attention"]["representatives"], old["attention"]["pooling"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(old))
+    RunFolder(tmp_path / "run").check(resumed)
+    with pytest.raises(RecipeError, match=r"other values of attention\.pooling \('sum' -> 'max'\);"):
+        RunFolder(tmp_path / "run").check(recipe({"training.resume": True, "attention.pooling": "max"}))
+    old["task"] = "vision"
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(old))
+    with pytest.raises(RecipeError, match=r"task \('vision' -> 'language'\)"):
+        RunFolder(tmp_path / "run").check(resumed)
+
+
 def test_overwriting_replaces_the_run_and_nothing_else(recipe, tmp_path):
     train(recipe({"training.steps": 2, "output.checkpoint_every": 1}))
     (tmp_path / "run" / "figures.pdf").write_text("drawn by hand")

@@ -110,3 +110,25 @@ def test_long_attention_counts_what_is_seen(name, size):
     (call,) = [call for call in backward.calls if is_attention(call[0])]
     assert count_operations(*call) == 2.5 * expected
     assert kernel_workspace(*call[:2]) > 0
+
+
+def test_what_tokens_and_their_blocks_give_takes_memory_up_to_a_limit():
+    """As the Triton kernels have it: for each query and block that it chose an output, and backward a gradient."""
+
+    def workspaces(length, selection):
+        options = SpanOptions(16, 4, 64, selection, summary="mean_std")
+        query, key = torch.empty(1, 4, length, 8, device="meta"), torch.empty(1, 2, length, 8, device="meta")
+        settings = (*ops.pack_options(options), 0.3, "triton")
+        forward = (query, key, key, None, *settings)
+        backward = (query, query, key, key, None, query, query[..., 0], query, *settings)
+        names = ("span_attention", "span_attention_backward")
+        overloads = (getattr(torch.ops.hylora_kernels, name).default for name in names)
+        return [kernel_workspace(*call) for call in zip(overloads, (forward, backward), strict=True)]
+
+    pairs = 4 * 4 * 150  # heads, slots and tokens
+    forward, backward = workspaces(150, "token")
+    assert forward == 4 * pairs * (8 + 1)
+    assert 4 * pairs * 8 < backward < 3 * 4 * pairs * 8
+    assert max(workspaces(150, "chunk")) < forward / 5
+    assert max(workspaces(64, "token")) < 4 * 4 * 4 * 64 * 8  # one chunk reads no blocks
+    assert workspaces(1 << 22, "token")[0] == workspaces(1 << 21, "token")[0] == 4 * (1 << 27) * 9 // 8

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, ByT5Tokenizer
 
+import hylora
 from hylora.demo.miniature import ASSETS
 from hylora.runs.fingerprint import model_fingerprint, tokenizer_fingerprint
 from hylora.runs.weights import load_weights
@@ -54,6 +55,14 @@ def test_the_config_and_buffers_count():
     norm.running_mean += 1
     names.append(model_fingerprint(norm))
     assert len(set(names)) == 4
+
+
+def test_options_of_an_attention_do_not_count():
+    """They are the run's, whose recipe tells them; another version of the package has more of them."""
+    model = tiny_llama()
+    before = model_fingerprint(model)
+    hylora.set_attention(model, "se_attn", top_k=1)
+    assert model_fingerprint(model) == before
 
 
 def test_a_tokenizer_keeps_its_name_when_it_is_used_and_saved(tmp_path):

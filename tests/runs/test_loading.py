@@ -6,6 +6,7 @@ import json
 import peft
 import pytest
 import torch
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import hylora
 from hylora.attention import SpanConfig
@@ -184,6 +185,30 @@ def test_the_manifest_of_a_plain_model_names_its_attention_alone():
 def test_the_manifest_of_a_model_that_was_flagged_holds_the_presets_options():
     manifest = hylora.RunManifest.of(tiny_bamba(attn_implementation="se_attn_recall"))
     assert (manifest.attention, manifest.span_attention) == ("se_attn", SpanConfig.preset("recall").to_dict())
+
+
+def test_the_manifest_of_a_composite_model_names_the_attention_of_its_text():
+    """Which transformers can set by itself."""
+    config = LlavaConfig(text_config=tiny_llama().config, vision_config=CLIPVisionConfig(num_hidden_layers=1))
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.set_attn_implementation({"text_config": "se_attn_recall"})
+    manifest = hylora.RunManifest.of(model)
+    assert (manifest.attention, manifest.span_attention) == ("se_attn", SpanConfig.preset("recall").to_dict())
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"attention": "se_attn_recall", "span_attention": {"chunk_size": 64}},
+        {"attention": "se_attn", "span_attention": {"preset": "recall", "chunk_size": 64}},
+    ],
+    ids=["name", "option"],
+)
+def test_a_manifest_may_name_a_preset(tmp_path, manifest):
+    tiny_bamba().save_pretrained(tmp_path)
+    (tmp_path / "hylora.json").write_text(json.dumps(manifest))
+    assert SpanConfig.of(hylora.load(tmp_path).config) == SpanConfig.preset("recall", chunk_size=64)
 
 
 def test_an_adapter_on_a_model_without_a_name_gets_no_manifest():

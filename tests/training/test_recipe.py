@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hylora.attention import SpanConfig
-from hylora.language.recipe import LanguageRecipe
+from hylora.language.recipe import AttentionRecipe, LanguageRecipe
 from hylora.language.reference import key_table
 from hylora.training.fields import check_range
 from hylora.training.recipe import LoopRecipe, OptimizerRecipe, Recipe, RecipeError, ScheduleRecipe
@@ -65,6 +65,18 @@ def test_a_preset_fills_in_what_the_recipe_does_not_give(load, tmp_path):
     assert LanguageRecipe.load(tmp_path / "saved.yaml") == recipe
     with pytest.raises(RecipeError, match=r"attention.preset=.recal. must be published \| recall"):
         load("attention.preset=recal")
+    with pytest.raises(RecipeError, match=r"attention.preset=\[.recall.\] must be published"):
+        load("attention.preset=[recall]")
+
+
+def test_a_preset_beside_options_that_contradict_it_is_refused(load, tmp_path):
+    """As in a saved recipe, which gives them all."""
+    load().save(tmp_path / "saved.yaml")
+    for override in ("attention.preset=recall", "attention.name=se_attn_recall"):
+        with pytest.raises(RecipeError, match=r"attention.selection=.chunk. contradicts .recall., .* leave it out"):
+            LanguageRecipe.load(tmp_path / "saved.yaml", [override])
+    with pytest.raises(ValueError, match="contradicts 'recall'"):
+        AttentionRecipe(preset="recall")
 
 
 def test_saved_recipe_reads_back_equal(load, tmp_path):
