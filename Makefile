@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 # For example: make demo DEMO_OPTIONS=--quick
 DEMO_OPTIONS ?=
-CODE := hylora hylora_cli kernels eval vision_extras benchmarks docs tests
+CODE := hylora hylora_cli kernels eval vision_extras benchmarks studies docs tests
 
 .PHONY: demo test test-all quality style bench clean
 

@@ -46,7 +46,7 @@ class Prefill(_MaskObject):
             with the layout, so that a checkpointed layer that is run again makes the same choices.
         positions_shown: whether the mask was made from the positions, so that they cannot contradict it.
         packing_settled: whether whatever else marks boundaries was found to agree with the layout.
-        before: real tokens in each row before these, None where nothing is said of them.
+        before: real tokens in each row before these, None where there are none or a graph cannot say.
     """
 
     layout: SequenceLayout | torch.Tensor
@@ -132,7 +132,10 @@ def span_mask(
         layout = SequenceLayout.dense(batch_size, q_length)
     # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn.
     draw = int(torch.randint(2**31, ()).item()) if torch.is_grad_enabled() else None
-    return Prefill(layout, draw, before=past.sum(dim=1).tolist() if kv_offset and real is not None else None)
+    before = None
+    if kv_offset:
+        before = [kv_offset] * batch_size if past is None else past.sum(dim=1).tolist()
+    return Prefill(layout, draw, before=before)
 
 
 def _boundaries(

@@ -14,7 +14,9 @@ import typer
 from rich import filesize
 from transformers import DynamicCache, TextStreamer, set_seed
 
+from hylora.architecture import continues_by_pieces
 from hylora.attention import resolve_name
+from hylora.attention.functions import FUNCTIONS
 from hylora.cli.model_options import ModelOptions, options_of, with_options
 from hylora.generation import SpanCache, bytes_held
 from hylora.runs.tokenizer import check_vocabulary
@@ -29,7 +31,7 @@ def _generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of sampling.")] = 0,
     prefill_chunk_size: Annotated[
         int | None, typer.Option(min=1, help="Read the prompt in pieces of so many tokens, to save memory.")
     ] = None,
@@ -44,16 +46,22 @@ def _generate(
     tells the speed and what the cache holds.
 
     Raises:
-        ValueError: on wrong input, before the model is loaded.
+        ValueError: on wrong input, before the model is loaded, and for pieces of a prompt that the model would forget.
     """
-    spans = resolve_name(options.attention_name) == "se_attn" and not full_cache
+    name = resolve_name(options.attention_name)
+    spans = name == "se_attn" and not full_cache
     if offload and not spans:
         raise ValueError(
             "--offload is for a SpanCache, which goes with --attention se_attn or se_attn_recall, and without "
             "--full-cache"
         )
-    if temperature < 0:
-        raise ValueError(f"--temperature {temperature} must be at least 0")
+    if prefill_chunk_size is not None and name in FUNCTIONS and not spans:
+        raise ValueError(
+            f"--prefill-chunk-size {prefill_chunk_size}: with a full cache, pieces behind the first would attend to "
+            f"all before them, and not as {name!r} does; leave it out"
+        )
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"--temperature {temperature} must be at least 0, and finite")
     if not 0 < top_p <= 1:
         raise ValueError(f"--top-p {top_p} must be above 0 and at most 1")
     if top_p < 1 and temperature == 0:
@@ -67,6 +75,11 @@ def _generate(
 
     model = options.load_model()
     check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings)
+    if prefill_chunk_size is not None and not continues_by_pieces(model.config):
+        raise ValueError(
+            f"--prefill-chunk-size {prefill_chunk_size}: the recurrent layers of {model.config.model_type!r} forget "
+            "their state between pieces; leave it out"
+        )
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
     if spans:
         cache = SpanCache(model.config, capacity=length + max_new_tokens, offload=offload)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 
 import torch
@@ -19,6 +20,7 @@ from transformers.cache_utils import (
 from hylora.architecture import continues_by_pieces
 from hylora.generation.layers import HybridSpanLayer, SpanLayer
 from hylora_kernels.decode import DecodeState
+from hylora_kernels.options import check_integer
 
 __all__ = ["SpanCache", "bytes_held"]
 
@@ -35,10 +37,14 @@ class SpanCache(Cache):
         offload: keep keys and values in the host's memory, and bring what is read to the device.
 
     Raises:
-        ValueError: if a layer of the model has a window or an index of its own, or none has attention.
+        ValueError: if a layer of the model has a window or an index of its own, or none has attention, or there is to
+            be room for no token.
     """
 
     def __init__(self, config: PreTrainedConfig, *, capacity: int | None = None, offload: bool = False) -> None:
+        if capacity is not None:
+            check_integer("capacity", capacity, minimum=1)
+
         def span(layer):
             kind = type(layer)
             if kind is DynamicLayer:
@@ -62,8 +68,15 @@ class SpanCache(Cache):
         """What the mask is made from: there are no keys but those of the new tokens.
 
         Raises:
-            ValueError: if several tokens continue the cache of a model whose recurrent layers then start anew.
+            ValueError: if several tokens continue the cache of a model whose recurrent layers then start anew, or if
+                not all layers hold the same tokens.
         """
+        lengths = [] if torch.compiler.is_compiling() else [layer.get_seq_length() for layer in self._span_layers()]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"some layers of this SpanCache hold {max(lengths)} tokens and others {min(lengths)}, since a forward "
+                "pass was broken off; start with a new cache"
+            )
         if query_length > 1 and not self._by_pieces and self.get_seq_length():
             raise ValueError(
                 f"{query_length} tokens continue a cache that holds {self.get_seq_length()}, and the recurrent layers "
@@ -102,10 +115,13 @@ class SpanCache(Cache):
         Args:
             repeats: how many times.
         """
-        state = next(layer.state for layer in self.layers if isinstance(layer, SpanLayer))
+        state = next(self._span_layers()).state
         if state is not None:
             # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
             self.reorder_cache(torch.arange(len(state.lengths)).repeat_interleave(repeats))
+
+    def _span_layers(self) -> Iterator[SpanLayer]:
+        return (layer for layer in self.layers if isinstance(layer, SpanLayer))
 
 
 def bytes_held(cache: Cache) -> int:

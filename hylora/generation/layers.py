@@ -54,20 +54,27 @@ class SpanLayer(DynamicLayer):
         Args:
             query: `[B, Hq, n, D]`.
             layout: which of the new tokens are real.
-            before: tokens that the mask shows in each row before the new ones; None where it says nothing.
+            before: tokens that the mask shows in each row before the new ones (without a mask, all); None if unknown.
             config: of the model.
 
         Raises:
-            ValueError: if gradients are asked for, or the mask hides what is held or shows more, or leaves a gap that
-                recurrent layers would see.
+            ValueError: if gradients are asked for, or the batch has other rows, or the mask hides what is held or
+                shows more, or leaves a gap that recurrent layers would see.
         """
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("no gradient flows through a SpanCache; use torch.no_grad(), or use_cache=False to train")
         held = self.columns.real(self.columns.length)
+        if self.is_initialized and len(held) != len(query):
+            raise ValueError(
+                f"the batch has {len(query)} rows, and the cache holds {len(held)}; repeat its rows with "
+                "batch_repeat_interleave (as beams and returned sequences need), or choose among them with "
+                "batch_select_indices"
+            )
         if before is not None and before != held:
             raise ValueError(
-                f"attention_mask shows {before} tokens per row before the new ones, and the cache holds {held}: what "
-                "was stored cannot be hidden later; pass the mask that the cache was filled with, and ones behind it"
+                f"attention_mask (without one, all are shown) shows {before} tokens per row before the new ones, and "
+                f"the cache holds {held}: what was stored cannot be hidden later, nor padding be shown; pass the mask "
+                "that the cache was filled with, and ones behind it"
             )
         row = self.columns.gap(SequenceLayout.of(query, layout))
         if row is not None and is_recurrent(config):
@@ -150,6 +157,7 @@ class SpanLayer(DynamicLayer):
             self.state.crop(torch.tensor(self.columns.real(kept)))
             self.columns.crop(kept)
 
+    @torch.inference_mode(False)
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let every row go on from another one. Other numbers of rows than there are change the batch."""
         if self.state is not None:

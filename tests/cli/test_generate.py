@@ -5,6 +5,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import hylora
+from tests.architectures.zoo import ZOO
 from tests.command_line import run
 from tests.pages import ROOT
 from tests.tiny import tiny_bamba
@@ -75,7 +76,10 @@ def test_samples_are_those_of_the_seed(generate):
         (("--prompt", ""), "no tokens"),
         (("--prompt", "a", "--offload"), "--offload is for a SpanCache"),
         (("--prompt", "a", "--offload", "--full-cache", *SPARSE), "--offload is for a SpanCache"),
+        (("--prompt", "a", "--prefill-chunk-size", 4, "--full-cache", *SPARSE), "not as 'se_attn' does"),
+        (("--prompt", "a", "--prefill-chunk-size", 4, "--attention", "sw_attn"), "not as 'sw_attn' does"),
         (("--prompt", "a", "--temperature", -1), "must be at least 0"),
+        (("--prompt", "a", "--temperature", "nan"), "must be at least 0"),
         (("--prompt", "a", "--temperature", 1, "--top-p", 0), "at most 1"),
         (("--prompt", "a", "--top-p", 0.5), "give a --temperature"),
         (("--prompt", "a", "--attention", "se_atn"), "did you mean 'se_attn'"),
@@ -88,3 +92,12 @@ def test_wrong_input_is_refused_before_the_model_is_loaded(generate, arguments, 
     result = generate(*arguments)
     assert isinstance(result.exception, ValueError | OSError)
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("more", [(), ("--attention", "se_attn_recall")], ids=str)
+def test_a_model_that_forgets_its_state_takes_no_pieces(tmp_path, more):
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "hylora/demo/assets")
+    ZOO["jamba"].build(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    result = run("generate", tmp_path, "--prompt", PROMPT, "--prefill-chunk-size", 4, "--device", "cpu", *more)
+    assert "'jamba' forget their state" in str(result.exception)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,14 @@ import hylora
 from hylora.attention import SpanConfig
 from hylora.demo.miniature import load_tokenizer
 from hylora_eval.documents import tokens_sha256
-from hylora_eval.retrieval import inspect_retrieval
+from hylora_eval.retrieval import DEFAULT_RULES, compare_rules, parse_rules
 from hylora_eval.retrieval.samples import needle_samples
 from tests import command_line
 from tests.pages import ROOT, blocks, commands, page
 from tests.tiny import tiny_bamba
 
 DEMO = ROOT / "hylora/demo/assets"
-SPAN = {"block_size": 8, "top_k": 4, "chunk_size": 64}
-OPTIONS = [f"--attention-option={name}={value}" for name, value in SPAN.items()]
-SE_ATTN = ("--attention", "se_attn", *OPTIONS)
+SMALL = ("--block-sizes", 8, "--read", 32, "--chunk-size", 64)
 
 
 run = partial(command_line.run, "eval", "retrieval")
@@ -37,25 +36,33 @@ def inspect(tmp_path, *arguments):
     return result.stdout, json.loads(output.read_text())
 
 
-@pytest.mark.parametrize("task", ["recall", "niah_single_1"])
-def test_needles_in_the_demos_model(tmp_path, task):
+def test_needles_in_the_demos_model(tmp_path):
     trace, plot = tmp_path / "trace.jsonl", tmp_path / "retrieval.png"
-    arguments = ("--model", DEMO, *SE_ATTN, "--task", task, "--length", 400, "--samples", 2, "--seed", 5)
-    printed, record = inspect(tmp_path, *arguments, "--trace", trace, "--plot", plot)
-    model = hylora.load(DEMO, "se_attn", **SPAN)
-    samples, traces = needle_samples(task, load_tokenizer(), 400, 2, 5), []
-    inspection = inspect_retrieval(model, samples, lambda index, found: traces.append(found))
-    expected = json.loads(json.dumps(inspection.to_dict()))
-    assert {name: record[name] for name in expected} == expected
+    asked = ("--tasks", "recall,niah_single_1", "--lengths", 320, 400, "--samples", 2, "--seed", 5, "--tokens", 16)
+    names = ["published", "min_max", "infllm_v2", "oracle"]
+    printed, record = inspect(
+        tmp_path, "--model", DEMO, *asked, *SMALL, "--rules", ",".join(names), "--trace", trace, "--plot", plot,
+        "--by-layer",
+    )  # fmt: skip
+    model, inputs, choices, rules = hylora.load(DEMO, "full"), [], [], parse_rules(names, [8], 32, 64)
+    wanted = [(task, length) for task in ("recall", "niah_single_1") for length in (320, 400)]
+    for (task, length), found in zip(wanted, record["results"], strict=True):
+        samples, start = needle_samples(task, load_tokenizer(), length, 2, 5), len(choices)
+        expected = compare_rules(model, samples, rules, 16, observe=choices.append).to_dict()
+        assert found == {"task": task, "length": length, **expected}
+        inputs += [sample.input_ids for sample in samples]
+        choices[start:] = [(task, length, each) for each in choices[start:]]
+        for rule in found["rules"]:
+            assert all(f"{100 * rule[name]:.1f}" in printed for name in ("hit_rate", "chance", "mass"))
     assert record["kind"] == "retrieval" and record["environment"]["torch"]
-    assert record["attention"] == {"asked": "se_attn", "name": "se_attn", "options": SpanConfig(**SPAN).to_dict()}
-    assert record["settings"] == {"task": task, "length": 400, "samples": 2, "seed": 5, "haystack": None}
-    assert record["data"] == {"task": task, "tokens_sha256": tokens_sha256([sample.input_ids for sample in samples])}
-    shown = [record["needles"][name] for name in ("hit_rate", "chance", "oracle")]
-    shown += [record["mass"][0]["mean"][name] for name in ("retrieved", "oracle", "random", "overlap")]
-    assert all(f"{100 * share:.1f}" in printed for share in shown)
+    assert record["attention"]["asked"] == "same" and record["attention"]["name"] == "sdpa"
+    assert record["settings"] == {
+        "samples": 2, "seed": 5, "haystack": None, "rules": names, "block_sizes": [8], "read": 32, "chunk_size": 64,
+        "tokens": 16,
+    }  # fmt: skip
+    assert record["data"] == {"tasks": ["recall", "niah_single_1"], "tokens_sha256": tokens_sha256(inputs)}
     rows = [json.loads(line) for line in trace.read_text().splitlines()]
-    assert rows == [{"sample": index, **row} for index, found in enumerate(traces) for row in found.rows()]
+    assert rows == [{"task": task, "length": length, **row} for task, length, each in choices for row in each.rows()]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
@@ -78,28 +85,33 @@ def books(tmp_path_factory, write_text):
     return folder
 
 
-def test_documents_are_read_with_the_attention_of_training(tmp_path, trained, books):
-    printed, record = inspect(tmp_path, "--model", trained, "--data", books, "--length", 64, "--samples", 2)
+def test_documents_are_read_with_the_attention_of_training_and_its_own_rule(tmp_path, trained, books):
+    options = ("--block-sizes", 4, "--read", 8, "--chunk-size", 8)
+    printed, record = inspect(
+        tmp_path, "--model", trained, "--data", books, "--lengths", 64, "--samples", 2, *options,
+        "--rules", "own,mean_key,oracle",
+    )  # fmt: skip
     assert record["attention"]["asked"] == "same" and record["attention"]["options"]["top_k"] == 1
     assert record["data"]["documents"] == 2 and record["data"]["path"] == str(books)
-    assert record["needles"] is None and "Needles" not in printed
-    assert [row["layer"] for row in record["mass"]] == [1, 3]
-    for row in record["mass"]:
-        mean = row["mean"]
-        assert mean["candidates"] + mean["own_chunk"] == pytest.approx(1, abs=1e-5)
-        assert mean["oracle"] >= max(mean["retrieved"], mean["random"])
+    (found,) = record["results"]
+    assert found["task"] == "documents" and "farthest" not in printed
+    own, mean_key, oracle = found["rules"]
+    assert own["options"]["top_k"] == 1 and own["options"]["summary"] == "attention" and own["hit_rate"] is None
+    assert [row["layer"] for row in own["layers"]] == [1, 3]
+    assert oracle["mass"] >= max(mean_key["mass"], mean_key["mass_of_random"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--task": "recall"}, "either a --task with needles"),
-        ({"--data": None}, "either a --task with needles"),
-        ({"--data": None, "--task": "cwe"}, "--task 'cwe' must be one of recall, niah_single_1"),
+        ({"--data": None}, "name --tasks with needles"),
+        ({"--tasks": "cwe"}, "--tasks 'cwe' must be one of recall, facts, niah_single_1"),
         ({"--data": "nowhere.txt"}, "'nowhere.txt' does not exist"),
-        ({"--length": 4096}, "has 4096 tokens; the longest has 150"),
-        ({"--attention": "full"}, "'full' is 'sdpa', which retrieves nothing; add --attention se_attn"),
-        ({"--model": DEMO}, "'same' is 'sdpa' (as trained), which retrieves nothing"),
+        ({"--lengths": 4096}, "has 4096 tokens; the longest has 150"),
+        ({"--lengths": 8}, "8 tokens, all in its first chunk (chunk_size=8)"),
+        ({"--rules": "mean_key,minmax"}, "rule 'minmax' is not known"),
+        ({"--read": 30}, "read=30 tokens must be a whole number of blocks of block_size=4"),
+        ({"--attention": "full", "--rules": "own"}, "--rules own: --attention 'full' is 'sdpa', no SE-Attn"),
         ({"--attention-option": "topk=2"}, "did you mean 'top_k'"),
         ({"--output": "OLD"}, "exists"),
         ({"--trace": "OLD"}, "exists"),
@@ -109,7 +121,10 @@ def test_documents_are_read_with_the_attention_of_training(tmp_path, trained, bo
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, trained, books, change, message):
     monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "old").write_text("kept")
-    options = {"--model": trained, "--data": books, "--length": 64, **change}
+    options = {
+        "--model": trained, "--data": books, "--lengths": 64, "--block-sizes": 4, "--read": 8, "--chunk-size": 8,
+        **change,
+    }  # fmt: skip
     given = [(name, value) for name, value in options.items() if value is not None]
     result = run(*(tmp_path / "old" if part == "OLD" else part for option in given for part in option))
     assert isinstance(result.exception, (ValueError, OSError)), result.output
@@ -119,7 +134,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, 
 
 def test_a_picture_needs_matplotlib_before_the_run(tmp_path, monkeypatch, trained, books):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    result = run("--model", trained, "--data", books, "--length", 64, "--plot", tmp_path / "retrieval.png")
+    result = run("--model", trained, "--data", books, "--lengths", 64, "--plot", tmp_path / "retrieval.png")
     assert isinstance(result.exception, ImportError) and "hylora[demo]" in str(result.exception)
 
 
@@ -130,20 +145,19 @@ def text(tmp_path, monkeypatch):
     return page("docs/concepts/retrieval.md")
 
 
-def test_the_pages_command_gives_its_figures(text):
-    ((program, *arguments),) = commands(text)
+def test_the_pages_commands_are_valid_and_run_on_the_demos_model(text):
+    (large, small) = commands(text)
+    assert {word for word in large if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", run("--help").output))
+    program, *arguments = small
     result = command_line.run(*arguments)
     assert program == "hylora" and result.exit_code == 0, (result.output, result.exception)
-    record = json.loads(Path("retrieval.json").read_text())
-    (row,) = re.findall(r"^\| mean key, each token \| (.*) \|$", text, re.MULTILINE)
-    shares = [record["needles"][name] for name in ("hit_rate", "chance", "oracle")]
-    shares += [record["mass"][0]["mean"][name] for name in ("retrieved", "random", "oracle")]
-    # Rounding differs between machines.
-    assert [float(cell) for cell in row.split(" | ")] == pytest.approx([100 * share for share in shares], abs=0.3)
-    words = " ".join(text.split())
-    assert f"{record['needles']['queries']} needles" in words
-    assert f"{record['needles']['queries_in_chunk']} within it left out" in words
-    assert Path("retrieval.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads(Path("retrieval.json").read_text())["results"][0]["rules"]) == len(DEFAULT_RULES)
+
+
+def test_the_pages_tables_are_those_of_the_study(text):
+    study = runpy.run_path(ROOT / "studies/retrieval/tables.py")
+    tables = list(study["tables"](json.loads(study["RESULTS"].read_text())))
+    assert len(tables) == 3 and all(table in text for table in tables)
 
 
 def test_the_pages_code_runs(text, capsys):

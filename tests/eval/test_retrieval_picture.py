@@ -1,37 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heat maps: their cells, and pictures of one layer and of many."""
+"""Pictures of rules with needles and without."""
 
 from __future__ import annotations
 
-import pytest
-import torch
-
-import hylora
-import hylora_eval.retrieval.picture as picture
-from hylora_eval.retrieval import Needles, trace_retrieval
-from hylora_eval.retrieval.needles import NeededBlocks
-from tests.tiny import tiny_llama
-
-CHOSEN = torch.tensor([[[-1, -1], [0, 1], [3, 0], [4, 2]], [[-1, -1], [1, 0], [2, 3], [0, 1]]])
+from hylora_eval.retrieval.picture import draw
 
 
-def test_cells_are_shares_of_heads():
-    expected = [[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0.5, 0, 0.5, 1, 0], [0.5, 0.5, 0.5, 0, 0.5]]
-    assert picture.heat(CHOSEN, 5).tolist() == expected
+def rule(name, size, **changes):
+    found = {
+        "rule": name, "options": {"block_size": size}, "hit_rate": 0.5, "standard_error": None, "chance": 0.1,
+        "other_query": 0.2, "attended": None, "mass": 0.4, "mass_of_random": 0.1, "mass_standard_error": 0.1,
+    }  # fmt: skip
+    return {**found, **changes}
 
 
-def test_many_blocks_and_selections_share_cells(monkeypatch):
-    monkeypatch.setattr(picture, "CELLS", 2)
-    assert picture.heat(CHOSEN, 5).tolist() == [[1, 0], [0.5, 1]]
-
-
-@pytest.mark.parametrize(("layers", "options"), [(1, {"selection": "causal", "query_group": 4}), (5, {})])
-def test_every_layer_has_a_place(tmp_path, layers, options):
-    model = tiny_llama(num_hidden_layers=layers)
-    hylora.set_attention(model, "se_attn", block_size=4, top_k=2, chunk_size=16, **options)
-    (trace,) = trace_retrieval(model, torch.arange(60)[None])
-    needed = NeededBlocks.of(Needles.at_end(60, [(2, 7)]), trace.options)
-    for name, marks in (("plain", None), ("marked", needed)):
-        picture.draw(trace, marks, tmp_path / f"{name}.png", "title")
-    plain, marked = ((tmp_path / f"{name}.png").read_bytes() for name in ("plain", "marked"))
-    assert plain.startswith(b"\x89PNG") and plain != marked
+def test_every_task_has_a_panel(tmp_path):
+    needles = [rule("min_max", 8), rule("min_max", 16, hit_rate=0.9), rule("published", 8, other_query=None)]
+    documents = [rule("min_max", 8, hit_rate=None, other_query=None, chance=None)]
+    one = {"task": "facts", "length": 512, "rules": needles}
+    two = {"task": "documents", "length": 512, "rules": documents}
+    for name, results in (("one", [one]), ("two", [one, two])):
+        draw(results, tmp_path / f"{name}.png", "title")
+    first, second = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "two"))
+    assert first.startswith(b"\x89PNG") and first != second

@@ -2,6 +2,7 @@
 """What a SpanCache holds after each operation: continued from there, a model says what it says from scratch."""
 
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -203,10 +204,36 @@ def test_a_mask_that_hides_what_is_held_is_refused():
     arguments = {"position_ids": torch.full((3, 1), 30), "past_key_values": batch.cache}
     for mask, message in (
         (torch.ones(3, 31), r"shows \[30, 30, 30\] tokens .* holds \[23, 30, 27\]"),
+        (None, r"shows \[30, 30, 30\] tokens .* holds \[23, 30, 27\]"),
         (torch.ones(3, 1), "of both"),
     ):
         with torch.no_grad(), pytest.raises(ValueError, match=message):
-            batch.model(tokens(3, 1), attention_mask=mask.long(), **arguments)
+            batch.model(tokens(3, 1), attention_mask=mask, **arguments)
+
+
+@pytest.mark.parametrize("name", ["llama", "bamba"])
+def test_a_pass_that_was_broken_off_is_noticed(name, monkeypatch):
+    """As when somebody stops it: the layers behind that one lack its tokens, and would shift those to come."""
+    batch = filled(model_of(name))
+    last = batch.cache.layers[-1]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), torch.no_grad():
+        patch.setattr(last, "attend", Mock(side_effect=KeyboardInterrupt))
+        batch.feed(tokens(3, 1))
+    with pytest.raises(ValueError, match="31 tokens and others 30"):
+        batch.feed(tokens(3, 1))
+
+
+def test_other_numbers_of_rows_are_refused():
+    """As when beams go on from a prefix of one row."""
+    model = model_of("llama")
+    prefix, prompt = Continued(model), tokens(1, 9)
+    prefix.feed(prompt[:, :5])
+    with pytest.raises(ValueError, match="3 rows, and the cache holds 1; repeat"):
+        model.generate(prompt, past_key_values=prefix.cache, num_beams=3, max_new_tokens=2)
+    prefix.cache.batch_repeat_interleave(3)
+    found = model.generate(prompt, past_key_values=prefix.cache, num_beams=3, max_new_tokens=2)
+    expected = model.generate(prompt, use_cache=False, num_beams=3, max_new_tokens=2)
+    assert torch.equal(found, expected)
 
 
 def test_options_must_stay_those_of_the_cache():
@@ -221,7 +248,9 @@ def test_a_cache_filled_in_inference_mode_can_be_used_outside_of_it():
     batch = Continued(model)
     with torch.inference_mode():
         batch.feed(tokens(2, 9))
-    batch.feed(tokens(2, 1))
+        batch.cache.batch_repeat_interleave(2)
+        batch.take([0, 0, 1, 1])
+    batch.feed(tokens(4, 1))
 
 
 def test_gradients_are_refused(model):
@@ -232,6 +261,11 @@ def test_gradients_are_refused(model):
 def test_a_model_without_attention_needs_no_span_cache():
     with pytest.raises(ValueError, match="no attention layers"):
         hylora.SpanCache(tiny_bamba(attn_layer_indices=[]).config)
+
+
+def test_room_for_no_token_is_refused():
+    with pytest.raises(ValueError, match="capacity=0"):
+        hylora.SpanCache(tiny_llama().config, capacity=0)
 
 
 def test_layers_with_a_window_are_refused():

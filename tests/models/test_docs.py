@@ -15,6 +15,7 @@ import hylora
 from hylora.adapters import HyLoraConfig, add_adapter, trainable_groups
 from hylora.demo.miniature import ASSETS
 from hylora.language import LanguageRecipe, train
+from hylora.language.recipe import AttentionRecipe
 from hylora.models.mamba2attn import Mamba2AttnConfig, Mamba2AttnForCausalLM
 from tests.pages import ROOT, blocks, page
 from tests.tiny import tiny_mamba2attn
@@ -48,7 +49,8 @@ def test_the_page_names_what_exists():
 def test_the_recipe_is_the_thesiss():
     recipe, bamba = (LanguageRecipe.load(path) for path in (RECIPE, ROOT / "recipes/bamba_8k.yaml"))
     assert recipe.training.steps * recipe.training.global_batch_size * recipe.training.sequence_length == 524_288_000
-    for section in ("attention", "adapter", "data", "optimizer", "training", "evaluation"):
+    assert recipe.attention == AttentionRecipe()
+    for section in ("adapter", "data", "optimizer", "training", "evaluation"):
         assert getattr(recipe, section) == getattr(bamba, section), section
 
 

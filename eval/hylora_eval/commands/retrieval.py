@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hylora eval retrieval`: which blocks SE-Attn retrieves, and whether they are the right ones."""
+"""`hylora eval retrieval`: which rules retrieve the right memory blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.box import SIMPLE
 from rich.table import Table
 
 from hylora.language.data.recipe import SourceRecipe
@@ -18,132 +18,166 @@ from hylora_eval.commands.frame import Evaluation, evaluation_command, number_ta
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.documents import load_documents, tokens_sha256
 from hylora_eval.results import Result
-from hylora_eval.retrieval import RetrievalTrace, Sample, inspect_retrieval
-from hylora_eval.retrieval.needles import NeededBlocks
+from hylora_eval.retrieval import DEFAULT_RULES, Choices, Sample, compare_rules, parse_rules
+from hylora_eval.retrieval.comparison import check_samples
 from hylora_eval.retrieval.picture import draw
+from hylora_eval.retrieval.rules import OWN
 from hylora_eval.retrieval.samples import NEEDLE_TASKS, needle_samples
 from hylora_eval.runtime.picture import check_plotting
 
 __all__ = ["retrieval"]
 
+DOCUMENTS = "documents"
+_COLUMNS = ("of attended", "another's", "chance", "of all", "chance", "mass")
+
 
 @evaluation_command(attention="same")
 def retrieval(
     evaluation: Evaluation,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of a sample.")],
-    task: Annotated[
-        str | None, typer.Option(help="Samples with needles: a RULER task such as niah_single_1, or 'recall'.")
+    lengths: Annotated[list[int], typer.Option(help="Tokens of a sample, one or several.")],
+    tasks: Annotated[
+        str | None, typer.Option(help="Samples with needles: RULER tasks, 'facts' or 'recall', joined by commas.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Or documents: text, JSON-lines or Parquet files, a folder, a hub id.")
+        str | None, typer.Option(help="Documents: text, JSON-lines or Parquet files, a folder, a hub id.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples to read.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the task's samples.")] = 42,
+    rules: Annotated[
+        str | None, typer.Option(help="Rules, joined by commas; by default all that are worth a comparison.")
+    ] = None,
+    block_sizes: Annotated[list[int], typer.Option(help="Tokens of a block, one or several.")] = (16,),
+    read: Annotated[int, typer.Option(min=1, help="Tokens that a selection retrieves.")] = 256,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Tokens of a chunk, which are read anyway.")] = 2048,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each task and length.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the tasks' samples.")] = 42,
     haystack: Annotated[
         str | None, typer.Option(help="Prose around the needles: a file or a folder; built-in by default.")
     ] = None,
     text_field: Annotated[str, typer.Option(help="Field of a record that holds the text.")] = "text",
+    tokens: Annotated[int, typer.Option(min=0, help="Tokens of a sample over which mass is averaged.")] = 1024,
+    by_layer: Annotated[bool, typer.Option("--by-layer", help="Print hit rates and mass by layer as well.")] = False,
     trace: Annotated[
-        Path | None, typer.Option(help="Where to write every choice, a line of JSON each, e.g. trace.jsonl.")
+        Path | None, typer.Option(help="Where to write the choices of those tokens, lines of JSON.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Where to draw the choices in the first sample, e.g. retrieval.png.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw hit rates, e.g. retrieval.png.")] = None,
 ) -> None:
-    """Trace which blocks are retrieved, print tables and write the result.
+    """Compare rules on the queries and keys of a model, print tables and write the result.
 
     Raises:
         ValueError: on wrong input, before the model is loaded wherever that can be known.
     """
-    if (task is None) == (data is None):
-        raise ValueError("name either a --task with needles, such as niah_single_1, or documents with --data")
     options = evaluation.options
-    if options.attention_name != "se_attn":
-        trained = " (as trained)" if options.attention == "same" else ""
-        raise ValueError(
-            f"--attention {options.attention!r} is {options.attention_name!r}{trained}, which retrieves nothing; add "
-            "--attention se_attn, with options such as --attention-option top_k=8"
-        )
+    own = options.attention_name.startswith("se_attn")
+    names = [name.strip() for name in rules.split(",")] if rules else [*DEFAULT_RULES, *([OWN] if own else [])]
+    if OWN in names and not own:
+        raise ValueError(f"--rules {OWN}: --attention {options.attention!r} is {options.attention_name!r}, no SE-Attn")
+    chosen = parse_rules(names, block_sizes, read, chunk_size)
     evaluation.check_outputs(trace, plot)
     if plot is not None:
         check_plotting(plot)
-    settings = {"task": task, "length": length, "samples": samples, "seed": seed, "haystack": haystack}
-    drawn, source = _samples(options, settings, data, text_field)
+    settings = {"samples": samples, "seed": seed, "haystack": haystack}
+    drawn, source = _samples(options, list(dict.fromkeys(lengths)), tasks, data, text_field, settings)
+    for *_, of_task in drawn:
+        check_samples(of_task, [rule.options for rule in chosen if rule.options is not None])
     model = options.load_model()
-
-    with evaluation.progress() as bar, ExitStack() as stack:
-        lines = None if trace is None else stack.enter_context(open(trace, "w", encoding="utf-8"))
-        move = bar(task or "documents", len(drawn))
-
-        def observe(index: int, found: RetrievalTrace) -> None:
-            if lines is not None:
-                lines.writelines(json.dumps({"sample": index, **row}) + "\n" for row in found.rows())
-            if plot is not None and index == 0:
-                needles = drawn[0].needles
-                needed = None if needles is None else NeededBlocks.of(needles, found.options)
-                title = f"{task or Path(data).name}, sample 1 of {len(drawn)}: {found.length} tokens"
-                draw(found, needed, plot, title)
-            move(index + 1)
-
-        inspection = inspect_retrieval(model, drawn, observe)
+    every = [sample.input_ids for *_, of_task in drawn for sample in of_task]
+    settings |= {"rules": names, "block_sizes": list(block_sizes), "read": read, "chunk_size": chunk_size}
     result = evaluation.start(
         "retrieval",
         model,
-        data={**source, "tokens_sha256": tokens_sha256([sample.input_ids for sample in drawn])},
-        settings=settings,
-        **inspection.to_dict(),
+        data={**source, "tokens_sha256": tokens_sha256(every)},
+        settings={**settings, "tokens": tokens},
+        results=[],
     )
-    evaluation.save()
-    for table in _tables(result):
-        Console().print(table)
+    with evaluation.progress() as bar, evaluation.shown(lambda found: _tables(found, by_layer)), ExitStack() as stack:
+        lines = None if trace is None else stack.enter_context(open(trace, "w", encoding="utf-8"))
+        for task, length, of_task in drawn:
+            about = {"task": task, "length": length}
+
+            def observe(choices: Choices, about: dict[str, Any] = about) -> None:
+                lines.writelines(json.dumps({**about, **row}) + "\n" for row in choices.rows())
+
+            move = bar(f"{length} {task}", len(of_task))
+            found = compare_rules(
+                model, of_task, chosen, tokens, observe=None if lines is None else observe, progress=move
+            )
+            result["results"].append({**about, **found.to_dict()})
+            evaluation.save()
+        if plot is not None:
+            draw(result["results"], plot, f"{Path(options.model).name}: {read} tokens read, chunks of {chunk_size}")
 
 
 def _samples(
-    options: ModelOptions, settings: dict[str, Any], data: str | None, text_field: str
-) -> tuple[list[Sample], dict[str, Any]]:
-    """Sequences to read, and what the result says of them."""
-    if data is None:
-        if settings["task"] not in NEEDLE_TASKS:
+    options: ModelOptions,
+    lengths: list[int],
+    tasks: str | None,
+    data: str | None,
+    text_field: str,
+    settings: dict[str, Any],
+) -> tuple[list[tuple[str, int, list[Sample]]], dict[str, Any]]:
+    """Sequences to read, by task and length, and what the result says of them."""
+    names = [] if tasks is None else [name.strip() for name in tasks.split(",")]
+    if not names and data is None:
+        raise ValueError("name --tasks with needles, such as niah_single_2, or documents with --data, or both")
+    for name in names:
+        if name not in NEEDLE_TASKS:
             # Before a tokenizer is looked for.
-            raise ValueError(f"--task {settings['task']!r} must be one of {', '.join(NEEDLE_TASKS)}")
-        return needle_samples(tokenizer=options.load_tokenizer(), **settings), {"task": settings["task"]}
-    length = settings["length"]
+            raise ValueError(f"--tasks {name!r} must be one of {', '.join(NEEDLE_TASKS)}")
+    tokenizer = options.load_tokenizer()
+    drawn = [
+        (name, length, needle_samples(name, tokenizer, length, **settings)) for name in names for length in lengths
+    ]
+    if data is None:
+        return drawn, {"tasks": names}
     source = SourceRecipe(data, text_field=text_field, max_documents=settings["samples"])
-    documents = load_documents(source, options.load_tokenizer(), length, length)
-    return [Sample(tokens) for tokens in documents.tokens], {**vars(source), "documents": len(documents.tokens)}
+    documents = load_documents(source, tokenizer, max(lengths), max(lengths)).tokens
+    drawn += [(DOCUMENTS, length, [Sample(document[:length]) for document in documents]) for length in lengths]
+    return drawn, {"tasks": names, **vars(source), "documents": len(documents)}
 
 
-def _tables(result: Result) -> Iterator[Table]:
-    """Hit rates and shares of full attention, in per cent, a row for each layer."""
-    needles = result["needles"]
-    if needles is not None:
-        title = (
-            f"Needles retrieved, per cent: {needles['queries']} before the chunk that asks "
-            f"({needles['queries_in_chunk']} within it left out)"
-        )
-        headings = ("layer", "any block", "chance", "oracle", "all blocks", "chance", "by KV head (any)")
-        table = number_table(title, headings)
-        for row in [*needles["layers"], {**needles, "layer": "all", "heads": []}]:
+def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
+    """Hit rates and shares of full attention, in per cent, a row for each rule."""
+    for found in result["results"]:
+        first = found["rules"][0]
+        title = f"{found['task']}, {found['length']} tokens, {found['samples']} samples, per cent"
+        if first["hit_rate"] is not None:
+            title += f"; {first['queries']} needles before the chunk that asks ({first['queries_in_chunk']} within it)"
+        # The size of blocks goes with the rule: a narrow terminal should show all columns.
+        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE)
+        for rule in found["rules"]:
+            attended = rule["attended"] or dict.fromkeys(("hit_rate", "standard_error", "other_query", "chance"))
             table.add_row(
-                str(row["layer"]),
-                _percent(row["hit_rate"], row["standard_error"]),
-                _percent(needles["chance"]),
-                _percent(row["oracle"]),
-                _percent(row["hit_rate_of_all"]),
-                _percent(needles["chance_of_all"]),
-                " ".join(map(_percent, row["heads"])),
+                _label(rule),
+                _percent(attended["hit_rate"], attended["standard_error"]),
+                *(_percent(attended[name]) for name in ("other_query", "chance")),
+                *(_percent(rule[name]) for name in ("hit_rate", "chance", "mass")),
             )
         yield table
-    if result["mass"]:
-        title = "Share of full attention's weight, per cent, where there is a choice"
-        headings = ("retrieved", "oracle", "random", "all candidates", "own chunk", "overlap")
-        table = number_table(title, ("layer", *headings))
-        for row in result["mass"]:
-            first = _percent(row["mean"]["retrieved"], row["standard_error"])
-            others = ("oracle", "random", "candidates", "own_chunk", "overlap")
-            table.add_row(str(row["layer"]), first, *(_percent(row["mean"][name]) for name in others))
-        yield table
+        for size, attended in {
+            rule["options"]["block_size"]: rule["attended"] for rule in found["rules"] if rule["attended"]
+        }.items():
+            stand_out, pairs = _percent(attended["outliers"]), attended["pairs"]
+            yield (
+                f"Of {pairs} needles that a KV head attends to, {stand_out} have a key among the 3 farthest from the "
+                f"mean of their {size} (chance {_percent(min(1, 3 / size))})"
+            )
+        if by_layer:
+            yield from _by_layer(found)
 
 
-def _percent(share: float, error: float | None = None) -> str:
-    return with_error(100 * share, None if error is None else 100 * error, 1)
+def _by_layer(found: dict[str, Any]) -> Iterator[Table]:
+    for what, title in (("hit_rate", "Needles found by layer"), ("mass", "Mass by layer")):
+        rules = [rule for rule in found["rules"] if rule[what] is not None]
+        if rules:
+            layers = (str(row["layer"]) for row in rules[0]["layers"])
+            table = number_table(title, ("rule, block", *layers), words=1, box=SIMPLE)
+            for rule in rules:
+                table.add_row(_label(rule), *(_percent(row[what]) for row in rule["layers"]))
+            yield table
+
+
+def _label(rule: dict[str, Any]) -> str:
+    return f"{rule['rule']} {rule['options']['block_size']}"
+
+
+def _percent(share: float | None, error: float | None = None) -> str:
+    return "-" if share is None else with_error(100 * share, None if error is None else 100 * error, 1)

@@ -1,29 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which memory blocks span-expanded attention retrieves, and whether they are the right ones.
+"""Which memory blocks rules retrieve, and whether they are the right ones.
 
-`retrieval_hit_rate` counts how often a needed block is retrieved, `trace_retrieval` shows each choice, and
-`inspect_retrieval` compares with chance and with an oracle by full attention's weights.
+`compare_rules` lets rules choose by the queries and keys of a model and compares with needles, full attention and
+chance; `retrieval_hit_rate` counts how often a model's own attention retrieves a needed block.
 """
 
-from hylora_eval.retrieval.hit_rate import LayerHits, RetrievalResult, retrieval_hit_rate
-from hylora_eval.retrieval.inspection import CapturedMass, Inspection, LayerMass, inspect_retrieval
-from hylora_eval.retrieval.mass import AttentionMass, attention_mass
+from hylora_eval.retrieval.comparison import Choices, compare_rules, retrieval_hit_rate
+from hylora_eval.retrieval.findings import AttendedHits, Comparison, LayerResult, RuleResult
 from hylora_eval.retrieval.needles import Needles, Sample
-from hylora_eval.retrieval.trace import LayerTrace, RetrievalTrace, trace_retrieval
+from hylora_eval.retrieval.rules import DEFAULT_RULES, Rule, parse_rules
 
 __all__ = [
-    "AttentionMass",
-    "CapturedMass",
-    "Inspection",
-    "LayerHits",
-    "LayerMass",
-    "LayerTrace",
+    "DEFAULT_RULES",
+    "AttendedHits",
+    "Choices",
+    "Comparison",
+    "LayerResult",
     "Needles",
-    "RetrievalResult",
-    "RetrievalTrace",
+    "Rule",
+    "RuleResult",
     "Sample",
-    "attention_mass",
-    "inspect_retrieval",
+    "compare_rules",
+    "parse_rules",
     "retrieval_hit_rate",
-    "trace_retrieval",
 ]

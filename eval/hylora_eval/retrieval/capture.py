@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hylora.attention import Prefill, SpanConfig, kernel_options
-from hylora_kernels import SequenceLayout, select_blocks
 from hylora_kernels.options import SpanOptions
 
 __all__ = ["AttentionCall", "observe_attention"]
@@ -20,68 +19,59 @@ __all__ = ["AttentionCall", "observe_attention"]
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """One call of `se_attn`.
+    """What one layer's attention is called with, for one sequence.
 
     Attributes:
-        query: after RoPE [B, Hq, L, D].
-        key: after RoPE [B, Hkv, L, D].
+        query: after RoPE [Hq, L, D].
+        key: after RoPE [Hkv, L, D].
         value: likewise.
-        layout: the sequences in the batch.
-        options: of this layer in this forward pass.
-        scale: factor on the scores, None for 1 / sqrt(D).
-        backend: that computes.
+        scale: factor on the scores.
+        own: the options of the layer's own attention if that is "se_attn", otherwise None.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    layout: SequenceLayout
-    options: SpanOptions
-    scale: float | None
-    backend: str
-
-    def retrieved(self) -> list[Tensor]:
-        """The blocks that the call retrieves for each sequence, as `hylora_kernels.select_blocks` gives them."""
-        return select_blocks(
-            self.query,
-            self.key,
-            self.value,
-            self.options,
-            layout=self.layout,
-            scale=self.scale,
-            backend=self.backend,
-        )
+    scale: float
+    own: SpanOptions | None = None
 
 
 @contextmanager
-def observe_attention(model: nn.Module, observe: Callable[[AttentionCall], None]) -> Iterator[None]:
-    """Show a model's calls of `se_attn` in evaluation, layer by layer, to a function before they are computed."""
-    original, layers = ALL_ATTENTION_FUNCTIONS["se_attn"], set(model.modules())
+def observe_attention(model: nn.Module, observe: Callable[[list[AttentionCall]], None]) -> Iterator[None]:
+    """Show a model's attention calls in evaluation to a function before they are computed.
+
+    Args:
+        model: of which no row is padded.
+        observe: called for one layer after the other with a call for each row of the batch.
+
+    Raises:
+        ValueError: if the model's attention is none that transformers looks up by its name.
+    """
+    name, layers = model.config._attn_implementation, set(model.modules())
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        raise ValueError(
+            f"the model's attention is {name!r}, which cannot be observed; choose hylora.set_attention(model, 'full') "
+            "or another one first"
+        )
+    original = ALL_ATTENTION_FUNCTIONS[name]
 
     def observed(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Prefill, **kwargs: Any
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> Any:
-        if module not in layers:
-            return original(module, query, key, value, attention_mask, **kwargs)
-        config = SpanConfig.of(module.config)
-        options = kernel_options(config, None, attention_mask.ordinal(module))
-        # As the function itself does: under autocast RoPE leaves queries and keys wider than the values.
-        call = AttentionCall(
-            query.to(value.dtype),
-            key.to(value.dtype),
-            value,
-            attention_mask.layout,
-            options,
-            kwargs.get("scaling"),
-            config.backend,
-        )
-        observe(call)
+        if module in layers:
+            own = None
+            if isinstance(attention_mask, Prefill) and name.startswith("se_attn"):
+                own = kernel_options(SpanConfig.of(module.config), None, attention_mask.ordinal(module))
+            scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+            # Under autocast RoPE leaves queries and keys wider than the values; attention itself casts them too.
+            rows = zip(query.to(value.dtype), key.to(value.dtype), value, strict=True)
+            observe([AttentionCall(*row, scale, own) for row in rows])
         return original(module, query, key, value, attention_mask, **kwargs)
 
     # Queries and keys after RoPE are seen nowhere but in the attention function, and models look it up by name in
     # each forward pass; so the name points to the observer for as long as this lasts. Other models pass through.
-    ALL_ATTENTION_FUNCTIONS["se_attn"] = observed
+    ALL_ATTENTION_FUNCTIONS[name] = observed
     try:
         yield
     finally:
-        ALL_ATTENTION_FUNCTIONS["se_attn"] = original
+        ALL_ATTENTION_FUNCTIONS[name] = original

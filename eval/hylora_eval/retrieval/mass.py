@@ -1,151 +1,106 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oracle: where full attention would look, and how much of that the retrieved blocks hold."""
+"""Where full attention looks: its weights, and how much of them lies on each block and on the needles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from hylora_eval.retrieval.capture import AttentionCall
+from hylora_eval.retrieval.needles import NeededBlocks
 from hylora_kernels.options import SpanOptions, accumulation_dtype
-from hylora_kernels.selection import rank
 
-__all__ = ["AttentionMass", "BlockMass", "attention_mass", "block_mass"]
+# A needle counts as attended if at least this share of full attention's weight lies on it.
+ATTENDED = 0.1
+# Keys of a block that count as its outliers.
+FARTHEST = 3
 
-# Attention weights that exist at one time.
-_SLICE = {"cpu": 1 << 22, "cuda": 1 << 26}
+__all__ = ["NeedleAttention", "attention_weights", "block_mass", "candidates", "query_slices"]
+
+# Attention weights that exist at one time, on a CPU; elsewhere more of them are faster.
+_SLICE = {"cpu": 1 << 22}
+
+
+def candidates(positions: Tensor, options: SpanOptions) -> Tensor:
+    """How many blocks the tokens at these positions can choose from [N]."""
+    return positions // options.chunk_size * options.chunk_size // options.block_size
+
+
+def query_slices(call: AttentionCall, positions: Tensor) -> Iterator[Tensor]:
+    """Positions [N] on the keys' device in slices, so that attention weights need bounded memory."""
+    heads, length, _ = call.query.shape
+    step = max(1, _SLICE.get(call.key.device.type, 1 << 26) // (heads * length))
+    return iter(positions.to(call.key.device).split(step))
+
+
+def attention_weights(call: AttentionCall, query: Tensor, positions: Tensor) -> Tensor:
+    """Full causal attention of queries: the mean over those of each KV head, [Hkv, N, L] in float32 or more.
+
+    Args:
+        call: of a layer, for its keys.
+        query: of tokens [Hq, N, D].
+        positions: up to which each sees the keys [N].
+    """
+    heads, length, _ = call.key.shape
+    dtype = accumulation_dtype(call.key.dtype)
+    query, key = query.to(dtype).unflatten(0, (heads, -1)), call.key.to(dtype)
+    future = torch.arange(length, device=key.device) > positions[:, None]
+    return (query @ key[:, None].mT).mul_(call.scale).masked_fill_(future, float("-inf")).softmax(dim=-1).mean(dim=1)
+
+
+def block_mass(weights: Tensor, positions: Tensor, options: SpanOptions) -> Tensor:
+    """Share of full attention on each candidate block [Hkv, N, blocks]; 0 on blocks that are no candidates.
+
+    Args:
+        weights: of the tokens [Hkv, N, L].
+        positions: of the tokens [N].
+        options: the blocks and chunks.
+    """
+    blocks = weights.shape[2] // options.block_size
+    shares = weights[..., : blocks * options.block_size].unflatten(2, (blocks, options.block_size)).sum(dim=3)
+    later = torch.arange(blocks, device=weights.device) >= candidates(positions, options)[:, None]
+    return shares.masked_fill_(later, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionMass:
-    """How full attention would share out its weight, by KV head and selection.
-
-    Shares are those of a selection's mean query, over the query heads of the KV head: 1 is all that it attends to.
+class NeedleAttention:
+    """Full attention of the tokens that ask to their needles: [Hkv, N] each.
 
     Attributes:
-        blocks: the oracle's choice, the `top_k` candidates with the largest share: int64 [Hkv, selections, top_k],
-            best first, filled up with -1.
-        retrieved: share of the blocks that were retrieved [Hkv, selections].
-        oracle: share of the oracle's blocks.
-        candidates: share of all blocks there were to choose from.
-        own_chunk: share of the query's own chunk. The rest to 1 are tokens before it of a block that it cuts in two.
-        overlap: share of the oracle's blocks that are among those retrieved; 0 without any candidate.
+        finds: whether a needle is attended.
+        tokens: position of its token with most weight.
     """
 
-    blocks: Tensor
-    retrieved: Tensor
-    oracle: Tensor
-    candidates: Tensor
-    own_chunk: Tensor
-    overlap: Tensor
+    finds: Tensor
+    tokens: Tensor
 
+    @classmethod
+    def of(cls, call: AttentionCall, needed: NeededBlocks) -> NeedleAttention:
+        """In one layer of one sample."""
+        shares, tokens = [torch.zeros(len(call.key), 0)], [torch.zeros(len(call.key), 0, dtype=torch.long)]
+        for part in query_slices(call, torch.arange(len(needed.queries))):
+            queries, starts, stops = (at.to(part.device)[part] for at in (needed.queries, needed.starts, needed.stops))
+            weights = attention_weights(call, call.query[:, queries], queries)
+            places = torch.arange(weights.shape[2], device=part.device)
+            weights *= (places >= starts[:, None]) & (places < stops[:, None])
+            shares.append(weights.sum(dim=2).cpu())
+            tokens.append(weights.argmax(dim=2).cpu())
+        return cls(torch.cat(shares, dim=1) >= ATTENDED, torch.cat(tokens, dim=1))
 
-class BlockMass(NamedTuple):
-    """Full attention of one KV head and the selections of one chunk.
+    def outliers(self, key: Tensor, block_size: int) -> Tensor:
+        """Attended needles whose key is among the `FARTHEST` from the mean of its block: a count [Hkv].
 
-    Attributes:
-        head: the KV head.
-        selections: which selections.
-        blocks: share of each candidate [selections, candidates].
-        own_chunk: share of the chunk itself [selections].
-    """
-
-    head: int
-    selections: slice
-    blocks: Tensor
-    own_chunk: Tensor
-
-
-@torch.no_grad()
-def attention_mass(
-    query: Tensor, key: Tensor, blocks: Tensor, options: SpanOptions, scale: float | None = None
-) -> AttentionMass:
-    """Compare retrieved blocks with those that full attention over the whole causal past would weigh most.
-
-    Args:
-        query: of one sequence, after RoPE [Hq, L, D].
-        key: [Hkv, L, D].
-        blocks: retrieved for it [Hkv, selections, top_k], filled up with -1.
-        options: of the layer.
-        scale: factor on the scores, None for 1 / sqrt(D).
-
-    Returns:
-        The shares, in at least float32, on the key's device. Memory grows with the length, not with its square.
-    """
-    shares = {
-        name: torch.zeros(blocks.shape[:2], dtype=accumulation_dtype(key.dtype), device=key.device)
-        for name in ("retrieved", "oracle", "candidates", "own_chunk", "overlap")
-    }
-    best = torch.full_like(blocks, -1)
-    for head, selections, mass, own_chunk in block_mass(query, key, options, scale):
-        at = (head, selections)
-        shares["own_chunk"][at] = own_chunk
-        if mass.shape[1] == 0:
-            continue
-        counts = torch.full((len(mass),), mass.shape[1], device=key.device)
-        best[at] = rank(mass, counts, options.top_k)
-        shares["retrieved"][at] = _of_blocks(mass, blocks[at])
-        shares["oracle"][at] = _of_blocks(mass, best[at])
-        shares["candidates"][at] = mass.sum(dim=1)
-        both = (best[at][:, :, None] == blocks[at][:, None]).any(dim=2) & (best[at] >= 0)
-        shares["overlap"][at] = both.sum(dim=1, dtype=mass.dtype) / max(1, min(options.top_k, mass.shape[1]))
-    return AttentionMass(best, **shares)
-
-
-def block_mass(query: Tensor, key: Tensor, options: SpanOptions, scale: float | None = None) -> Iterator[BlockMass]:
-    """Share of full attention on each block, one chunk and KV head after the other.
-
-    Args:
-        query, key, options, scale: as for `attention_mass`.
-
-    Yields:
-        The shares of a chunk's selections; no more than a slice of their attention weights exists at one time.
-    """
-    heads, length, head_dim = key.shape
-    scale = 1 / sqrt(head_dim) if scale is None else scale
-    dtype = accumulation_dtype(key.dtype)
-    for start in range(0, length, options.chunk_size):
-        stop = min(start + options.chunk_size, length)
-        selection = start // options.unit_size
-        candidates = options.candidates(selection)
-        for head, queries in enumerate(query.unflatten(0, (heads, -1))):
-            blocks, own_chunk = [], []
-            for weights in _weights(queries[:, start:stop].to(dtype), key[head, :stop].to(dtype), scale):
-                of_blocks = weights[:, : candidates * options.block_size]
-                blocks.append(of_blocks.unflatten(1, (candidates, options.block_size)).sum(dim=2))
-                own_chunk.append(weights[:, start:].sum(dim=1))
-            blocks, own_chunk = (_mean_by_selection(torch.cat(parts), options) for parts in (blocks, own_chunk))
-            yield BlockMass(head, slice(selection, selection + len(blocks)), blocks, own_chunk)
-
-
-def _weights(queries: Tensor, keys: Tensor, scale: float) -> Iterator[Tensor]:
-    """Causal attention of the last of L tokens, the mean over heads, in slices of queries [slice, L].
-
-    Args:
-        queries: of the last tokens [heads, T, D].
-        keys: of all tokens [L, D].
-        scale: factor on the scores.
-    """
-    heads, asking, _ = queries.shape
-    places = torch.arange(len(keys), device=keys.device)
-    step = max(1, _SLICE.get(keys.device.type, _SLICE["cuda"]) // (heads * len(keys)))
-    for part, own in zip(queries.split(step, dim=1), places[-asking:].split(step), strict=True):
-        scores = (part @ keys.T * scale).masked_fill_(places > own[:, None], float("-inf"))
-        yield scores.softmax(dim=-1).mean(dim=0)
-
-
-def _mean_by_selection(values: Tensor, options: SpanOptions) -> Tensor:
-    """Means [selections, ...] over the queries of each selection; `values` [T, ...] begin with a selection's first."""
-    whole = len(values) // options.unit_size
-    means = values[: whole * options.unit_size].unflatten(0, (whole, options.unit_size)).mean(dim=1)
-    rest = values[whole * options.unit_size :]
-    return torch.cat([means, rest.mean(dim=0, keepdim=True)]) if len(rest) else means
-
-
-def _of_blocks(mass: Tensor, blocks: Tensor) -> Tensor:
-    """Sum of the shares [selections, candidates] of blocks [selections, k] that may be filled up with -1."""
-    return mass.gather(1, blocks.clamp(min=0)).masked_fill(blocks < 0, 0).sum(dim=1)
+        Args:
+            key: of the sequence [Hkv, L, D].
+            block_size: tokens of a block.
+        """
+        keys = key.float()[:, : key.shape[1] // block_size * block_size].unflatten(1, (-1, block_size))
+        distances = (keys - keys.mean(dim=2, keepdim=True)).square().sum(dim=3)
+        farthest = distances.topk(min(FARTHEST, block_size), dim=2).indices
+        stands_out = torch.zeros_like(distances, dtype=torch.bool).scatter_(2, farthest, True).flatten(1)
+        stands_out = pad(stands_out, (0, block_size)).cpu()
+        return (stands_out.gather(1, self.tokens) & self.finds).sum(dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb
 
 import torch
@@ -31,9 +32,15 @@ class Needles:
     stops: Tensor
 
     @classmethod
-    def of_recall(cls, sequence: RecallSequence) -> Needles:
-        """Of a recall sequence: an answer is predicted at the token before it."""
-        return cls(sequence.answers - 1, sequence.sources, sequence.sources + 1)
+    def of_recall(cls, sequence: RecallSequence, tokens: int = 1) -> Needles:
+        """Of a recall sequence: an answer is predicted at the token before it.
+
+        Args:
+            sequence: the sequence.
+            tokens: of a needle, from the one that holds the answer. With 2 it has the next one too, to which short
+                convolutions carry the answer: some models look at the one, others at the other.
+        """
+        return cls(sequence.answers - 1, sequence.sources, (sequence.sources + tokens).minimum(sequence.answers))
 
     @classmethod
     def at_end(cls, length: int, spans: Sequence[tuple[int, int]]) -> Needles:
@@ -60,14 +67,18 @@ class NeededBlocks:
     """The blocks that hold needles, for the needles that begin before the chunk that asks for them.
 
     Attributes:
-        selections: the selection [N] that should retrieve them.
+        queries: positions [N] of the tokens that should retrieve them.
+        starts: first position [N] of each needle.
+        stops: one past its last that lies before the chunk [N].
         blocks: of each needle [N, W], those before the chunk's start; filled up with -1.
         chances: chance that random blocks hold any of a needle's blocks [N].
         chances_of_all: chance that they hold all of them [N].
         in_chunk: how many needles begin in the chunk that asks for them, which need no retrieval and are left out.
     """
 
-    selections: Tensor
+    queries: Tensor
+    starts: Tensor
+    stops: Tensor
     blocks: Tensor
     chances: Tensor
     chances_of_all: Tensor
@@ -79,7 +90,7 @@ class NeededBlocks:
 
         Args:
             needles: of one sequence.
-            options: by which it is cut into chunks, blocks and selections.
+            options: by which it is cut into chunks and blocks, and how many of these are retrieved.
         """
         chunk_starts = needles.queries // options.chunk_size * options.chunk_size
         beyond = needles.starts < chunk_starts
@@ -96,21 +107,21 @@ class NeededBlocks:
             for total, needed, row in zip(candidates.tolist(), (blocks >= 0).sum(dim=1).tolist(), blocks, strict=True)
         ]
         chance_of_any, chance_of_all = torch.tensor(chances, dtype=torch.float64).reshape(-1, 2).T
-        selections = needles.queries[beyond] // options.unit_size
-        return cls(selections, blocks, chance_of_any, chance_of_all, int((~beyond).sum()))
+        queries, in_chunk = needles.queries[beyond], int((~beyond).sum())
+        return cls(queries, starts, stops, blocks, chance_of_any, chance_of_all, in_chunk)
 
     def hits(self, retrieved: Tensor) -> tuple[Tensor, Tensor]:
-        """Needles of which any, and all blocks are retrieved: two counts [Hkv].
+        """Needles of which any, and all blocks are retrieved: bool [Hkv, N] each.
 
         Args:
-            retrieved: int64 [Hkv, selections, top_k], filled up with -1.
+            retrieved: for each needle, int64 [Hkv, N, top_k], filled up with -1.
         """
-        chosen = retrieved[:, self.selections]
-        found = (chosen[..., None] == self.blocks[:, None]).any(dim=2)  # [Hkv, N, W]
+        found = (retrieved[..., None] == self.blocks[:, None]).any(dim=2)  # [Hkv, N, W]
         needed = self.blocks >= 0
-        return (found & needed).any(dim=2).sum(dim=1), (found | ~needed).all(dim=2).sum(dim=1)
+        return (found & needed).any(dim=2), (found | ~needed).all(dim=2)
 
 
+@lru_cache
 def _chances(candidates: int, needed: int, reachable: int, top_k: int) -> tuple[float, float]:
     """Chance that `top_k` of the candidates, drawn without replacement, hold any and all of the blocks needed.
 

@@ -1,33 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A heat map of the blocks that were retrieved, beside those of the oracle, for each layer."""
+"""How often each rule finds the needle, beside chance and beside what full attention would choose."""
 
 from __future__ import annotations
 
-from math import ceil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+__all__ = ["draw"]
 
-from hylora_eval.retrieval.needles import NeededBlocks
-from hylora_eval.retrieval.trace import RetrievalTrace
-from hylora_kernels.options import SpanOptions
-
-__all__ = ["draw", "heat"]
-
-# Cells of a heat map each way; more could not be told apart.
-CELLS = 512
+# Told apart by colour-blind readers, and in print by their order.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
-def draw(trace: RetrievalTrace, needed: NeededBlocks | None, path: Path, title: str) -> None:
-    """Draw which blocks (from left to right) each selection (from top to bottom) retrieves: the share of KV heads.
+def draw(results: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw a panel for each task and length, a bar for each rule and block size.
 
-    Blocks that a selection could not choose are grey; circles mark the blocks that hold needles, in the row of the
-    selection that asks for them.
+    Its length is the hit rate of needles that full attention finds; of all, where it finds none; or mass, where there
+    are no needles. A line across it is chance, a diamond what another token's query hits.
 
     Args:
-        trace: of one sequence, with an oracle.
-        needed: the blocks that hold its needles, or None.
+        results: of a result file of `hylora eval retrieval`.
         path: of the picture; its ending names the format.
         title: above it.
 
@@ -37,80 +30,40 @@ def draw(trace: RetrievalTrace, needed: NeededBlocks | None, path: Path, title: 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    options, length = trace.options, trace.length
-    blocks, selections = options.candidates(options.units(length) - 1), options.units(length)
-    pairs = 1 if len(trace.layers) <= 4 else 2  # of panels in a row
-    rows = ceil(len(trace.layers) / pairs)
-    figure = Figure(figsize=(8.4 * pairs, 3.2 * rows + 0.6), layout="constrained")
+    names = list(dict.fromkeys(rule["rule"] for result in results for rule in result["rules"]))
+    figure = Figure(figsize=(1.8 + 3.4 * len(results), 1.4 + 0.34 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, 2 * pairs, squeeze=False, sharex=True, sharey=True).flat)
-    for panel in axes[2 * len(trace.layers) :]:
-        panel.remove()
-    axes = axes[: 2 * len(trace.layers)]
-    for index, layer in enumerate(trace.layers):
-        panels = axes[2 * index : 2 * index + 2]
-        for panel, chosen, what in zip(
-            panels, (layer.blocks, layer.mass.blocks), ("retrieved", "most attention mass"), strict=True
-        ):
-            image = panel.imshow(
-                heat(chosen, blocks).numpy(),
-                cmap="Blues",
-                vmin=0,
-                vmax=1,
-                aspect="auto",
-                extent=(-0.5, blocks - 0.5, selections - 0.5, -0.5),
-            )
-            edges, rows_of_edges = _frontier(options, selections)
-            panel.fill_betweenx(rows_of_edges, edges, blocks, step="post", color="#DDDDDD", linewidth=0)
-            if needed is not None:
-                at = needed.blocks >= 0
-                asked = needed.selections[:, None].expand_as(needed.blocks)
-                style = {"facecolors": "none", "edgecolors": "#D55E00", "linewidths": 1, "s": 20}
-                panel.scatter(needed.blocks[at].tolist(), asked[at].tolist(), **style)
-            panel.set(title=f"layer {layer.layer}: {what}", xlim=(-0.5, blocks - 0.5), ylim=(selections - 0.5, -0.5))
-            panel.xaxis.get_major_locator().set_params(integer=True)
-            panel.yaxis.get_major_locator().set_params(integer=True)
-        panels[0].set_ylabel(_unit(options))
-    for panel in axes[-2 * pairs :]:
-        panel.set_xlabel(f"block of {options.block_size} tokens")
-        panel.tick_params(labelbottom=True)
-    figure.colorbar(image, ax=axes, label="share of KV heads", shrink=min(1, 2 / rows))
+    axes = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
+    for panel, result in zip(axes, results, strict=True):
+        sizes = sorted({rule["options"]["block_size"] for rule in result["rules"]})
+        width = 0.8 / len(sizes)
+        for number, size in enumerate(sizes):
+            bars = [_bar(rule) for rule in result["rules"] if rule["options"]["block_size"] == size]
+            at = [names.index(bar["rule"]) + (number - (len(sizes) - 1) / 2) * width for bar in bars]
+            style = {"color": _COLORS[number % len(_COLORS)], "ecolor": "#555555", "label": f"blocks of {size}"}
+            panel.barh(at, [bar["share"] for bar in bars], width, xerr=[bar["error"] for bar in bars], **style)
+            panel.scatter([bar["chance"] for bar in bars], at, marker="|", color="#000000", zorder=3)
+            others = [(bar["other"], place) for bar, place in zip(bars, at, strict=True) if bar["other"] is not None]
+            if others:
+                panel.scatter(*zip(*others, strict=True), marker="D", s=14, facecolors="white", edgecolors="#000000")
+        panel.set(xlim=(0, 100), title=f"{result['task']}, {result['length']} tokens", xlabel=bars[0]["what"])
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=4)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
 
 
-def heat(chosen: Tensor, blocks: int) -> Tensor:
-    """Share of KV heads that chose each block; in cells of several blocks or selections, the largest share.
-
-    Args:
-        chosen: int64 [Hkv, selections, top_k], filled up with -1.
-        blocks: how many there are.
-
-    Returns:
-        float32 [rows, columns], at most `CELLS` each way.
-    """
-    heads, selections, _ = chosen.shape
-    tall, wide = ceil(selections / CELLS), ceil(blocks / CELLS)
-    cells = torch.zeros(ceil(selections / tall), ceil(blocks / wide))
-    for first in range(0, selections, tall):
-        part = chosen[:, first : first + tall]
-        counts = torch.zeros(part.shape[1], ceil(blocks / wide) * wide)
-        for head in part:
-            row = torch.arange(len(head))[:, None].expand_as(head)
-            counts[row[head >= 0], head[head >= 0]] += 1 / heads
-        cells[first // tall] = counts.unflatten(1, (-1, wide)).amax(dim=(0, 2))
-    return cells
-
-
-def _unit(options: SpanOptions) -> str:
-    """What selects."""
-    if options.selection == "chunk":
-        return f"chunk of {options.chunk_size} tokens"
-    return "token" if options.query_group == 1 else f"group of {options.query_group} tokens"
-
-
-def _frontier(options: SpanOptions, selections: int) -> tuple[list[float], list[float]]:
-    """The line right of the last candidate of each selection: columns, each valid from its row to the next."""
-    edges = [options.candidates(selection) - 0.5 for selection in range(selections)]
-    rows = [selection - 0.5 for selection in range(selections)]
-    return [*edges, edges[-1]], [*rows, selections - 0.5]
+def _bar(rule: dict[str, Any]) -> dict[str, Any]:
+    """What is drawn of a rule, in per cent."""
+    if rule["hit_rate"] is not None:
+        found, what = rule["attended"] or rule, "needles found, %"
+        shares = (found["hit_rate"], found["standard_error"], found["chance"], found["other_query"])
+    else:
+        what = "mass found, %"
+        shares = (rule["mass"], rule["mass_standard_error"], rule["mass_of_random"], None)
+    share, error, chance, other = (None if value is None else 100 * value for value in shares)
+    return {
+        "rule": rule["rule"], "what": what, "share": share or 0, "error": error or 0, "chance": chance or 0,
+        "other": other,
+    }  # fmt: skip

@@ -89,6 +89,8 @@ def rank(scores: Tensor, counts: Tensor, top_k: int) -> Tensor:
 
 def best(scores: Tensor, count: int) -> Tensor:
     """`scores.sort(descending=True, stable=True).indices[..., :count]`, in less time."""
+    if count == 0:
+        return scores.new_empty((*scores.shape[:-1], 0), dtype=torch.int64)
     # Of those equal to the worst that is taken, `topk` may take any: here the first.
     worst = scores.topk(count, dim=-1).values[..., -1:]
     blocks = scores.shape[-1]

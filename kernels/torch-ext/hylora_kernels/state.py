@@ -247,7 +247,7 @@ class DecodeState:
                 setattr(self, name, torch.index_select(x, 0, taken, out=more))
             else:
                 x = x[:, :, : self.held] if name in _CACHES else x
-                x.copy_(x[taken])
+                x.copy_(x.index_select(0, taken))
         self.held = int(self.lengths.max())
 
     def repeat(self, times: int):

@@ -244,6 +244,8 @@ def test_what_does_not_fit_the_state_is_refused():
         span_decode(*token, state, backend="reference")
     with pytest.raises(ValueError, match="flash attention has no decoding step; use backend='torch'"):
         span_decode(*token, state, backend="flash")
+    with pytest.raises((RuntimeError, IndexError), match="dtype"):
+        state.reorder(torch.tensor([False, True]))  # a mask is no list of rows
     assert state.lengths.tolist() == [0, 0] and state.held == 0
     with pytest.raises(ValueError, match="cannot be shared out"):
         DecodeState.empty(1, 3, 2, 8, capacity=4)
