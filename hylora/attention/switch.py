@@ -106,8 +106,10 @@ def set_attention(model: nn.Module, name: str, **options: Any) -> None:
         raise TypeError(f"set_attention needs a transformers model, not {type(base).__name__}")
     check_attention(base.config, name)
     check_options(name, options)
-    options = expand_preset(options, name)
-    span = SpanConfig.from_dict(options) if options else SpanConfig.of(base.config.get_text_config())
+    options, text = expand_preset(options, name), base.config.get_text_config()
+    # Where the attention's name stood for options, they would be forgotten with it.
+    keeps = resolve_name(name) in FUNCTIONS or text._attn_implementation in PRESET_NAMES
+    span = SpanConfig.from_dict(options) if options or not keeps else SpanConfig.of(text)
     base.set_attn_implementation(resolve_name(name))
-    if resolve_name(name) in FUNCTIONS:
-        span.keep_on(base.config.get_text_config())
+    if keeps:
+        span.keep_on(text)

@@ -60,6 +60,13 @@ def test_one_word_switches_the_recall_preset_on():
     assert SpanConfig.of(model.config) == SpanConfig(top_k=2)
 
 
+def test_what_a_flag_stood_for_stays_by_way_of_another_attention():
+    model = tiny_bamba(attn_implementation="se_attn_recall")
+    hylora.set_attention(model, "full")
+    hylora.set_attention(model, "se_attn")
+    assert SpanConfig.of(model.config) == SpanConfig.preset("recall")
+
+
 def test_a_model_without_attention_is_refused():
     config = Mamba2Config(
         num_heads=4, head_dim=8, hidden_size=16, state_size=8, num_hidden_layers=2, n_groups=1, vocab_size=32
