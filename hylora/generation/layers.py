@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -41,6 +42,12 @@ class SpanLayer(DynamicLayer):
         self.state: DecodeState | None = None
         self.columns = Columns(0)
         self.is_initialized = False
+
+    @torch.inference_mode(False)  # as `attend`, which changes the copy
+    def __deepcopy__(self, memo: dict[int, Any]) -> SpanLayer:
+        other = memo[id(self)] = type(self).__new__(type(self))
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        return other
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[NewTokens, ...]:
         """Hand the new tokens on; they are stored when attention comes back with their queries."""

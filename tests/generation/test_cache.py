@@ -250,6 +250,9 @@ def test_a_cache_filled_in_inference_mode_can_be_used_outside_of_it():
         batch.feed(tokens(2, 9))
         batch.cache.batch_repeat_interleave(2)
         batch.take([0, 0, 1, 1])
+        other = copy.deepcopy(batch)
+        other.feed(tokens(4, 1, seed=1))
+    other.feed(tokens(4, 1, seed=2))
     batch.feed(tokens(4, 1))
 
 
