@@ -128,7 +128,7 @@ def compile_case(case: Case) -> list[Resources]:
         with mock.patch("torch.empty", torch.zeros):
             output, lse, blocks = span_forward(query, key, value, layout, options, 0.1)
             span_backward(output, Saved(query, key, value, output, lse, blocks), layout, options, 0.1)
-        state = DecodeState.empty(1, heads, kv_heads, case.head_dim, 512, options, dtype=dtype)
+        state = DecodeState(1, heads, kv_heads, case.head_dim, 512, options, dtype=dtype)
         token = (x[:, :, :1] for x in (query, key, value))
         span_decode(*token, SequenceLayout.dense(1, 1), state.tensors(), options, 0.1)
     found = {kernel.hash: _resources(kernel) for kernel in compiled}

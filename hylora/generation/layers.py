@@ -122,7 +122,7 @@ class SpanLayer(DynamicLayer):
         layout = SequenceLayout.of(query, layout)
         if self.state is None:
             batch, heads, length, head_dim = query.shape
-            self.state = DecodeState.empty(
+            self.state = DecodeState(
                 batch,
                 heads,
                 key.shape[1],

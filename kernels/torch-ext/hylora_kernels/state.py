@@ -32,8 +32,9 @@ class HeldBytes(NamedTuple):
 class DecodeState:
     """The sequences of a batch so far, one per row, each stored from its own first token on.
 
-    Make one with `empty` or `from_prefill`; `span_decode` appends to it. What is above a row's length has no meaning.
-    With S = block_size, M = chunk_size, W numbers in a block's summary, and summaries and sums in at least float32:
+    Make one without tokens, or with `from_prefill`; `span_decode` appends to it. What is above a row's length has no
+    meaning. With S = block_size, M = chunk_size, W numbers in a block's summary, and summaries and sums in at least
+    float32:
 
     Attributes:
         key_cache: `[B, Hkv, capacity, D]`; capacity is a multiple of S.
@@ -59,13 +60,35 @@ class DecodeState:
         kv_heads: int,
         head_dim: int,
         capacity: int,
-        options: SpanOptions,
-        scale: Optional[float],
-        keep_queries: bool,
-        offload: bool,
-        dtype: Optional[torch.dtype],
-        device: Union[torch.device, str, None],
+        options: Optional[SpanOptions] = None,
+        *,
+        scale: Optional[float] = None,
+        keep_queries: bool = False,
+        offload: bool = False,
+        dtype: Optional[torch.dtype] = None,
+        device: Union[torch.device, str, None] = None,
+        **changes: Any,
     ):
+        """Sequences without a token yet.
+
+        Args:
+            batch: number of rows.
+            heads: query heads.
+            kv_heads: key and value heads; must divide `heads`.
+            head_dim: size of a head.
+            capacity: tokens per row for which there is room; it grows when they run out.
+            options: as in `span_attention`.
+            scale: factor on the scores; None means 1 / sqrt(head_dim).
+            keep_queries: keep the queries of all tokens, which `backend="reference"` needs.
+            offload: keep keys and values in the host's memory, and on the device those of the chunk in progress alone.
+            dtype: of queries, keys and values; None means torch's default.
+            device: where the tokens are; None means torch's default.
+            **changes: as in `span_attention`.
+
+        Raises:
+            ValueError: a number out of range, or options by which queries that are not kept would choose together.
+        """
+        options = span_options(options, changes)
         check_integer("capacity", capacity, minimum=1)
         if kv_heads == 0 or heads % kv_heads:
             raise ValueError(f"{heads} query heads cannot be shared out evenly among {kv_heads} key heads")
@@ -95,48 +118,6 @@ class DecodeState:
         self._grow(capacity)
 
     @classmethod
-    def empty(
-        cls,
-        batch: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        capacity: int,
-        options: Optional[SpanOptions] = None,
-        *,
-        scale: Optional[float] = None,
-        keep_queries: bool = False,
-        offload: bool = False,
-        dtype: Optional[torch.dtype] = None,
-        device: Union[torch.device, str, None] = None,
-        **changes: Any,
-    ) -> DecodeState:
-        """Sequences without a token yet.
-
-        Args:
-            batch: number of rows.
-            heads: query heads.
-            kv_heads: key and value heads; must divide `heads`.
-            head_dim: size of a head.
-            capacity: tokens per row for which there is room; it grows when they run out.
-            options: as in `span_attention`.
-            scale: factor on the scores; None means 1 / sqrt(head_dim).
-            keep_queries: keep the queries of all tokens, which `backend="reference"` needs.
-            offload: keep keys and values in the host's memory, and on the device those of the chunk in progress alone.
-            dtype: of queries, keys and values; None means torch's default.
-            device: where the tokens are; None means torch's default.
-            **changes: as in `span_attention`.
-
-        Returns:
-            The state.
-
-        Raises:
-            ValueError: a number out of range, or options by which queries that are not kept would choose together.
-        """
-        sizes = (batch, heads, kv_heads, head_dim, capacity)
-        return cls(*sizes, span_options(options, changes), scale, keep_queries, offload, dtype, device)
-
-    @classmethod
     @torch.no_grad()
     def from_prefill(
         cls,
@@ -160,10 +141,10 @@ class DecodeState:
             value: `[B, Hkv, L, D]`, likewise.
             options: as in `span_attention`.
             layout: the sequences, at most one per row; None means every row is one, without padding.
-            capacity: as in `empty`; None means what the longest sequence needs.
-            scale: as in `empty`.
-            keep_queries: as in `empty`.
-            offload: as in `empty`.
+            capacity: as for `DecodeState`; None means what the longest sequence needs.
+            scale: likewise.
+            keep_queries: likewise.
+            offload: likewise.
             **changes: as in `span_attention`.
 
         Returns:
@@ -183,7 +164,8 @@ class DecodeState:
             raise ValueError(f"capacity={capacity} is less than the {layout.longest} tokens of the longest sequence")
         batch, heads, _, head_dim = query.shape
         sizes = (batch, heads, key.shape[1], head_dim, capacity)
-        state = cls(*sizes, options, scale, keep_queries, offload, query.dtype, query.device)
+        kept = {"keep_queries": keep_queries, "offload": offload, "dtype": query.dtype, "device": query.device}
+        state = cls(*sizes, options, scale=scale, **kept)
         for rows, start, length in layout.segments():
             tokens = (x[rows, :, start : start + length] for x in (query, key, value))
             store(*tokens, state.tensors().rows(rows), 0, options, state.scale)

@@ -13,7 +13,7 @@ def empty_state(inputs, **options) -> DecodeState:
     """A state for these inputs, with as little room as there can be unless said otherwise."""
     query, key, _ = inputs
     sizes = (query.shape[0], query.shape[1], key.shape[1], query.shape[3])
-    return DecodeState.empty(*sizes, **{"capacity": 1, "dtype": query.dtype, "device": query.device, **options})
+    return DecodeState(*sizes, **{"capacity": 1, "dtype": query.dtype, "device": query.device, **options})
 
 
 def decode(inputs, state: DecodeState, first: int = 0, last: int | None = None, **options) -> Tensor:

@@ -229,7 +229,7 @@ def test_what_is_lost_with_forgotten_tokens_is_said():
 @pytest.mark.parametrize("rule", [{"pooling": "max"}, {"summary": "representatives"}], ids=str)
 def test_choices_by_scores_of_many_queries_are_refused(rule):
     with pytest.raises(ValueError, match=f"{next(iter(rule.values()))!r}.*use selection='token'"):
-        DecodeState.empty(1, 2, 2, 8, capacity=4, **rule)
+        DecodeState(1, 2, 2, 8, capacity=4, **rule)
 
 
 def test_what_does_not_fit_the_state_is_refused():
@@ -248,7 +248,7 @@ def test_what_does_not_fit_the_state_is_refused():
         state.reorder(torch.tensor([False, True]))  # a mask is no list of rows
     assert state.lengths.tolist() == [0, 0] and state.held == 0
     with pytest.raises(ValueError, match="cannot be shared out"):
-        DecodeState.empty(1, 3, 2, 8, capacity=4)
+        DecodeState(1, 3, 2, 8, capacity=4)
 
 
 def test_the_page_keeps_its_word():

@@ -33,7 +33,7 @@ class Rows:
     def __init__(self, rows: int, options: SpanOptions, offload: bool):
         self.options = options
         sizes = (rows, HEADS, KV_HEADS, HEAD_DIM, 1)
-        self.state = DecodeState.empty(*sizes, options, offload=offload, dtype=torch.float64)
+        self.state = DecodeState(*sizes, options, offload=offload, dtype=torch.float64)
         self.generator = torch.Generator().manual_seed(0)
         self.tokens = [self.new(0) for _ in range(rows)]
 
@@ -135,7 +135,7 @@ def test_tokens_that_choose_by_themselves_can_be_forgotten_anywhere(summary, off
 
 def test_a_thousand_tokens_take_the_room_they_need():
     options = SpanOptions(block_size=4, chunk_size=16, top_k=2, selection="token", summary="mean_std")
-    state = DecodeState.empty(1, HEADS, KV_HEADS, HEAD_DIM, 1, options, dtype=torch.float64)
+    state = DecodeState(1, HEADS, KV_HEADS, HEAD_DIM, 1, options, dtype=torch.float64)
     rows = Rows(1, options, offload=False)
     tokens = rows.new(1000)
     outputs = [span_decode(*(x[None, :, at : at + 1] for x in tokens), state) for at in range(1000)]
