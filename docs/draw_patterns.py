@@ -38,8 +38,8 @@ def main() -> None:
         "full attention": read_by(span_attention, chunk_size=LENGTH),
         "sliding window (sw_attn)": read_by(sliding_window_attention, window=CHUNK),
         "shifted sparse, second head (s2_attn)": read_by(shifted_sparse_attention, group=CHUNK),
-        "span-expanded (se_attn)": read_by(span_attention, **span),
-        "span-expanded, causal selection": read_by(span_attention, selection="causal", query_group=8, **span),
+        "span-expanded, a chunk chooses": read_by(span_attention, **span),
+        "span-expanded, each token chooses": read_by(span_attention, selection="token", **span),
     }
     chunk = torch.arange(LENGTH) // CHUNK
     figure, axes = plt.subplots(1, len(panels), figsize=(17, 3.9))
