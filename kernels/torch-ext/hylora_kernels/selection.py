@@ -31,33 +31,23 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
         return chosen
 
     counts = options.candidates(torch.arange(units, device=key.device))
-    if options.retrieval == "random":
-        index = torch.arange(max(heads, units, blocks), device=key.device)
-
-        def score(at: slice, blocks: int) -> Tensor:
-            scores = hashed_scores(options.seed, index[:heads, None, None], index[at, None], index[:blocks])
-            return scores.expand(rows, -1, -1, -1)
-    else:
+    index = torch.arange(max(heads, units, blocks), device=key.device)
+    if options.retrieval == "relevance":
         summaries = summarize_blocks(query, key, value, blocks, options, scale)
-        if options.chooses_per_token:
-
-            def score(at: slice, blocks: int) -> Tensor:
-                return token_scores(query[:, :, at], summaries[:, :, :blocks], options, scale)
-        elif options.pools_scores:
-
-            def score(at: slice, blocks: int) -> Tensor:
-                return torch.stack(
-                    [
-                        unit_scores(query, summaries[:, :, :blocks], unit, options, scale)
-                        for unit in range(at.start, at.stop)
-                    ],
-                    dim=2,
-                )
-        else:
+        if not options.chooses_per_token and not options.pools_scores:
             pooled = pool_queries(query, heads, options, scale)
 
-            def score(at: slice, blocks: int) -> Tensor:
-                return pooled[:, :, at] @ summaries[:, :, :blocks].mT
+    def score(at: slice, blocks: int) -> Tensor:
+        if options.retrieval == "random":
+            scores = hashed_scores(options.seed, index[:heads, None, None], index[at, None], index[:blocks])
+            return scores.expand(rows, -1, -1, -1)
+        seen = summaries[:, :, :blocks]
+        if options.chooses_per_token:
+            return token_scores(query[:, :, at], seen, options, scale)
+        if options.pools_scores:
+            of_units = [unit_scores(query, seen, unit, options, scale) for unit in range(at.start, at.stop)]
+            return torch.stack(of_units, dim=2)
+        return pooled[:, :, at] @ seen.mT
 
     step = 4 * _per_slice(rows * heads * blocks, key.device)  # scores are passed over less often than summaries
     for first in range(0, units, step):
