@@ -232,18 +232,6 @@ class DecodeState:
                 x.copy_(x.index_select(0, taken))
         self.held = int(self.lengths.max())
 
-    def repeat(self, times: int):
-        """Let every row go on in several: row r in those from r * times on.
-
-        Args:
-            times: how many.
-
-        Raises:
-            ValueError: a number below 1.
-        """
-        check_integer("times", times, minimum=1)
-        self.reorder(torch.arange(len(self.lengths)).repeat_interleave(times))
-
     @torch.no_grad()
     def crop(self, lengths: Union[int, Tensor]):
         """Forget the last tokens. It waits for the device.

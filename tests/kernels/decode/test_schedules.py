@@ -112,7 +112,7 @@ def follow(data, rows: Rows):
         elif what == "reorder":
             rows.reorder(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=3)))
         elif what == "repeat":
-            rows.state.repeat(2)
+            rows.state.reorder(torch.arange(len(rows.state.lengths)).repeat_interleave(2))
             rows.tokens = [tokens for tokens in rows.tokens for _ in range(2)]
             rows.reorder(list(range(min(4, 2 * count))))
         else:
