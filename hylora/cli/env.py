@@ -5,27 +5,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
-import platform
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["env", "environment"]
+from hylora.environment import environment, version_of
 
-_PACKAGES = (
-    "hylora",
-    "torch",
-    "triton",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "safetensors",
-    "tokenizers",
-)
+__all__ = ["env"]
+
 _OPTIONAL = {
     "mamba_ssm": ("mamba-ssm", "fused Mamba scans; without it transformers runs its slow torch scan"),
     "causal_conv1d": ("causal-conv1d", "fused short convolutions; mamba-ssm needs it for training"),
@@ -38,17 +27,6 @@ _OPTIONAL = {
     "lm_eval": ("lm-eval", "hylora eval harness"),
     "wonderwords": ("wonderwords", "the words of hylora eval ruler"),
 }
-
-
-def environment() -> dict[str, str]:
-    """Versions and hardware as plain strings, for result files."""
-    values = {name: _version(name) for name in _PACKAGES}
-    values["python"] = platform.python_version()
-    values["platform"] = platform.platform()
-    values["processor"] = _processor()
-    values["threads"] = str(torch.get_num_threads())
-    values["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return values
 
 
 def env() -> None:
@@ -66,7 +44,7 @@ def env() -> None:
 
     table = Table("package", "version", "what it gives", title="Optional packages", title_justify="left")
     for module, (package, purpose) in _OPTIONAL.items():
-        version = _version(package) if importlib.util.find_spec(module) else "-"
+        version = version_of(package) if importlib.util.find_spec(module) else "-"
         # Brackets would be read as markup.
         table.add_row(package, version, escape(purpose))
     console.print(table)
@@ -96,19 +74,3 @@ def _choices() -> list[tuple[str, str, str]]:
         if bf16
         else ("mixed precision", "none", "training.mixed_precision=auto takes bf16 only on CUDA devices that have it"),
     ]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return f"{names[0]} ({os.cpu_count()} cores)"
-    except (OSError, IndexError):
-        return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from hylora.training.tasks import TaskKind
 
 __all__ = ["plan"]
 
@@ -51,6 +54,7 @@ def plan(
     from hylora.planning.report import print_plan, to_dict
     from hylora.runs.loading import check_exists
     from hylora.training.recipe_loading import parse_overrides, read_yaml
+    from hylora.training.tasks import find_task
 
     overrides = overrides or []
     if recipe is None and overrides and ("=" not in overrides[0] or Path(overrides[0]).is_file()):
@@ -61,6 +65,11 @@ def plan(
         raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
     if context is not None and context < 2:
         raise ValueError(f"context={context} must be at least 2 tokens")
+    if recipe is not None:
+        kind = find_task(parse_overrides(read_yaml(recipe), overrides))
+        if kind.recipe is not LanguageRecipe:
+            _plan_other(kind, parse_overrides(read_yaml(recipe), overrides), output)
+            return
     hardware = Hardware.parse(gpus)
     tree = _bare_recipe(model, hardware.gpus, micro_batch or 1) if recipe is None else read_yaml(recipe)
     settings = {
@@ -87,6 +96,18 @@ def plan(
     print_plan(found, advice, console)
     if output is not None:
         write_atomically(output, json.dumps(to_dict(found, advice), indent=2) + "\n")
+
+
+def _plan_other(kind: TaskKind, tree: dict[str, Any], output: Path | None) -> None:
+    """Plan a run of a task that other packages bring."""
+    from hylora.files import write_atomically
+
+    if kind.plan is None:
+        raise ValueError(f"task={tree['task']!r} has no plan; plans are for language models and for images")
+    found = kind.plan(kind.recipe.from_tree(tree))
+    found.show(Console())
+    if output is not None:
+        write_atomically(output, json.dumps(found.to_dict(), indent=2) + "\n")
 
 
 def _bare_recipe(model: str | None, gpus: int, micro_batch: int) -> dict[str, Any]:

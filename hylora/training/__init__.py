@@ -4,6 +4,7 @@
 from hylora.training.checkpoint import CheckpointError
 from hylora.training.feed import Batch, RowFeed, StreamFeed, WindowSize
 from hylora.training.loop import TrainingError
+from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.processes import share_of
@@ -26,6 +27,7 @@ __all__ = [
     "CheckpointError",
     "EvaluationRecipe",
     "LoopRecipe",
+    "Method",
     "Moment",
     "OptimizerRecipe",
     "OutputRecipe",

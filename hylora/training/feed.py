@@ -63,8 +63,8 @@ class WindowSize:
         """Forward passes of each process."""
         return -(-self.rows // (self.rows_per_pass * world_size))
 
-    def parts(self, share: Share) -> list[range]:
-        """The rows of the window, from 0, in each forward pass of one process.
+    def parts(self, share: Share) -> list[tuple[range, Any]]:
+        """The rows of the window, from 0, in each forward pass of one process, and the shape they get.
 
         Processes take turns pass by pass. Where the rows do not divide evenly, parts differ by one row at most.
 
@@ -78,7 +78,8 @@ class WindowSize:
                 f"processes; use more rows, or more than rows_per_pass={self.rows_per_pass}"
             )
         bounds = [part * self.rows // count for part in range(count + 1)]
-        return [range(bounds[part], bounds[part + 1]) for part in range(share.rank, count, share.world_size)]
+        ranges = [range(bounds[part], bounds[part + 1]) for part in range(share.rank, count, share.world_size)]
+        return [(part, self.shape) for part in ranges]
 
 
 class Feed(Protocol):
@@ -214,8 +215,8 @@ class RowFeed:
         first = sum(self._sizes(Moment(step, moment.steps, moment.seed)).rows for step in range(moment.step))
         for step in range(moment.step, moment.steps):
             size = self._sizes(Moment(step, moment.steps, moment.seed))
-            for part in size.parts(self._share):
-                yield _Request(moment.seed, range(first + part.start, first + part.stop), size.shape)
+            for part, shape in size.parts(self._share):
+                yield _Request(moment.seed, range(first + part.start, first + part.stop), shape)
             first += size.rows
 
     def state(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,15 @@ class Outcome:
         step: updates made.
         evaluation: metrics of the last evaluation, empty if there was none.
         stopped_by: the signal that stopped it early, or None.
+        seconds: that all updates took, without evaluations and checkpoints.
+        memory: most bytes in use, on the main process's device.
     """
 
     step: int
     evaluation: dict[str, float]
     stopped_by: str | None = None
+    seconds: float = 0.0
+    memory: int = 0
 
 
 class Trainer:
@@ -82,6 +88,8 @@ class Trainer:
                 "optimizer's state to itself; set it to 0, or shard with FSDP2"
             )
         self._task = task
+        self._parts = (task, *task.methods)
+        self._steps = task.steps or recipe.training.steps
         self._accelerator = accelerator
         self._folder = folder
         self._recipe = recipe
@@ -93,6 +101,8 @@ class Trainer:
         self._data_state = task.feed.state()
         self._metrics: Metrics | None = None
         self._step = 0
+        self._seconds = 0.0
+        self._memory = 0
         self._prepare()
 
     def run(self, checkpoint: Checkpoint | None = None) -> Outcome:
@@ -108,7 +118,7 @@ class Trainer:
             TrainingError: if the loss, the gradients or the weights are not finite. Nothing of them is saved.
             CheckpointError: if a checkpoint or a record cannot be written, or the checkpoint is of another run.
         """
-        steps = self._recipe.training.steps
+        steps = self._steps
         if checkpoint is not None:
             self._restore(checkpoint)
         start = self._step
@@ -129,7 +139,7 @@ class Trainer:
             check_finite(changing(self._unwrapped()))
         except NotFiniteError as error:
             raise self._not_finite(error) from error
-        return Outcome(steps, self._last_evaluation)
+        return Outcome(steps, self._last_evaluation, seconds=self._seconds, memory=self._memory)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
         """The trained model's state where it is sharded, else None; every process must call it."""
@@ -152,7 +162,7 @@ class Trainer:
         torch.manual_seed(derive_key(what, moment.seed, moment.step))
 
     def _moment(self, step: int) -> Moment:
-        return Moment(step, self._recipe.training.steps, self._recipe.training.seed)
+        return Moment(step, self._steps, self._recipe.training.seed)
 
     # What is trained
 
@@ -169,7 +179,8 @@ class Trainer:
         """Let the task prepare an update; where it changed the parameters, take the optimizer's state over."""
         self._last_begun = moment
         self._seed("begin", moment)
-        if not self._task.begin(moment):
+        changed = [part.begin(moment) for part in self._parts]
+        if not any(changed):
             return
         if self._accelerator.distributed_type in SHARDED:
             raise TrainingError(
@@ -205,7 +216,10 @@ class Trainer:
         )
         # DeepSpeed steps at the end of the last backward pass, so that the rate has to be set by then.
         rate = self._set_rate(moment)
-        loss_sum = self._task.gradients(accumulation)
+        accumulate: Callable[[], Tensor] = accumulation
+        for part in self._parts:
+            accumulate = partial(part.gradients, accumulate)
+        loss_sum = accumulate()
         (loss,) = sum_over_processes(self._accelerator, float(loss_sum) / max(count, 1))
         norm = self._clip()
         if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
@@ -216,11 +230,13 @@ class Trainer:
             )
         self._optimizer.step()
         self._seed("end", moment)
-        self._task.end(moment)
+        for part in self._parts:
+            part.end(moment)
         self._optimizer.zero_grad()
         self._step = moment.step + 1
-        scheduled = self._task.scheduled(moment)
-        record = {"loss": loss, "grad_norm": norm, "lr": rate, self._task.unit: int(count), **scheduled}
+        record = {"loss": loss, "grad_norm": norm, "lr": rate, self._task.unit: int(count)}
+        for part in self._parts:
+            record |= part.scheduled(moment)
         self._report(self._step, record, count, time.perf_counter() - started)
 
     def _clip(self) -> float | None:
@@ -233,6 +249,8 @@ class Trainer:
     def _set_rate(self, moment: Moment) -> float:
         recipe = self._recipe.optimizer
         factor = warmup(moment.step, recipe.schedule.warmup_steps) * self._schedule(moment.progress)
+        for part in self._parts:
+            factor = part.rate(moment, factor)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         return recipe.lr * factor
@@ -251,12 +269,12 @@ class Trainer:
         self._data_state = self._task.feed.state()
         output = self._recipe.output
         # An evaluation may take longer than whoever asks to stop waits: save first.
-        if _is_due(step, output.checkpoint_every) or (step == self._recipe.training.steps and output.checkpoint_every):
+        if _is_due(step, output.checkpoint_every) or (step == self._steps and output.checkpoint_every):
             self._save()
         self._evaluate_if_due(step)
 
     def _evaluate_if_due(self, step: int) -> None:
-        last = step == self._recipe.training.steps
+        last = step == self._steps
         if not (_is_due(step, self._recipe.evaluation.every) or (last and self._recipe.evaluation.at_end)):
             return
         with evaluation_mode(self._model):
@@ -284,10 +302,11 @@ class Trainer:
         return Outcome(self._step, self._last_evaluation, stopped_by=signal)
 
     def _report(self, step: int, record: dict[str, Any], count: float, seconds: float) -> None:
-        memory = peak_memory(self._accelerator.device)
-        self._display.update(step, record["loss"], count / seconds, memory)
-        if step % self._recipe.tracking.every == 0 or step == self._recipe.training.steps:
-            self._log({"step": step, **record, "seconds": seconds, "memory": memory})
+        self._seconds += seconds
+        self._memory = max(self._memory, peak_memory(self._accelerator.device))
+        self._display.update(step, record["loss"], count / seconds, self._memory)
+        if step % self._recipe.tracking.every == 0 or step == self._steps:
+            self._log({"step": step, **record, "seconds": seconds, "memory": self._memory})
 
     def _log(self, record: dict[str, Any]) -> None:
         if self._metrics is not None:
@@ -317,6 +336,9 @@ class Trainer:
             "optimizer": scalars,
             "data": data,
             "identity": dict(self._task.identity()),
+            "methods": {part.name: found for part in self._parts if (found := part.state()) is not None},
+            "seconds": self._seconds,
+            "memory": self._memory,
         }
         checkpoint = Checkpoint(self._step, tensors, state)
         keep = self._recipe.output.keep_checkpoints
@@ -332,7 +354,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint."""
-        where, steps = f"the checkpoint of update {checkpoint.step}", self._recipe.training.steps
+        where, steps = f"the checkpoint of update {checkpoint.step}", self._steps
         if checkpoint.step > steps:
             raise CheckpointError(
                 f"{where} has made {checkpoint.step} updates, more than training.steps={steps}; set that to at least "
@@ -340,7 +362,11 @@ class Trainer:
             )
         try:
             begun, scalars, data, before = (checkpoint.state[x] for x in ("begun", "optimizer", "data", "identity"))
+            self._seconds, self._memory = checkpoint.state["seconds"], checkpoint.state["memory"]
             self._check_identity(where, before)
+            for part in self._parts:
+                if part.state() is not None:
+                    part.restore(checkpoint.state["methods"][part.name])
             # The structure follows from the moment; the weights of that structure are then put into it.
             self._begin(self._moment(begun))
             put_back(self._unwrapped(), self._optimizer, checkpoint.tensors, scalars)

@@ -142,16 +142,36 @@ def load_optimizer_state(
 def carried_state(
     model: nn.Module, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], shapes: Mapping[str, torch.Size]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The part of an optimizer's state whose parameters kept their name and shape in a model that has grown.
+    """The part of an optimizer's state whose parameters are still there in a model that has changed.
+
+    A parameter that grew is taken to hold its former values in its leading corner: its state is moved there, and is
+    zero elsewhere. State of parameters that are gone, shrank or have other dimensions is left behind.
 
     Args:
         model: as it is now.
         tensors, scalars: from `optimizer_state`, before.
         shapes: of the parameters before, by name.
     """
-    kept = {name for name, parameter in trainable(model).items() if parameter.shape == shapes.get(name)}
+    now = {name: parameter.shape for name, parameter in trainable(model).items()}
+    kept = {name for name, shape in now.items() if name in shapes and _fits(shapes[name], shape)}
 
     def of_kept(entries: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in entries.items() if key.rpartition("::")[0] in kept}
 
-    return of_kept(tensors), of_kept(scalars)
+    grown = {}
+    for key, value in of_kept(tensors).items():
+        name = key.rpartition("::")[0]
+        grown[key] = _enlarged(value, now[name]) if value.shape == shapes[name] else value
+    return grown, of_kept(scalars)
+
+
+def _fits(part: torch.Size, whole: torch.Size) -> bool:
+    return len(part) == len(whole) and all(small <= large for small, large in zip(part, whole, strict=True))
+
+
+def _enlarged(value: Tensor, shape: torch.Size) -> Tensor:
+    if value.shape == shape:
+        return value
+    larger = value.new_zeros(shape)
+    larger[tuple(map(slice, value.shape))] = value
+    return larger

@@ -29,6 +29,7 @@ _SCHEDULE_OPTIONS = {
     "constant": (),
     "linear": ("final",),
     "cosine": ("final",),
+    "exponential": ("final",),
     "polynomial": ("final", "power"),
     "multi_step": ("milestones", "factor"),
     "piecewise": ("points",),
@@ -42,14 +43,14 @@ class ScheduleRecipe:
     Args:
         name: shape of the schedule after the warm-up.
         warmup_steps: updates over which the rate rises linearly.
-        final: factor at the end, for linear, cosine and polynomial.
+        final: factor at the end, for linear, cosine, exponential (there it must be above 0) and polynomial.
         power: exponent of polynomial.
         milestones: points of progress in (0, 1) at which multi_step multiplies by `factor`.
         factor: see `milestones`.
         points: pairs of progress and factor, for piecewise.
     """
 
-    name: Literal["constant", "linear", "cosine", "polynomial", "multi_step", "piecewise"] = "constant"
+    name: Literal["constant", "linear", "cosine", "exponential", "polynomial", "multi_step", "piecewise"] = "constant"
     warmup_steps: int = 20
     final: float = 0.0
     power: float = 2.0

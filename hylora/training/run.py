@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from hylora.environment import environment
+from hylora.files import write_atomically
 from hylora.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from hylora.training.loop import Trainer
+from hylora.training.loop import Outcome, Trainer
 from hylora.training.optimizer import check_optimizer, trainable
 from hylora.training.processes import build_accelerator, on_main
 from hylora.training.recipe import Recipe
@@ -87,11 +90,16 @@ def _run(
             on_main(accelerator, lambda: folder.describe_data(task.describe()))
             if recipe.tracking.trackers:
                 accelerator.init_trackers(recipe.tracking.project, config=flatten(recipe.to_tree()))
-            return _train_and_export(task, accelerator, folder, trainer, checkpoint)
+            return _train_and_export(task, recipe, accelerator, folder, trainer, checkpoint)
 
 
 def _train_and_export(
-    task: Task, accelerator: Accelerator, folder: RunFolder, trainer: Trainer, checkpoint: Checkpoint | None
+    task: Task,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    trainer: Trainer,
+    checkpoint: Checkpoint | None,
 ) -> RunResult:
     try:
         outcome = trainer.run(checkpoint)
@@ -100,13 +108,35 @@ def _train_and_export(
             tracker.finish()
     if outcome.stopped_by is None:
         state = trainer.gathered_state()
+
+        def write(path: Path) -> None:
+            task.save(path, state)
+            _write_results(path, task, recipe, outcome)
+
         try:
-            on_main(accelerator, lambda: folder.export(lambda path: task.save(path, state), last=task.last_file))
+            on_main(accelerator, lambda: folder.export(write, last=task.last_file))
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the results could not be written to {str(folder.path)!r}: {error}. {trainer.rescue()}"
             ) from error
     return RunResult(folder.path, outcome.step, outcome.evaluation, outcome.stopped_by)
+
+
+def _write_results(folder: Path, task: Task, recipe: Recipe, outcome: Outcome) -> None:
+    found = task.results()
+    if found is None:
+        return
+    results = {
+        "kind": "training",
+        "recipe": recipe.to_tree(),
+        "updates": outcome.step,
+        "seconds": outcome.seconds,
+        "peak_bytes": outcome.memory,
+        "evaluation": outcome.evaluation,
+        **found,
+        "environment": environment(),
+    }
+    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def _bytes_needed(task: Task, recipe: Recipe) -> int:

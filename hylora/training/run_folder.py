@@ -29,6 +29,7 @@ _LOCK = ".lock"
 _RESULTS = (
     "metrics.jsonl",
     "data.json",
+    "results.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "*config.json",

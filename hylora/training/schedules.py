@@ -12,7 +12,17 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-__all__ = ["Schedule", "constant", "cosine", "linear", "multi_step", "piecewise", "polynomial", "warmup"]
+__all__ = [
+    "Schedule",
+    "constant",
+    "cosine",
+    "exponential",
+    "linear",
+    "multi_step",
+    "piecewise",
+    "polynomial",
+    "warmup",
+]
 
 Schedule = Callable[[float], float]
 
@@ -41,6 +51,17 @@ def polynomial(start: float, end: float, power: float) -> Schedule:
 def cosine(start: float, end: float) -> Schedule:
     """Half a cosine period from `start` to `end`, flat at both ends."""
     return lambda progress: end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * _unit(progress)))
+
+
+def exponential(start: float, end: float) -> Schedule:
+    """From `start` to `end` by the same factor at every point: 0.97 per epoch comes to an end of 0.97 ** epochs.
+
+    Raises:
+        ValueError: if one of them is not positive and finite.
+    """
+    if not (0 < start < math.inf and 0 < end < math.inf):
+        raise ValueError(f"start={start!r} and final={end!r} must be positive and finite")
+    return lambda progress: start * (end / start) ** _unit(progress)
 
 
 def multi_step(start: float, milestones: Sequence[float], factor: float) -> Schedule:

@@ -6,20 +6,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import Accelerator
+from rich.console import Console
 
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.task import Task
 from hylora.words import nearest
 
-__all__ = ["GROUP", "TaskKind", "find_task"]
+__all__ = ["GROUP", "Plan", "TaskKind", "find_task"]
 
 # Packages register tasks here, so that this one need not know them: name -> a `TaskKind`.
 GROUP = "hylora.tasks"
 
 _DEFAULT = "language"
+
+
+class Plan(Protocol):
+    """What a run will take."""
+
+    def show(self, console: Console) -> None:
+        """Print it for a person."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,13 @@ class TaskKind:
         make: from such a recipe to the task, on each process. It checks what can be checked before it loads anything,
             and raises `RecipeError` for a recipe that cannot work.
         advice: what to do with the results, told when training ends; `{folder}` stands for theirs.
+        plan: from such a recipe to what the run will take, for `hylora plan`; None where nobody can tell.
     """
 
     recipe: type[Recipe]
     make: Callable[[Any, Accelerator], Task]
     advice: str = ""
+    plan: Callable[[Any], Plan] | None = None
 
 
 def find_task(tree: dict[str, Any]) -> TaskKind:

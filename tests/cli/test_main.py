@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 import hylora_cli
-from hylora.cli.env import environment
+from hylora.environment import environment
 from hylora_eval import commands
 from tests.command_line import run
 

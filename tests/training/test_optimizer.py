@@ -77,18 +77,25 @@ def test_state_of_other_parameters_is_refused():
         load_optimizer_state(optimizer, model, {"0.bias::exp_avg": torch.zeros(4)}, {})
 
 
-def test_state_is_carried_where_name_and_shape_stay():
+def test_state_is_carried_where_a_parameter_stays_or_grows():
+    """What grew has its state in the leading corner, and zeros beside it; what shrank or is gone loses it."""
     model = network()
     optimizer = build_optimizer(model, OptimizerRecipe(lr=0.1))
     update(model, optimizer, 1)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    state = state_of(optimizer, model)
-    grown = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2))
-    tensors, _ = carried_state(grown, *state, shapes)
-    assert {name.split("::")[0] for name in tensors} == {"0.weight"}
+    tensors, scalars = state_of(optimizer, model)
+    before = {name: value.clone() for name, value in tensors.items()}
+    outputs, inputs = shapes["1.weight"]
+    grown = nn.Sequential(nn.Linear(2, 4), nn.Linear(inputs + 1, outputs + 2), nn.Linear(5, 2))
+    tensors, _ = carried_state(grown, tensors, scalars, shapes)
+    assert {name.split("::")[0] for name in tensors} == {"1.weight", "1.bias"}
+    moved = tensors["1.weight::exp_avg"]
+    assert moved.shape == (outputs + 2, inputs + 1)
+    assert torch.equal(moved[:outputs, :inputs], before["1.weight::exp_avg"])
+    assert not moved[outputs:].any() and not moved[:, inputs:].any()
     again = build_optimizer(grown, OptimizerRecipe(lr=0.1))
     load_optimizer_state(again, grown, tensors, {})
-    assert torch.equal(again.state[grown[0].weight]["exp_avg"], optimizer.state[model[0].weight]["exp_avg"])
+    assert torch.equal(again.state[grown[1].weight]["exp_avg"], moved)
 
 
 def test_decay_spares_norms_and_biases():

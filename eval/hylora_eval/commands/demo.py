@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hylora.cli.env import environment
+from hylora.environment import environment
 from hylora.files import write_atomically
 from hylora_eval.demo.picture import draw
 from hylora_eval.demo.run import run_demo

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from hylora.cli import model_options
-from hylora.cli.env import environment
 from hylora.cli.model_options import AttentionOption
+from hylora.environment import environment
 from hylora_eval.fingerprints import describe_attention
 
 __all__ = ["AttentionOption", "ModelOptions"]
