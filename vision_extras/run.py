@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training an image classifier: from a recipe to a folder that `ResidualNetwork.load` reads."""
+"""Training an image classifier: from a recipe to a folder that `load_network` reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
 from vision_extras.images import SOURCES, load_split
-from vision_extras.models import ResidualNetwork
+from vision_extras.models import build_network
 from vision_extras.recipe import ImageRecipe
 from vision_extras.task import Classification, ImageTask
 
@@ -19,7 +19,7 @@ __all__ = ["TASK", "make_task", "train"]
 
 
 def train(recipe: ImageRecipe) -> RunResult:
-    """Train as `hylora.training.run`; `ResidualNetwork.load(result.folder)` gives the network."""
+    """Train as `hylora.training.run`; `vision_extras.models.load_network(result.folder)` gives the network."""
     return run(recipe, make_task)
 
 
@@ -34,13 +34,17 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
     source = SOURCES[recipe.images.name]
-    config = recipe.model.config(source.channels, source.classes)
-    network = ResidualNetwork(config, generator("network", recipe.training.seed))
+    try:
+        network = build_network(
+            recipe.model, source.channels, source.classes, generator("network", recipe.training.seed)
+        )
+    except ValueError as error:
+        raise RecipeError(f"model.{error}") from error
     return ImageTask(Classification(network), split, recipe, share_of(accelerator))
 
 
 TASK = TaskKind(
     ImageRecipe,
     make_task,
-    advice="next: vision_extras.models.ResidualNetwork.load('{folder}') gives the network",
+    advice="next: vision_extras.models.load_network('{folder}') gives the network",
 )

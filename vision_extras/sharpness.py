@@ -4,12 +4,51 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["ascended"]
+from hylora.training.fields import check_range
+from hylora.training.method import Method
+from hylora.training.optimizer import trainable
+
+__all__ = ["Sharpness", "SharpnessRecipe", "ascended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpnessRecipe:
+    """Sharpness-aware minimisation, at the price of a second pass.
+
+    Args:
+        radius: how far from the weights the gradients are taken; 0 for ordinary ones.
+    """
+
+    radius: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range(self, "radius", least=0)
+
+
+class Sharpness(Method):
+    """Takes each update's gradients at the worst point nearby.
+
+    Args:
+        model: what is trained.
+        radius: how far from the weights.
+    """
+
+    def __init__(self, model: nn.Module, radius: float) -> None:
+        self._model = model
+        self._radius = radius
+
+    def gradients(self, accumulate: Callable[[], Tensor]) -> Tensor:
+        """Those at the worst point; the loss is that of the weights themselves."""
+        loss_sum = accumulate()
+        with ascended(trainable(self._model).values(), self._radius):
+            accumulate()
+        return loss_sum
 
 
 @contextlib.contextmanager

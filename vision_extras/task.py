@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from hylora.training.evaluation import deal, totals
 from hylora.training.feed import Batch, RowFeed, Share
 from hylora.training.moment import Moment
-from hylora.training.optimizer import decay_matrices, trainable
+from hylora.training.optimizer import decay_matrices
 from hylora.training.processes import share_of
 from hylora.training.task import Task
-from vision_extras.curriculum import Curriculum
+from vision_extras.curricula import Plan
 from vision_extras.images import IGNORED, Augmented, Resized, Split
-from vision_extras.models import ResidualNetwork
-from vision_extras.models.residual import CONFIG_NAME
+from vision_extras.models import save_network
 from vision_extras.pruning import Masks
 from vision_extras.recipe import ImageRecipe
-from vision_extras.sharpness import ascended
+from vision_extras.sharpness import Sharpness
 
 __all__ = ["Classification", "ImageTask"]
 
@@ -35,7 +34,7 @@ class Classification(nn.Module):
         network: from images to logits.
     """
 
-    def __init__(self, network: ResidualNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.masks = Masks()
@@ -54,7 +53,7 @@ class Classification(nn.Module):
 
 
 class ImageTask(Task):
-    """Classification with everything that a recipe schedules: resolution, depth and sparsity.
+    """Classification, with the methods that a recipe asks for.
 
     Args:
         model: the network with its loss.
@@ -64,75 +63,54 @@ class ImageTask(Task):
     """
 
     unit = "images"
-    last_file = CONFIG_NAME
+    last_file = "config.json"
 
     def __init__(self, model: Classification, split: Split, recipe: ImageRecipe, share: Share | None = None) -> None:
+        share = share or Share()
         self.model = model
         self._split = split
         self._recipe = recipe
-        self._curriculum = Curriculum(recipe)
-        self._cover()
-        self.feed = RowFeed(
-            split.train,
-            Augmented(recipe.images.shift),
-            self._curriculum.window,
-            share,
-            recipe.training.workers,
+        loop = recipe.training
+        self.plan = Plan(
+            recipe.sampler,
+            len(split.train),
+            loop.epochs,
+            loop.global_batch_size,
+            loop.batch_size,
+            loop.seed,
+            share.world_size,
         )
-
-    def _cover(self) -> None:
-        if self._recipe.pruning.sparsity:
-            self.model.masks.cover(self.model.network.prunable())
+        self.steps = self.plan.steps
+        self.feed = RowFeed(split.train, Augmented(recipe.augment.shift), self.plan.window, share, loop.workers)
+        self.methods = []
+        if recipe.sharpness.radius:
+            self.methods.append(Sharpness(model, recipe.sharpness.radius))
 
     def count(self, batch: Batch) -> int:
         """Images."""
         return len(batch["labels"])
-
-    def begin(self, moment: Moment) -> bool:
-        """Grow the network if it is time."""
-        grown = self.model.network.grow(self._curriculum.blocks(moment), moment.generator("growth"))
-        if grown:
-            self._cover()
-        return grown
-
-    def gradients(self, accumulate: Callable[[], Tensor]) -> Tensor:
-        """Those of the weights that stay; taken at the worst point nearby if the recipe asks for that."""
-        loss_sum = self._accumulate(accumulate)
-        if self._recipe.sharpness.radius:
-            with ascended(trainable(self.model).values(), self._recipe.sharpness.radius):
-                self._accumulate(accumulate)
-        return loss_sum
-
-    def _accumulate(self, accumulate: Callable[[], Tensor]) -> Tensor:
-        loss_sum = accumulate()
-        if self._recipe.pruning.sparsity:
-            weights = self.model.network.prunable()
-            self.model.masks.apply({name: weight.grad for name, weight in weights.items()})
-        return loss_sum
-
-    def end(self, moment: Moment) -> None:
-        """Prune what is due, and keep at zero what momentum and weight decay moved."""
-        if self._recipe.pruning.sparsity:
-            weights = self.model.network.prunable()
-            self.model.masks.prune(weights, self._curriculum.sparsity(moment))
-            self.model.masks.apply(weights)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Weight decay spares norms, biases and scales."""
         return decay_matrices(self.model, weight_decay)
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
-        """Resolution, blocks and sparsity."""
-        found = {"resolution": self._curriculum.side(moment), "blocks": self._curriculum.blocks(moment)}
-        return {**found, "sparsity": self._curriculum.sparsity(moment)}
+        """The epoch, and the images' height and width."""
+        height, width = self.plan.window(moment).shape
+        return {"epoch": self.plan.epoch(moment.step), "height": height, "width": width}
+
+    def evaluation_due(self, step: int, every: int) -> bool:
+        """`every` counts epochs."""
+        epoch = self.plan.epoch(step - 1) + 1
+        return every > 0 and step == self.plan.first_step(epoch) and epoch % every == 0
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
-        """Loss and accuracy on the held-out images, at the final resolution."""
+        """Loss and accuracy on the held-out images, at the reference resolution."""
         if not len(self._split.held_out):
             return {}
-        size = self._recipe.evaluation.batch_size
+        size, side = self._recipe.evaluation.batch_size, self._recipe.sampler.side
         groups = deal(self._split.held_out, size, share_of(accelerator), lambda row: (row[0], IGNORED))
-        batches = (Resized()(rows, [None] * len(rows), self._curriculum.final_side) for rows in groups)
+        batches = (Resized()(rows, [None] * len(rows), (side, side)) for rows in groups)
         loss_sum, count, right = totals(model, batches, accelerator, check_stop)
         return {"loss": loss_sum / count, "accuracy": right / count}
 
@@ -144,9 +122,13 @@ class ImageTask(Task):
         """How many images there are to train on and to evaluate on."""
         return {"train": len(self._split.train), "held_out": len(self._split.held_out)}
 
+    def results(self) -> Mapping[str, Any]:
+        """Nothing that the loop does not know."""
+        return {}
+
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write the network, which `ResidualNetwork.load` reads."""
+        """Write the network, which `vision_extras.models.load_network` reads."""
         if state is not None:
             prefix = "network."
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        self.model.network.save(folder, state)
+        save_network(self.model.network, folder, state)

@@ -275,7 +275,8 @@ class Trainer:
 
     def _evaluate_if_due(self, step: int) -> None:
         last = step == self._steps
-        if not (_is_due(step, self._recipe.evaluation.every) or (last and self._recipe.evaluation.at_end)):
+        due = self._task.evaluation_due(step, self._recipe.evaluation.every)
+        if not (due or (last and self._recipe.evaluation.at_end)):
             return
         with evaluation_mode(self._model):
             found = self._task.evaluate(self._model, self._accelerator, self._check_stop)

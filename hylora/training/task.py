@@ -55,6 +55,15 @@ class Task(Method):
         """
         return [{"params": list(trainable(self.model).values()), "weight_decay": weight_decay}]
 
+    def evaluation_due(self, step: int, every: int) -> bool:
+        """Whether to evaluate when `step` updates are made.
+
+        Args:
+            step: updates made.
+            every: the recipe's `evaluation.every`, of updates unless a task counts it otherwise; 0 for never.
+        """
+        return every > 0 and step % every == 0
+
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
         """Metrics on held-out data; empty where there is none.
 

@@ -3,6 +3,18 @@
 
 from vision_extras.images.collate import Augmented, Resized
 from vision_extras.images.data import IGNORED, Images, Split
+from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
 from vision_extras.images.sources import SOURCES, Source, load_split
 
-__all__ = ["IGNORED", "SOURCES", "Augmented", "Images", "Resized", "Source", "Split", "load_split"]
+__all__ = [
+    "IGNORED",
+    "SOURCES",
+    "AugmentRecipe",
+    "Augmented",
+    "Images",
+    "ImagesRecipe",
+    "Resized",
+    "Source",
+    "Split",
+    "load_split",
+]

@@ -19,15 +19,15 @@ Row = tuple[Tensor, int]
 
 @dataclass(frozen=True)
 class Resized:
-    """Makes batches of images as they are; each is resized to the same square.
+    """Makes batches of images as they are; each is resized to the same height and width.
 
-    Called, it gives `images`, [B, C, side, side] in float32, and `labels`, [B] in int64.
+    Called, it gives `images`, [B, C, *shape] in float32, and `labels`, [B] in int64.
     """
 
-    def __call__(self, rows: Sequence[Row], generators: Sequence[torch.Generator], side: int) -> Batch:
+    def __call__(self, rows: Sequence[Row], generators: Sequence[torch.Generator], shape: tuple[int, int]) -> Batch:
         images = torch.stack([self.augment(image, draw) for (image, _), draw in zip(rows, generators, strict=True)])
-        if images.shape[-2:] != (side, side):
-            images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        if images.shape[-2:] != shape:
+            images = F.interpolate(images, shape, mode="bilinear", antialias=True)
         return {"images": images, "labels": torch.tensor([label for _, label in rows])}
 
     def augment(self, image: Tensor, draw: torch.Generator) -> Tensor:

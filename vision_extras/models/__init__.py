@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks for images."""
 
-from vision_extras.models.residual import STRIDE, NetworkConfig, ResidualNetwork
+from vision_extras.models.build import ModelRecipe, build_network, load_network, save_network
 
-__all__ = ["STRIDE", "NetworkConfig", "ResidualNetwork"]
+__all__ = ["ModelRecipe", "build_network", "load_network", "save_network"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that are taken away, and stay away."""
+"""When to prune and what: masks that hold through training, and the signals that say when (chapter 2)."""
 
 from vision_extras.pruning.masks import Masks
+from vision_extras.pruning.recipe import PruningRecipe, SignalsRecipe
 
-__all__ = ["Masks"]
+__all__ = ["Masks", "PruningRecipe", "SignalsRecipe"]
