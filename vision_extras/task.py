@@ -117,7 +117,7 @@ class ImageTask(Task):
         return {"loss": loss_sum / count, "accuracy": right / count}
 
     def identity(self) -> Mapping[str, str]:
-        """Fingerprints of the images, and of the updates, since their plan may depend on how many processes there are."""
+        """Fingerprints of the images, and of the updates, whose plan may depend on the number of processes."""
         return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
