@@ -95,9 +95,11 @@ class ImageTask(Task):
         return decay_matrices(self.model, weight_decay)
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
-        """The epoch, and the images' height and width."""
-        height, width = self.plan.window(moment).shape
-        return {"epoch": self.plan.epoch(moment.step), "height": height, "width": width}
+        """The epoch, and the images' height and width, on the average where processes have shapes of their own."""
+        batches = self.plan.batches(moment.step)
+        height, width = (sum(rows * shape[axis] for rows, shape in batches) for axis in (0, 1))
+        rows = sum(rows for rows, _ in batches)
+        return {"epoch": self.plan.epoch(moment.step), "height": height / rows, "width": width / rows}
 
     def evaluation_due(self, step: int, every: int) -> bool:
         """`every` counts epochs."""
@@ -108,9 +110,9 @@ class ImageTask(Task):
         """Loss and accuracy on the held-out images, at the reference resolution."""
         if not len(self._split.held_out):
             return {}
-        size, side = self._recipe.evaluation.batch_size, self._recipe.sampler.side
+        size, shape = self._recipe.evaluation.batch_size, self._recipe.sampler.shape
         groups = deal(self._split.held_out, size, share_of(accelerator), lambda row: (row[0], IGNORED))
-        batches = (Resized()(rows, [None] * len(rows), (side, side)) for rows in groups)
+        batches = (Resized()(rows, [None] * len(rows), shape) for rows in groups)
         loss_sum, count, right = totals(model, batches, accelerator, check_stop)
         return {"loss": loss_sum / count, "accuracy": right / count}
 
