@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from hylora.training.fields import check_choice, check_range
 from hylora.words import nearest
-from vision_extras.models.resnet import RESNETS, ResNet, ResNetConfig
+from vision_extras.models.resnet import ResNet
+from vision_extras.models.resnet_config import RESNETS, ResNetConfig
 
-__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "save_network"]
+__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "resnet_config", "save_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,9 @@ class ModelRecipe:
 Builder = Callable[[ModelRecipe, int, int, torch.Generator | None], nn.Module]
 
 
-def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> ResNet:
-    config = ResNetConfig(
+def resnet_config(recipe: ModelRecipe, channels: int, classes: int) -> ResNetConfig:
+    """The shape of a network whose name is one of `RESNETS`."""
+    return ResNetConfig(
         channels=channels,
         classes=classes,
         norm=recipe.norm,
@@ -63,7 +65,10 @@ def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.
         stochastic_depth=recipe.stochastic_depth,
         **RESNETS[recipe.name],
     )
-    return ResNet(config, draw)
+
+
+def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> ResNet:
+    return ResNet(resnet_config(recipe, channels, classes), draw)
 
 
 NETWORKS: dict[str, Builder] = dict.fromkeys(RESNETS, _build_resnet)
