@@ -119,7 +119,7 @@ def _sampled(
 
 
 def _labels(logits: Tensor, chances: Tensor) -> Tensor:
-    """Labels drawn from the predicted distributions, [N, D, ...], by numbers [N, D, ...] that are uniform in [0, 1)."""
+    """Labels [N, D, ...] drawn from the predicted distributions by numbers [N, D, ...], uniform in [0, 1)."""
     steps = logits.cpu().double().softmax(-1).cumsum(-1)[:, None]
     found = torch.searchsorted(steps.expand(*chances.shape, -1).contiguous(), chances[..., None], right=True)
     return found[..., 0].clamp(max=logits.shape[-1] - 1).to(logits.device)
