@@ -24,7 +24,7 @@ class Signal(Method):
 
     Attributes:
         label: its name in the record of updates.
-        value: as the update that was last finished found it, the same in every process; None where it was not measured.
+        value: as the last update found it, the same in every process; None where it was not measured.
     """
 
     label: str
@@ -43,8 +43,8 @@ class FisherTrace(Signal):
         probe: [N, ...], inputs from the training set, the same in every process.
         due: whether to measure when so many updates are made.
         draws: labels drawn for each input, at least 2.
-        chunk: inputs whose gradients are taken at once; 1 for networks that `torch.func.vmap` cannot trace. Gradients of
-            so many inputs with so many draws are in memory together.
+        chunk: inputs whose gradients are in memory together, each with all its draws; 1 for networks that
+            `torch.func.vmap` cannot trace.
     """
 
     label = "fisher"
