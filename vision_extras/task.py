@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from hylora.randomness import generator
 from hylora.training.evaluation import deal, totals
 from hylora.training.feed import Batch, RowFeed, Share
+from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.processes import share_of
@@ -20,7 +24,7 @@ from hylora.training.task import Task
 from vision_extras.curricula import Plan
 from vision_extras.images import IGNORED, Augmented, Resized, Split
 from vision_extras.models import save_network
-from vision_extras.pruning import Masks
+from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
@@ -82,9 +86,38 @@ class ImageTask(Task):
         )
         self.steps = self.plan.steps
         self.feed = RowFeed(split.train, Augmented(recipe.augment.shift), self.plan.window, share, loop.workers)
-        self.methods = []
+        self.methods = self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
+
+    def _pruning(self) -> list[Method]:
+        """What is measured, and the pruning that may follow from it."""
+        network, pruning, signals = self.model.network, self._recipe.pruning, self._recipe.signals
+        found: dict[str, Signal] = {}
+        if signals.kl_uniform:
+            found["kl_uniform"] = KLUniform(network)
+        probe = self._probe(signals.fisher) if signals.fisher else None
+        if probe is not None:
+            due = partial(self.evaluation_due, every=signals.every)
+            found["fisher"] = FisherTrace(network, probe, due, signals.draws, signals.chunk)
+        if not pruning.sparsity:
+            return list(found.values())
+
+        def scores(moment: Moment) -> dict[str, Tensor]:
+            if pruning.criterion == "magnitude":
+                return magnitude(network)
+            images = probe.to(next(network.parameters()).device)
+            return fisher(network, images, signals.draws, moment.generator("pruning"), signals.chunk)
+
+        watched = found.get(pruning.detector.signal)
+        optimizer, masks = self._recipe.optimizer, self.model.masks
+        return [*found.values(), Pruning(network, masks, pruning, optimizer, self.plan, scores, watched)]
+
+    def _probe(self, count: int) -> Tensor:
+        """Some images of the training set at the reference resolution, the same in every process."""
+        rows, side = self._split.train, self._recipe.sampler.side
+        chosen = torch.randperm(len(rows), generator=generator("probe", self._recipe.training.seed))[:count]
+        return Resized()([rows[index] for index in chosen.tolist()], [None] * len(chosen), (side, side))["images"]
 
     def count(self, batch: Batch) -> int:
         """Images."""
