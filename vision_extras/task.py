@@ -19,6 +19,7 @@ from hylora.training.processes import share_of
 from hylora.training.task import Task
 from vision_extras.curricula import Plan
 from vision_extras.images import IGNORED, Augmented, Resized, Split
+from vision_extras.metrics import prediction_metrics, prediction_sums
 from vision_extras.models import save_network
 from vision_extras.pruning import Masks
 from vision_extras.recipe import ImageRecipe
@@ -39,17 +40,18 @@ class Classification(nn.Module):
         self.network = network
         self.masks = Masks()
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Summed cross entropy and count of a batch; in evaluation also how many were told right.
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        """Summed cross entropy and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
             images: [B, C, H, W].
             labels: [B]; -100 is ignored.
         """
         logits = self.network(images)
+        if not self.training:
+            return logits
         loss_sum = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        count = (labels != IGNORED).sum()
-        return (loss_sum, count) if self.training else (loss_sum, count, (logits.argmax(-1) == labels).sum())
+        return loss_sum, (labels != IGNORED).sum()
 
 
 class ImageTask(Task):
@@ -105,14 +107,17 @@ class ImageTask(Task):
         return every > 0 and step == self.plan.first_step(epoch) and epoch % every == 0
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
-        """Loss and accuracy on the held-out images, at the reference resolution."""
+        """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size."""
         if not len(self._split.held_out):
             return {}
         size, side = self._recipe.evaluation.batch_size, self._recipe.sampler.side
         groups = deal(self._split.held_out, size, share_of(accelerator), lambda row: (row[0], IGNORED))
         batches = (Resized()(rows, [None] * len(rows), (side, side)) for rows in groups)
-        loss_sum, count, right = totals(model, batches, accelerator, check_stop)
-        return {"loss": loss_sum / count, "accuracy": right / count}
+
+        def measure(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            return prediction_sums(model(images, labels), labels)
+
+        return prediction_metrics(*totals(measure, batches, accelerator, check_stop))
 
     def identity(self) -> Mapping[str, str]:
         """A fingerprint of the images."""
