@@ -11,15 +11,13 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hylora.training.evaluation import deal, totals
 from hylora.training.feed import Batch, RowFeed, Share
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
-from hylora.training.processes import share_of
 from hylora.training.task import Task
 from vision_extras.curricula import Plan
-from vision_extras.images import IGNORED, Augmented, Resized, Split
-from vision_extras.metrics import prediction_metrics, prediction_sums
+from vision_extras.images import IGNORED, Augmented, Split
+from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
 from vision_extras.pruning import Masks
 from vision_extras.recipe import ImageRecipe
@@ -110,14 +108,26 @@ class ImageTask(Task):
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size."""
         if not len(self._split.held_out):
             return {}
-        size, side = self._recipe.evaluation.batch_size, self._recipe.sampler.side
-        groups = deal(self._split.held_out, size, share_of(accelerator), lambda row: (row[0], IGNORED))
-        batches = (Resized()(rows, [None] * len(rows), (side, side)) for rows in groups)
+        return self._evaluation(model, accelerator, check_stop).predictions(self._recipe.sampler.side)
 
-        def measure(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-            return prediction_sums(model(images, labels), labels)
+    def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
+        """Accuracy by resolution, and how far embeddings move, on the held-out images."""
+        recipe = self._recipe.evaluation
+        if not (recipe.at_end and len(self._split.held_out)):
+            return {}
+        evaluation = self._evaluation(model, accelerator, check_stop)
+        found = {"accuracy_by_side": evaluation.accuracies(recipe.sides)} if recipe.sides else {}
+        # A network of the user's own may end in anything.
+        if find_head(self.model.network) is not None:
+            found |= evaluation.embeddings(self.model.network, self._recipe.sampler.side)
+        return found
 
-        return prediction_metrics(*totals(measure, batches, accelerator, check_stop))
+    def _evaluation(
+        self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
+    ) -> ImageEvaluation:
+        return ImageEvaluation(
+            model, self._split.held_out, self._recipe.evaluation.batch_size, accelerator, check_stop
+        )
 
     def identity(self) -> Mapping[str, str]:
         """A fingerprint of the images."""
@@ -128,8 +138,15 @@ class ImageTask(Task):
         return {"train": len(self._split.train), "held_out": len(self._split.held_out)}
 
     def results(self) -> Mapping[str, Any]:
-        """Nothing that the loop does not know."""
-        return {}
+        """What training took besides time and memory, and how large the network is."""
+        moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
+        masks = list(self.model.masks.buffers())
+        covered = sum(mask.numel() for mask in masks)
+        return {
+            "images_seen": sum(self.plan.window(moment).rows for moment in moments),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
+        }
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `vision_extras.models.load_network` reads."""
