@@ -108,7 +108,7 @@ class ImageTask(Task):
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size."""
         if not len(self._split.held_out):
             return {}
-        return self._evaluation(model, accelerator, check_stop).predictions(self._recipe.sampler.side)
+        return self._evaluation(model, accelerator, check_stop).predictions((self._recipe.sampler.side,) * 2)
 
     def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
         """Accuracy by resolution, and how far embeddings move, on the held-out images."""
@@ -119,7 +119,7 @@ class ImageTask(Task):
         found = {"accuracy_by_side": evaluation.accuracies(recipe.sides)} if recipe.sides else {}
         # A network of the user's own may end in anything.
         if find_head(self.model.network) is not None:
-            found |= evaluation.embeddings(self.model.network, self._recipe.sampler.side)
+            found |= evaluation.embeddings(self.model.network, (self._recipe.sampler.side,) * 2)
         return found
 
     def _evaluation(

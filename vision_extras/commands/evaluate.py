@@ -66,11 +66,11 @@ def evaluate(
         return logits if outputs is None else logits[:, outputs]
 
     evaluation = ImageEvaluation(classify, images, recipe.evaluation.batch_size, accelerator)
-    side = recipe.sampler.side
+    shape = (recipe.sampler.side,) * 2
     with evaluation_mode(network):
-        found: dict[str, Any] = evaluation.predictions(side)
+        found: dict[str, Any] = evaluation.predictions(shape)
         if find_head(network) is not None:
-            found |= evaluation.embeddings(network, side)
+            found |= evaluation.embeddings(network, shape)
         if sides := sides or recipe.evaluation.sides:
             found["accuracy_by_side"] = evaluation.accuracies(sides)
     result = {
@@ -85,7 +85,7 @@ def evaluate(
             "fingerprint": images.fingerprint(),
             "classes": None if outputs is None else outputs,
         },
-        "side": side,
+        "shape": list(shape),
         "evaluation": found,
         "environment": environment(),
     }
@@ -122,7 +122,8 @@ def read_classes(path: Path, count: int) -> list[int]:
 
 def _table(result: dict[str, Any]) -> Table:
     data = result["data"]
-    title = f"{data['name']} ({data['part']}), {data['images']} images of {result['side']} pixels"
+    height, width = result["shape"]
+    title = f"{data['name']} ({data['part']}), {data['images']} images of {height} by {width} pixels"
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

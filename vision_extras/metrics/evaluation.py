@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hylora.training.evaluation import deal, totals
-from hylora.training.feed import Batch
 from hylora.training.processes import share_of
 from vision_extras.images import IGNORED, Images, Resized
 from vision_extras.metrics.embeddings import embedding_metrics, embedding_sums, penultimate, views_of
@@ -39,28 +38,28 @@ class ImageEvaluation:
     accelerator: Accelerator
     check_stop: Callable[[], Any] = lambda: None
 
-    def predictions(self, side: int) -> dict[str, float]:
+    def predictions(self, shape: tuple[int, int]) -> dict[str, float]:
         """Metrics of the predictions, as `prediction_metrics` has them, in one pass over the images.
 
         Args:
-            side: height and width that images are resized to.
+            shape: height and width that images are resized to.
         """
 
         def measure(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
             return prediction_sums(self.classify(images, labels), labels)
 
-        return prediction_metrics(*self._totals(measure, side))
+        return prediction_metrics(*self._totals(measure, shape))
 
     def accuracies(self, sides: Iterable[int]) -> dict[str, float]:
         """The accuracy at each resolution, by its side in pixels (section 4.2.2, metric 4; figure 4.3c)."""
-        return {str(side): self.predictions(side)["accuracy"] for side in sides}
+        return {str(side): self.predictions((side, side))["accuracy"] for side in sides}
 
-    def embeddings(self, network: nn.Module, side: int) -> dict[str, float]:
+    def embeddings(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, float]:
         """How far embeddings move, as `embedding_metrics` has it, in a pass over the images for each view.
 
         Args:
             network: whose embeddings are meant, a part of what classifies.
-            side: height and width that images are resized to.
+            shape: height and width that images are resized to.
 
         Raises:
             ValueError: if the network has no classifier that can be told.
@@ -72,11 +71,9 @@ class ImageEvaluation:
                     self.classify(view, labels)
             return embedding_sums(torch.stack(kept).cpu()[:, labels.cpu() != IGNORED])
 
-        return embedding_metrics(*self._totals(measure, side))
+        return embedding_metrics(*self._totals(measure, shape))
 
-    def _totals(self, measure: Callable[..., tuple[Tensor, ...]], side: int) -> list[Tensor]:
-        return totals(measure, self._batches(side), self.accelerator, self.check_stop)
-
-    def _batches(self, side: int) -> Iterator[Batch]:
+    def _totals(self, measure: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int]) -> list[Tensor]:
         dealt = deal(self.images, self.batch_size, share_of(self.accelerator), lambda row: (row[0], IGNORED))
-        return (Resized()(rows, [None] * len(rows), (side, side)) for rows in dealt)
+        batches = (Resized()(rows, [None] * len(rows), shape) for rows in dealt)
+        return totals(measure, batches, self.accelerator, self.check_stop)

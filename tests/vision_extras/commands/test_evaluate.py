@@ -51,7 +51,7 @@ def test_it_measures_what_the_run_did(folder, tmp_path):
     embeddings = {name: trained[name] for name in ("embedding_variance", "embedding_variance_share")}
     assert evaluation == pytest.approx(trained["evaluation"] | embeddings, rel=1e-4)
     assert trained["accuracy_by_side"]["8"] == trained["evaluation"]["accuracy"] > 0.4
-    assert (found["kind"], found["data"]["name"], found["side"]) == ("images", "digits", 8)
+    assert (found["kind"], found["data"]["name"], found["shape"]) == ("images", "digits", [8, 8])
     assert trained["images_seen"] == 1797 - found["data"]["images"]
 
 
@@ -72,7 +72,7 @@ def test_other_images_sides_and_classes(folder, tmp_path):
 
 def test_the_part_and_the_resolution_are_named(folder, tmp_path):
     found = result_of(tmp_path / "eval.json", folder, "--part", "train", "sampler.side=4", "images.held_out=0.9")
-    assert found["side"] == 4 and found["data"]["images"] < 300
+    assert found["shape"] == [4, 4] and found["data"]["images"] < 300
 
 
 def test_what_is_there_is_not_replaced_unasked(folder, tmp_path):

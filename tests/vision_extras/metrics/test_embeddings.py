@@ -101,7 +101,7 @@ def test_evaluation_does_not_depend_on_batches_and_processes(processes, size, mo
         monkeypatch.setattr(evaluation, "embedding_metrics", lambda *values: sums.append(values) or {})
         monkeypatch.setattr(evaluation, "prediction_metrics", lambda *values: sums.append(values) or {"accuracy": 0})
         found = ImageEvaluation(lambda x, labels: model(x.double()), images, size, Accelerator(cpu=True))
-        found.embeddings(model, 8)
+        found.embeddings(model, (8, 8))
         assert found.accuracies([8]) == {"8": 0}
         return sums
 
@@ -118,7 +118,7 @@ def test_embeddings_are_of_the_views():
     evaluated = ImageEvaluation(lambda x, labels: model(x.double()), images, 4, Accelerator(cpu=True))
     with torch.no_grad():
         embeddings = torch.stack([model[:-1](view.double()) for view in views_of(images.pixels / 255)])
-    assert evaluated.embeddings(model, 8) == pytest.approx(embedding_metrics(*embedding_sums(embeddings)))
+    assert evaluated.embeddings(model, (8, 8)) == pytest.approx(embedding_metrics(*embedding_sums(embeddings)))
 
 
 def test_accuracies_are_of_images_of_each_side():
