@@ -67,9 +67,15 @@ class ImageEvaluationRecipe(EvaluationRecipe):
         every: epochs between evaluations; 0 for none in between.
         at_end: evaluate when training ends.
         batch_size: images per process and forward pass.
+        sides: heights and widths, in pixels, at which accuracy is measured when training ends.
     """
 
     batch_size: int = 250
+    sides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "sides", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hylora.randomness import generator
-from hylora.training.evaluation import deal, totals
 from hylora.training.feed import Batch, RowFeed, Share
 from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
-from hylora.training.processes import share_of
 from hylora.training.task import Task
 from vision_extras.curricula import Plan
 from vision_extras.images import IGNORED, Augmented, Resized, Split
+from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
 from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
 from vision_extras.recipe import ImageRecipe
@@ -43,17 +42,18 @@ class Classification(nn.Module):
         self.network = network
         self.masks = Masks()
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Summed cross entropy and count of a batch; in evaluation also how many were told right.
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        """Summed cross entropy and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
             images: [B, C, H, W].
             labels: [B]; -100 is ignored.
         """
         logits = self.network(images)
+        if not self.training:
+            return logits
         loss_sum = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        count = (labels != IGNORED).sum()
-        return (loss_sum, count) if self.training else (loss_sum, count, (logits.argmax(-1) == labels).sum())
+        return loss_sum, (labels != IGNORED).sum()
 
 
 class ImageTask(Task):
@@ -140,14 +140,29 @@ class ImageTask(Task):
         return every > 0 and step == self.plan.first_step(epoch) and epoch % every == 0
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
-        """Loss and accuracy on the held-out images, at the reference resolution."""
+        """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size."""
         if not len(self._split.held_out):
             return {}
-        size, shape = self._recipe.evaluation.batch_size, self._recipe.sampler.shape
-        groups = deal(self._split.held_out, size, share_of(accelerator), lambda row: (row[0], IGNORED))
-        batches = (Resized()(rows, [None] * len(rows), shape) for rows in groups)
-        loss_sum, count, right = totals(model, batches, accelerator, check_stop)
-        return {"loss": loss_sum / count, "accuracy": right / count}
+        return self._evaluation(model, accelerator, check_stop).predictions(self._recipe.sampler.shape)
+
+    def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
+        """Accuracy by resolution, and how far embeddings move, on the held-out images."""
+        recipe = self._recipe.evaluation
+        if not (recipe.at_end and len(self._split.held_out)):
+            return {}
+        evaluation = self._evaluation(model, accelerator, check_stop)
+        found = {"accuracy_by_side": evaluation.accuracies(recipe.sides)} if recipe.sides else {}
+        # A network of the user's own may end in anything.
+        if find_head(self.model.network) is not None:
+            found |= evaluation.embeddings(self.model.network, self._recipe.sampler.shape)
+        return found
+
+    def _evaluation(
+        self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
+    ) -> ImageEvaluation:
+        return ImageEvaluation(
+            model, self._split.held_out, self._recipe.evaluation.batch_size, accelerator, check_stop
+        )
 
     def identity(self) -> Mapping[str, str]:
         """A fingerprint of the images."""
@@ -158,8 +173,15 @@ class ImageTask(Task):
         return {"train": len(self._split.train), "held_out": len(self._split.held_out)}
 
     def results(self) -> Mapping[str, Any]:
-        """Nothing that the loop does not know."""
-        return {}
+        """What training took besides time and memory, and how large the network is."""
+        moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
+        masks = list(self.model.masks.buffers())
+        covered = sum(mask.numel() for mask in masks)
+        return {
+            "images_seen": sum(self.plan.window(moment).rows for moment in moments),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
+        }
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `vision_extras.models.load_network` reads."""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -141,6 +143,26 @@ def test_results_are_written_with_what_the_loop_knows(tmp_path):
     assert found["evaluation"].keys() == {"loss"} and found["peak_bytes"] > 0 and found["seconds"] > 0
     toy.whole_run(tmp_path / "run", toy.ToyTask(), steps=4, overwrite=True)
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_what_is_measured_at_the_end_is_among_the_results(tmp_path):
+    """Of the trained model, in evaluation mode; a signal during it stops the run, which can then go on."""
+    task, seen = toy.ToyTask(), []
+
+    def measure(model, accelerator, check_stop):
+        seen.append((model.training, int(model.seen)))
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        check_stop()
+        return {"heights": {"oak": 3}}
+
+    task.results, task.measure = lambda: {"trees": 7}, measure
+    stopped = toy.whole_run(tmp_path / "run", task, steps=2)
+    assert stopped.stopped_by and not (tmp_path / "run" / "results.json").exists()
+    toy.whole_run(tmp_path / "run", task, steps=2, resume=True)
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (found["heights"], found["trees"]) == ({"oak": 3}, 7)
+    assert seen[0] == seen[1] and not seen[0][0]
 
 
 def test_time_and_memory_are_those_of_all_parts_of_a_run(tmp_path):
