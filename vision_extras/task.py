@@ -19,7 +19,7 @@ from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.task import Task
-from vision_extras.curricula import Plan
+from vision_extras.curricula import Growth, Plan
 from vision_extras.images import IGNORED, Augmented, Resized, Split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
@@ -86,7 +86,11 @@ class ImageTask(Task):
         )
         self.steps = self.plan.steps
         self.feed = RowFeed(split.train, Augmented(recipe.augment.shift), self.plan.window, share, loop.workers)
-        self.methods = self._pruning()
+        self.methods = []
+        # Before whatever keeps something for each parameter.
+        if recipe.growth.grows:
+            self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, loop.epochs))
+        self.methods += self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
 
