@@ -169,8 +169,8 @@ class ImageTask(Task):
         )
 
     def identity(self) -> Mapping[str, str]:
-        """A fingerprint of the images."""
-        return {"images": self._split.train.fingerprint()}
+        """Fingerprints of the images, and of the updates, since their plan may depend on how many processes there are."""
+        return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
         """How many images there are to train on and to evaluate on."""
