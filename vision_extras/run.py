@@ -10,7 +10,7 @@ from hylora.training.processes import share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
-from vision_extras.images import SOURCES, load_split
+from vision_extras.images import load_split
 from vision_extras.models import build_network
 from vision_extras.recipe import ImageRecipe
 from vision_extras.task import Classification, ImageTask
@@ -30,13 +30,12 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
         RecipeError: if the recipe cannot work here.
     """
     try:
-        split = load_split(recipe.images.name, recipe.images.held_out)
+        split = load_split(recipe.images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
-    source = SOURCES[recipe.images.name]
     try:
         network = build_network(
-            recipe.model, source.channels, source.classes, generator("network", recipe.training.seed)
+            recipe.model, split.channels, len(split.classes), generator("network", recipe.training.seed)
         )
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error

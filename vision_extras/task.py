@@ -18,7 +18,7 @@ from hylora.training.optimizer import decay_matrices
 from hylora.training.processes import share_of
 from hylora.training.task import Task
 from vision_extras.curricula import Plan
-from vision_extras.images import IGNORED, Augmented, Resized, Split
+from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.models import save_network
 from vision_extras.pruning import Masks
 from vision_extras.recipe import ImageRecipe
@@ -81,7 +81,9 @@ class ImageTask(Task):
             share.world_size,
         )
         self.steps = self.plan.steps
-        self.feed = RowFeed(split.train, Augmented(recipe.augment.shift), self.plan.window, share, loop.workers)
+        plain = split.plain
+        collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
+        self.feed = RowFeed(split.train, collate, self.plan.window, share, loop.workers)
         self.methods = []
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
@@ -110,7 +112,7 @@ class ImageTask(Task):
             return {}
         size, side = self._recipe.evaluation.batch_size, self._recipe.sampler.side
         groups = deal(self._split.held_out, size, share_of(accelerator), lambda row: (row[0], IGNORED))
-        batches = (Resized()(rows, [None] * len(rows), (side, side)) for rows in groups)
+        batches = (self._split.plain(rows, [None] * len(rows), (side, side)) for rows in groups)
         loss_sum, count, right = totals(model, batches, accelerator, check_stop)
         return {"loss": loss_sum / count, "accuracy": right / count}
 
@@ -119,8 +121,12 @@ class ImageTask(Task):
         return {"images": self._split.train.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
-        """How many images there are to train on and to evaluate on."""
-        return {"train": len(self._split.train), "held_out": len(self._split.held_out)}
+        """How many images there are to train on and to evaluate on, and which were left out."""
+        return {
+            "train": len(self._split.train),
+            "held_out": len(self._split.held_out),
+            "unreadable": list(self._split.unreadable),
+        }
 
     def results(self) -> Mapping[str, Any]:
         """Nothing that the loop does not know."""
