@@ -11,7 +11,7 @@ from hylora.training.processes import SHARDED, share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
-from vision_extras.images import SOURCES, load_split
+from vision_extras.images import load_split
 from vision_extras.models import build_network
 from vision_extras.models.resnet_config import RESNETS
 from vision_extras.recipe import ImageRecipe
@@ -32,13 +32,13 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
         RecipeError: if the recipe cannot work here.
     """
     try:
-        split = load_split(recipe.images.name, recipe.images.held_out)
+        split = load_split(recipe.images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
-    source = SOURCES[recipe.images.name]
     model = recipe.growth.network_at(recipe.model, 0, recipe.training.epochs)
+    draw = generator("network", recipe.training.seed)
     try:
-        network = build_network(model, source.channels, source.classes, generator("network", recipe.training.seed))
+        network = build_network(model, split.channels, len(split.classes), draw)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
     if recipe.growth.grows:
