@@ -12,6 +12,7 @@ from hylora.training.recipe import EvaluationRecipe, LoopRecipe, OptimizerRecipe
 from vision_extras.curricula import GrowthRecipe, SamplerRecipe
 from vision_extras.images import SOURCES, AugmentRecipe, ImagesRecipe
 from vision_extras.models import ModelRecipe
+from vision_extras.models.resnet_config import RESNETS
 from vision_extras.pruning import PruningRecipe, SignalsRecipe
 from vision_extras.sharpness import SharpnessRecipe
 
@@ -126,6 +127,11 @@ class ImageRecipe(Recipe):
             raise RecipeError(
                 f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set images.held_out to a share "
                 "such as 0.2"
+            )
+        if self.growth.grows and self.model.name not in RESNETS:
+            raise RecipeError(
+                f"growth.width={self.growth.width} and growth.depth={self.growth.depth} need a network that can grow, "
+                f"which model.name={self.model.name!r} cannot; use one of {', '.join(RESNETS)}"
             )
         self._check_pruning()
 

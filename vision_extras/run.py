@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from accelerate import Accelerator
-from torch import nn
 
 from hylora.randomness import generator
 from hylora.training.processes import SHARDED, share_of
@@ -13,7 +12,7 @@ from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
 from vision_extras.images import load_split
 from vision_extras.models import build_network
-from vision_extras.models.resnet_config import RESNETS
+from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
 from vision_extras.task import Classification, ImageTask
 
@@ -31,6 +30,11 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
     Raises:
         RecipeError: if the recipe cannot work here.
     """
+    if recipe.growth.grows and accelerator.distributed_type in SHARDED:
+        raise RecipeError(
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while parameters "
+            "are sharded over processes; train with DDP or on one GPU"
+        )
     try:
         split = load_split(recipe.images)
     except ValueError as error:
@@ -41,25 +45,17 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
         network = build_network(model, split.channels, len(split.classes), draw)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
-    if recipe.growth.grows:
-        _check_growth(recipe, network, accelerator)
     return ImageTask(Classification(network), split, recipe, share_of(accelerator))
 
 
-def _check_growth(recipe: ImageRecipe, network: nn.Module, accelerator: Accelerator) -> None:
-    """Refuse growth that would fail in the course of training."""
-    growth = f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth}"
-    if not hasattr(network, "grow"):
-        raise RecipeError(
-            f"{growth} need a network that can grow, which model.name={recipe.model.name!r} is not; use one of "
-            f"{', '.join(RESNETS)}"
-        )
-    if accelerator.distributed_type in SHARDED:
-        raise RecipeError(f"{growth} cannot be had while parameters are sharded; train with DDP or on one GPU")
+def plan(recipe: ImageRecipe, budget: float | None) -> RunPlan:
+    """What a run takes; with a budget, the one that begins as small as it has to."""
+    return plan_run(recipe) if budget is None else compound(recipe, budget)
 
 
 TASK = TaskKind(
     ImageRecipe,
     make_task,
     advice="next: vision_extras.models.load_network('{folder}') gives the network",
+    plan=plan,
 )

@@ -23,6 +23,7 @@ from vision_extras.curricula import Growth, Plan
 from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
+from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
@@ -184,10 +185,12 @@ class ImageTask(Task):
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""
         moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
+        cost = image_flops(self._recipe, self.model.network, self._split.channels)
         masks = list(self.model.masks.buffers())
         covered = sum(mask.numel() for mask in masks)
         return {
             "images_seen": sum(self.plan.window(moment).rows for moment in moments),
+            "flops": sum(epoch_flops(self.plan, epoch, cost) for epoch in range(self._recipe.training.epochs)),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
         }
