@@ -2,7 +2,8 @@
 """Images to learn from, and how batches are made of them. torchvision is not needed."""
 
 from vision_extras.images.collate import Augmented, Resized
-from vision_extras.images.data import IGNORED, Images, LazyImages, UnreadableImage
+from vision_extras.images.data import IGNORED, Images, LazyImages, Rows, UnreadableImage
+from vision_extras.images.dealing import dealt
 from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
 from vision_extras.images.sources import SOURCES, Source, Split, load_split
 
@@ -15,8 +16,10 @@ __all__ = [
     "ImagesRecipe",
     "LazyImages",
     "Resized",
+    "Rows",
     "Source",
     "Split",
     "UnreadableImage",
+    "dealt",
     "load_split",
 ]

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vision_extras.models.residual import NetworkConfig, ResidualNetwork
+from hylora.training.fields import check_choice, check_range
+from hylora.words import nearest
+from vision_extras.models.resnet import ResNet
+from vision_extras.models.resnet_config import RESNETS, ResNetConfig
 
-__all__ = ["ModelRecipe", "build_network", "load_network", "save_network"]
+__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "resnet_config", "save_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +24,69 @@ class ModelRecipe:
     """A network for images.
 
     Args:
-        name: which one.
+        name: which one; resnet20 to resnet110 and resnet18_cifar are for small images.
+        norm: of `batch` statistics, or of `group`s of 8 channels in each image alone.
+        width: factor on its channels, which are rounded up to multiples of 8.
+        depth: factor on the blocks of each stage, at least one of which stays.
+        dropout: rate before the classifier.
+        stochastic_depth: share of images for which the last block is passed over; less for those before it.
     """
 
-    name: str = "residual"
+    name: str = "resnet8"
+    norm: Literal["batch", "group"] = "batch"
+    width: float = 1.0
+    depth: float = 1.0
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in NETWORKS:
+            raise ValueError(
+                f"name={self.name!r} must be {' | '.join(NETWORKS)}; the nearest is {nearest(self.name, NETWORKS)}"
+            )
+        check_choice(self, "norm")
+        check_range(self, "width", "depth", above=0)
+        check_range(self, "dropout", "stochastic_depth", least=0, below=1)
 
 
-def build_network(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator) -> nn.Module:
-    """A network with random weights, from images [B, channels, H, W] to logits [B, classes].
+# A recipe, the images' channels, the number of classes, and what gives the weights; None for shapes alone.
+Builder = Callable[[ModelRecipe, int, int, torch.Generator | None], nn.Module]
+
+
+def resnet_config(recipe: ModelRecipe, channels: int, classes: int) -> ResNetConfig:
+    """The shape of a network whose name is one of `RESNETS`."""
+    return ResNetConfig(
+        channels=channels,
+        classes=classes,
+        norm=recipe.norm,
+        width=recipe.width,
+        depth=recipe.depth,
+        dropout=recipe.dropout,
+        stochastic_depth=recipe.stochastic_depth,
+        **RESNETS[recipe.name],
+    )
+
+
+def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> ResNet:
+    return ResNet(resnet_config(recipe, channels, classes), draw)
+
+
+NETWORKS: dict[str, Builder] = dict.fromkeys(RESNETS, _build_resnet)
+
+
+def build_network(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:
+    """A network from images [B, channels, H, W] to logits [B, classes].
+
+    Args:
+        recipe: of the network.
+        channels: of the images.
+        classes: to tell apart.
+        draw: gives the weights; None makes them on the meta device, with shapes alone.
 
     Raises:
         ValueError: naming a field of the recipe that cannot work.
     """
-    return ResidualNetwork(NetworkConfig(channels=channels, classes=classes, width=16, blocks=2), draw)
+    return NETWORKS[recipe.name](recipe, channels, classes, draw)
 
 
 def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
@@ -48,4 +102,4 @@ def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str,
 
 def load_network(folder: str | PathLike) -> nn.Module:
     """Read back what `save_network` wrote."""
-    return ResidualNetwork.load(folder)
+    return ResNet.load(folder)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Residual networks (He et al., 2016) that can grow in width and depth while they are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vision_extras.models.resnet_config import GROUP, BlockShape, ConvolutionShape, ResNetConfig
+
+__all__ = ["ResNet"]
+
+_MODEL_TYPE = "hylora_resnet"
+_CONFIG_NAME = "config.json"
+_WEIGHTS_NAME = "model.safetensors"
+
+
+class _Convolution(nn.Sequential):
+    """A convolution and its norm."""
+
+    def __init__(self, shape: ConvolutionShape, norm: str) -> None:
+        width = shape.width
+        super().__init__(
+            nn.Conv2d(*shape, padding=shape.kernel // 2, bias=False),
+            nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(width // GROUP, width),
+        )
+
+
+class _Block(nn.Module):
+    """Convolutions beside a shortcut.
+
+    Args:
+        shape: of them.
+        norm: `batch` or `group`.
+        drop: share of images for which it is passed over in training.
+    """
+
+    def __init__(self, shape: BlockShape, norm: str, drop: float) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(_Convolution(size, norm) for size in shape.convolutions)
+        self.shortcut = _Convolution(shape.shortcut, norm) if shape.shortcut else nn.Identity()
+        self.drop = drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, h, w] to [B, width, h / stride, w / stride], rounded up."""
+        first, *others = self.convolutions
+        inner = first(x)
+        for convolution in others:
+            inner = convolution(F.relu(inner))
+        if self.training and self.drop:
+            stays = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
+            inner = inner * (stays / (1 - self.drop)).to(inner.dtype)
+        return F.relu(self.shortcut(x) + inner)
+
+
+class ResNet(nn.Module):
+    """A residual network with a linear classifier of its mean features.
+
+    Args:
+        config: its shape.
+        draw: gives the random weights to start from; None makes them on the meta device, with shapes alone.
+    """
+
+    def __init__(self, config: ResNetConfig, draw: torch.Generator | None) -> None:
+        super().__init__()
+        self.config = config
+        blocks, number = sum(map(len, config.stages)), 0
+        # torch's own initial weights would come from its global generator.
+        with torch.device("meta"):
+            self.stem = _Convolution(config.stem_shape, config.norm)
+            self.stages = nn.ModuleList()
+            for shapes in config.stages:
+                self.stages.append(nn.ModuleList())
+                for shape in shapes:
+                    number += 1
+                    self.stages[-1].append(_Block(shape, config.norm, config.stochastic_depth * number / blocks))
+            self.head = nn.Linear(config.features, config.classes)
+        if draw is not None:
+            self.to_empty(device="cpu")
+            self._initialise(draw)
+
+    def _initialise(self, draw: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=draw)
+            elif isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=draw)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+                module.reset_parameters()
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a side for one position of the last features; a smaller image makes no sense."""
+        return self.config.stride
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, channels, H, W] of any size to their mean features, [B, D]."""
+        x = F.relu(self.stem(images))
+        if self.config.stem == "imagenet":
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for blocks in self.stages:
+            for block in blocks:
+                x = block(x)
+        return x.mean((-2, -1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, channels, H, W] of any size to logits [B, classes]."""
+        return self.head(F.dropout(self.features(images), self.config.dropout, self.training))
+
+    def grow(self, width: float, depth: float, draw: torch.Generator) -> bool:
+        """Widen and deepen the network to these factors (section 4.4.1).
+
+        Trained weights and statistics become the leading corner of the larger tensors, blocks are added at the end of
+        each stage, and what is new is drawn as for a network of the new size that is not trained. Names stay. The
+        network's parts are then other modules; where the factors come to the same shape, they stay too.
+
+        Args:
+            width: as in the config; not below the present one.
+            depth: likewise.
+            draw: gives the new weights.
+
+        Returns:
+            Whether the network changed.
+
+        Raises:
+            ValueError: if it would have to shrink.
+        """
+        for name, factor in (("width", width), ("depth", depth)):
+            if factor < getattr(self.config, name):
+                raise ValueError(f"{name}={factor!r} must not be below the network's, {getattr(self.config, name)!r}")
+        before, self.config = self.config, dataclasses.replace(self.config, width=width, depth=depth)
+        if self.config.stages == before.stages:
+            return False
+        grown = ResNet(self.config, draw).to(self.head.weight)
+        trained = self.state_dict()
+        with torch.no_grad():
+            for name, value in grown.state_dict().items():
+                if name in trained:
+                    value[tuple(map(slice, trained[name].shape))] = trained[name]
+        for name, part in grown.named_children():
+            setattr(self, name, part.train(self.training))
+        return True
+
+    def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the weights as safetensors, and the shape as JSON.
+
+        Args:
+            folder: to write into.
+            state: the weights, where this module holds only a share of them; None for its own.
+        """
+        state = self.state_dict() if state is None else state
+        weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        save_file(weights, Path(folder, _WEIGHTS_NAME))
+        config = {"model_type": _MODEL_TYPE, **dataclasses.asdict(self.config)}
+        Path(folder, _CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | PathLike) -> ResNet:
+        """Read back what `save` wrote."""
+        config = json.loads(Path(folder, _CONFIG_NAME).read_text(encoding="utf-8"))
+        network = cls(ResNetConfig(**{key: value for key, value in config.items() if key != "model_type"}), None)
+        network.load_state_dict(load_file(Path(folder, _WEIGHTS_NAME)), assign=True)
+        return network
