@@ -19,7 +19,7 @@ from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.task import Task
-from vision_extras.curricula import Plan
+from vision_extras.curricula import Growth, Plan
 from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
@@ -88,7 +88,11 @@ class ImageTask(Task):
         plain = split.plain
         collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
         self.feed = RowFeed(split.train, collate, self.plan.window, share, loop.workers)
-        self.methods = self._pruning()
+        self.methods = []
+        # Before whatever keeps something for each parameter.
+        if recipe.growth.grows:
+            self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, loop.epochs))
+        self.methods += self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
 
@@ -117,10 +121,9 @@ class ImageTask(Task):
 
     def _probe(self, count: int) -> Tensor:
         """Some images of the training set at the reference resolution, the same in every process."""
-        rows = self._split.train
-        order = torch.randperm(len(rows), generator=generator("probe", self._recipe.training.seed))
-        chosen = [rows[index] for index in order[:count].tolist()]
-        return self._split.plain(chosen, [None] * len(chosen), self._recipe.sampler.shape)["images"]
+        rows, shape = self._split.train, self._recipe.sampler.shape
+        chosen = torch.randperm(len(rows), generator=generator("probe", self._recipe.training.seed))[:count]
+        return self._split.plain([rows[index] for index in chosen.tolist()], [None] * len(chosen), shape)["images"]
 
     def count(self, batch: Batch) -> int:
         """Images."""
@@ -163,19 +166,13 @@ class ImageTask(Task):
     def _evaluation(
         self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
     ) -> ImageEvaluation:
-        return ImageEvaluation(
-            model,
-            self._split.held_out,
-            self._split.plain,
-            self._recipe.evaluation.batch_size,
-            accelerator,
-            self._recipe.training.workers,
-            check_stop,
-        )
+        size, workers = self._recipe.evaluation.batch_size, self._recipe.training.workers
+        images, plain = self._split.held_out, self._split.plain
+        return ImageEvaluation(model, images, plain, size, accelerator, check_stop, workers)
 
     def identity(self) -> Mapping[str, str]:
-        """A fingerprint of the images."""
-        return {"images": self._split.train.fingerprint()}
+        """Fingerprints of the images, and of the updates: their plan may depend on how many processes there are."""
+        return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
         """How many images there are to train on and to evaluate on, and which were left out."""

@@ -30,8 +30,8 @@ class ImageEvaluation:
         plain: makes batches of them.
         batch_size: images per process and forward pass.
         accelerator: of the run.
-        workers: processes that make batches ahead, as in `RowFeed`.
         check_stop: called before each batch.
+        workers: processes that make batches ahead, as in `RowFeed`.
     """
 
     classify: Callable[[Tensor, Tensor], Tensor]
@@ -39,8 +39,8 @@ class ImageEvaluation:
     plain: Resized
     batch_size: int
     accelerator: Accelerator
-    workers: int | None = None
     check_stop: Callable[[], Any] = lambda: None
+    workers: int | None = None
 
     def predictions(self, shape: tuple[int, int]) -> dict[str, float]:
         """Metrics of the predictions, as `prediction_metrics` has them, in one pass over the images.
