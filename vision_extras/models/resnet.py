@@ -18,7 +18,7 @@ from vision_extras.models.resnet_config import GROUP, BlockShape, ConvolutionSha
 
 __all__ = ["ResNet"]
 
-_MODEL_TYPE = "hylora_resnet"
+MODEL_TYPE = "hylora_resnet"
 _CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
 
@@ -162,7 +162,7 @@ class ResNet(nn.Module):
         state = self.state_dict() if state is None else state
         weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         save_file(weights, Path(folder, _WEIGHTS_NAME))
-        config = {"model_type": _MODEL_TYPE, **dataclasses.asdict(self.config)}
+        config = {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}
         Path(folder, _CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

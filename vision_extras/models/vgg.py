@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hylora.training.fields import check_choice, check_range
-from vision_extras.models.resnet import scaled_width
+from vision_extras.models.resnet_config import scaled_width
 from vision_extras.models.weights import drawn_from, read_config, read_weights, write_network
 
 __all__ = ["MODEL_TYPE", "VGG", "VGGConfig"]
