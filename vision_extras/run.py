@@ -43,7 +43,8 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
         raise RecipeError(f"model.{error}") from error
     if recipe.growth.grows:
         _check_growth(recipe, network, accelerator)
-    return ImageTask(Classification(network), split, recipe, share_of(accelerator))
+    model = Classification(network, recipe.augment.label_smoothing)
+    return ImageTask(model, split, recipe, share_of(accelerator))
 
 
 def _check_growth(recipe: ImageRecipe, network: nn.Module, accelerator: Accelerator) -> None:
