@@ -9,6 +9,7 @@ from typing import Literal
 
 from hylora.training.fields import check_range
 from hylora.training.recipe import EvaluationRecipe, LoopRecipe, OptimizerRecipe, Recipe, RecipeError, ScheduleRecipe
+from vision_extras.averaging import AverageRecipe
 from vision_extras.curricula import GrowthRecipe, SamplerRecipe
 from vision_extras.images import SOURCES, AugmentRecipe, ImagesRecipe
 from vision_extras.models import ModelRecipe
@@ -93,6 +94,7 @@ class ImageRecipe(Recipe):
         pruning: which weights are taken away, and when.
         signals: what is measured for that.
         sharpness: where gradients are taken.
+        average: the moving average of the weights.
 
     Raises:
         RecipeError: if sections contradict each other.
@@ -107,6 +109,7 @@ class ImageRecipe(Recipe):
     pruning: PruningRecipe = field(default_factory=PruningRecipe)
     signals: SignalsRecipe = field(default_factory=SignalsRecipe)
     sharpness: SharpnessRecipe = field(default_factory=SharpnessRecipe)
+    average: AverageRecipe = field(default_factory=AverageRecipe)
     optimizer: ImageOptimizerRecipe = field(default_factory=ImageOptimizerRecipe)
     training: EpochRecipe = field(default_factory=EpochRecipe)
     evaluation: ImageEvaluationRecipe = field(default_factory=ImageEvaluationRecipe)

@@ -45,7 +45,8 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
         network = build_network(model, split.channels, len(split.classes), draw)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
-    return ImageTask(Classification(network), split, recipe, share_of(accelerator))
+    model = Classification(network, recipe.augment.label_smoothing)
+    return ImageTask(model, split, recipe, share_of(accelerator))
 
 
 def plan(recipe: ImageRecipe, budget: float | None) -> RunPlan:

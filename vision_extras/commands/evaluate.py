@@ -66,7 +66,8 @@ def evaluate(
         logits = network(images)
         return logits if outputs is None else logits[:, outputs]
 
-    evaluation = ImageEvaluation(classify, images, split.plain, recipe.evaluation.batch_size, accelerator)
+    size, workers = recipe.evaluation.batch_size, recipe.training.workers
+    evaluation = ImageEvaluation(classify, images, split.plain, size, accelerator, workers=workers)
     shape = recipe.sampler.shape
     with evaluation_mode(network):
         found: dict[str, Any] = evaluation.predictions(shape)
