@@ -2,10 +2,7 @@
 """Vision models on the same loop as the language models.
 
 What a run schedules (resolution, batch size, depth, sparsity) is a pure function of training progress, so that a
-resumed run and every process agree on it by construction.
+resumed run and every process agree on it by construction. `recipe` has a run's settings, and `run` trains.
 """
 
-from vision_extras.recipe import ImageRecipe
-from vision_extras.run import train
-
-__all__ = ["ImageRecipe", "train"]
+__all__ = ["curricula", "images", "metrics", "models", "pruning", "recipe", "run", "task"]

@@ -67,9 +67,15 @@ class ImageEvaluationRecipe(EvaluationRecipe):
         every: epochs between evaluations; 0 for none in between.
         at_end: evaluate when training ends.
         batch_size: images per process and forward pass.
+        sides: heights and widths, in pixels, at which accuracy is measured when training ends.
     """
 
     batch_size: int = 250
+    sides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "sides", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,4 +120,26 @@ class ImageRecipe(Recipe):
             raise RecipeError(
                 f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set images.held_out to a share "
                 "such as 0.2"
+            )
+        self._check_pruning()
+
+    def _check_pruning(self) -> None:
+        pruning, signals, epochs = self.pruning, self.signals, self.training.epochs
+        if not pruning.sparsity:
+            return
+        if pruning.at == "detect":
+            if not getattr(signals, pruning.detector.signal):
+                how = "true" if pruning.detector.signal == "kl_uniform" else "a number of images such as 256"
+                raise RecipeError(
+                    f"pruning.at='detect' watches {pruning.detector.signal}, which is not measured; set "
+                    f"signals.{pruning.detector.signal} to {how}"
+                )
+        elif pruning.at > epochs:
+            raise RecipeError(
+                f"pruning.at={pruning.at} is after the last of training.epochs={epochs}; choose an epoch up to that"
+            )
+        if pruning.criterion == "fisher" and not signals.fisher:
+            raise RecipeError(
+                "pruning.criterion='fisher' needs images to measure on; set signals.fisher to a number of them such "
+                "as 256"
             )

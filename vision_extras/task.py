@@ -4,23 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hylora.training.evaluation import deal, totals
+from hylora.randomness import generator
 from hylora.training.feed import Batch, RowFeed, Share
+from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
-from hylora.training.processes import share_of
 from hylora.training.task import Task
 from vision_extras.curricula import Plan
 from vision_extras.images import IGNORED, Augmented, Resized, Split
+from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
-from vision_extras.pruning import Masks
+from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
@@ -39,17 +42,18 @@ class Classification(nn.Module):
         self.network = network
         self.masks = Masks()
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """Summed cross entropy and count of a batch; in evaluation also how many were told right.
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        """Summed cross entropy and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
             images: [B, C, H, W].
             labels: [B]; -100 is ignored.
         """
         logits = self.network(images)
+        if not self.training:
+            return logits
         loss_sum = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        count = (labels != IGNORED).sum()
-        return (loss_sum, count) if self.training else (loss_sum, count, (logits.argmax(-1) == labels).sum())
+        return loss_sum, (labels != IGNORED).sum()
 
 
 class ImageTask(Task):
@@ -82,9 +86,38 @@ class ImageTask(Task):
         )
         self.steps = self.plan.steps
         self.feed = RowFeed(split.train, Augmented(recipe.augment.shift), self.plan.window, share, loop.workers)
-        self.methods = []
+        self.methods = self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
+
+    def _pruning(self) -> list[Method]:
+        """What is measured, and the pruning that may follow from it."""
+        network, pruning, signals = self.model.network, self._recipe.pruning, self._recipe.signals
+        found: dict[str, Signal] = {}
+        if signals.kl_uniform:
+            found["kl_uniform"] = KLUniform(network)
+        probe = self._probe(signals.fisher) if signals.fisher else None
+        if probe is not None:
+            due = partial(self.evaluation_due, every=signals.every)
+            found["fisher"] = FisherTrace(network, probe, due, signals.draws, signals.chunk)
+        if not pruning.sparsity:
+            return list(found.values())
+
+        def scores(moment: Moment) -> dict[str, Tensor]:
+            if pruning.criterion == "magnitude":
+                return magnitude(network)
+            images = probe.to(next(network.parameters()).device)
+            return fisher(network, images, signals.draws, moment.generator("pruning"), signals.chunk)
+
+        watched = found.get(pruning.detector.signal)
+        optimizer, masks = self._recipe.optimizer, self.model.masks
+        return [*found.values(), Pruning(network, masks, pruning, optimizer, self.plan, scores, watched)]
+
+    def _probe(self, count: int) -> Tensor:
+        """Some images of the training set at the reference resolution, the same in every process."""
+        rows, side = self._split.train, self._recipe.sampler.side
+        chosen = torch.randperm(len(rows), generator=generator("probe", self._recipe.training.seed))[:count]
+        return Resized()([rows[index] for index in chosen.tolist()], [None] * len(chosen), (side, side))["images"]
 
     def count(self, batch: Batch) -> int:
         """Images."""
@@ -95,9 +128,11 @@ class ImageTask(Task):
         return decay_matrices(self.model, weight_decay)
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
-        """The epoch, and the images' height and width."""
-        height, width = self.plan.window(moment).shape
-        return {"epoch": self.plan.epoch(moment.step), "height": height, "width": width}
+        """The epoch, and the images' height and width, on the average where processes have shapes of their own."""
+        batches = self.plan.batches(moment.step)
+        height, width = (sum(rows * shape[axis] for rows, shape in batches) for axis in (0, 1))
+        rows = sum(rows for rows, _ in batches)
+        return {"epoch": self.plan.epoch(moment.step), "height": height / rows, "width": width / rows}
 
     def evaluation_due(self, step: int, every: int) -> bool:
         """`every` counts epochs."""
@@ -105,14 +140,29 @@ class ImageTask(Task):
         return every > 0 and step == self.plan.first_step(epoch) and epoch % every == 0
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
-        """Loss and accuracy on the held-out images, at the reference resolution."""
+        """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size."""
         if not len(self._split.held_out):
             return {}
-        size, side = self._recipe.evaluation.batch_size, self._recipe.sampler.side
-        groups = deal(self._split.held_out, size, share_of(accelerator), lambda row: (row[0], IGNORED))
-        batches = (Resized()(rows, [None] * len(rows), (side, side)) for rows in groups)
-        loss_sum, count, right = totals(model, batches, accelerator, check_stop)
-        return {"loss": loss_sum / count, "accuracy": right / count}
+        return self._evaluation(model, accelerator, check_stop).predictions(self._recipe.sampler.shape)
+
+    def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
+        """Accuracy by resolution, and how far embeddings move, on the held-out images."""
+        recipe = self._recipe.evaluation
+        if not (recipe.at_end and len(self._split.held_out)):
+            return {}
+        evaluation = self._evaluation(model, accelerator, check_stop)
+        found = {"accuracy_by_side": evaluation.accuracies(recipe.sides)} if recipe.sides else {}
+        # A network of the user's own may end in anything.
+        if find_head(self.model.network) is not None:
+            found |= evaluation.embeddings(self.model.network, self._recipe.sampler.shape)
+        return found
+
+    def _evaluation(
+        self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
+    ) -> ImageEvaluation:
+        return ImageEvaluation(
+            model, self._split.held_out, self._recipe.evaluation.batch_size, accelerator, check_stop
+        )
 
     def identity(self) -> Mapping[str, str]:
         """A fingerprint of the images."""
@@ -123,8 +173,15 @@ class ImageTask(Task):
         return {"train": len(self._split.train), "held_out": len(self._split.held_out)}
 
     def results(self) -> Mapping[str, Any]:
-        """Nothing that the loop does not know."""
-        return {}
+        """What training took besides time and memory, and how large the network is."""
+        moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
+        masks = list(self.model.masks.buffers())
+        covered = sum(mask.numel() for mask in masks)
+        return {
+            "images_seen": sum(self.plan.window(moment).rows for moment in moments),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
+        }
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `vision_extras.models.load_network` reads."""

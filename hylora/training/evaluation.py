@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from hylora.training.feed import Batch, Share
 from hylora.training.processes import sum_over_processes
@@ -55,30 +55,39 @@ def deal(
 
 
 def totals(
-    model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator, check_stop: Callable[[], Any]
-) -> list[float]:
-    """Each number that the model gives for a batch, summed over batches and processes.
+    measure: Callable[..., Iterable[Tensor]],
+    batches: Iterable[Batch],
+    accelerator: Accelerator,
+    check_stop: Callable[[], Any],
+) -> list[Tensor]:
+    """What is measured of a batch, summed over batches and processes.
 
     Args:
-        model: as the accelerator prepared it.
+        measure: called with a batch as keyword arguments, gives tensors of the same shapes for each: a model as the
+            accelerator prepared it, or what makes something of that.
         batches: of this process, as many as every other process has, and at least one.
         accelerator: of the run.
         check_stop: called before each batch.
+
+    Returns:
+        The sums, in float64 on the host.
     """
-    # On the host in double precision: a float32 counts to 17 million only.
-    total: list[float] = []
+    total: list[Tensor] = []
     for batch in batches:
         check_stop()
         with torch.no_grad():
-            output = model(**{name: value.to(accelerator.device) for name, value in batch.items()})
-        values = torch.stack([value.float() for value in output]).tolist()
-        total = [a + b for a, b in zip(total or [0.0] * len(values), values, strict=True)]
-    return sum_over_processes(accelerator, *total)
+            output = measure(**{name: value.to(accelerator.device) for name, value in batch.items()})
+        # In double precision, since a float32 counts to 17 million only; on the host, since not every device has it.
+        values = [value.cpu().double() for value in output]
+        total = [a + b for a, b in zip(total, values, strict=True)] if total else values
+    numbers = sum_over_processes(accelerator, *torch.cat([value.flatten() for value in total]).tolist())
+    parts = torch.tensor(numbers, dtype=torch.float64).split([value.numel() for value in total])
+    return [part.view(value.shape) for part, value in zip(parts, total, strict=True)]
 
 
 def mean_loss(
     model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator, check_stop: Callable[[], Any]
 ) -> float:
-    """The loss of batches per term, over all processes; arguments as for `totals`."""
+    """The loss of batches per term, over all processes; arguments as for `totals`, with a model to measure."""
     loss_sum, count = totals(model, batches, accelerator, check_stop)
-    return loss_sum / max(count, 1)
+    return float(loss_sum / max(count, 1))

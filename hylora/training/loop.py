@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Outcome:
     Args:
         step: updates made.
         evaluation: metrics of the last evaluation, empty if there was none.
+        measured: what the task measured of the trained model.
         stopped_by: the signal that stopped it early, or None.
         seconds: that all updates took, without evaluations and checkpoints.
         memory: most bytes in use, on the main process's device.
@@ -60,6 +61,7 @@ class Outcome:
     step: int
     evaluation: dict[str, float]
     stopped_by: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     memory: int = 0
 
@@ -133,13 +135,15 @@ class Trainer:
                 for step in range(start, steps):
                     self._update(self._moment(step))
                     self._after_update(step + 1)
+                with evaluation_mode(self._model):
+                    measured = self._task.measure(self._model, self._accelerator, self._check_stop)
             except Interrupted:
                 return self._end_early()
         try:
             check_finite(changing(self._unwrapped()))
         except NotFiniteError as error:
             raise self._not_finite(error) from error
-        return Outcome(steps, self._last_evaluation, seconds=self._seconds, memory=self._memory)
+        return Outcome(steps, self._last_evaluation, measured=measured, seconds=self._seconds, memory=self._memory)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
         """The trained model's state where it is sharded, else None; every process must call it."""

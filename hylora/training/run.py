@@ -133,6 +133,7 @@ def _write_results(folder: Path, task: Task, recipe: Recipe, outcome: Outcome) -
         "seconds": outcome.seconds,
         "peak_bytes": outcome.memory,
         "evaluation": outcome.evaluation,
+        **outcome.measured,
         **found,
         "environment": environment(),
     }

@@ -75,6 +75,17 @@ class Task(Method):
         """
         return {}
 
+    def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
+        """What is measured of the trained model once, too dear for every evaluation; for the file `results.json`.
+
+        Args:
+            model, accelerator, check_stop: as for `evaluate`.
+
+        Returns:
+            Plain JSON values by name, the same in every process.
+        """
+        return {}
+
     def identity(self) -> Mapping[str, Any]:
         """What must not have changed when a run is resumed, by name, as plain JSON values: data, base, tokenizer."""
         return {}
@@ -86,8 +97,8 @@ class Task(Method):
     def results(self) -> Mapping[str, Any] | None:
         """What the run came to, as plain JSON values, for its file `results.json`; None for no such file.
 
-        The loop adds the recipe, the last evaluation, updates, seconds, memory and the environment. Called on the main
-        process alone, when training is over.
+        The loop adds the recipe, the last evaluation, what `measure` gave, updates, seconds, memory and the
+        environment. Called on the main process alone, when training is over.
         """
         return None
 

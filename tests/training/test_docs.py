@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import re
 
+from tests.outcomes import records_of
 from tests.pages import ROOT, blocks, page
 
 
 def test_the_page_about_tasks_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(page("docs/guides/tasks.md"), "python")
     scope = {}
-    exec(compile(code, "docs/guides/tasks.md", "exec"), scope)
+    task, method = blocks(page("docs/guides/tasks.md"), "python")
+    exec(compile(task, "docs/guides/tasks.md", "exec"), scope)
     assert scope["result"].steps == 50 and (tmp_path / "outputs/line/model.safetensors").is_file()
+    exec(compile(method, "docs/guides/tasks.md", "exec"), scope)
+    assert scope["result"].steps == 5 and records_of(tmp_path / "outputs/noted")[-1]["weights"] > 0
 
 
 def test_every_promise_names_tests_that_exist():

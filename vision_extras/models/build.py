@@ -16,11 +16,12 @@ from hylora.words import nearest
 from vision_extras.models import own, resnet, vgg
 from vision_extras.models.hub import HubNetwork, check_timm
 from vision_extras.models.own import OwnNetwork
-from vision_extras.models.resnet import RESNETS, ResNet, ResNetConfig
+from vision_extras.models.resnet import ResNet
+from vision_extras.models.resnet_config import RESNETS, ResNetConfig
 from vision_extras.models.vgg import VGG, VGGConfig
 from vision_extras.models.weights import read_config
 
-__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "save_network"]
+__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "resnet_config", "save_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,13 @@ class ModelRecipe:
 Builder = Callable[[ModelRecipe, int, int, torch.Generator | None], nn.Module]
 
 
+def resnet_config(recipe: ModelRecipe, channels: int, classes: int) -> ResNetConfig:
+    """The shape of a network whose name is one of `RESNETS`."""
+    return ResNetConfig(channels=channels, classes=classes, **_options(recipe, _build_resnet), **RESNETS[recipe.name])
+
+
 def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> ResNet:
-    config = ResNetConfig(
-        channels=channels, classes=classes, **_options(recipe, _build_resnet), **RESNETS[recipe.name]
-    )
-    return ResNet(config, draw)
+    return ResNet(resnet_config(recipe, channels, classes), draw)
 
 
 def _build_vgg(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> VGG:
