@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vision_extras.models.resnet_config import GROUP, BlockShape, ConvolutionShape, ResNetConfig
 from vision_extras.models.weights import read_config, read_weights, write_network
 
-__all__ = ["ResNet"]
+__all__ = ["MODEL_TYPE", "ResNet"]
 
 MODEL_TYPE = "hylora_resnet"
 
