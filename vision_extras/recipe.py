@@ -115,8 +115,14 @@ class ImageRecipe(Recipe):
             lr = 0.1 if self.optimizer.name == "sgd" else 1e-3
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, lr=lr))
         if self.sampler.side is None:
-            object.__setattr__(self, "sampler", dataclasses.replace(self.sampler, side=SOURCES[self.images.name].side))
-        if self.evaluation.every and not self.images.held_out:
+            side = SOURCES[self.images.name].side
+            if side is None:
+                raise RecipeError(
+                    f"sampler.side=None must be given: images of images.name={self.images.name!r} have no size of "
+                    "their own"
+                )
+            object.__setattr__(self, "sampler", dataclasses.replace(self.sampler, side=side))
+        if self.evaluation.every and not self.images.holds_out:
             raise RecipeError(
                 f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set images.held_out to a share "
                 "such as 0.2"

@@ -19,8 +19,8 @@ from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.task import Task
-from vision_extras.curricula import Plan
-from vision_extras.images import IGNORED, Augmented, Resized, Split
+from vision_extras.curricula import Growth, Plan
+from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
 from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
@@ -85,8 +85,14 @@ class ImageTask(Task):
             share.world_size,
         )
         self.steps = self.plan.steps
-        self.feed = RowFeed(split.train, Augmented(recipe.augment.shift), self.plan.window, share, loop.workers)
-        self.methods = self._pruning()
+        plain = split.plain
+        collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
+        self.feed = RowFeed(split.train, collate, self.plan.window, share, loop.workers)
+        self.methods = []
+        # Before whatever keeps something for each parameter.
+        if recipe.growth.grows:
+            self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, loop.epochs))
+        self.methods += self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
 
@@ -115,9 +121,9 @@ class ImageTask(Task):
 
     def _probe(self, count: int) -> Tensor:
         """Some images of the training set at the reference resolution, the same in every process."""
-        rows, side = self._split.train, self._recipe.sampler.side
+        rows, shape = self._split.train, self._recipe.sampler.shape
         chosen = torch.randperm(len(rows), generator=generator("probe", self._recipe.training.seed))[:count]
-        return Resized()([rows[index] for index in chosen.tolist()], [None] * len(chosen), (side, side))["images"]
+        return self._split.plain([rows[index] for index in chosen.tolist()], [None] * len(chosen), shape)["images"]
 
     def count(self, batch: Batch) -> int:
         """Images."""
@@ -160,17 +166,20 @@ class ImageTask(Task):
     def _evaluation(
         self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
     ) -> ImageEvaluation:
-        return ImageEvaluation(
-            model, self._split.held_out, self._recipe.evaluation.batch_size, accelerator, check_stop
-        )
+        size = self._recipe.evaluation.batch_size
+        return ImageEvaluation(model, self._split.held_out, self._split.plain, size, accelerator, check_stop)
 
     def identity(self) -> Mapping[str, str]:
-        """A fingerprint of the images."""
-        return {"images": self._split.train.fingerprint()}
+        """Fingerprints of the images, and of the updates: their plan may depend on how many processes there are."""
+        return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
-        """How many images there are to train on and to evaluate on."""
-        return {"train": len(self._split.train), "held_out": len(self._split.held_out)}
+        """How many images there are to train on and to evaluate on, and which were left out."""
+        return {
+            "train": len(self._split.train),
+            "held_out": len(self._split.held_out),
+            "unreadable": list(self._split.unreadable),
+        }
 
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""

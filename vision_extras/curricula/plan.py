@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -204,9 +205,9 @@ class Plan:
             rows = images
         else:
             rows = batch_size_at(shape, recipe.shape, images)
-        if not recipe.shape_per_rank:
+        if self._ranks == 1:
             return max(self._processes, rows)
-        rows = max(1, rows // self._processes)
+        rows = max(1, rows // self._ranks)
         if rows < self._passes:
             raise ValueError(
                 f"batch_size={images} leaves a process {rows} images of {shape}, fewer than {self._passes} forward "
@@ -240,13 +241,16 @@ class Plan:
         epoch = self.epoch(moment.step)
         first = (moment.step - self._starts[epoch]) * self._ranks
         drawn = [self._pools[epoch][number] for number in self._draws[epoch][first : first + self._ranks]]
-        rows, shape = drawn[0]
-        # No more images in a pass than where the batch is whole, but two where one would leave a process without any.
-        per_pass = -(-rows * self._ranks // (self._passes * self._processes))
+        whole, shape = drawn[0]
+        rows = whole = whole * self._ranks
         if moment.step + 1 == self._starts[epoch + 1]:
             rows = self._last[epoch]
         elif self._ranks > 1:
             return RankWindow(tuple(drawn), self._passes)
+        # As many passes as the reference batch has, also where a few images joined; but two images in a pass where one
+        # would leave a process without any.
+        most = max(whole, min(rows, whole + self._processes - 1))
+        per_pass = -(-most // (self._passes * self._processes))
         return WindowSize(rows, max(per_pass, 2 if rows % self._processes else 1), shape)
 
     def batches(self, step: int) -> list[tuple[int, Shape]]:
@@ -257,6 +261,10 @@ class Plan:
     def epoch(self, step: int) -> int:
         """The epoch of an update, from 0."""
         return bisect.bisect_right(self._starts, step) - 1
+
+    def fingerprint(self) -> str:
+        """A hash of how many images each update sees, and at what resolution."""
+        return hashlib.sha256(repr((self._pools, self._draws, self._last)).encode()).hexdigest()
 
     def first_step(self, epoch: int) -> int:
         """The first update of an epoch; of the number of epochs, the number of all updates."""

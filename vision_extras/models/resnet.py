@@ -130,6 +130,8 @@ class ResNet(nn.Module):
         Raises:
             ValueError: if it would have to shrink.
         """
+        if (width, depth) == (self.config.width, self.config.depth):
+            return False
         for name, factor in (("width", width), ("depth", depth)):
             if factor < getattr(self.config, name):
                 raise ValueError(f"{name}={factor!r} must not be below the network's, {getattr(self.config, name)!r}")
