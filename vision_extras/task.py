@@ -27,7 +27,10 @@ from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
-__all__ = ["Classification", "ImageTask"]
+__all__ = ["Classification", "ImageTask", "Loss"]
+
+# From logits and labels to the loss of each image.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Classification(nn.Module):
@@ -35,15 +38,17 @@ class Classification(nn.Module):
 
     Args:
         network: from images to logits.
+        loss: from logits [B, classes] and labels [B] to the loss of each image, [B]; None for cross entropy.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, loss: Loss | None = None) -> None:
         super().__init__()
         self.network = network
+        self.loss = loss or partial(F.cross_entropy, reduction="none")
         self.masks = Masks()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        """Summed cross entropy and count of a batch; in evaluation its logits, [B, classes].
+        """Summed loss and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
             images: [B, C, H, W].
@@ -52,8 +57,8 @@ class Classification(nn.Module):
         logits = self.network(images)
         if not self.training:
             return logits
-        loss_sum = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        return loss_sum, (labels != IGNORED).sum()
+        counted = labels != IGNORED
+        return (self.loss(logits.float(), labels.clamp(min=0)) * counted).sum(), counted.sum()
 
 
 class ImageTask(Task):

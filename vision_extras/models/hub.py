@@ -24,7 +24,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from hylora.words import nearest
 from vision_extras.models.weights import drawn_from
 
-__all__ = ["HubNetwork", "check_timm", "read_processor"]
+__all__ = ["HubNetwork", "check_timm", "learned_images"]
 
 # Large enough that every network has some positions, and a multiple of all patches but those of 14 pixels.
 _PROBE_SIDE = 1024
@@ -98,7 +98,7 @@ class HubNetwork(nn.Module):
         except (OSError, ValueError) as error:
             raise ValueError(f"path={str(path)!r} gives no image classifier: {error}") from error
         # They come in evaluation mode, in which batch norms learn no statistics.
-        return cls(model.train(), read_processor(path))
+        return cls(model.train(), _processor(path))
 
     @functools.cached_property
     def stride(self) -> int:
@@ -194,12 +194,27 @@ def _set_shift(layer: nn.Module, shift: int, resolution: tuple[int, int]) -> Non
     layer.shift_size = shift if min(resolution) > layer.window_size else 0
 
 
-def read_processor(path: str | PathLike) -> dict[str, Any] | None:
-    """The entries of a pretrained network's image processor, such as `image_mean`; None where it has none.
+def learned_images(path: str | PathLike) -> dict[str, Any]:
+    """What images a pretrained network has learned from: their `channels`, and the `mean` and `std` of their pixels.
 
     Args:
         path: hub id, or a folder that `save_pretrained` wrote.
+
+    Raises:
+        ValueError: if there is no such network.
     """
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"path={str(path)!r} gives no image classifier: {error}") from error
+    found = {"channels": config.num_channels} if hasattr(config, "num_channels") else {}
+    processor = _processor(path) or {}
+    if processor.get("do_normalize"):
+        found |= {"mean": tuple(processor["image_mean"]), "std": tuple(processor["image_std"])}
+    return found
+
+
+def _processor(path: str | PathLike) -> dict[str, Any] | None:
     try:
         return ImageProcessingMixin.get_image_processor_dict(path)[0]
     except OSError:
