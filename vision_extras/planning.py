@@ -267,7 +267,7 @@ def compound(recipe: ImageRecipe, budget: float, data: ImageSet | None = None) -
         raise ValueError(f"budget={budget} must be above 0, a share of the dense run's operations")
     if recipe.sampler.name != "msc_vbswc":
         raise RecipeError(
-            f"sampler.name={recipe.sampler.name!r} cannot keep to a budget, which reduces resolutions first; set it to "
+            f"sampler.name={recipe.sampler.name!r} cannot keep to a budget, which takes resolutions first; set it to "
             "msc_vbswc"
         )
     data = data or _image_set(recipe)

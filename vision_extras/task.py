@@ -29,7 +29,10 @@ from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
-__all__ = ["Classification", "ImageTask"]
+__all__ = ["Classification", "ImageTask", "Loss"]
+
+# From logits and labels to the loss of each image.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Classification(nn.Module):
@@ -37,18 +40,19 @@ class Classification(nn.Module):
 
     Args:
         network: from images to logits.
-        label_smoothing: which share of each label is spread over all classes in training.
+        loss: from logits [B, classes] and labels to the loss of each image, [B]; None for cross entropy.
+        label_smoothing: which share of each label is spread over all classes in training, by cross entropy.
     """
 
-    def __init__(self, network: nn.Module, label_smoothing: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.network = network
+        self.loss = loss or partial(F.cross_entropy, reduction="none", label_smoothing=label_smoothing)
         self.masks = Masks()
         self.averages = Averages()
-        self.label_smoothing = label_smoothing
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        """Summed cross entropy and count of a batch; in evaluation its logits, [B, classes].
+        """Summed loss and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
             images: [B, C, H, W].
@@ -57,12 +61,10 @@ class Classification(nn.Module):
         logits = self.network(images)
         if not self.training:
             return logits
-        smoothing = self.label_smoothing
-        loss_sum = F.cross_entropy(
-            logits.float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
-        )
-        counted = labels != IGNORED if labels.ndim == 1 else torch.ones_like(labels[:, 0])
-        return loss_sum, counted.sum()
+        soft = labels.ndim > 1
+        counted = torch.ones_like(labels[:, 0]) if soft else labels != IGNORED
+        losses = self.loss(logits.float(), labels if soft else labels.clamp(min=0))
+        return (losses * counted).sum(), counted.sum()
 
 
 class ImageTask(Task):
