@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +51,7 @@ def evaluate(
     """
     if output is not None and output.exists() and not overwrite:
         raise ValueError(f"--output {str(output)!r} exists; choose another name or add --overwrite")
+    trained = ImageRecipe.load(run / "recipe.yaml")
     recipe = ImageRecipe.load(run / "recipe.yaml", overrides or ())
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)
@@ -77,7 +79,8 @@ def evaluate(
         "kind": "images",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": str(run.absolute()),
-        "recipe": recipe.to_tree(),
+        "recipe": trained.to_tree(),
+        "images": dataclasses.asdict(recipe.images),
         "data": {
             "name": name or recipe.images.name,
             "part": part,
