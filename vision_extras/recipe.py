@@ -115,9 +115,37 @@ class ImageRecipe(Recipe):
             lr = 0.1 if self.optimizer.name == "sgd" else 1e-3
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, lr=lr))
         if self.sampler.side is None:
-            object.__setattr__(self, "sampler", dataclasses.replace(self.sampler, side=SOURCES[self.images.name].side))
-        if self.evaluation.every and not self.images.held_out:
+            side = SOURCES[self.images.name].side
+            if side is None:
+                raise RecipeError(
+                    f"sampler.side=None must be given: images of images.name={self.images.name!r} have no size of "
+                    "their own"
+                )
+            object.__setattr__(self, "sampler", dataclasses.replace(self.sampler, side=side))
+        if self.evaluation.every and not self.images.holds_out:
             raise RecipeError(
                 f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set images.held_out to a share "
                 "such as 0.2"
+            )
+        self._check_pruning()
+
+    def _check_pruning(self) -> None:
+        pruning, signals, epochs = self.pruning, self.signals, self.training.epochs
+        if not pruning.sparsity:
+            return
+        if pruning.at == "detect":
+            if not getattr(signals, pruning.detector.signal):
+                how = "true" if pruning.detector.signal == "kl_uniform" else "a number of images such as 256"
+                raise RecipeError(
+                    f"pruning.at='detect' watches {pruning.detector.signal}, which is not measured; set "
+                    f"signals.{pruning.detector.signal} to {how}"
+                )
+        elif pruning.at > epochs:
+            raise RecipeError(
+                f"pruning.at={pruning.at} is after the last of training.epochs={epochs}; choose an epoch up to that"
+            )
+        if pruning.criterion == "fisher" and not signals.fisher:
+            raise RecipeError(
+                "pruning.criterion='fisher' needs images to measure on; set signals.fisher to a number of them such "
+                "as 256"
             )

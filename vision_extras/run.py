@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from accelerate import Accelerator
+from torch import nn
 
 from hylora.randomness import generator
-from hylora.training.processes import share_of
+from hylora.training.processes import SHARDED, share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
-from vision_extras.images import SOURCES, load_split
+from vision_extras.images import load_split
 from vision_extras.models import build_network
+from vision_extras.models.resnet_config import RESNETS
 from vision_extras.recipe import ImageRecipe
 from vision_extras.task import Classification, ImageTask
 
@@ -30,17 +32,30 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
         RecipeError: if the recipe cannot work here.
     """
     try:
-        split = load_split(recipe.images.name, recipe.images.held_out)
+        split = load_split(recipe.images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
-    source = SOURCES[recipe.images.name]
+    model = recipe.growth.network_at(recipe.model, 0, recipe.training.epochs)
+    draw = generator("network", recipe.training.seed)
     try:
-        network = build_network(
-            recipe.model, source.channels, source.classes, generator("network", recipe.training.seed)
-        )
+        network = build_network(model, split.channels, len(split.classes), draw)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
+    if recipe.growth.grows:
+        _check_growth(recipe, network, accelerator)
     return ImageTask(Classification(network), split, recipe, share_of(accelerator))
+
+
+def _check_growth(recipe: ImageRecipe, network: nn.Module, accelerator: Accelerator) -> None:
+    """Refuse growth that would fail in the course of training."""
+    growth = f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth}"
+    if not hasattr(network, "grow"):
+        raise RecipeError(
+            f"{growth} need a network that can grow, which model.name={recipe.model.name!r} is not; use one of "
+            f"{', '.join(RESNETS)}"
+        )
+    if accelerator.distributed_type in SHARDED:
+        raise RecipeError(f"{growth} cannot be had while parameters are sharded; train with DDP or on one GPU")
 
 
 TASK = TaskKind(

@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from hylora.randomness import generator
 from hylora.training.feed import Batch, RowFeed, Share
+from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.task import Task
-from vision_extras.curricula import Plan
+from vision_extras.curricula import Growth, Plan
 from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
-from vision_extras.pruning import Masks
+from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
@@ -81,10 +85,45 @@ class ImageTask(Task):
             share.world_size,
         )
         self.steps = self.plan.steps
-        self.feed = RowFeed(split.train, Augmented(recipe.augment.shift), self.plan.window, share, loop.workers)
+        plain = split.plain
+        collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
+        self.feed = RowFeed(split.train, collate, self.plan.window, share, loop.workers)
         self.methods = []
+        # Before whatever keeps something for each parameter.
+        if recipe.growth.grows:
+            self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, loop.epochs))
+        self.methods += self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
+
+    def _pruning(self) -> list[Method]:
+        """What is measured, and the pruning that may follow from it."""
+        network, pruning, signals = self.model.network, self._recipe.pruning, self._recipe.signals
+        found: dict[str, Signal] = {}
+        if signals.kl_uniform:
+            found["kl_uniform"] = KLUniform(network)
+        probe = self._probe(signals.fisher) if signals.fisher else None
+        if probe is not None:
+            due = partial(self.evaluation_due, every=signals.every)
+            found["fisher"] = FisherTrace(network, probe, due, signals.draws, signals.chunk)
+        if not pruning.sparsity:
+            return list(found.values())
+
+        def scores(moment: Moment) -> dict[str, Tensor]:
+            if pruning.criterion == "magnitude":
+                return magnitude(network)
+            images = probe.to(next(network.parameters()).device)
+            return fisher(network, images, signals.draws, moment.generator("pruning"), signals.chunk)
+
+        watched = found.get(pruning.detector.signal)
+        optimizer, masks = self._recipe.optimizer, self.model.masks
+        return [*found.values(), Pruning(network, masks, pruning, optimizer, self.plan, scores, watched)]
+
+    def _probe(self, count: int) -> Tensor:
+        """Some images of the training set at the reference resolution, the same in every process."""
+        rows, shape = self._split.train, self._recipe.sampler.shape
+        chosen = torch.randperm(len(rows), generator=generator("probe", self._recipe.training.seed))[:count]
+        return self._split.plain([rows[index] for index in chosen.tolist()], [None] * len(chosen), shape)["images"]
 
     def count(self, batch: Batch) -> int:
         """Images."""
@@ -95,9 +134,11 @@ class ImageTask(Task):
         return decay_matrices(self.model, weight_decay)
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
-        """The epoch, and the images' height and width."""
-        height, width = self.plan.window(moment).shape
-        return {"epoch": self.plan.epoch(moment.step), "height": height, "width": width}
+        """The epoch, and the images' height and width, on the average where processes have shapes of their own."""
+        batches = self.plan.batches(moment.step)
+        height, width = (sum(rows * shape[axis] for rows, shape in batches) for axis in (0, 1))
+        rows = sum(rows for rows, _ in batches)
+        return {"epoch": self.plan.epoch(moment.step), "height": height / rows, "width": width / rows}
 
     def evaluation_due(self, step: int, every: int) -> bool:
         """`every` counts epochs."""
@@ -108,7 +149,7 @@ class ImageTask(Task):
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size."""
         if not len(self._split.held_out):
             return {}
-        return self._evaluation(model, accelerator, check_stop).predictions((self._recipe.sampler.side,) * 2)
+        return self._evaluation(model, accelerator, check_stop).predictions(self._recipe.sampler.shape)
 
     def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
         """Accuracy by resolution, and how far embeddings move, on the held-out images."""
@@ -119,23 +160,26 @@ class ImageTask(Task):
         found = {"accuracy_by_side": evaluation.accuracies(recipe.sides)} if recipe.sides else {}
         # A network of the user's own may end in anything.
         if find_head(self.model.network) is not None:
-            found |= evaluation.embeddings(self.model.network, (self._recipe.sampler.side,) * 2)
+            found |= evaluation.embeddings(self.model.network, self._recipe.sampler.shape)
         return found
 
     def _evaluation(
         self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
     ) -> ImageEvaluation:
-        return ImageEvaluation(
-            model, self._split.held_out, self._recipe.evaluation.batch_size, accelerator, check_stop
-        )
+        size = self._recipe.evaluation.batch_size
+        return ImageEvaluation(model, self._split.held_out, self._split.plain, size, accelerator, check_stop)
 
     def identity(self) -> Mapping[str, str]:
-        """A fingerprint of the images."""
-        return {"images": self._split.train.fingerprint()}
+        """Fingerprints of the images, and of the updates: their plan may depend on how many processes there are."""
+        return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
-        """How many images there are to train on and to evaluate on."""
-        return {"train": len(self._split.train), "held_out": len(self._split.held_out)}
+        """How many images there are to train on and to evaluate on, and which were left out."""
+        return {
+            "train": len(self._split.train),
+            "held_out": len(self._split.held_out),
+            "unreadable": list(self._split.unreadable),
+        }
 
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""

@@ -9,6 +9,7 @@ and gradients are known.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ def sliced_causal_loss(
     *,
     slice_length: int = 1024,
     transform: Callable[[Tensor], Tensor] | None = None,
+    watch: Callable[[Tensor], Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the next-token cross-entropies, and how many tokens it sums over.
 
@@ -42,6 +44,7 @@ def sliced_causal_loss(
         bias: of the head [V].
         slice_length: positions per slice.
         transform: elementwise function from the head's output to the logits (scaling, softcap).
+        watch: shown the logits [n, V] of each slice's labels that are not ignored, without gradients.
 
     Returns:
         The summed loss (float32 at least; zero where every label is ignored) and the token count (int64), both scalar.
@@ -60,7 +63,7 @@ def sliced_causal_loss(
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     rows = hidden.flatten(0, 1)
     loss_sum = _SlicedLoss.apply(
-        rows, weight, bias, targets.flatten(), slice_length, transform, torch.is_grad_enabled()
+        rows, weight, bias, targets.flatten(), slice_length, transform, watch, torch.is_grad_enabled()
     )
     return loss_sum, (targets != IGNORED).sum()
 
@@ -69,7 +72,7 @@ class _SlicedLoss(torch.autograd.Function):
     """Loss and gradients, slice by slice, in the forward pass; the backward pass only scales the gradients."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, slice_length, transform, differentiable):
+    def forward(ctx, hidden, weight, bias, targets, slice_length, transform, watch, differentiable):
         inputs = (hidden, weight, bias)
         device = hidden.device.type
         if torch.is_autocast_enabled(device):
@@ -99,6 +102,8 @@ class _SlicedLoss(torch.autograd.Function):
                     logits = transform(logits)
                 loss = F.cross_entropy(logits, targets[part], reduction="sum", ignore_index=IGNORED)
             total += loss.detach()
+            if watch is not None and (counted := targets[part] != IGNORED).any():
+                watch(logits.detach()[counted])
             sinks = (None if grad_hidden is None else grad_hidden[part], *grad_head)
             pairs = [(leaf, sink) for leaf, sink in zip((rows, *head), sinks, strict=True) if sink is not None]
             if pairs:
@@ -116,4 +121,4 @@ class _SlicedLoss(torch.autograd.Function):
             None if gradient is None else (gradient * grad).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None, None, None)

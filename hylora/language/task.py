@@ -35,12 +35,16 @@ class CausalLoss(nn.Module):
     Args:
         model: a transformers causal language model, or a PEFT model around one.
         slice_length: positions per slice of the head.
+
+    Attributes:
+        predictions: passes on the logits [n, V] of each slice; a forward hook on it sees them at no cost.
     """
 
     def __init__(self, model: nn.Module, slice_length: int) -> None:
         super().__init__()
         self.model = model
         self.slice_length = slice_length
+        self.predictions = nn.Identity()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
@@ -61,6 +65,7 @@ class CausalLoss(nn.Module):
             parts.bias,
             slice_length=self.slice_length,
             transform=parts.transform,
+            watch=self.predictions if self.predictions._forward_hooks else None,
         )
 
 

@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/vision"), help="folder of the runs")
     parser.add_argument("--results", type=Path, help="the gathered file; by default beside the runs")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for every run")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     plan = yaml.safe_load(arguments.comparison.read_text())
     results = arguments.results or arguments.output / f"{arguments.comparison.stem}.json"
     results.parent.mkdir(parents=True, exist_ok=True)

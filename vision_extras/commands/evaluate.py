@@ -56,9 +56,10 @@ def evaluate(
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)
     try:
-        images = getattr(load_split(recipe.images.name, recipe.images.held_out), part)
+        split = load_split(recipe.images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
+    images = getattr(split, part)
     if not len(images):
         raise ValueError(f"--part {part} has no images; set images.held_out to a share such as 0.2, or name the other")
     outputs = None if classes is None else read_classes(classes, int(images.labels.max()) + 1)
@@ -67,8 +68,8 @@ def evaluate(
         logits = network(images)
         return logits if outputs is None else logits[:, outputs]
 
-    evaluation = ImageEvaluation(classify, images, recipe.evaluation.batch_size, accelerator)
-    shape = (recipe.sampler.side,) * 2
+    evaluation = ImageEvaluation(classify, images, split.plain, recipe.evaluation.batch_size, accelerator)
+    shape = recipe.sampler.shape
     with evaluation_mode(network):
         found: dict[str, Any] = evaluation.predictions(shape)
         if find_head(network) is not None:

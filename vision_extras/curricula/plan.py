@@ -1,49 +1,169 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every update of a run before it starts: how many images it sees, and at what resolution."""
+"""Every update of a run before it starts: how many images it sees, and at what resolution (chapter 4, section 4.1)."""
 
 from __future__ import annotations
 
 import bisect
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from hylora.training.feed import WindowSize
-from hylora.training.fields import check_choice, check_range
+import torch
+
+from hylora.randomness import generator
+from hylora.training.feed import Share, WindowSize
+from hylora.training.fields import check_choice, check_range, refuse_unread
 from hylora.training.moment import Moment
+from vision_extras.curricula.scales import Shape, batch_size_at, expansion, interpolated, scaled
 
-__all__ = ["Plan", "SamplerRecipe"]
+__all__ = ["Plan", "RankWindow", "SamplerRecipe"]
+
+_POOL = ("smallest", "largest", "scales", "multiple", "shape_per_rank")
+_CURRICULUM = ("expansion", "start", "until", "power", "stages")
+_READ = {"ssc_fbs": (), "msc_fbs": _POOL, "msc_vbs": _POOL, "msc_vbswc": (*_POOL, *_CURRICULUM)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerRecipe:
-    """Resolutions and batch sizes over training (chapter 4, section 4.1).
+    """Resolutions and batch sizes over training (chapter 4, section 4.1 and table 4.8).
+
+    A side is in pixels: one number for squares, or [height, width].
 
     Args:
-        name: single- or multiscale, fixed or variable batch size, with a curriculum or without.
-        side: height and width of the reference batch, in pixels; null for the images' own.
+        name: `ssc_fbs` has the reference batch in every update; `msc_fbs` draws a resolution for each; `msc_vbs` also
+            takes as many images of it as have the pixels of the reference batch; `msc_vbswc` also begins with smaller
+            resolutions, which expand.
+        side: of the reference batch, and of evaluation; null for the images' own.
+        smallest: of the resolutions that are drawn from.
+        largest: of the resolutions that are drawn from.
+        scales: how many resolutions, at equal distances; those that rounding makes equal count once.
+        multiple: what heights and widths are divisible by; the thesis has 8 or 32.
+        shape_per_rank: each process draws a resolution of its own in each update (section 4.6.2), instead of one for
+            all.
+        expansion: how resolutions expand, of `msc_vbswc`.
+        start: the factor on all resolutions in the first epoch, rho_0 in (0, 1].
+        until: the share of the epochs after which the factor is 1, tau in (0, 1].
+        power: of polynomial expansion.
+        stages: of multi_step expansion: rises, the last of them to 1.
     """
 
-    name: Literal["ssc_fbs"] = "ssc_fbs"
-    side: int | None = None
+    name: Literal["ssc_fbs", "msc_fbs", "msc_vbs", "msc_vbswc"] = "ssc_fbs"
+    side: int | tuple[int, int] | None = None
+    smallest: int | tuple[int, int] | None = None
+    largest: int | tuple[int, int] | None = None
+    scales: int = 5
+    multiple: int = 32
+    shape_per_rank: bool = False
+    expansion: Literal["linear", "cosine", "polynomial", "multi_step"] = "cosine"
+    start: float = 0.75
+    until: float = 0.5
+    power: float = 2.0
+    stages: int = 2
 
     def __post_init__(self) -> None:
-        check_choice(self, "name")
-        check_range(self, "side", least=1)
+        check_choice(self, "name", "expansion")
+        check_range(self, "side", "smallest", "largest", "multiple", "stages", least=1)
+        check_range(self, "scales", least=2, below=257)
+        check_range(self, "start", "until", "power", above=0)
+        for name in ("start", "until"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at most 1; resolutions never shrink")
+        refuse_unread(self, *{*_POOL, *_CURRICULUM}.difference(_READ[self.name]))
+        for name, of in (("power", "polynomial"), ("stages", "multi_step")):
+            if self.expansion != of and getattr(self, name) != getattr(SamplerRecipe, name):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be left out; expansion={of!r} alone reads it")
+        if self.name != "ssc_fbs":
+            self._check_pool()
+
+    def _check_pool(self) -> None:
+        for name in ("smallest", "largest"):
+            value = getattr(self, name)
+            if value is None:
+                raise ValueError(f"{name}=None must be a number of pixels; name={self.name!r} draws resolutions")
+            if any(side % self.multiple for side in _shape(value)):
+                raise ValueError(f"{name}={value!r} must be a multiple of multiple={self.multiple}")
+        if any(low > high for low, high in zip(_shape(self.smallest), _shape(self.largest), strict=True)):
+            raise ValueError(f"smallest={self.smallest!r} must be at most largest={self.largest!r}")
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of the reference batch.
+
+        Raises:
+            ValueError: if `side` is not known yet.
+        """
+        if self.side is None:
+            raise ValueError("side=None must be a number of pixels by now")
+        return _shape(self.side)
+
+    def pool(self, epoch: int, epochs: int) -> list[Shape]:
+        """The distinct resolutions that an epoch's updates draw from, ascending: s(e), or S, or the reference."""
+        if self.name == "ssc_fbs":
+            return [self.shape]
+        pool = interpolated(_shape(self.smallest), _shape(self.largest), self.scales, self.multiple)
+        return scaled(pool, self.factor(epoch, epochs), self.multiple)
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """rho(e): on all resolutions in an epoch, from 0, of so many."""
+        if self.name != "msc_vbswc":
+            return 1.0
+        rho = expansion(self.expansion, self.start, self.power, self.stages)
+        return rho(min(1.0, epoch / (self.until * epochs)))
+
+
+@dataclass(frozen=True)
+class RankWindow:
+    """An update in which each process has a shape of its own; it takes the place of a `WindowSize`.
+
+    Args:
+        batches: each process's number of rows, and their shape.
+        count: forward passes of each process.
+    """
+
+    batches: tuple[tuple[int, Any], ...]
+    count: int
+
+    @property
+    def rows(self) -> int:
+        """Over all processes."""
+        return sum(rows for rows, _ in self.batches)
+
+    def passes(self, world_size: int) -> int:
+        """Forward passes of each process."""
+        return self.count
+
+    def parts(self, share: Share) -> list[tuple[range, Any]]:
+        """The rows of the window, from 0, in each forward pass of one process, and the shape they get."""
+        first = sum(rows for rows, _ in self.batches[: share.rank])
+        rows, shape = self.batches[share.rank]
+        bounds = [first + number * rows // self.count for number in range(self.count + 1)]
+        return [(range(bounds[number], bounds[number + 1]), shape) for number in range(self.count)]
 
 
 class Plan:
     """The updates of a run: a pure function of its arguments.
 
-    Each epoch sees every image once; its last batch has what is left.
+    Each epoch sees every image once. An update's resolution is drawn uniformly from the epoch's distinct resolutions
+    by a generator of the epoch's own. So images come at small resolutions more often than at large ones, since a batch
+    of a small resolution has more of them. The epoch's last update has what is left; where that is fewer images than
+    there are processes, they join the update before.
+
+    Where each process draws a resolution of its own, each has a batch of its share of the reference batch, and the
+    epoch's last update has one resolution for all.
 
     Args:
         recipe: of the sampler, with its sides known.
         images: in an epoch.
         epochs: of the run.
         batch_size: images of a reference batch, over all processes.
-        rows_per_pass: at most so many reference images in a process's forward pass.
+        rows_per_pass: at most so many reference images in a process's forward pass. At another resolution, passes are
+            as many, of the same pixels; a pass has at least one image.
         seed: of the draws.
-        processes: that share each update.
+        processes: that share each update. Beyond what is said above, the plan depends on them only where an update
+            would have fewer images than there are processes: it gets as many.
+
+    Raises:
+        ValueError: if the numbers cannot work together.
     """
 
     def __init__(
@@ -56,28 +176,100 @@ class Plan:
         seed: int,
         processes: int = 1,
     ) -> None:
-        if recipe.side is None:
-            raise ValueError("side=None must be a number of pixels by now")
-        whole, left = divmod(images, batch_size)
-        epoch = [WindowSize(batch_size, rows_per_pass, (recipe.side, recipe.side))] * whole
-        if left:
-            epoch.append(WindowSize(left, rows_per_pass, (recipe.side, recipe.side)))
-        self._windows = epoch * epochs
-        self._starts = [len(epoch) * number for number in range(epochs + 1)]
+        numbers = {"epochs": epochs, "batch_size": batch_size, "rows_per_pass": rows_per_pass, "processes": processes}
+        for name, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{name}={value!r} must be at least 1")
+        if images < processes:
+            raise ValueError(f"images={images} must be at least {processes}, one for each process")
+        self._images = images
+        self._processes = processes
+        self._passes = -(-batch_size // (rows_per_pass * processes))
+        self._ranks = processes if recipe.shape_per_rank else 1
+        # Most epochs share their pools, and a byte holds an update's draw: 600 epochs of ImageNet take a megabyte.
+        known: dict[tuple[Shape, ...], list[tuple[int, Shape]]] = {}
+        self._pools, self._draws, self._last, self._starts = [], [], [], [0]
+        for epoch in range(epochs):
+            shapes = tuple(recipe.pool(epoch, epochs))
+            if shapes not in known:
+                known[shapes] = [(self._rows(recipe, shape, batch_size), shape) for shape in shapes]
+            draws, last = self._drawn(known[shapes], generator("sampler", seed, epoch))
+            self._pools.append(known[shapes])
+            self._draws.append(draws)
+            self._last.append(last)
+            self._starts.append(self._starts[-1] + len(draws) // self._ranks)
+
+    def _rows(self, recipe: SamplerRecipe, shape: Shape, images: int) -> int:
+        """Images of a batch of this shape: of an update, or of one process where each has a shape of its own."""
+        if recipe.name in ("ssc_fbs", "msc_fbs"):
+            rows = images
+        else:
+            rows = batch_size_at(shape, recipe.shape, images)
+        if self._ranks == 1:
+            return max(self._processes, rows)
+        rows = max(1, rows // self._ranks)
+        if rows < self._passes:
+            raise ValueError(
+                f"batch_size={images} leaves a process {rows} images of {shape}, fewer than {self._passes} forward "
+                "passes; raise rows_per_pass, or have one shape for all processes"
+            )
+        return rows
+
+    def _drawn(self, pool: list[tuple[int, Shape]], draw: torch.Generator) -> tuple[bytes, int]:
+        """Which of the pool each update of an epoch gets, one after another, and how many images the last one has."""
+        rows = torch.tensor([rows for rows, _ in pool])
+        most = -(-self._images // (self._ranks * int(rows.min())))
+        drawn = torch.randint(len(pool), (most, self._ranks), generator=draw)
+        before = (ends := rows[drawn].sum(1).cumsum(0)) - rows[drawn].sum(1)
+        steps = int((ends < self._images).sum()) + 1
+        if steps > 1 and self._images - int(before[steps - 1]) < self._processes:
+            steps -= 1
+        return bytes(drawn[:steps].flatten().tolist()), self._images - int(before[steps - 1])
 
     @property
     def steps(self) -> int:
         """Updates of the whole run."""
-        return len(self._windows)
+        return self._starts[-1]
 
-    def window(self, moment: Moment) -> WindowSize:
+    @property
+    def shapes(self) -> list[Shape]:
+        """The resolutions of the run, ascending; the network must be able to work with the first."""
+        return sorted({shape for pool in self._pools for _, shape in pool})
+
+    def window(self, moment: Moment) -> WindowSize | RankWindow:
         """What an update sees; its shape is (height, width)."""
-        return self._windows[moment.step]
+        epoch = self.epoch(moment.step)
+        first = (moment.step - self._starts[epoch]) * self._ranks
+        drawn = [self._pools[epoch][number] for number in self._draws[epoch][first : first + self._ranks]]
+        whole, shape = drawn[0]
+        rows = whole = whole * self._ranks
+        if moment.step + 1 == self._starts[epoch + 1]:
+            rows = self._last[epoch]
+        elif self._ranks > 1:
+            return RankWindow(tuple(drawn), self._passes)
+        # As many passes as the reference batch has, also where a few images joined; but two images in a pass where one
+        # would leave a process without any.
+        most = max(whole, min(rows, whole + self._processes - 1))
+        per_pass = -(-most // (self._passes * self._processes))
+        return WindowSize(rows, max(per_pass, 2 if rows % self._processes else 1), shape)
+
+    def batches(self, step: int) -> list[tuple[int, Shape]]:
+        """The images of an update and their (height, width): one entry, or one for each process."""
+        window = self.window(Moment(step, self.steps, 0))
+        return list(window.batches) if isinstance(window, RankWindow) else [(window.rows, window.shape)]
 
     def epoch(self, step: int) -> int:
         """The epoch of an update, from 0."""
         return bisect.bisect_right(self._starts, step) - 1
 
+    def fingerprint(self) -> str:
+        """A hash of how many images each update sees, and at what resolution."""
+        return hashlib.sha256(repr((self._pools, self._draws, self._last)).encode()).hexdigest()
+
     def first_step(self, epoch: int) -> int:
         """The first update of an epoch; of the number of epochs, the number of all updates."""
         return self._starts[epoch]
+
+
+def _shape(sides: int | tuple[int, int]) -> Shape:
+    return (sides, sides) if isinstance(sides, int) else tuple(sides)

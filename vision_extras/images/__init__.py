@@ -2,9 +2,9 @@
 """Images to learn from, and how batches are made of them. torchvision is not needed."""
 
 from vision_extras.images.collate import Augmented, Resized
-from vision_extras.images.data import IGNORED, Images, Split
+from vision_extras.images.data import IGNORED, Images, LazyImages, Rows, UnreadableImage
 from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
-from vision_extras.images.sources import SOURCES, Source, load_split
+from vision_extras.images.sources import SOURCES, Source, Split, load_split
 
 __all__ = [
     "IGNORED",
@@ -13,8 +13,11 @@ __all__ = [
     "Augmented",
     "Images",
     "ImagesRecipe",
+    "LazyImages",
     "Resized",
+    "Rows",
     "Source",
     "Split",
+    "UnreadableImage",
     "load_split",
 ]

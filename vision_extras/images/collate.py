@@ -6,46 +6,74 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from hylora.training.feed import Batch
+from vision_extras.images.data import Row
+from vision_extras.images.geometry import central_box, flipped, random_box, resized, shifted
+from vision_extras.images.recipe import AugmentRecipe
 
 __all__ = ["Augmented", "Resized"]
-
-Row = tuple[Tensor, int]
 
 
 @dataclass(frozen=True)
 class Resized:
-    """Makes batches of images as they are; each is resized to the same height and width.
+    """Makes batches of images as they are: of each the largest part about its centre that has the batch's shape.
 
-    Called, it gives `images`, [B, C, *shape] in float32, and `labels`, [B] in int64.
+    Called with rows, a generator for each and (height, width), it gives `images`, [B, C, height, width] in float32,
+    and `labels`, [B] in int64.
+
+    Args:
+        mean: subtracted from pixels in [0, 1], for each channel.
+        std: divided by after that.
+        crop: which share of that part is seen, along each side.
     """
 
-    def __call__(self, rows: Sequence[Row], generators: Sequence[torch.Generator], shape: tuple[int, int]) -> Batch:
-        images = torch.stack([self.augment(image, draw) for (image, _), draw in zip(rows, generators, strict=True)])
-        if images.shape[-2:] != shape:
-            images = F.interpolate(images, shape, mode="bilinear", antialias=True)
-        return {"images": images, "labels": torch.tensor([label for _, label in rows])}
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float = 1.0
 
-    def augment(self, image: Tensor, draw: torch.Generator) -> Tensor:
-        """An image to learn from in place of `image`, [C, H, W] both."""
-        return image
+    def __call__(
+        self, rows: Sequence[Row], generators: Sequence[torch.Generator | None], shape: tuple[int, int]
+    ) -> Batch:
+        images = [self.view(image, draw, shape) for (image, _), draw in zip(rows, generators, strict=True)]
+        return {"images": self._normalised(images), "labels": torch.tensor([label for _, label in rows])}
+
+    def view(self, image: Image.Image, draw: torch.Generator | None, shape: tuple[int, int]) -> Image.Image:
+        """What is seen of an image, at a batch's height and width."""
+        return resized(image, central_box(image.size, shape, self.crop), shape)
+
+    def _normalised(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels / (255 * std)).sub_(mean / std)
 
 
 @dataclass(frozen=True)
 class Augmented(Resized):
-    """Makes batches of images that are moved at random.
+    """Makes batches of images that are changed at random. All that is drawn for an image, its own generator gives.
 
     Args:
-        shift: by how many pixels of the original at most, up or down, left or right.
+        recipe: of the changes.
+        classes: how many labels there are.
     """
 
-    shift: int
+    recipe: AugmentRecipe = AugmentRecipe()
+    classes: int = 0
 
-    def augment(self, image: Tensor, draw: torch.Generator) -> Tensor:
-        top, left = torch.randint(2 * self.shift + 1, (2,), generator=draw).tolist()
-        height, width = image.shape[-2:]
-        return F.pad(image, [self.shift] * 4)[:, top : top + height, left : left + width]
+    def view(self, image: Image.Image, draw: torch.Generator, shape: tuple[int, int]) -> Image.Image:
+        recipe = self.recipe
+        if recipe.shift:
+            image = shifted(image, recipe.shift, draw)
+        if recipe.scale is None:
+            box = central_box(image.size, shape)
+        else:
+            box = random_box(image.size, shape, recipe.scale, recipe.ratio, draw)
+        image = resized(image, box, shape)
+        if recipe.flip:
+            image = flipped(image, recipe.flip, draw)
+        return image

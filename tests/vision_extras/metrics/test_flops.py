@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of training: against counts by hand, and the closed form of ResNets against torch's counter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.outcomes import assert_same
+from vision_extras.metrics.flops import training_flops
+from vision_extras.models import ModelRecipe, build_network
+from vision_extras.models.build import resnet_config
+
+
+def test_convolutions_and_a_classifier_counted_by_hand():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+    first = 2 * 3 * 8 * 9 * (6 * 10)
+    second = 2 * (8 // 2) * 16 * 9 * (3 * 5)
+    classifier = 2 * 16 * 10
+    # The images need no gradient.
+    assert training_flops(network, (3, 6, 10)) == 2 * first + 3 * second + 3 * classifier
+    network[0].requires_grad_(False)
+    assert training_flops(network, (3, 6, 10)) == first + 3 * second + 3 * classifier
+
+
+def test_counting_changes_nothing_and_computes_nothing():
+    network = build_network(ModelRecipe(name="resnet8"), 1, 10, torch.Generator().manual_seed(0))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    expected = training_flops(network, (1, 8, 8))
+    assert_same(network.state_dict(), before)
+    assert network.training and all(parameter.grad is None for parameter in network.parameters())
+    assert training_flops(network.eval(), (1, 8, 8)) == expected
+    assert training_flops(build_network(ModelRecipe(name="resnet8"), 1, 10, None), (1, 8, 8)) == expected
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet18", "resnet50"])
+@pytest.mark.parametrize(("factor", "side"), [(1.0, (64, 64)), (0.4, (33, 50))])
+def test_the_closed_form_is_what_torch_counts(name, factor, side):
+    recipe = ModelRecipe(name=name, width=factor, depth=factor)
+    expected = training_flops(build_network(recipe, 3, 7, None), (3, *side))
+    assert resnet_config(recipe, 3, 7).training_flops(*side) == expected
+
+
+def test_resnet_18_takes_what_is_known():
+    """1.814 billion multiplications and additions forward."""
+    forward = 2 * 1.814e9
+    stem = 2 * 3 * 64 * 49 * 112**2
+    found = resnet_config(ModelRecipe(name="resnet18"), 3, 1000).training_flops(224, 224)
+    assert found == pytest.approx(3 * forward - stem, rel=1e-3)

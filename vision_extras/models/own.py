@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that are somebody's own modules."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision_extras.models.weights import drawn_from, read_config, read_weights, write_network
+
+__all__ = ["MODEL_TYPE", "OwnNetwork", "find_factory"]
+
+MODEL_TYPE = "hylora_own"
+
+
+class OwnNetwork(nn.Module):
+    """A module from images to logits, which remembers how it was made.
+
+    Args:
+        module: from images [B, C, H, W] to logits [B, classes]. Its attributes `stride`, the least height and width
+            that it takes, and `multiple`, of which they must be multiples, are looked at where it has them.
+        factory: `package.module:function` that gives such a module, or None where nobody knows.
+        arguments: of the factory.
+    """
+
+    def __init__(self, module: nn.Module, factory: str | None = None, arguments: Mapping[str, Any] | None = None):
+        super().__init__()
+        self.module = module
+        self.factory = factory
+        self.arguments = dict(arguments or {})
+
+    @classmethod
+    def make(cls, factory: str, draw: torch.Generator | None, **arguments: Any) -> OwnNetwork:
+        """Call a factory.
+
+        Args:
+            factory: `package.module:function`.
+            draw: gives the weights; None makes them on the meta device, with shapes alone.
+            **arguments: for the factory, plain JSON values.
+
+        Raises:
+            ValueError: if there is no such function, or what it gives is no module.
+        """
+        make = find_factory(factory)
+        with drawn_from(draw):
+            module = make(**arguments)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"name={factory!r} must give a torch.nn.Module, not {type(module).__name__}")
+        return cls(module, factory, arguments)
+
+    @property
+    def stride(self) -> int:
+        """The least height and width that the module takes."""
+        return getattr(self.module, "stride", 1)
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths must be multiples of it."""
+        return getattr(self.module, "multiple", 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] to logits [B, classes]."""
+        return self.module(images)
+
+    def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the module's weights by its own names, and its factory; see `write_network`."""
+        if state is not None:
+            state = {name.removeprefix("module."): value for name, value in state.items()}
+        config = {"model_type": MODEL_TYPE, "factory": self.factory, "arguments": self.arguments}
+        write_network(folder, config, self.module, state)
+
+    @classmethod
+    def load(cls, folder: str | PathLike, module: nn.Module | None = None) -> OwnNetwork:
+        """Read back what `save` wrote.
+
+        Args:
+            folder: that was written into.
+            module: to read the weights into; None calls the factory that the folder names, which is code of the
+                package that it is in: load only folders that you trust.
+
+        Raises:
+            ValueError: if there is neither a module nor a factory.
+        """
+        config = read_config(folder)
+        if module is not None:
+            network = cls(module, config["factory"], config["arguments"])
+        elif config["factory"] is None:
+            raise ValueError(f"{str(folder)!r} does not say how its network is made; pass it as network=")
+        else:
+            network = cls.make(config["factory"], torch.Generator(), **config["arguments"])
+        network.module.load_state_dict(read_weights(folder))
+        return network
+
+
+def find_factory(name: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names.
+
+    Raises:
+        ValueError: naming what cannot be imported or is not there.
+    """
+    path, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise ValueError(f"name={name!r}: {path} cannot be imported ({error}); is it installed, or here?") from error
+    if not callable(getattr(module, attribute, None)):
+        raise ValueError(f"name={name!r}: {path} has no function {attribute!r}")
+    return getattr(module, attribute)
