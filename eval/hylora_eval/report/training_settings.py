@@ -15,6 +15,9 @@ __all__ = ["Key", "Setting", "by_network", "gather", "over_seeds"]
 # As the thesis writes them, in its order.
 _SAMPLERS = {"ssc_fbs": "SSc-FBS", "msc_fbs": "MSc-FBS", "msc_vbs": "MSc-VBS", "msc_vbswc": "MSc-VBSWC"}
 
+# Where recipes name the network, the most particular first.
+_NETWORK = ("model.config.architecture", "model.config.model_type", "model.path", "model.name")
+
 # Kind, item and length of measurements of the same thing.
 Key = tuple[str, str, int | None]
 
@@ -38,7 +41,8 @@ class Setting:
     @property
     def network(self) -> str:
         """The network's name; "" where recipes have none."""
-        return self.facts.get("model.name", "")
+        names = (self.facts.get(name, "null") for name in _NETWORK)
+        return next((name for name in names if name != "null"), "")
 
     @property
     def sampler(self) -> str:

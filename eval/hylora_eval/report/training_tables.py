@@ -57,7 +57,7 @@ def _per_cent(label: str, item: str) -> _Metric:
 
 _RATIOS = (
     _Metric("Peak memory (×)", "peak_bytes", number="ratio", relative=True),
-    _Metric("Training FLOPs (×)", "training_flops", number="ratio", relative=True),
+    _Metric("Training FLOPs (×)", "flops", number="ratio", relative=True),
     _Metric("Optimization updates (×)", "updates", number="ratio", relative=True),
     _Metric("Training time (×)", "seconds", number="ratio", relative=True),
 )
@@ -73,7 +73,7 @@ _MEASURED = (
 )
 _TAKEN = (
     _Metric("Peak memory (MiB)", "peak_bytes", scale=2**-20),
-    _Metric("Training FLOPs (10¹²)", "training_flops", scale=1e-12),
+    _Metric("Training FLOPs (10¹²)", "flops", scale=1e-12),
     _Metric("Updates", "updates", number="count"),
     _Metric("Time (s)", "seconds"),
     _Metric("Images seen", "images_seen", number="count"),

@@ -39,8 +39,8 @@ def test_costs_are_relative_to_the_single_scale_sampler(tmp_path):
     """Whatever comes first among the files."""
     tables = tables_of(
         tmp_path,
-        made.training("out/vbswc", sampler="msc_vbswc", updates=66, seconds=42.0, training_flops=7e12),
-        made.training("out/ssc", updates=100, seconds=50.0, training_flops=1e13, evaluation={"accuracy": 0.8131}),
+        made.training("out/vbswc", sampler="msc_vbswc", updates=66, seconds=42.0, flops=7e12),
+        made.training("out/ssc", updates=100, seconds=50.0, flops=1e13, evaluation={"accuracy": 0.8131}),
     )
     table = tables["training-ratios"]
     assert texts(table) == {
@@ -127,6 +127,19 @@ def test_each_network_has_a_baseline_of_its_own(tmp_path):
     }
 
 
+def test_networks_of_transformers_and_timm_are_called_by_their_own_names(tmp_path):
+    """And those that differ in the rest of their settings stand together."""
+    configs = ({"model_type": "vit"}, {"model_type": "swin"}, {"architecture": "vit", "model_args": {"depth": 2}})
+    tables = tables_of(
+        tmp_path,
+        *(made.training(str(config), model="any", recipe={"model.config": config}) for config in configs),
+        made.training("d", model="any", recipe={"model.config": None, "model.path": "some/vit"}),
+        made.training("e", recipe={"model.config": None, "model.path": None}),
+    )
+    networks = [section.title for section in tables["training-ratios"].sections]
+    assert networks == ["vit", "swin", "some/vit", "resnet8"]
+
+
 def test_runs_that_learned_from_other_data_stand_apart(tmp_path):
     tables = tables_of(tmp_path, made.training("a"), made.training("b", images="mnist"))
     assert {slug for slug in tables if "ratios" in slug} == {"training-ratios-1", "training-ratios-2"}
@@ -134,9 +147,7 @@ def test_runs_that_learned_from_other_data_stand_apart(tmp_path):
 
 
 def test_what_a_baseline_lacks_has_no_ratio(tmp_path):
-    tables = tables_of(
-        tmp_path, made.training("a", peak_bytes=0), made.training("b", sampler="msc_vbs", training_flops=1e9)
-    )
+    tables = tables_of(tmp_path, made.training("a", peak_bytes=0), made.training("b", sampler="msc_vbs", flops=1e9))
     row = texts(tables["training-ratios"])["resnet8", "MSc-VBS"]
     assert row["Training FLOPs (×)"] == row["Peak memory (×)"] == "—"
 
