@@ -200,10 +200,11 @@ class ImageTask(Task):
         return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
-        """How many images there are to train on and to evaluate on, and which were left out."""
+        """How many images there are to train on and to evaluate on, of which classes, and which were left out."""
         return {
             "train": len(self._split.train),
             "held_out": len(self._split.held_out),
+            "classes": list(self._split.classes),
             "unreadable": list(self._split.unreadable),
         }
 
