@@ -71,7 +71,6 @@ def evaluate(
 
     size, workers = recipe.evaluation.batch_size, recipe.training.workers
     evaluation = ImageEvaluation(classify, images, split.plain, size, accelerator, workers=workers)
-    shape = recipe.sampler.shape
     with evaluation_mode(network):
         found: dict[str, Any] = evaluation.predictions(shape)
         if find_head(network) is not None:
