@@ -12,7 +12,7 @@ from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
 from vision_extras.images import load_split
-from vision_extras.models import build_network
+from vision_extras.models import build_network, check_sides
 from vision_extras.models.resnet_config import RESNETS
 from vision_extras.recipe import ImageRecipe
 from vision_extras.task import Classification, ImageTask
@@ -43,7 +43,12 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
         raise RecipeError(f"model.{error}") from error
     if recipe.growth.grows:
         _check_growth(recipe, network, accelerator)
-    return ImageTask(Classification(network), split, recipe, share_of(accelerator))
+    try:
+        task = ImageTask(Classification(network), split, recipe, share_of(accelerator))
+        check_sides(network, [*task.plan.shapes, recipe.sampler.shape], split.channels, len(split.classes))
+    except ValueError as error:
+        raise RecipeError(f"sampler: {error}") from error
+    return task
 
 
 def _check_growth(recipe: ImageRecipe, network: nn.Module, accelerator: Accelerator) -> None:
