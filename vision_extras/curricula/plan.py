@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -258,6 +259,14 @@ class Plan:
         """The images of an update and their (height, width): one entry, or one for each process."""
         window = self.window(Moment(step, self.steps, 0))
         return list(window.batches) if isinstance(window, RankWindow) else [(window.rows, window.shape)]
+
+    def images_by_shape(self, epoch: int) -> dict[Shape, int]:
+        """How many images an epoch sees at each (height, width); what `batches` of its updates sum to."""
+        pool, draws = self._pools[epoch], self._draws[epoch]
+        counts = Counter(draws[: -self._ranks])
+        images = {shape: rows * counts[number] for number, (rows, shape) in enumerate(pool) if counts[number]}
+        last = pool[draws[-self._ranks]][1]
+        return {**images, last: images.get(last, 0) + self._last[epoch]}
 
     def epoch(self, step: int) -> int:
         """The epoch of an update, from 0."""

@@ -75,9 +75,7 @@ Builder = Callable[[ModelRecipe, int, int, torch.Generator | None], nn.Module]
 
 def resnet_config(recipe: ModelRecipe, channels: int, classes: int) -> ResNetConfig:
     """The shape of a network whose name is one of `RESNETS`."""
-    return ResNetConfig(
-        channels=channels, classes=classes, **_options(recipe, _build_resnet), **RESNETS[recipe.name]
-    )
+    return ResNetConfig(channels=channels, classes=classes, **_options(recipe, _build_resnet), **RESNETS[recipe.name])
 
 
 def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> ResNet:
