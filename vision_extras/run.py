@@ -32,8 +32,8 @@ def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
     """
     if recipe.growth.grows and accelerator.distributed_type in SHARDED:
         raise RecipeError(
-            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while parameters "
-            "are sharded over processes; train with DDP or on one GPU"
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while "
+            "parameters are sharded over processes; train with DDP or on one GPU"
         )
     try:
         split = load_split(recipe.images)
