@@ -50,8 +50,8 @@ def make_task(
     """
     if recipe.growth.grows and accelerator.distributed_type in SHARDED:
         raise RecipeError(
-            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while weights "
-            "are sharded over processes; train with DDP or on one GPU"
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while "
+            "parameters are sharded over processes; train with DDP or on one GPU"
         )
     # Nobody knows what else a factory of somebody's own needs.
     if network is None and ":" not in recipe.model.name:
