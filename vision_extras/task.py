@@ -24,11 +24,15 @@ from vision_extras.curricula import Growth, Plan
 from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
+from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
-__all__ = ["Classification", "ImageTask"]
+__all__ = ["Classification", "ImageTask", "Loss"]
+
+# From logits and labels to the loss of each image.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Classification(nn.Module):
@@ -36,18 +40,19 @@ class Classification(nn.Module):
 
     Args:
         network: from images to logits.
-        label_smoothing: which share of each label is spread over all classes in training.
+        loss: from logits [B, classes] and labels to the loss of each image, [B]; None for cross entropy.
+        label_smoothing: which share of each label is spread over all classes in training, by cross entropy.
     """
 
-    def __init__(self, network: nn.Module, label_smoothing: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.network = network
+        self.loss = loss or partial(F.cross_entropy, reduction="none", label_smoothing=label_smoothing)
         self.masks = Masks()
         self.averages = Averages()
-        self.label_smoothing = label_smoothing
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        """Summed cross entropy and count of a batch; in evaluation its logits, [B, classes].
+        """Summed loss and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
             images: [B, C, H, W].
@@ -56,12 +61,10 @@ class Classification(nn.Module):
         logits = self.network(images)
         if not self.training:
             return logits
-        smoothing = self.label_smoothing
-        loss_sum = F.cross_entropy(
-            logits.float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
-        )
-        counted = labels != IGNORED if labels.ndim == 1 else torch.ones_like(labels[:, 0])
-        return loss_sum, counted.sum()
+        soft = labels.ndim > 1
+        counted = torch.ones_like(labels[:, 0]) if soft else labels != IGNORED
+        losses = self.loss(logits.float(), labels if soft else labels.clamp(min=0))
+        return (losses * counted).sum(), counted.sum()
 
 
 class ImageTask(Task):
@@ -197,20 +200,23 @@ class ImageTask(Task):
         return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
-        """How many images there are to train on and to evaluate on, and which were left out."""
+        """How many images there are to train on and to evaluate on, of which classes, and which were left out."""
         return {
             "train": len(self._split.train),
             "held_out": len(self._split.held_out),
+            "classes": list(self._split.classes),
             "unreadable": list(self._split.unreadable),
         }
 
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""
         moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
+        cost = image_flops(self._recipe, self.model.network, self._split.channels)
         masks = list(self.model.masks.buffers())
         covered = sum(mask.numel() for mask in masks)
         return {
             "images_seen": sum(self.plan.window(moment).rows for moment in moments),
+            "flops": sum(epoch_flops(self.plan, epoch, cost) for epoch in range(self._recipe.training.epochs)),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
         }
