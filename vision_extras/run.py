@@ -16,7 +16,7 @@ from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
 from vision_extras.images import load_split
 from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_logits, check_sides
-from vision_extras.models.resnet_config import RESNETS
+from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
 from vision_extras.task import Classification, ImageTask, Loss
 
@@ -48,6 +48,11 @@ def make_task(
     Raises:
         RecipeError: if the recipe cannot work here.
     """
+    if recipe.growth.grows and accelerator.distributed_type in SHARDED:
+        raise RecipeError(
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while weights "
+            "are sharded over processes; train with DDP or on one GPU"
+        )
     # Nobody knows what else a factory of somebody's own needs.
     if network is None and ":" not in recipe.model.name:
         _check_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None))
@@ -66,9 +71,8 @@ def make_task(
         check_logits(network, recipe.shapes()[0], split.channels, len(split.classes))
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
-    if recipe.growth.grows:
-        _check_growth(recipe, network, accelerator)
-    return ImageTask(Classification(network, loss), split, recipe, share_of(accelerator))
+    model = Classification(network, loss, recipe.augment.label_smoothing)
+    return ImageTask(model, split, recipe, share_of(accelerator))
 
 
 def _build(model: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:
@@ -87,20 +91,14 @@ def _check_sides(recipe: ImageRecipe, network: nn.Module) -> None:
             raise RecipeError(f"{key}: {error}") from error
 
 
-def _check_growth(recipe: ImageRecipe, network: nn.Module, accelerator: Accelerator) -> None:
-    """Refuse growth that would fail in the course of training."""
-    growth = f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth}"
-    if not hasattr(network, "grow"):
-        raise RecipeError(
-            f"{growth} need a network that can grow, which model.name={recipe.model.name!r} is not; use one of "
-            f"{', '.join(RESNETS)}"
-        )
-    if accelerator.distributed_type in SHARDED:
-        raise RecipeError(f"{growth} cannot be had while parameters are sharded; train with DDP or on one GPU")
+def plan(recipe: ImageRecipe, budget: float | None) -> RunPlan:
+    """What a run takes; with a budget, the one that begins as small as it has to."""
+    return plan_run(recipe) if budget is None else compound(recipe, budget)
 
 
 TASK = TaskKind(
     ImageRecipe,
     make_task,
     advice="next: vision_extras.models.load_network('{folder}') gives the network",
+    plan=plan,
 )
