@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hylora plan`: what fine-tuning will take, and whether it fits."""
+"""`hylora plan`: what training will take, and whether it fits."""
 
 from __future__ import annotations
 
@@ -42,8 +42,13 @@ def plan(
     sharding: Annotated[str, typer.Option(help="'none', 'fsdp', 'zero2' or 'zero3'.")] = "none",
     kernels: Annotated[str, typer.Option(help="'fused' (mamba-ssm is installed there) or 'torch'.")] = "fused",
     output: Annotated[Path | None, typer.Option("--json", help="Write the plan to this file as well.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Images: begin as small as it takes to keep to this share of the dense run's FLOPs."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Images: draw the FLOPs of each epoch into this file.")] = None,
 ) -> None:
-    """Tell what fine-tuning takes: parameters, memory, operations, whether it fits, and what to change if not.
+    """Tell what training takes: parameters, memory, operations, whether it fits, and what to change if not.
 
     Nothing is downloaded but the model's config, and nothing of the model's size is allocated.
     """
@@ -65,13 +70,6 @@ def plan(
         raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
     if context is not None and context < 2:
         raise ValueError(f"context={context} must be at least 2 tokens")
-    if recipe is not None:
-        kind = find_task(parse_overrides(read_yaml(recipe), overrides))
-        if kind.recipe is not LanguageRecipe:
-            _plan_other(kind, parse_overrides(read_yaml(recipe), overrides), output)
-            return
-    hardware = Hardware.parse(gpus)
-    tree = _bare_recipe(model, hardware.gpus, micro_batch or 1) if recipe is None else read_yaml(recipe)
     settings = {
         "training.sequence_length": context,
         "attention.name": attention,
@@ -83,6 +81,19 @@ def plan(
         "training.gradient_checkpointing": gradient_checkpointing,
         "optimizer.name": optimizer,
     }
+    if recipe is not None:
+        kind = find_task(parse_overrides(read_yaml(recipe), overrides))
+        if kind.recipe is not LanguageRecipe:
+            for name, value in settings.items():
+                if value is not None:
+                    raise ValueError(f"{name}={value!r} is for language models, which {recipe!r} does not train")
+            _plan_other(kind, parse_overrides(read_yaml(recipe), overrides), budget, output, plot)
+            return
+    for name, value in (("budget", budget), ("plot", plot)):
+        if value is not None:
+            raise ValueError(f"{name}={str(value)!r} is for recipes of images; leave it out")
+    hardware = Hardware.parse(gpus)
+    tree = _bare_recipe(model, hardware.gpus, micro_batch or 1) if recipe is None else read_yaml(recipe)
     given = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
     planned = LanguageRecipe.from_tree(parse_overrides(tree, [*given, *overrides]))
     if not planned.model.from_scratch and not Path(planned.model.path).is_file():
@@ -98,16 +109,20 @@ def plan(
         write_atomically(output, json.dumps(to_dict(found, advice), indent=2) + "\n")
 
 
-def _plan_other(kind: TaskKind, tree: dict[str, Any], output: Path | None) -> None:
+def _plan_other(
+    kind: TaskKind, tree: dict[str, Any], budget: float | None, output: Path | None, plot: Path | None
+) -> None:
     """Plan a run of a task that other packages bring."""
     from hylora.files import write_atomically
 
     if kind.plan is None:
         raise ValueError(f"task={tree['task']!r} has no plan; plans are for language models and for images")
-    found = kind.plan(kind.recipe.from_tree(tree))
+    found = kind.plan(kind.recipe.from_tree(tree), budget)
     found.show(Console())
     if output is not None:
         write_atomically(output, json.dumps(found.to_dict(), indent=2) + "\n")
+    if plot is not None:
+        found.draw(plot)
 
 
 def _bare_recipe(model: str | None, gpus: int, micro_batch: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
@@ -32,6 +33,9 @@ class Plan(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
 
+    def draw(self, path: Path) -> None:
+        """Draw what it takes over training into a picture, whose kind the file's ending says."""
+
 
 @dataclass(frozen=True)
 class TaskKind:
@@ -42,13 +46,14 @@ class TaskKind:
         make: from such a recipe to the task, on each process. It checks what can be checked before it loads anything,
             and raises `RecipeError` for a recipe that cannot work.
         advice: what to do with the results, told when training ends; `{folder}` stands for theirs.
-        plan: from such a recipe to what the run will take, for `hylora plan`; None where nobody can tell.
+        plan: from such a recipe to what the run will take, for `hylora plan`; None where nobody can tell. Its second
+            argument is a budget, the share of the plain run's operations to keep to by changing the recipe, or None.
     """
 
     recipe: type[Recipe]
     make: Callable[[Any, Accelerator], Task]
     advice: str = ""
-    plan: Callable[[Any], Plan] | None = None
+    plan: Callable[[Any, float | None], Plan] | None = None
 
 
 def find_task(tree: dict[str, Any]) -> TaskKind:

@@ -69,7 +69,8 @@ def evaluate(
     def classify(images: Tensor, labels: Tensor) -> Tensor:
         return network(images)[:, outputs]
 
-    evaluation = ImageEvaluation(classify, images, split.plain, recipe.evaluation.batch_size, accelerator)
+    size, workers = recipe.evaluation.batch_size, recipe.training.workers
+    evaluation = ImageEvaluation(classify, images, split.plain, size, accelerator, workers=workers)
     with evaluation_mode(network):
         found: dict[str, Any] = evaluation.predictions(shape)
         if find_head(network) is not None:

@@ -100,7 +100,7 @@ class Growth(Method):
     def scheduled(self, moment: Moment) -> dict[str, float]:
         """The factors on the channels and blocks that the network's name stands for."""
         now = self._now(moment)
-        return {"network_width": now.width, "network_depth": now.depth}
+        return {"width_factor": now.width, "depth_factor": now.depth}
 
     def _now(self, moment: Moment) -> ModelRecipe:
         return self._recipe.network_at(self._model, self._plan.epoch(moment.step), self._epochs)

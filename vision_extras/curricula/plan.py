@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,6 +111,10 @@ class SamplerRecipe:
         rho = expansion(self.expansion, self.start, self.power, self.stages)
         return rho(min(1.0, epoch / (self.until * epochs)))
 
+    def batch_size(self, shape: Shape, images: int) -> int:
+        """How many images of a shape an update has, where the reference batch has so many."""
+        return images if self.name in ("ssc_fbs", "msc_fbs") else batch_size_at(shape, self.shape, images)
+
 
 @dataclass(frozen=True)
 class RankWindow:
@@ -201,10 +206,7 @@ class Plan:
 
     def _rows(self, recipe: SamplerRecipe, shape: Shape, images: int) -> int:
         """Images of a batch of this shape: of an update, or of one process where each has a shape of its own."""
-        if recipe.name in ("ssc_fbs", "msc_fbs"):
-            rows = images
-        else:
-            rows = batch_size_at(shape, recipe.shape, images)
+        rows = recipe.batch_size(shape, images)
         if self._ranks == 1:
             return max(self._processes, rows)
         rows = max(1, rows // self._ranks)
@@ -257,6 +259,14 @@ class Plan:
         """The images of an update and their (height, width): one entry, or one for each process."""
         window = self.window(Moment(step, self.steps, 0))
         return list(window.batches) if isinstance(window, RankWindow) else [(window.rows, window.shape)]
+
+    def images_by_shape(self, epoch: int) -> dict[Shape, int]:
+        """How many images an epoch sees at each (height, width); what `batches` of its updates sum to."""
+        pool, draws = self._pools[epoch], self._draws[epoch]
+        counts = Counter(draws[: -self._ranks])
+        images = {shape: rows * counts[number] for number, (rows, shape) in enumerate(pool) if counts[number]}
+        last = pool[draws[-self._ranks]][1]
+        return {**images, last: images.get(last, 0) + self._last[epoch]}
 
     def epoch(self, step: int) -> int:
         """The epoch of an update, from 0."""

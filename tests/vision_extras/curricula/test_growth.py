@@ -93,10 +93,10 @@ def test_the_network_grows_at_the_first_update_of_an_epoch(tmp_path):
     result, _ = train(tmp_path, watch)
     found = records_of(tmp_path)
     assert [record["epoch"] for record in found] == [epoch for epoch in range(4) for _ in range(3)]
-    assert [record["network_width"] for record in found[::3]] == pytest.approx([0.25, 0.375, 0.5, 0.5])
-    assert [record["network_depth"] for record in found[::3]] == pytest.approx([0.335, 0.5025, 0.67, 0.67])
+    assert [record["width_factor"] for record in found[::3]] == pytest.approx([0.25, 0.375, 0.5, 0.5])
+    assert [record["depth_factor"] for record in found[::3]] == pytest.approx([0.335, 0.5025, 0.67, 0.67])
     expected = [
-        (scaled_width(64, record["network_width"]), 3 * scaled_depth(3, record["network_depth"])) for record in found
+        (scaled_width(64, record["width_factor"]), 3 * scaled_depth(3, record["depth_factor"])) for record in found
     ]
     assert shapes == [shape for shape in expected for _ in range(2)]
     assert list(dict.fromkeys(shapes)) == [(16, 3), (24, 6), (32, 6)]
