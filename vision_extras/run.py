@@ -72,7 +72,10 @@ def make_task(
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
     model = Classification(network, loss, recipe.augment.label_smoothing)
-    return ImageTask(model, split, recipe, share_of(accelerator))
+    try:
+        return ImageTask(model, split, recipe, share_of(accelerator))
+    except ValueError as error:
+        raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
 
 
 def _build(model: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from hylora.training.recipe import RecipeError
@@ -89,6 +91,15 @@ def test_what_is_refused_before_training(tmp_path, sampler, model, message):
     with pytest.raises(RecipeError, match=message):
         settings = {"model": {**model, "width": 1.0, "norm": "batch"}}
         run(recipe(tmp_path, "msc_vbswc", sampler=sampler, **settings), make_task)
+
+
+def test_passes_without_images_are_refused():
+    """Before training, and as the recipe's fault."""
+    settings = {"sampler": {"shape_per_rank": True}, "training": {"batch_size": 1}}
+    accelerator = SimpleNamespace(num_processes=2, process_index=0, distributed_type=DistributedType.MULTI_CPU)
+    message = r"sampler.name='msc_vbs': 16 forward passes need .* a reference batch of 32 leaves it 7 of \(12, 12\)"
+    with pytest.raises(RecipeError, match=message):
+        make_task(recipe("unused", "msc_vbs", **settings), accelerator)
 
 
 def launch(path, processes):
