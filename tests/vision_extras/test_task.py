@@ -81,7 +81,7 @@ def test_growth_carries_the_optimizers_state(tmp_path):
     first = next(record["step"] for record in records_of(tmp_path / "before") if record["epoch"] == 1) - 1
     passes = sum(-(-record["images"] // 32) for record in records_of(tmp_path / "before")[:first])
     stop = small.before_pass(passes + 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    small.train(tmp_path / "grown", stop, **settings)
+    small.train(tmp_path / "grown", stop, **{**settings, "output.checkpoint_every": 0})
     before, grown = (small.checkpoints(tmp_path / name)[first].tensors for name in ("before", "grown"))
     larger = 0
     for group in ("weights", "optimizer"):
@@ -144,8 +144,9 @@ def test_sharpness_leaves_pruned_weights_where_they_are(tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_it_learns_real_digits(tmp_path, precision):
     """With everything that changes, and half of the weights gone."""
-    settings = {"images.held_out": 0.2, "model": {"name": "resnet8"}, "growth": {"width": 0.5, "until": 0.5}}
-    settings |= {"training": {"epochs": 4, "global_batch_size": 64, "batch_size": 64, "mixed_precision": precision}}
+    settings = {"images.held_out": 0.2, "model": {"name": "resnet8"}, "growth": {"width": 0.5, "until": 0.3}}
+    settings |= {"pruning.at": 5, "optimizer": {"lr": 0.1}}
+    settings |= {"training": {"epochs": 8, "global_batch_size": 64, "batch_size": 64, "mixed_precision": precision}}
     result, _ = small.train(tmp_path, **settings, evaluation={"batch_size": 400})
     assert result.evaluation["accuracy"] > 0.85
     weights = prunable(load_network(result.folder)).values()
