@@ -9,9 +9,10 @@ from typing import Literal
 
 from hylora.training.fields import check_range
 from hylora.training.recipe import EvaluationRecipe, LoopRecipe, OptimizerRecipe, Recipe, RecipeError, ScheduleRecipe
+from vision_extras.averaging import AverageRecipe
 from vision_extras.curricula import GrowthRecipe, SamplerRecipe
 from vision_extras.images import SOURCES, AugmentRecipe, ImagesRecipe
-from vision_extras.models import ModelRecipe
+from vision_extras.models import ModelRecipe, learned_images
 from vision_extras.models.resnet_config import RESNETS
 from vision_extras.pruning import PruningRecipe, SignalsRecipe
 from vision_extras.sharpness import SharpnessRecipe
@@ -93,6 +94,7 @@ class ImageRecipe(Recipe):
         pruning: which weights are taken away, and when.
         signals: what is measured for that.
         sharpness: where gradients are taken.
+        average: the moving average of the weights.
 
     Raises:
         RecipeError: if sections contradict each other.
@@ -107,6 +109,7 @@ class ImageRecipe(Recipe):
     pruning: PruningRecipe = field(default_factory=PruningRecipe)
     signals: SignalsRecipe = field(default_factory=SignalsRecipe)
     sharpness: SharpnessRecipe = field(default_factory=SharpnessRecipe)
+    average: AverageRecipe = field(default_factory=AverageRecipe)
     optimizer: ImageOptimizerRecipe = field(default_factory=ImageOptimizerRecipe)
     training: EpochRecipe = field(default_factory=EpochRecipe)
     evaluation: ImageEvaluationRecipe = field(default_factory=ImageEvaluationRecipe)
@@ -115,6 +118,8 @@ class ImageRecipe(Recipe):
         if self.optimizer.lr is None:
             lr = 0.1 if self.optimizer.name == "sgd" else 1e-3
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, lr=lr))
+        if self.model.path is not None:
+            self._show_what_was_learned_from()
         if self.sampler.side is None:
             side = SOURCES[self.images.name].side
             if side is None:
@@ -134,6 +139,23 @@ class ImageRecipe(Recipe):
                 f"which model.name={self.model.name!r} cannot; use one of {', '.join(RESNETS)}"
             )
         self._check_pruning()
+
+    def inputs(self) -> dict[str, str]:
+        return {} if self.model.path is None else {"model.path": self.model.path}
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """The resolutions of training, ascending."""
+        epochs = self.training.epochs
+        return sorted({shape for epoch in range(epochs) for shape in self.sampler.pool(epoch, epochs)})
+
+    def _show_what_was_learned_from(self) -> None:
+        """Give a pretrained network images as it learned from, where the recipe leaves it open."""
+        try:
+            learned = learned_images(self.model.path)
+        except ValueError as error:
+            raise RecipeError(f"model.{error}") from error
+        left_open = {name: value for name, value in learned.items() if getattr(self.images, name) is None}
+        object.__setattr__(self, "images", dataclasses.replace(self.images, **left_open))
 
     def _check_pruning(self) -> None:
         pruning, signals, epochs = self.pruning, self.signals, self.training.epochs

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hylora.randomness import generator
 from hylora.training.processes import SHARDED, share_of
@@ -11,41 +15,85 @@ from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
 from vision_extras.images import load_split
-from vision_extras.models import build_network
+from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_logits, check_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
-from vision_extras.task import Classification, ImageTask
+from vision_extras.task import Classification, ImageTask, Loss
 
 __all__ = ["TASK", "make_task", "train"]
 
 
-def train(recipe: ImageRecipe) -> RunResult:
-    """Train as `hylora.training.run`; `vision_extras.models.load_network(result.folder)` gives the network."""
-    return run(recipe, make_task)
+def train(recipe: ImageRecipe, network: nn.Module | None = None, loss: Loss | None = None) -> RunResult:
+    """Train as `hylora.training.run`; `vision_extras.models.load_network(result.folder)` gives the network.
+
+    Args:
+        recipe: of the run.
+        network: from images [B, C, H, W] to logits [B, classes], in place of the recipe's; every process passes one.
+        loss: from logits and labels to the loss of each image, [B], in place of cross entropy.
+    """
+    return run(recipe, partial(make_task, network=network, loss=loss))
 
 
-def make_task(recipe: ImageRecipe, accelerator: Accelerator) -> ImageTask:
+def make_task(
+    recipe: ImageRecipe, accelerator: Accelerator, network: nn.Module | None = None, loss: Loss | None = None
+) -> ImageTask:
     """The task of a recipe: its images read, and its network at its first weights.
+
+    Args:
+        recipe: of the run.
+        accelerator: of the run.
+        network: as in `train`.
+        loss: as in `train`.
 
     Raises:
         RecipeError: if the recipe cannot work here.
     """
     if recipe.growth.grows and accelerator.distributed_type in SHARDED:
         raise RecipeError(
-            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while "
-            "parameters are sharded over processes; train with DDP or on one GPU"
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while weights "
+            "are sharded over processes; train with DDP or on one GPU"
         )
+    if recipe.growth.grows and network is not None:
+        raise RecipeError(
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} are for networks of this "
+            "package; leave them out to train one of your own"
+        )
+    # Nobody knows what else a factory of somebody's own needs.
+    if network is None and ":" not in recipe.model.name:
+        _check_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None))
     try:
         split = load_split(recipe.images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
-    model = recipe.growth.network_at(recipe.model, 0, recipe.training.epochs)
-    draw = generator("network", recipe.training.seed)
+    if network is None:
+        model = recipe.growth.network_at(recipe.model, 0, recipe.training.epochs)
+        draw = generator("network", recipe.training.seed)
+        network = _build(model, split.channels, len(split.classes), draw)
+    else:
+        network = OwnNetwork(network)
+    _check_sides(recipe, network)
     try:
-        network = build_network(model, split.channels, len(split.classes), draw)
+        check_logits(network, recipe.shapes()[0], split.channels, len(split.classes))
+    except ValueError as error:
+        raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
+    model = Classification(network, loss, recipe.augment.label_smoothing)
+    return ImageTask(model, split, recipe, share_of(accelerator))
+
+
+def _build(model: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:
+    try:
+        return build_network(model, channels, classes, draw)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
-    return ImageTask(Classification(network), split, recipe, share_of(accelerator))
+
+
+def _check_sides(recipe: ImageRecipe, network: nn.Module) -> None:
+    sides = [(side, side) for side in recipe.evaluation.sides]
+    for key, shapes in (("sampler", [*recipe.shapes(), recipe.sampler.shape]), ("evaluation.sides", sides)):
+        try:
+            check_sides(network, shapes)
+        except ValueError as error:
+            raise RecipeError(f"{key}: {error}") from error
 
 
 def plan(recipe: ImageRecipe, budget: float | None) -> RunPlan:

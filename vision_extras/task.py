@@ -19,6 +19,7 @@ from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.task import Task
+from vision_extras.averaging import Averages, WeightAverage, write_average
 from vision_extras.curricula import Growth, Plan
 from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.metrics import ImageEvaluation, find_head
@@ -28,33 +29,42 @@ from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
-__all__ = ["Classification", "ImageTask"]
+__all__ = ["Classification", "ImageTask", "Loss"]
+
+# From logits and labels to the loss of each image.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Classification(nn.Module):
-    """A network whose forward pass gives its loss, and the masks of its weights.
+    """A network whose forward pass gives its loss, with the masks and the averages of its weights.
 
     Args:
         network: from images to logits.
+        loss: from logits [B, classes] and labels to the loss of each image, [B]; None for cross entropy.
+        label_smoothing: which share of each label is spread over all classes in training, by cross entropy.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.network = network
+        self.loss = loss or partial(F.cross_entropy, reduction="none", label_smoothing=label_smoothing)
         self.masks = Masks()
+        self.averages = Averages()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        """Summed cross entropy and count of a batch; in evaluation its logits, [B, classes].
+        """Summed loss and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
             images: [B, C, H, W].
-            labels: [B]; -100 is ignored.
+            labels: [B], of which -100 is ignored; or [B, classes] in float32, the share of each.
         """
         logits = self.network(images)
         if not self.training:
             return logits
-        loss_sum = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        return loss_sum, (labels != IGNORED).sum()
+        soft = labels.ndim > 1
+        counted = torch.ones_like(labels[:, 0]) if soft else labels != IGNORED
+        losses = self.loss(logits.float(), labels if soft else labels.clamp(min=0))
+        return (losses * counted).sum(), counted.sum()
 
 
 class ImageTask(Task):
@@ -86,6 +96,7 @@ class ImageTask(Task):
             share.world_size,
         )
         self.steps = self.plan.steps
+        self._cost = image_flops(recipe, model.network, split.channels)
         plain = split.plain
         collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
         self.feed = RowFeed(split.train, collate, self.plan.window, share, loop.workers)
@@ -96,6 +107,11 @@ class ImageTask(Task):
         self.methods += self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
+        self._average: WeightAverage | None = None
+        if recipe.average.decay:
+            # After whatever changes weights or how many there are.
+            self._average = WeightAverage(model.network, model.averages, recipe.average.decay)
+            self.methods.append(self._average)
 
     def _pruning(self) -> list[Method]:
         """What is measured, and the pruning that may follow from it."""
@@ -147,10 +163,19 @@ class ImageTask(Task):
         return every > 0 and step == self.plan.first_step(epoch) and epoch % every == 0
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
-        """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size."""
+        """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size.
+
+        The averaged weights' loss and accuracy are beside them.
+        """
         if not len(self._split.held_out):
             return {}
-        return self._evaluation(model, accelerator, check_stop).predictions(self._recipe.sampler.shape)
+        evaluation, shape = self._evaluation(model, accelerator, check_stop), self._recipe.sampler.shape
+        found = evaluation.predictions(shape)
+        if self._average is not None:
+            with self._average.applied():
+                averaged = evaluation.predictions(shape)
+            found |= {f"average_{name}": averaged[name] for name in ("loss", "accuracy")}
+        return found
 
     def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
         """Accuracy by resolution, and how far embeddings move, on the held-out images."""
@@ -167,36 +192,46 @@ class ImageTask(Task):
     def _evaluation(
         self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
     ) -> ImageEvaluation:
-        size = self._recipe.evaluation.batch_size
-        return ImageEvaluation(model, self._split.held_out, self._split.plain, size, accelerator, check_stop)
+        size, workers = self._recipe.evaluation.batch_size, self._recipe.training.workers
+        images, plain = self._split.held_out, self._split.plain
+        return ImageEvaluation(model, images, plain, size, accelerator, check_stop, workers)
 
     def identity(self) -> Mapping[str, str]:
         """Fingerprints of the images, and of the updates: their plan may depend on how many processes there are."""
         return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
-        """How many images there are to train on and to evaluate on, and which were left out."""
+        """How many images there are to train on and to evaluate on, of which classes, and which were left out."""
         return {
             "train": len(self._split.train),
             "held_out": len(self._split.held_out),
+            "classes": list(self._split.classes),
             "unreadable": list(self._split.unreadable),
         }
 
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""
         moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
-        cost = image_flops(self._recipe, self.model.network, self._split.channels)
         masks = list(self.model.masks.buffers())
         covered = sum(mask.numel() for mask in masks)
         return {
             "images_seen": sum(self.plan.window(moment).rows for moment in moments),
-            "flops": sum(epoch_flops(self.plan, epoch, cost) for epoch in range(self._recipe.training.epochs)),
+            "flops": self._flops(),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
         }
 
+    def _flops(self) -> int | None:
+        """Operations of the run; None for a network of which they cannot be counted."""
+        try:
+            return sum(epoch_flops(self.plan, epoch, self._cost) for epoch in range(self._recipe.training.epochs))
+        except ValueError:
+            return None
+
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write the network, which `vision_extras.models.load_network` reads."""
+        """Write the network, which `vision_extras.models.load_network` reads, and its averaged weights beside it."""
+        if self._average is not None:
+            write_average(folder, self.model.state_dict() if state is None else state)
         if state is not None:
             prefix = "network."
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from hylora.randomness import generator
 from hylora.training.moment import Moment
 
-__all__ = ["Batch", "Collate", "Feed", "RowFeed", "RowOrder", "Share", "StreamFeed", "WindowSize"]
+__all__ = ["Batch", "Collate", "Feed", "RowFeed", "RowOrder", "Share", "StreamFeed", "WindowSize", "made_ahead"]
 
 Batch = Mapping[str, Tensor]
 
@@ -158,8 +158,7 @@ class RowFeed:
         collate: makes a batch of rows, a generator for each, and the window's shape. Runs in workers.
         sizes: of each window: a `WindowSize`, or a pure function from the moment to one.
         share: which part of each window is this process's.
-        workers: processes that make batches ahead; 0 makes them when they are asked for, None is 2 beside a GPU and 0
-            on a CPU.
+        workers: as in `made_ahead`.
 
     Raises:
         ValueError: if there are no rows.
@@ -178,7 +177,7 @@ class RowFeed:
         self._batches = _Batches(rows, collate)
         self._sizes = sizes if callable(sizes) else lambda moment: sizes
         self._share = share or Share()
-        self._workers = workers if workers is not None else 2 * torch.cuda.is_available()
+        self._workers = workers
         self._next: Moment | None = None
         self._made: Iterator[Batch] = iter(())
 
@@ -194,22 +193,7 @@ class RowFeed:
         for step in range(moment.step, moment.steps):
             # Sizes that do not work are told now, and not when their turn comes.
             self._sizes(Moment(step, moment.steps, moment.seed)).parts(self._share)
-        requests = self._requests(moment)
-        if not self._workers:
-            return map(self._batches.__getitem__, requests)
-        return iter(
-            DataLoader(
-                self._batches,
-                sampler=requests,
-                batch_size=None,
-                collate_fn=_as_made,
-                num_workers=self._workers,
-                worker_init_fn=_leave_session,
-                pin_memory=torch.cuda.is_available(),
-                # Its own draw of a seed for the workers must not come from the generator that training seeds.
-                generator=torch.Generator(),
-            )
-        )
+        return made_ahead(self._batches, self._requests(moment), self._workers)
 
     def _requests(self, moment: Moment) -> Iterator[_Request]:
         first = sum(self._sizes(Moment(step, moment.steps, moment.seed)).rows for step in range(moment.step))
@@ -224,6 +208,33 @@ class RowFeed:
 
     def restore(self, state: dict[str, Any]) -> None:
         pass
+
+
+def made_ahead(batches: Any, requests: Iterable[Any], workers: int | None) -> Iterator[Batch]:
+    """Batches by request, in the order of the requests.
+
+    Args:
+        batches: with `__getitem__` from a request to a batch; it is called in the workers.
+        requests: of a type that can travel to them.
+        workers: processes that make batches ahead; 0 makes them when they are asked for, None is 2 beside a GPU and 0
+            on a CPU.
+    """
+    workers = workers if workers is not None else 2 * torch.cuda.is_available()
+    if not workers:
+        return map(batches.__getitem__, requests)
+    return iter(
+        DataLoader(
+            batches,
+            sampler=requests,
+            batch_size=None,
+            collate_fn=_as_made,
+            num_workers=workers,
+            worker_init_fn=_leave_session,
+            pin_memory=torch.cuda.is_available(),
+            # Its own draw of a seed for the workers must not come from the generator that training seeds.
+            generator=torch.Generator(),
+        )
+    )
 
 
 def _as_made(batch: Batch) -> Batch:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def _write_results(folder: Path, task: Task, recipe: Recipe, outcome: Outcome) -
         return
     results = {
         "kind": "training",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": recipe.to_tree(),
         "updates": outcome.step,
         "seconds": outcome.seconds,

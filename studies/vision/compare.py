@@ -78,7 +78,7 @@ def main() -> None:
     plan = yaml.safe_load(arguments.comparison.read_text())
     results = arguments.results or arguments.output / f"{arguments.comparison.stem}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
-    gathered: dict[str, Any] = {"question": plan["question"], "environment": {}, "runs": []}
+    gathered: dict[str, Any] = {"kind": "comparison", "question": plan["question"], "environment": {}, "runs": []}
     for seed in range(arguments.seeds):
         for setting in plan["settings"]:
             folder = train(arguments.comparison, setting, arguments.overrides, seed, arguments.output)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import datetime
 
 import pytest
 import torch
@@ -140,6 +141,7 @@ def test_results_are_written_with_what_the_loop_knows(tmp_path):
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (found["kind"], found["updates"], found["trees"]) == ("training", 4, 7)
     assert found["recipe"]["training"]["steps"] == 4 and found["environment"]["torch"] == torch.__version__
+    assert datetime.fromisoformat(found["created"]).tzinfo is not None
     assert found["evaluation"].keys() == {"loss"} and found["peak_bytes"] > 0 and found["seconds"] > 0
     toy.whole_run(tmp_path / "run", toy.ToyTask(), steps=4, overwrite=True)
     assert not (tmp_path / "run" / "results.json").exists()

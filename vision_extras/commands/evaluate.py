@@ -3,27 +3,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import torch
 import typer
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from hylora.environment import environment
 from hylora.files import write_atomically
 from hylora.training.evaluation import evaluation_mode
 from hylora.training.recipe import RecipeError
-from vision_extras.images import load_split
+from vision_extras.images import Split, load_split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import load_network
 from vision_extras.recipe import ImageRecipe
 
-__all__ = ["evaluate", "read_classes"]
+__all__ = ["evaluate", "outputs_by_name", "read_outputs"]
 
 
 def evaluate(
@@ -32,7 +34,6 @@ def evaluate(
         list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Settings in place of the run's: images.path=..."),
     ] = None,
-    part: Annotated[Literal["held_out", "train"], typer.Option(help="Which part of the images.")] = "held_out",
     sides: Annotated[list[int] | None, typer.Option(help="Resolutions to measure accuracy at, in pixels.")] = None,
     classes: Annotated[
         Path | None,
@@ -44,49 +45,51 @@ def evaluate(
 ) -> None:
     """Evaluate a trained classifier: accuracy, loss, calibration, entropies, embeddings; and accuracy by resolution.
 
+    The images held out are looked at, or all where none are. Of the network's outputs only those count that stand for
+    classes that the images have.
+
     Raises:
         ValueError: on wrong input, before anything is evaluated.
         OSError: if a file cannot be read or written.
     """
     if output is not None and output.exists() and not overwrite:
         raise ValueError(f"--output {str(output)!r} exists; choose another name or add --overwrite")
-    recipe = ImageRecipe.load(run / "recipe.yaml", overrides or ())
+    trained = ImageRecipe.load(run / "recipe.yaml")
+    recipe = ImageRecipe.load(run / "recipe.yaml", ("evaluation.every=0", *(overrides or ())))
+    sides, shape = sides or recipe.evaluation.sides, recipe.sampler.shape
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)
     try:
         split = load_split(recipe.images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
-    images = getattr(split, part)
-    if not len(images):
-        raise ValueError(f"--part {part} has no images; set images.held_out to a share such as 0.2, or name the other")
-    outputs = None if classes is None else read_classes(classes, int(images.labels.max()) + 1)
+    images = split.held_out if len(split.held_out) else split.train
+    outputs = _outputs(run, split, classes)
 
-    def classify(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        logits = network(images)
-        return logits if outputs is None else logits[:, outputs]
+    def classify(images: Tensor, labels: Tensor) -> Tensor:
+        return network(images)[:, outputs]
 
-    evaluation = ImageEvaluation(classify, images, split.plain, recipe.evaluation.batch_size, accelerator)
-    shape = recipe.sampler.shape
+    size, workers = recipe.evaluation.batch_size, recipe.training.workers
+    evaluation = ImageEvaluation(classify, images, split.plain, size, accelerator, workers=workers)
     with evaluation_mode(network):
         found: dict[str, Any] = evaluation.predictions(shape)
         if find_head(network) is not None:
             found |= evaluation.embeddings(network, shape)
-        if sides := sides or recipe.evaluation.sides:
+        if sides:
             found["accuracy_by_side"] = evaluation.accuracies(sides)
     result = {
         "kind": "images",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run": str(run.absolute()),
-        "recipe": recipe.to_tree(),
+        "run": str(run),
+        "recipe": trained.to_tree(),
         "data": {
             "name": name or recipe.images.name,
-            "part": part,
+            "source": dataclasses.asdict(recipe.images),
             "images": len(images),
             "fingerprint": images.fingerprint(),
-            "classes": None if outputs is None else outputs,
+            "outputs": outputs,
         },
-        "shape": list(shape),
+        "shape": shape,
         "evaluation": found,
         "environment": environment(),
     }
@@ -98,15 +101,43 @@ def evaluate(
     Console().print(_table(result))
 
 
-def read_classes(path: Path, count: int) -> list[int]:
+def _outputs(run: Path, split: Split, classes: Path | None) -> list[int]:
+    """The network's output for each class of the images."""
+    if classes is not None:
+        return read_outputs(classes, split.classes)
+    taught = json.loads((run / "data.json").read_text(encoding="utf-8"))["classes"]
+    return outputs_by_name(taught, split.classes)
+
+
+def outputs_by_name(taught: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """For each class of the images the output of that name.
+
+    Args:
+        taught: the name of each output.
+        classes: of the images, all of them among those.
+
+    Raises:
+        ValueError: if a class was not taught.
+    """
+    numbers = {name: number for number, name in enumerate(taught)}
+    unknown = [name for name in classes if name not in numbers]
+    if unknown:
+        raise ValueError(
+            f"the images have class {unknown[0]!r}, which the network was not taught; say with --classes which of its "
+            f"{len(taught)} outputs each of the {len(classes)} classes is"
+        )
+    return [numbers[name] for name in classes]
+
+
+def read_outputs(path: Path, classes: Sequence[str]) -> list[int]:
     """The numbers in a file, one a line.
 
     Args:
         path: of the file.
-        count: how many classes there are at least.
+        classes: of the images, in alphabetical order, one for each number.
 
     Raises:
-        ValueError: if a line is no number from 0, a number is there twice, or there are too few.
+        ValueError: if a line is no number from 0, a number is there twice, or there are not as many as classes.
         OSError: if the file cannot be read.
     """
     lines = path.read_text(encoding="utf-8").split()
@@ -116,22 +147,20 @@ def read_classes(path: Path, count: int) -> list[int]:
     numbers = [int(line) for line in lines]
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"--classes {str(path)!r} names an output twice; each class of the images has its own")
-    if len(numbers) < count:
-        raise ValueError(f"--classes {str(path)!r} has {len(numbers)} numbers, and the images have {count} classes")
+    if len(numbers) != len(classes):
+        raise ValueError(
+            f"--classes {str(path)!r} has {len(numbers)} numbers, and the images have {len(classes)} classes"
+        )
     return numbers
 
 
 def _table(result: dict[str, Any]) -> Table:
-    data = result["data"]
-    height, width = result["shape"]
-    title = f"{data['name']} ({data['part']}), {data['images']} images of {height} by {width} pixels"
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
+    data, (height, width) = result["data"], result["shape"]
+    title = f"{data['name']}: {data['images']} images of {height}x{width} pixels"
+    table = Table("metric", title=title, title_justify="left")
     table.add_column("value", justify="right")
-    for name, value in result["evaluation"].items():
-        if isinstance(value, dict):
-            for side, accuracy in value.items():
-                table.add_row(f"accuracy at {side}", f"{accuracy:.4f}")
-        else:
-            table.add_row(name.replace("_", " "), f"{value:.4f}")
+    metrics = dict(result["evaluation"])
+    by_side = metrics.pop("accuracy_by_side", {})
+    for metric, value in (metrics | {f"accuracy at {side}": value for side, value in by_side.items()}).items():
+        table.add_row(metric.replace("_", " "), f"{value:.4f}")
     return table

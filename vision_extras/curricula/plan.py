@@ -111,6 +111,10 @@ class SamplerRecipe:
         rho = expansion(self.expansion, self.start, self.power, self.stages)
         return rho(min(1.0, epoch / (self.until * epochs)))
 
+    def batch_size(self, shape: Shape, images: int) -> int:
+        """How many images of a shape an update has, where the reference batch has so many."""
+        return images if self.name in ("ssc_fbs", "msc_fbs") else batch_size_at(shape, self.shape, images)
+
 
 @dataclass(frozen=True)
 class RankWindow:
@@ -202,10 +206,7 @@ class Plan:
 
     def _rows(self, recipe: SamplerRecipe, shape: Shape, images: int) -> int:
         """Images of a batch of this shape: of an update, or of one process where each has a shape of its own."""
-        if recipe.name in ("ssc_fbs", "msc_fbs"):
-            rows = images
-        else:
-            rows = batch_size_at(shape, recipe.shape, images)
+        rows = recipe.batch_size(shape, images)
         if self._ranks == 1:
             return max(self._processes, rows)
         rows = max(1, rows // self._ranks)

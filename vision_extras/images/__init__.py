@@ -3,6 +3,7 @@
 
 from vision_extras.images.collate import Augmented, Resized
 from vision_extras.images.data import IGNORED, Images, LazyImages, Rows, UnreadableImage
+from vision_extras.images.dealing import dealt
 from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
 from vision_extras.images.sources import SOURCES, Source, Split, load_split
 
@@ -19,5 +20,6 @@ __all__ = [
     "Source",
     "Split",
     "UnreadableImage",
+    "dealt",
     "load_split",
 ]

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from hylora.training.feed import Batch
 from vision_extras.images.data import Row
+from vision_extras.images.erasing import erase
 from vision_extras.images.geometry import central_box, flipped, random_box, resized, shifted
+from vision_extras.images.mixing import mixed
+from vision_extras.images.randaugment import randaugment
 from vision_extras.images.recipe import AugmentRecipe
 
 __all__ = ["Augmented", "Resized"]
@@ -57,6 +61,8 @@ class Resized:
 class Augmented(Resized):
     """Makes batches of images that are changed at random. All that is drawn for an image, its own generator gives.
 
+    Where images are mixed, `labels` are [B, classes] in float32: the share of each.
+
     Args:
         recipe: of the changes.
         classes: how many labels there are.
@@ -64,6 +70,17 @@ class Augmented(Resized):
 
     recipe: AugmentRecipe = AugmentRecipe()
     classes: int = 0
+
+    def __call__(self, rows: Sequence[Row], generators: Sequence[torch.Generator], shape: tuple[int, int]) -> Batch:
+        batch = super().__call__(rows, generators, shape)
+        images, labels, recipe = batch["images"], batch["labels"], self.recipe
+        if recipe.erase:
+            for image, draw in zip(images, generators, strict=True):
+                erase(image, recipe.erase, draw)
+        if recipe.mixup or recipe.cutmix:
+            labels = F.one_hot(labels, self.classes).float()
+            images, labels = mixed(images, labels, generators, recipe.mixup, recipe.cutmix)
+        return {"images": images, "labels": labels}
 
     def view(self, image: Image.Image, draw: torch.Generator, shape: tuple[int, int]) -> Image.Image:
         recipe = self.recipe
@@ -76,4 +93,6 @@ class Augmented(Resized):
         image = resized(image, box, shape)
         if recipe.flip:
             image = flipped(image, recipe.flip, draw)
+        if recipe.randaugment:
+            image = randaugment(image, recipe.randaugment, recipe.magnitude, draw)
         return image

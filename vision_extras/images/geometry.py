@@ -8,7 +8,7 @@ import math
 import torch
 from PIL import Image
 
-__all__ = ["Box", "central_box", "flipped", "random_box", "resized", "shifted"]
+__all__ = ["Box", "central_box", "flipped", "random_box", "random_rectangle", "resized", "shifted"]
 
 # Left, top, right and bottom in pixels of an image, as PIL has it.
 Box = tuple[float, float, float, float]
@@ -43,24 +43,40 @@ def random_box(
 ) -> Box:
     """A part of an image of random area, ratio of sides and place (Szegedy et al. 2015, section 6).
 
-    Ten attempts are made at one that lies within the image; after that it is the largest about the centre.
+    Where `random_rectangle` finds none, it is the largest about the centre.
 
     Args:
         size: width and height of the image.
         shape: height and width of the batch.
         scale: least and greatest share of the image's area.
-        ratio: least and greatest width to height, where a batch is square; drawn evenly by its logarithm.
+        ratio: least and greatest width to height, where a batch is square; relative to the batch's own elsewhere.
+        draw: gives the random numbers.
+    """
+    sides = shape[1] / shape[0]
+    ratio = (ratio[0] * sides, ratio[1] * sides)
+    return random_rectangle(size, scale, ratio, draw) or central_box(size, shape)
+
+
+def random_rectangle(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draw: torch.Generator
+) -> tuple[int, int, int, int] | None:
+    """A rectangle of random area, ratio of sides and place; None where ten attempts gave none within the image.
+
+    Args:
+        size: width and height of the image.
+        scale: least and greatest share of the image's area, drawn evenly.
+        ratio: least and greatest width to height, drawn evenly by its logarithm.
         draw: gives the random numbers.
     """
     width, height = size
-    for area, shape_of, x, y in torch.rand(_ATTEMPTS, 4, generator=draw).tolist():
+    for area, shape, x, y in torch.rand(_ATTEMPTS, 4, generator=draw).tolist():
         pixels = width * height * (scale[0] + area * (scale[1] - scale[0]))
-        sides = ratio[0] * (ratio[1] / ratio[0]) ** shape_of * shape[1] / shape[0]
+        sides = ratio[0] * (ratio[1] / ratio[0]) ** shape
         across, down = round(math.sqrt(pixels * sides)), round(math.sqrt(pixels / sides))
         if 0 < across <= width and 0 < down <= height:
             left, top = int(x * (width - across + 1)), int(y * (height - down + 1))
             return left, top, left + across, top + down
-    return central_box(size, shape)
+    return None
 
 
 def resized(image: Image.Image, box: Box, shape: tuple[int, int]) -> Image.Image:

@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hylora.training.evaluation import deal, totals
+from hylora.training.evaluation import totals
 from hylora.training.processes import share_of
-from vision_extras.images import IGNORED, Resized, Rows
+from vision_extras.images import IGNORED, Resized, Rows, dealt
 from vision_extras.metrics.embeddings import embedding_metrics, embedding_sums, penultimate, views_of
 from vision_extras.metrics.predictions import prediction_metrics, prediction_sums
 
@@ -31,6 +31,7 @@ class ImageEvaluation:
         batch_size: images per process and forward pass.
         accelerator: of the run.
         check_stop: called before each batch.
+        workers: processes that make batches ahead, as in `RowFeed`.
     """
 
     classify: Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +40,7 @@ class ImageEvaluation:
     batch_size: int
     accelerator: Accelerator
     check_stop: Callable[[], Any] = lambda: None
+    workers: int | None = None
 
     def predictions(self, shape: tuple[int, int]) -> dict[str, float]:
         """Metrics of the predictions, as `prediction_metrics` has them, in one pass over the images.
@@ -76,6 +78,6 @@ class ImageEvaluation:
         return embedding_metrics(*self._totals(measure, shape))
 
     def _totals(self, measure: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int]) -> list[Tensor]:
-        dealt = deal(self.images, self.batch_size, share_of(self.accelerator), lambda row: (row[0], IGNORED))
-        batches = (self.plain(rows, [None] * len(rows), shape) for rows in dealt)
+        share = share_of(self.accelerator)
+        batches = dealt(self.images, self.plain, shape, self.batch_size, share, self.workers)
         return totals(measure, batches, self.accelerator, self.check_stop)

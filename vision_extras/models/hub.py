@@ -24,7 +24,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from hylora.words import nearest
 from vision_extras.models.weights import drawn_from
 
-__all__ = ["HubNetwork", "check_timm"]
+__all__ = ["HubNetwork", "check_timm", "learned_images"]
 
 # Large enough that every network has some positions, and a multiple of all patches but those of 14 pixels.
 _PROBE_SIDE = 1024
@@ -33,12 +33,9 @@ _PROBE_SIDE = 1024
 class HubNetwork(nn.Module):
     """An image classifier of transformers.
 
-    Gray images are repeated over the colours that a pretrained network has learned from, and pixels are normalised as
-    its image processor says.
-
     Args:
         model: the classifier.
-        processor: the entries of its image processor; None for pixels as they are.
+        processor: the entries of its image processor, which are written beside it; None for a network without one.
     """
 
     def __init__(self, model: PreTrainedModel, processor: Mapping[str, Any] | None = None) -> None:
@@ -50,11 +47,6 @@ class HubNetwork(nn.Module):
             # The layers of Swin. Their own would, for small images, set windows and shifts for all images after them.
             if hasattr(layer, "set_shift_and_window_size"):
                 layer.set_shift_and_window_size = functools.partial(_set_shift, layer, layer.shift_size)
-        mean, deviation = (0.0,), (1.0,)
-        if processor and processor.get("do_normalize"):
-            mean, deviation = processor["image_mean"], processor["image_std"]
-        for name, values in (("mean", mean), ("deviation", deviation)):
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     @classmethod
     def from_config(
@@ -88,21 +80,25 @@ class HubNetwork(nn.Module):
             path: hub id, or a folder that `save_pretrained` wrote.
             classes: to tell apart: where the network tells another number, its classifier starts anew. None for its
                 own.
-            draw: gives that classifier's weights.
+            draw: gives that classifier's weights; None makes the network on the meta device, with shapes alone.
 
         Raises:
             ValueError: if there is no such network.
         """
         labels = {} if classes is None else {"num_labels": classes}
         try:
-            with drawn_from(draw or torch.Generator()):
-                model = AutoModelForImageClassification.from_pretrained(
-                    path, dtype=torch.float32, ignore_mismatched_sizes=True, **labels
-                )
-            # They come in evaluation mode, in which batch norms learn no statistics.
-            return cls(model.train(), _processor(path))
+            with drawn_from(draw):
+                if draw is None:
+                    config = AutoConfig.from_pretrained(path, architectures=[], **labels)
+                    model = AutoModelForImageClassification.from_config(config)
+                else:
+                    model = AutoModelForImageClassification.from_pretrained(
+                        path, dtype=torch.float32, ignore_mismatched_sizes=True, **labels
+                    )
         except (OSError, ValueError) as error:
             raise ValueError(f"path={str(path)!r} gives no image classifier: {error}") from error
+        # They come in evaluation mode, in which batch norms learn no statistics.
+        return cls(model.train(), _processor(path))
 
     @functools.cached_property
     def stride(self) -> int:
@@ -133,11 +129,8 @@ class HubNetwork(nn.Module):
         return math.isqrt(features.shape[1]) if features.ndim == 3 else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [0, 1] to logits [B, classes]."""
-        channels = getattr(self.model.config, "num_channels", images.shape[1])
-        if images.shape[1] == 1:
-            images = images.expand(-1, channels, -1, -1)
-        return self.model(pixel_values=(images - self.mean) / self.deviation, **self._options).logits
+        """Images [B, C, H, W] to logits [B, classes]."""
+        return self.model(pixel_values=images, **self._options).logits
 
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
         """Write what transformers reads.
@@ -156,7 +149,7 @@ class HubNetwork(nn.Module):
     @classmethod
     def load(cls, folder: str | PathLike) -> HubNetwork:
         """Read back what `save` wrote."""
-        return cls.from_pretrained(folder)
+        return cls.from_pretrained(folder, draw=torch.Generator())
 
 
 def check_timm() -> None:
@@ -199,6 +192,26 @@ def _config(entries: Mapping[str, Any], channels: int, classes: int) -> PreTrain
 def _set_shift(layer: nn.Module, shift: int, resolution: tuple[int, int]) -> None:
     """Shift a layer's windows unless one of them covers the features, which are padded where they are smaller."""
     layer.shift_size = shift if min(resolution) > layer.window_size else 0
+
+
+def learned_images(path: str | PathLike) -> dict[str, Any]:
+    """What images a pretrained network has learned from: their `channels`, and the `mean` and `std` of their pixels.
+
+    Args:
+        path: hub id, or a folder that `save_pretrained` wrote.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"path={str(path)!r} gives no image classifier: {error}") from error
+    found = {"channels": config.num_channels} if hasattr(config, "num_channels") else {}
+    processor = _processor(path) or {}
+    if processor.get("do_normalize"):
+        found |= {"mean": tuple(processor["image_mean"]), "std": tuple(processor["image_std"])}
+    return found
 
 
 def _processor(path: str | PathLike) -> dict[str, Any] | None:

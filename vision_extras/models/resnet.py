@@ -4,23 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vision_extras.models.resnet_config import GROUP, BlockShape, ConvolutionShape, ResNetConfig
+from vision_extras.models.weights import read_config, read_weights, write_network
 
-__all__ = ["ResNet"]
+__all__ = ["MODEL_TYPE", "ResNet"]
 
 MODEL_TYPE = "hylora_resnet"
-_CONFIG_NAME = "config.json"
-_WEIGHTS_NAME = "model.safetensors"
 
 
 class _Convolution(nn.Sequential):
@@ -153,22 +149,13 @@ class ResNet(nn.Module):
         return True
 
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the weights as safetensors, and the shape as JSON.
-
-        Args:
-            folder: to write into.
-            state: the weights, where this module holds only a share of them; None for its own.
-        """
-        state = self.state_dict() if state is None else state
-        weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        save_file(weights, Path(folder, _WEIGHTS_NAME))
-        config = {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}
-        Path(folder, _CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        """Write the weights and the shape; see `write_network`."""
+        write_network(folder, {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}, self, state)
 
     @classmethod
     def load(cls, folder: str | PathLike) -> ResNet:
         """Read back what `save` wrote."""
-        config = json.loads(Path(folder, _CONFIG_NAME).read_text(encoding="utf-8"))
+        config = read_config(folder)
         network = cls(ResNetConfig(**{key: value for key, value in config.items() if key != "model_type"}), None)
-        network.load_state_dict(load_file(Path(folder, _WEIGHTS_NAME)), assign=True)
+        network.load_state_dict(read_weights(folder), assign=True)
         return network

@@ -8,25 +8,24 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-__all__ = ["check_sides"]
+from hylora.training.evaluation import evaluation_mode
+
+__all__ = ["check_logits", "check_sides"]
 
 
-def check_sides(network: nn.Module, shapes: Iterable[tuple[int, int]], channels: int, classes: int) -> None:
-    """Refuse resolutions that a network cannot take, before anything is trained at them.
+def check_sides(network: nn.Module, shapes: Iterable[tuple[int, int]]) -> None:
+    """Refuse resolutions that a network cannot take.
 
     It knows its own `stride`, the least height and width that make sense, and `multiple`, of which they must be
-    multiples; both are 1 where it has none. The smallest shape is tried on a blank image.
+    multiples; both are 1 where it has none.
 
     Args:
-        network: from images to logits.
+        network: from images to logits; it may be on the meta device.
         shapes: heights and widths, in pixels.
-        channels: of the images.
-        classes: to tell apart.
 
     Raises:
         ValueError: naming the shape and what the network takes.
     """
-    shapes = sorted(set(shapes), key=lambda shape: (min(shape), max(shape)))
     stride, multiple = getattr(network, "stride", 1), getattr(network, "multiple", 1)
     for height, width in shapes:
         if min(height, width) < stride:
@@ -38,19 +37,27 @@ def check_sides(network: nn.Module, shapes: Iterable[tuple[int, int]], channels:
                 f"images of {height}x{width} pixels must have sides that are multiples of {multiple}, the network's "
                 "patch"
             )
-    height, width = shapes[0]
-    training = network.training
-    network.eval()
+
+
+def check_logits(network: nn.Module, shape: tuple[int, int], channels: int, classes: int) -> None:
+    """Try a network on a blank image.
+
+    Args:
+        network: from images to logits.
+        shape: height and width of the image, in pixels.
+        channels: of the image.
+        classes: to tell apart.
+
+    Raises:
+        ValueError: if it fails, or gives something else than logits.
+    """
+    image = torch.zeros(1, channels, *shape)
     try:
-        with torch.no_grad():
-            logits = network(torch.zeros(1, channels, height, width))
+        with evaluation_mode(network), torch.no_grad():
+            logits = network(image)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
-        raise ValueError(
-            f"an image of {channels}x{height}x{width} makes the network fail: {error}; use larger ones, or look at "
-            "what the network needs"
-        ) from error
-    finally:
-        network.train(training)
+        height, width = shape
+        raise ValueError(f"the network fails on an image of {channels}x{height}x{width}: {error}") from error
     found = tuple(getattr(logits, "shape", ()))
     if found != (1, classes):
         raise ValueError(f"the network gives {found} for an image, and must give logits of shape (1, {classes})")

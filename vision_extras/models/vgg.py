@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hylora.training.fields import check_choice, check_range
-from vision_extras.models.resnet_config import scaled_width
+from vision_extras.models.resnet_config import GROUP, scaled_width
 from vision_extras.models.weights import drawn_from, read_config, read_weights, write_network
 
 __all__ = ["MODEL_TYPE", "VGG", "VGGConfig"]
@@ -73,7 +73,7 @@ class VGG(nn.Module):
             for widths in _STAGES:
                 layers: list[nn.Module] = []
                 for width in (scaled_width(width, config.width) for width in widths):
-                    norm = nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(width // 8, width)
+                    norm = nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(width // GROUP, width)
                     layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm, nn.ReLU()]
                     channels = width
                 stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))

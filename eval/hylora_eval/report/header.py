@@ -83,6 +83,12 @@ def read_subject(result: Result, path: Path, evaluated: str | None = None) -> Su
 
 
 def _model_path(result: Result) -> str:
+    if result.kind == "training":
+        return result.pick("recipe", "output", "path", kind=str)
+    if result.kind == "images":
+        return result.pick("run", kind=str)
+    if result.kind == "comparison":
+        return f"{len(result.pick('runs', kind=list))} runs"
     if isinstance(result.get("model"), dict):
         return result.pick("model", "path", kind=str)
     config = result.pick("config", kind=dict)

@@ -50,7 +50,7 @@ def _table(table: Table) -> str:
         for column in table.columns
     ]
     is_plain = table.subjects_in == "columns"
-    head = [*([""] if several else []), table.stub, *([] if is_plain else ["run"]), *grouped, "files"]
+    head = [*([""] if several else []), table.stub, *([] if is_plain else [table.details]), *grouped, "files"]
     rows = []
     for section in table.sections:
         for row in section.rows:

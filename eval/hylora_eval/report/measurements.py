@@ -76,7 +76,7 @@ class Subject:
         run: path or hub id of the model.
         base: the model that its adapter belongs to; `run` where there is no adapter.
         trained: label of the attention it was trained with; "" where training does not matter.
-        evaluated: label of the attention it was evaluated with.
+        evaluated: label of the attention it was evaluated with; "" where attention does not matter.
         variant: of the adapter: "LoRA", "LoRA+" or "HyLoRA"; None where there is no adapter, or it is not known.
         rank: of the adapter.
         facts: what else may tell it from others, as (name, value); options carry the name of their attention, since
@@ -93,7 +93,9 @@ class Subject:
 
     @property
     def label(self) -> str:
-        """Training and evaluation attention, as rows are called."""
+        """Training and evaluation attention, as rows are called; where neither matters, the run."""
+        if not self.evaluated:
+            return self.run
         if self.trained == self.evaluated == NOT_RECORDED:
             return f"attention {NOT_RECORDED}"
         return f"{self.trained} → {self.evaluated}" if self.trained else self.evaluated
@@ -109,10 +111,11 @@ class Measurement:
     """One number.
 
     Attributes:
-        kind: of number: "perplexity", "task", "ruler", "time" or "memory".
+        kind: of number: "perplexity", "task", "ruler", "time" or "memory"; of a training run "training", and "images"
+            where it was evaluated on others than its own.
         subject: what it is of.
         item: what was measured, where a kind has several: a task's name, a kind of work.
-        length: context length in tokens; None where there is none.
+        length: context length in tokens, or an image's side in pixels; None where there is none.
         value: the number; None where there should be one (see `remark`).
         error: its standard error; None where there is none.
         places: where it stands; several for an average.

@@ -60,7 +60,7 @@ def _filters(tables: Sequence[Table]) -> str:
     subjects = [s for table in tables for s in _subjects(table)]
     groups = (
         ("trained", "Trained with", [s.trained for s in subjects if s.trained]),
-        ("evaluated", "Evaluated with", [s.evaluated for s in subjects]),
+        ("evaluated", "Evaluated with", [s.evaluated for s in subjects if s.evaluated]),
     )
     parts = []
     for name, legend, labels in groups:

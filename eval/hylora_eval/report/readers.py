@@ -9,6 +9,7 @@ from typing import Any
 from hylora_eval.report.harness_tasks import THESIS_TASKS
 from hylora_eval.report.header import read_subject
 from hylora_eval.report.measurements import Measurement, Place, Source
+from hylora_eval.report.training import read_comparison, read_images, read_training
 from hylora_eval.results import Result, pointer
 
 __all__ = ["READERS"]
@@ -147,4 +148,7 @@ READERS: dict[str, Callable[[Result, Source], Iterator[Measurement]]] = {
     "harness": _harness,
     "ruler": _ruler,
     "runtime": _runtime,
+    "comparison": read_comparison,
+    "images": read_images,
+    "training": read_training,
 }

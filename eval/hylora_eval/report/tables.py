@@ -15,7 +15,7 @@ __all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "no
 
 MISSING = "—"
 
-_DIGITS = {"perplexity": 2, "task": 2, "ruler": 1}
+_DIGITS = {"perplexity": 2, "task": 2, "ruler": 1, "ratio": 2, "per cent": 2, "count": 0}
 
 
 def number_text(value: float, digits: int) -> str:
@@ -117,6 +117,7 @@ class Table:
         y_label: what the numbers are.
         log_y: whether a chart starts with a logarithmic axis.
         is_detail: whether a page shows it only when asked.
+        details: what the details of rows are.
         notes: footnotes of cells, in order.
         warnings: on what must not be compared.
     """
@@ -133,6 +134,7 @@ class Table:
     y_label: str = ""
     log_y: bool = False
     is_detail: bool = False
+    details: str = "run"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from hylora_eval.report.harness_tasks import GROUPS, THESIS_TASKS
 from hylora_eval.report.measurements import Measurement, Subject, average
 from hylora_eval.report.names import name_subjects
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table, finish
+from hylora_eval.report.training_tables import training_tables
 from hylora_eval.ruler.tasks import AVERAGES, TASKS
 
 __all__ = ["lay_tables"]
@@ -82,6 +83,7 @@ def lay_tables(collection: Collection) -> list[Table]:
             y_label=unit,
             log_y=True,
         )
+    tables += training_tables([*of_kind["training"], *of_kind["images"]])
     return [finish(table, collection.superseded) for table in tables]
 
 

@@ -135,6 +135,59 @@ def runtime(times, failed=(), run="out/se"):
     }
 
 
+def training(
+    run="out/ssc",
+    seed=0,
+    sampler="ssc_fbs",
+    model="resnet8",
+    images="digits",
+    sides=None,
+    created="2026-01-02T10:00:00+00:00",
+    recipe=None,
+    evaluation=None,
+    **numbers,
+):
+    """What a training run came to; `recipe` has more of its settings by `section.key`."""
+    tree = {
+        "task": "images",
+        "images": {"name": images, "held_out": 0.2, "path": None},
+        "model": {"name": model, "dropout": 0.0},
+        "sampler": {"name": sampler},
+        "training": {"seed": seed, "epochs": 2, "workers": 0},
+        "output": {"path": run},
+    }
+    for key, value in (recipe or {}).items():
+        section, name = key.split(".")
+        tree[section][name] = value
+    return {
+        "kind": "training",
+        "created": created,
+        "recipe": tree,
+        "updates": 100,
+        "seconds": 50.0,
+        "peak_bytes": 2**30,
+        "evaluation": {"loss": 0.5, "accuracy": 0.8, "ece": 0.03} if evaluation is None else evaluation,
+        **({"accuracy_by_side": sides} if sides else {}),
+        **numbers,
+        "environment": {**ENVIRONMENT, "processor": "one"},
+    }
+
+
+def images(name, accuracy, fingerprint="f" * 64, **options):
+    """What was measured of a training run's network on other images; the run is made of the options."""
+    trained = training(**options)
+    return {
+        "kind": "images",
+        "created": trained["created"],
+        "run": "out/ssc",
+        "recipe": trained["recipe"],
+        "data": {"name": name, "part": "held_out", "images": 10, "fingerprint": fingerprint, "classes": None},
+        "shape": [8, 8],
+        "evaluation": {"loss": 1.0, "accuracy": accuracy, "ece": 0.05},
+        "environment": ENVIRONMENT,
+    }
+
+
 def write(folder: Path, name: str, record) -> Path:
     """Write a result file and return its path."""
     path = folder / name

@@ -8,12 +8,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hylora.training.run import run as train
 from hylora_cli import build_app
+from hylora_eval.report.collect import collect
+from hylora_eval.report.thesis_tables import lay_tables
 from vision_extras import commands
-from vision_extras.commands.evaluate import read_classes
+from vision_extras.commands.evaluate import read_outputs
+from vision_extras.images import Images
+from vision_extras.images.embedded import read_digits
 from vision_extras.recipe import ImageRecipe
 from vision_extras.run import make_task
 
@@ -55,14 +60,15 @@ def test_it_measures_what_the_run_did(folder, tmp_path):
     assert trained["images_seen"] == 1797 - found["data"]["images"]
 
 
-def test_other_images_sides_and_classes(folder, tmp_path):
+def test_sides_and_outputs_are_named(folder, tmp_path):
     (tmp_path / "classes").write_text("\n".join("9876543210"))
     plain = result_of(tmp_path / "plain.json", folder, "evaluation.sides=[]")
     found = result_of(
         tmp_path / "eval.json", folder, "--sides", 6, "--sides", 8, "--classes", tmp_path / "classes",
-        "--name", "reversed", "--part", "held_out",
+        "--name", "reversed",
     )  # fmt: skip
-    assert found["data"] == plain["data"] | {"name": "reversed", "classes": [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]}
+    assert plain["data"]["outputs"] == list(range(10))
+    assert found["data"] == plain["data"] | {"name": "reversed", "outputs": list(range(9, -1, -1))}
     # Other labels, the same certainty.
     found, plain = found["evaluation"], plain["evaluation"]
     assert found["accuracy_by_side"].keys() == {"6", "8"} and "accuracy_by_side" not in plain
@@ -70,9 +76,37 @@ def test_other_images_sides_and_classes(folder, tmp_path):
     assert found["entropy_skewness"] == pytest.approx(plain["entropy_skewness"])
 
 
-def test_the_part_and_the_resolution_are_named(folder, tmp_path):
-    found = result_of(tmp_path / "eval.json", folder, "--part", "train", "sampler.side=4", "images.held_out=0.9")
-    assert found["shape"] == [4, 4] and found["data"]["images"] < 300
+def test_folders_with_some_of_the_classes(folder, tmp_path):
+    """Their names say which; all images are looked at where none is held out."""
+    digits = Images(*load_digits_of_classes("3", "8"))
+    for index in range(len(digits)):
+        image, label = digits[index]
+        (tmp_path / "images" / ("3", "8")[label]).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "images" / ("3", "8")[label] / f"{index}.png")
+    settings = ("images.name=folder", f"images.path={tmp_path / 'images'}", "images.channels=1", "images.held_out=0")
+    settings += ("images.mean=[0.305]", "images.std=[0.376]")
+    found = result_of(tmp_path / "eval.json", folder, *settings)
+    assert found["data"]["outputs"] == [3, 8] and found["data"]["images"] == len(digits) > 300
+    assert found["evaluation"]["accuracy"] > 0.6
+    (tmp_path / "images" / "8").rename(tmp_path / "images" / "eight")
+    refused = invoke("eval", folder, *settings)
+    assert "'eight'" in str(refused.exception) and "--classes" in str(refused.exception)
+
+
+def load_digits_of_classes(*names):
+    images = read_digits()
+    chosen = torch.tensor([str(label) in names for label in images.labels.tolist()])
+    labels = torch.tensor([names.index(str(label)) for label in images.labels[chosen].tolist()])
+    return images.pixels[chosen], labels
+
+
+def test_a_report_has_what_was_trained_and_evaluated(folder, tmp_path):
+    result_of(tmp_path / "eval.json", folder, "--name", "others")
+    tables = {table.slug: table for table in lay_tables(collect([folder, tmp_path]))}
+    assert tables.keys() >= {"training-ratios", "training-measured", "training-sides", "training-images"}
+    (section,) = tables["training-images"].sections
+    trained = json.loads((folder / "results.json").read_text())["evaluation"]
+    assert section.rows[0].cells[0].measurement.value == pytest.approx(100 * trained["accuracy"])
 
 
 def test_what_is_there_is_not_replaced_unasked(folder, tmp_path):
@@ -81,18 +115,14 @@ def test_what_is_there_is_not_replaced_unasked(folder, tmp_path):
     assert "--overwrite" in str(refused.exception) and (tmp_path / "eval.json").read_text() == "kept"
 
 
-def test_there_must_be_images(folder):
-    refused = invoke("eval", folder, "images.held_out=0", "evaluation.every=0")
-    assert "--part held_out has no images" in str(refused.exception)
-
-
 @pytest.mark.parametrize(
-    ("text", "words"), [("0 one 2", "'one'"), ("0 1 1", "twice"), ("0 1", "2 numbers"), ("-1 0 1", "'-1'")]
+    ("text", "words"),
+    [("0 one 2", "'one'"), ("0 1 1", "twice"), ("0 1", "2 numbers"), ("0 1 2 3", "4 numbers"), ("-1 0 1", "'-1'")],
 )
-def test_classes_that_cannot_be(tmp_path, text, words):
+def test_outputs_that_cannot_be(tmp_path, text, words):
     (tmp_path / "classes").write_text(text)
     with pytest.raises(ValueError, match=words):
-        read_classes(tmp_path / "classes", 3)
+        read_outputs(tmp_path / "classes", ("a", "b", "c"))
 
 
 def test_listing_the_commands_loads_no_library():

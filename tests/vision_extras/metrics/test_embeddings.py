@@ -11,9 +11,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from hylora.training.feed import Share
-from vision_extras.images import Images
+from vision_extras.images import Images, Resized
 from vision_extras.metrics import ImageEvaluation, evaluation
 from vision_extras.metrics.embeddings import VIEWS, embedding_metrics, embedding_sums, find_head, penultimate, views_of
+
+PLAIN = Resized((0.0,), (1.0,))
 
 
 def test_views_are_zoomed_and_turned_about_the_centre():
@@ -100,7 +102,7 @@ def test_evaluation_does_not_depend_on_batches_and_processes(processes, size, mo
         monkeypatch.setattr(evaluation, "share_of", lambda accelerator: Share(rank, processes))
         monkeypatch.setattr(evaluation, "embedding_metrics", lambda *values: sums.append(values) or {})
         monkeypatch.setattr(evaluation, "prediction_metrics", lambda *values: sums.append(values) or {"accuracy": 0})
-        found = ImageEvaluation(lambda x, labels: model(x.double()), images, size, Accelerator(cpu=True))
+        found = ImageEvaluation(lambda x, labels: model(x.double()), images, PLAIN, size, Accelerator(cpu=True))
         found.embeddings(model, (8, 8))
         assert found.accuracies([8]) == {"8": 0}
         return sums
@@ -115,7 +117,7 @@ def test_evaluation_does_not_depend_on_batches_and_processes(processes, size, mo
 def test_embeddings_are_of_the_views():
     model = network().double().eval()
     images = Images(torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2]))
-    evaluated = ImageEvaluation(lambda x, labels: model(x.double()), images, 4, Accelerator(cpu=True))
+    evaluated = ImageEvaluation(lambda x, labels: model(x.double()), images, PLAIN, 4, Accelerator(cpu=True))
     with torch.no_grad():
         embeddings = torch.stack([model[:-1](view.double()) for view in views_of(images.pixels / 255)])
     assert evaluated.embeddings(model, (8, 8)) == pytest.approx(embedding_metrics(*embedding_sums(embeddings)))
@@ -128,5 +130,5 @@ def test_accuracies_are_of_images_of_each_side():
         return torch.eye(2)[[int(images.shape[-1] > 8)] * len(images)]
 
     images = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 0, 1]))
-    evaluated = ImageEvaluation(by_side, images, 3, Accelerator(cpu=True))
+    evaluated = ImageEvaluation(by_side, images, PLAIN, 3, Accelerator(cpu=True))
     assert evaluated.accuracies((6, 8, 12)) == {"6": 0.75, "8": 0.75, "12": 0.25}

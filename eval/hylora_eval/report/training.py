@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From results of training, and of evaluating what was trained on other images, to their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from hylora_eval.report.measurements import Measurement, Place, Source, Subject
+from hylora_eval.results import Result, pointer
+
+__all__ = ["SEED", "read_comparison", "read_images", "read_training"]
+
+SEED = "training.seed"
+
+# What may differ between runs without making them runs of another setting.
+_FREE = ("output.", "tracking.", "evaluation.", "training.workers", "training.resume")
+
+# What is learned from: runs that differ in it are not compared.
+_DATA = ("name", "path", "config", "train_split", "held_out_split", "held_out")
+
+# What depends on the machine.
+_OF_MACHINE = ("seconds", "peak_bytes")
+
+
+def read_training(result: Result, source: Source, *root: str | int) -> Iterator[Measurement]:
+    """What a run took and what was measured of it; its results stand under `root`."""
+    shared = _shared(result, *root)
+    result.pick(*root, "evaluation", kind=dict)
+    machine = {name: result.get_at("environment", name) for name in ("device", "processor", "threads")}
+    for keys in (*_metrics(result, *root), *_metrics(result, *root, "evaluation")):
+        options = {"variations": _known(machine)} if keys[-1] in _OF_MACHINE else {}
+        yield _measurement(result, source, "training", keys, **shared, **options)
+
+
+def read_comparison(result: Result, source: Source) -> Iterator[Measurement]:
+    """The runs that a comparison has gathered, with the names that it gives to their settings."""
+    for number in range(len(result.pick("runs", kind=list))):
+        yield from read_training(result, source, "runs", number)
+
+
+def read_images(result: Result, source: Source) -> Iterator[Measurement]:
+    """What was measured of a run's network on some images; items are `metric, images`."""
+    name, shared = result.pick("data", "name", kind=str), _shared(result)
+    result.pick("evaluation", kind=dict)
+    variations = {"images": result.get_at("data", "fingerprint"), "shape": result.get_at("shape")}
+    for keys in _metrics(result, "evaluation"):
+        found = _measurement(result, source, "images", keys, **shared, data=name, variations=_known(variations))
+        yield replace(found, item=f"{found.item}, {name}")
+
+
+def _metrics(result: Result, *root: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Where each metric of a section stands; what is no finite number is none."""
+    for name in result.get_at(*root) if root else result:
+        # The recipe has the seed.
+        if name != "seed" and result.optional_number(*root, name) is not None:
+            yield (*root, name)
+    for side in result.get_at(*root, "accuracy_by_side") or ():
+        yield (*root, "accuracy_by_side", side)
+
+
+def _measurement(
+    result: Result, source: Source, kind: str, keys: tuple[str | int, ...], **options: Any
+) -> Measurement:
+    section, name = keys[-2:] if len(keys) > 1 else (None, keys[0])
+    by_side = section == "accuracy_by_side"
+    return Measurement(
+        kind=kind,
+        item=section if by_side else name,
+        length=int(name) if by_side else None,
+        value=result.finite_number(*keys),
+        error=None,
+        places=(Place(source, pointer(*keys)),),
+        **options,
+    )
+
+
+def _shared(result: Result, *root: str | int) -> dict[str, Any]:
+    """The setting that was trained, and what it learned from."""
+    recipe = result.pick(*root, "recipe", kind=dict)
+    images = recipe.get("images") or {}
+    data = {f"images.{name}": images[name] for name in _DATA if images.get(name) is not None}
+    facts = {
+        name: value
+        for name, value in _flat(recipe).items()
+        if name != "task" and name not in data and not name.startswith(_FREE)
+    }
+    given = result.get_at(*root, "setting") or ""
+    return {
+        "subject": Subject(given, "", "", "", facts=tuple(sorted(facts.items()))),
+        "conditions": _known({"task": result.pick(*root, "recipe", "task", kind=str), **data}),
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Leaves by `section.key`, as they are written in a recipe."""
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def _known(values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, str(value)) for name, value in values.items() if value is not None)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of training runs: ratios to the first setting, means over seeds, and names that tell settings apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+
+import pytest
+
+from hylora_eval.report.charts import chart, series_styles
+from hylora_eval.report.collect import collect
+from hylora_eval.report.thesis_tables import lay_tables
+from hylora_eval.report.write import table_csv, write_report
+from tests.eval.report import made
+
+
+def tables_of(tmp_path, *records):
+    for number, record in enumerate(records):
+        made.write(tmp_path, f"{number:02}.json", record)
+    return {table.slug: table for table in lay_tables(collect([tmp_path]))}
+
+
+def texts(table):
+    """The cells of each row by its column, under the section and the label of the row."""
+    return {
+        (section.title, row.label): {
+            column.label: f"{cell.text} {cell.error_text}".strip()
+            for column, cell in zip(table.columns, row.cells, strict=True)
+        }
+        for section in table.sections
+        for row in section.rows
+    }
+
+
+def test_costs_are_relative_to_the_single_scale_sampler(tmp_path):
+    """Whatever comes first among the files."""
+    tables = tables_of(
+        tmp_path,
+        made.training("out/vbswc", sampler="msc_vbswc", updates=66, seconds=42.0, flops=7e12),
+        made.training("out/ssc", updates=100, seconds=50.0, flops=1e13, evaluation={"accuracy": 0.8131}),
+    )
+    table = tables["training-ratios"]
+    assert texts(table) == {
+        ("resnet8", "SSc-FBS"): {
+            "Peak memory (×)": "1.00",
+            "Training FLOPs (×)": "1.00",
+            "Optimization updates (×)": "1.00",
+            "Training time (×)": "1.00",
+            "Top-1 accuracy (%)": "81.31",
+        },
+        ("resnet8", "MSc-VBSWC"): {
+            "Peak memory (×)": "1.00",
+            "Training FLOPs (×)": "0.70",
+            "Optimization updates (×)": "0.66",
+            "Training time (×)": "0.84",
+            "Top-1 accuracy (%)": "80.00",
+        },
+    }
+    assert "SSc-FBS" in table.caption and not any(cell.best for cell in table.cells())
+    taken = texts(tables["training-taken"])["resnet8", "MSc-VBSWC"]
+    assert taken["Peak memory (MiB)"] == "1024" and taken["Training FLOPs (10¹²)"] == "7.00"
+    assert taken["Updates"] == "66"
+
+
+def test_seeds_are_averaged(tmp_path):
+    accuracies, seconds = (0.80, 0.83, 0.84), (40.0, 50.0, 60.0)
+    tables = tables_of(
+        tmp_path,
+        made.training("out/ssc", seconds=100.0),
+        *(
+            made.training(f"out/vbs-{seed}", seed, "msc_vbs", seconds=seconds[seed], evaluation={"accuracy": accuracy})
+            for seed, accuracy in enumerate(accuracies)
+        ),
+    )
+    (section,) = tables["training-ratios"].sections
+    assert [row.detail for row in section.rows] == ["1 seed", "3 seeds"]
+    measured = texts(tables["training-measured"])["resnet8", "MSc-VBS"]
+    assert measured["Top-1 accuracy (%)"] == f"82.33 ± {100 * statistics.stdev(accuracies):.2f}"
+    assert texts(tables["training-ratios"])["resnet8", "MSc-VBS"]["Training time (×)"] == "0.50 ± 0.10"
+    cell = section.rows[1].cells[-1]
+    assert [place.pointer for place in cell.measurement.places] == ["evaluation.accuracy"] * 3
+
+
+def test_a_seed_that_was_run_twice_counts_once(tmp_path):
+    older = made.training("out/old", evaluation={"accuracy": 0.1}, created="2026-01-01T00:00:00+00:00")
+    tables = tables_of(tmp_path, made.training("out/new", evaluation={"accuracy": 0.9}), older)
+    assert texts(tables["training-measured"]) == {("resnet8", "SSc-FBS"): {"Top-1 accuracy (%)": "90.00"}}
+
+
+def test_settings_are_called_by_what_tells_them_apart(tmp_path):
+    tables = tables_of(
+        tmp_path,
+        made.training("a"),
+        made.training("b", recipe={"model.dropout": 0.2}),
+        made.training("c", sampler="msc_vbs"),
+        made.training("d", 1, sampler="msc_vbs", recipe={"training.workers": 8}),
+    )
+    labels = [label for _, label in texts(tables["training-ratios"])]
+    assert labels == ["SSc-FBS, model dropout 0.0", "SSc-FBS, model dropout 0.2", "MSc-VBS"]
+
+
+def test_one_sampler_for_all_is_not_named(tmp_path):
+    tables = tables_of(
+        tmp_path, made.training("a", recipe={"training.epochs": 3}), made.training("b", recipe={"training.epochs": 4})
+    )
+    assert [label for _, label in texts(tables["training-ratios"])] == ["training epochs 3", "training epochs 4"]
+
+
+def test_each_network_has_a_baseline_of_its_own(tmp_path):
+    """Table 4.4."""
+    tables = tables_of(
+        tmp_path,
+        made.training("a", seconds=10.0),
+        made.training("b", sampler="msc_vbs", seconds=8.0),
+        made.training("c", model="vgg11", seconds=100.0),
+        made.training("d", sampler="msc_vbs", model="vgg11", seconds=50.0),
+    )
+    times = {key: row["Training time (×)"] for key, row in texts(tables["training-ratios"]).items()}
+    assert times == {
+        ("resnet8", "SSc-FBS"): "1.00",
+        ("resnet8", "MSc-VBS"): "0.80",
+        ("vgg11", "SSc-FBS"): "1.00",
+        ("vgg11", "MSc-VBS"): "0.50",
+    }
+
+
+def test_networks_of_transformers_and_timm_are_called_by_their_own_names(tmp_path):
+    """And those that differ in the rest of their settings stand together."""
+    configs = ({"model_type": "vit"}, {"model_type": "swin"}, {"architecture": "vit", "model_args": {"depth": 2}})
+    tables = tables_of(
+        tmp_path,
+        *(made.training(str(config), model="any", recipe={"model.config": config}) for config in configs),
+        made.training("d", model="any", recipe={"model.config": None, "model.path": "some/vit"}),
+        made.training("e", recipe={"model.config": None, "model.path": None}),
+    )
+    networks = [section.title for section in tables["training-ratios"].sections]
+    assert networks == ["vit", "swin", "some/vit", "resnet8"]
+
+
+def test_runs_that_learned_from_other_data_stand_apart(tmp_path):
+    tables = tables_of(tmp_path, made.training("a"), made.training("b", images="mnist"))
+    assert {slug for slug in tables if "ratios" in slug} == {"training-ratios-1", "training-ratios-2"}
+    assert tables["training-ratios-2"].title == "Cost of training: mnist"
+
+
+def test_what_a_baseline_lacks_has_no_ratio(tmp_path):
+    tables = tables_of(tmp_path, made.training("a", peak_bytes=0), made.training("b", sampler="msc_vbs", flops=1e9))
+    row = texts(tables["training-ratios"])["resnet8", "MSc-VBS"]
+    assert row["Training FLOPs (×)"] == row["Peak memory (×)"] == "—"
+
+
+def test_times_of_another_machine_have_a_note(tmp_path):
+    other = made.training("c", 2)
+    other["environment"]["processor"] = "two"
+    tables = tables_of(tmp_path, made.training("a"), made.training("b", sampler="msc_vbs"), made.training("d", 1))
+    assert not tables["training-ratios"].notes
+    tables = tables_of(
+        tmp_path, made.training("a"), made.training("b", sampler="msc_fbs"), other | {"recipe": vbs()["recipe"]}
+    )
+    (note,) = tables["training-ratios"].notes
+    assert "processor: two, where others have one" in note
+
+
+def vbs(**options):
+    return made.training("e", sampler="msc_vbs", **options)
+
+
+def test_accuracy_by_resolution_is_a_table_and_a_chart(tmp_path):
+    tables = tables_of(
+        tmp_path, made.training("a", sides={"16": 0.5, "8": 0.8}), vbs(sides={"16": 0.7, "8": 0.75, "24": 0.6})
+    )
+    table = tables["training-sides"]
+    assert texts(table) == {
+        ("resnet8", "SSc-FBS"): {"8": "80.00", "16": "50.00", "24": "—"},
+        ("resnet8", "MSc-VBS"): {"8": "75.00", "16": "70.00", "24": "60.00"},
+    }
+    assert [cell.best for cell in table.cells()] == [True, False, False, False, True, False]
+    (panel,) = chart(table, series_styles([table]))["panels"]
+    drawn = {series["name"]: [(point["x"], point["y"]) for point in series["points"]] for series in panel["series"]}
+    assert drawn == {"SSc-FBS": [(8, 80.0), (16, 50.0)], "MSc-VBS": [(8, 75.0), (16, 70.0), (24, 60.0)]}
+    assert len({series["style"]["color"] for series in panel["series"]}) == 2
+
+
+def test_other_images_are_columns(tmp_path):
+    """Table 4.3."""
+    tables = tables_of(
+        tmp_path,
+        made.training("a"),
+        vbs(),
+        made.images("ImageNet-A", 0.16),
+        made.images("ImageNet-A", 0.18, sampler="msc_vbs"),
+        made.images("ImageNet-R", 0.4, sampler="msc_vbs"),
+    )
+    assert texts(tables["training-images"]) == {
+        ("resnet8", "SSc-FBS"): {
+            "ImageNet-A: Top-1 accuracy (%)": "16.00",
+            "ImageNet-A: Calibration error (%)": "5.00",
+            "ImageNet-R: Top-1 accuracy (%)": "—",
+            "ImageNet-R: Calibration error (%)": "—",
+        },
+        ("resnet8", "MSc-VBS"): {
+            "ImageNet-A: Top-1 accuracy (%)": "18.00",
+            "ImageNet-A: Calibration error (%)": "5.00",
+            "ImageNet-R: Top-1 accuracy (%)": "40.00",
+            "ImageNet-R: Calibration error (%)": "5.00",
+        },
+    }
+    # The accuracy on the run's own held-out images is another thing.
+    assert texts(tables["training-measured"])["resnet8", "SSc-FBS"]["Top-1 accuracy (%)"] == "80.00"
+
+
+def test_metrics_of_other_tasks_are_shown_as_they_are(tmp_path):
+    tables = tables_of(tmp_path, made.training("a", evaluation={"word_errors": 0.25}, trees=3))
+    assert texts(tables["training-measured"])["resnet8", "SSc-FBS"] == {"Word errors": "0.250", "Trees": "3.00"}
+
+
+def test_a_comparison_names_its_settings(tmp_path):
+    runs = [
+        {"setting": name, "seed": seed, **made.training(name, seed, sampler, evaluation={"accuracy": 0.5 + seed / 10})}
+        for name, sampler in (("curriculum", "msc_vbswc"), ("usual", "ssc_fbs"))
+        for seed in (0, 1)
+    ]
+    environment = {**made.ENVIRONMENT, "processor": "one"}
+    comparison = {"kind": "comparison", "question": "which?", "environment": environment, "runs": runs}
+    path = made.write(tmp_path, "comparison.json", comparison)
+    (table, *_) = lay_tables(collect([path]))
+    rows = texts(table)
+    assert list(rows) == [("resnet8", "usual"), ("resnet8", "curriculum")]
+    assert rows["resnet8", "usual"]["Top-1 accuracy (%)"] == "55.00 ± 7.07"
+    lines = list(csv.DictReader(io.StringIO(table_csv(table))))
+    accuracy = next(line for line in lines if line["column"] == "Top-1 accuracy (%)" and line["run"] == "curriculum")
+    assert accuracy["pointer"] == "runs[0].evaluation.accuracy; runs[1].evaluation.accuracy"
+
+
+def test_the_page_is_written_and_offers_no_attentions(tmp_path):
+    made.write(tmp_path, "a.json", made.training("a", sides={"8": 0.5, "16": 0.6}))
+    made.write(tmp_path, "b.json", vbs(sides={"8": 0.5, "16": 0.6}))
+    write_report(tmp_path / "report", collect([tmp_path / "a.json", tmp_path / "b.json"]))
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "MSc-VBS" in text and 'data-chart="training-sides"' in text and "Evaluated with" not in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda record: record.pop("recipe"), "recipe is missing"),
+        (lambda record: record.pop("evaluation"), "evaluation is missing"),
+        (lambda record: record["recipe"].pop("task"), "recipe.task is missing"),
+        (lambda record: record["recipe"].pop("output"), "recipe.output is missing"),
+    ],
+)
+def test_a_damaged_result_is_named_with_its_field(tmp_path, damage, words):
+    record = json.loads(json.dumps(made.training()))
+    damage(record)
+    path = made.write(tmp_path, "results.json", record)
+    with pytest.raises(ValueError) as caught:
+        collect([path])
+    assert str(caught.value) == f"{path}: {words}"
