@@ -287,8 +287,8 @@ def compound(recipe: ImageRecipe, budget: float, data: ImageSet | None = None) -
         raise ValueError(f"budget={budget} must be above 0, a share of the dense run's operations")
     if recipe.sampler.name != "msc_vbswc":
         raise RecipeError(
-            f"sampler.name={recipe.sampler.name!r} cannot keep to a budget, which takes resolutions first; set it to "
-            "msc_vbswc"
+            f"sampler.name={recipe.sampler.name!r} cannot keep to a budget, for which resolutions are reduced first; "
+            "set it to msc_vbswc"
         )
     data = data or _image_set(recipe)
     network = _network(recipe, data)

@@ -205,5 +205,5 @@ def test_a_network_that_cannot_grow_is_refused(tmp_path):
 
 def test_growth_of_sharded_parameters_is_refused_before_any_update(tmp_path):
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    with pytest.raises(RecipeError, match="cannot be had while weights are sharded over processes; train with DDP"):
+    with pytest.raises(RecipeError, match="cannot be had while parameters are sharded over processes; train with DDP"):
         make_task(recipe(tmp_path), accelerator)
