@@ -96,6 +96,7 @@ class ImageTask(Task):
             share.world_size,
         )
         self.steps = self.plan.steps
+        self._cost = image_flops(recipe, model.network, split.channels)
         plain = split.plain
         collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
         self.feed = RowFeed(split.train, collate, self.plan.window, share, loop.workers)
@@ -211,15 +212,21 @@ class ImageTask(Task):
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""
         moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
-        cost = image_flops(self._recipe, self.model.network, self._split.channels)
         masks = list(self.model.masks.buffers())
         covered = sum(mask.numel() for mask in masks)
         return {
             "images_seen": sum(self.plan.window(moment).rows for moment in moments),
-            "flops": sum(epoch_flops(self.plan, epoch, cost) for epoch in range(self._recipe.training.epochs)),
+            "flops": self._flops(),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
         }
+
+    def _flops(self) -> int | None:
+        """Operations of the run; None for a network of which they cannot be counted."""
+        try:
+            return sum(epoch_flops(self.plan, epoch, self._cost) for epoch in range(self._recipe.training.epochs))
+        except ValueError:
+            return None
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `vision_extras.models.load_network` reads, and its averaged weights beside it."""
