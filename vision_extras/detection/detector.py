@@ -74,15 +74,16 @@ class HubDetector(HubModule):
         Raises:
             ValueError: if it has others than the backbone.
         """
-        backbones = [module for module in self.model.modules() if type(module).__name__.endswith("Backbone")]
+        backbone = [module for module in self.model.modules() if type(module).__name__.endswith("Backbone")][-1]
         learned = AutoModelForImageClassification.from_pretrained(folder).base_model.state_dict()
-        wanted = backbones[-1].state_dict()
-        # Norms of the single stages are the backbone's own, and a pooled classifier's last norm has no place in it.
-        shared = {name for name in wanted if "hidden_states_norms" not in name}
-        missing = [name for name in shared if name not in learned or learned[name].shape != wanted[name].shape]
-        if missing:
-            raise ValueError(f"backbone={str(folder)!r} has no weight {min(missing)!r} of the detector's shape")
-        backbones[-1].load_state_dict({name: learned[name] for name in shared}, strict=False)
+        wanted = backbone.state_dict()
+        # Some backbones hold the base of a classifier, others its parts. Norms of stages are a backbone's own.
+        inner = f"{backbone.config.model_type}."
+        names = {name: name.removeprefix(inner) for name in wanted if "hidden_states_norms" not in name}
+        for name, source in names.items():
+            if source not in learned or learned[source].shape != wanted[name].shape:
+                raise ValueError(f"backbone={str(folder)!r} has no weight {source!r} of the backbone's shape")
+        backbone.load_state_dict({name: learned[source] for name, source in names.items()}, strict=False)
 
 
 class Detection(nn.Module):
