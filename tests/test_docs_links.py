@@ -107,7 +107,11 @@ def test_the_api_index_is_up_to_date():
 
 def test_every_command_is_in_the_reference():
     text = page("docs/reference/commands.md")
-    for module, prefix in (("hylora_cli", "hylora"), ("hylora_eval.commands", "hylora eval")):
+    for module, prefix in (
+        ("hylora_cli", "hylora"),
+        ("hylora_eval.commands", "hylora eval"),
+        ("vision_extras.commands", "hylora images"),
+    ):
         (table,) = (node for node in API.source(module).body if is_command_table(node))
         for command in ast.literal_eval(table.value):
             assert f"`{prefix} {command}" in text, command

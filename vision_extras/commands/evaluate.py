@@ -22,7 +22,7 @@ from hylora.training.evaluation import evaluation_mode
 from hylora.training.recipe import RecipeError
 from vision_extras.images import Split, load_split
 from vision_extras.metrics import ImageEvaluation, find_head
-from vision_extras.models import load_network
+from vision_extras.models import check_sides, load_network
 from vision_extras.recipe import ImageRecipe
 
 __all__ = ["evaluate", "outputs_by_name", "read_outputs"]
@@ -59,6 +59,7 @@ def evaluate(
     sides, shape = sides or recipe.evaluation.sides, recipe.sampler.shape
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)
+    check_sides(network, [shape, *((side, side) for side in sides)])
     try:
         split = load_split(recipe.images)
     except ValueError as error:

@@ -25,7 +25,7 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation report",
     overwrite: Overwrite = False,
 ) -> None:
-    """Collect results of `hylora eval` and lm-eval into the thesis's tables.
+    """Collect results of `hylora eval`, lm-eval and training runs into the tables of the theses.
 
     Raises:
         FileNotFoundError: if a result does not exist.

@@ -1,8 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thesis's tables out of result files: Markdown, CSV and one page of HTML (chapter 6, tables 6.1 to 6.6).
+"""The theses' tables out of result files: Markdown, CSV and one page of HTML.
 
-`collect` finds result files and reads their numbers, `thesis_tables` lays them out as `tables`, and `write` writes
-them.
+`collect` finds result files and reads their numbers, `thesis_tables` (language models: chapter 6, tables 6.1 to 6.6)
+and `training_tables` (training: chapter 4, tables 4.1 to 4.7) lay them out as `tables`, and `write` writes them.
 """
 
-__all__ = ["charts", "collect", "markdown", "measurements", "page", "tables", "thesis_tables", "write"]
+__all__ = [
+    "charts",
+    "collect",
+    "markdown",
+    "measurements",
+    "page",
+    "tables",
+    "thesis_tables",
+    "training_tables",
+    "write",
+]

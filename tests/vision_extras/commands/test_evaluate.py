@@ -115,6 +115,11 @@ def test_what_is_there_is_not_replaced_unasked(folder, tmp_path):
     assert "--overwrite" in str(refused.exception) and (tmp_path / "eval.json").read_text() == "kept"
 
 
+def test_resolutions_that_the_network_cannot_take(folder):
+    refused = invoke("eval", folder, "--sides", 8, "--sides", 2)
+    assert "2x2" in str(refused.exception) and "stride" in str(refused.exception)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("0 one 2", "'one'"), ("0 1 1", "twice"), ("0 1", "2 numbers"), ("0 1 2 3", "4 numbers"), ("-1 0 1", "'-1'")],
