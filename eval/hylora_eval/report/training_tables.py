@@ -105,8 +105,8 @@ def _tables(part: list[Measurement]) -> list[Table]:
     conditions = dict(part[0].conditions)
     task = conditions.pop("task")
     source = conditions.get("images.name", task)
-    data = ", ".join(f"{name.removeprefix('images.')} {value}" for name, value in conditions.items())
-    learned = f"Task {task}; learned from images of {data}." if data else f"Task {task}."
+    more = [f"{name.removeprefix('images.')} {value}" for name, value in conditions.items() if name != "images.name"]
+    learned = f"Task {task}; learned from {', '.join((source, *more))}." if conditions else f"Task {task}."
     known = {metric.item for metric in (*_MEASURED, *_TAKEN)}
     others = [item for kind, item, side in keys if kind == "training" and item not in known and side is None]
     sides = sorted(side for kind, _, side in keys if kind == "training" and side is not None)

@@ -59,7 +59,8 @@ def test_costs_are_relative_to_the_single_scale_sampler(tmp_path):
             "Top-1 accuracy (%)": "80.00",
         },
     }
-    assert "SSc-FBS" in table.caption and not any(cell.best for cell in table.cells())
+    assert "first row (SSc-FBS)" in table.caption and "learned from digits, held_out 0.2." in table.caption
+    assert not any(cell.best for cell in table.cells())
     taken = texts(tables["training-taken"])["resnet8", "MSc-VBSWC"]
     assert taken["Peak memory (MiB)"] == "1024" and taken["Training FLOPs (10¹²)"] == "7.00"
     assert taken["Updates"] == "66"
