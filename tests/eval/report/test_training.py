@@ -15,6 +15,7 @@ from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import table_csv, write_report
 from tests.eval.report import made
+from tests.eval.report.pages import Checked
 
 
 def tables_of(tmp_path, *records):
@@ -236,12 +237,19 @@ def test_a_comparison_names_its_settings(tmp_path):
     assert accuracy["pointer"] == "runs[0].evaluation.accuracy; runs[1].evaluation.accuracy"
 
 
-def test_the_page_is_written_and_offers_no_attentions(tmp_path):
-    made.write(tmp_path, "a.json", made.training("a", sides={"8": 0.5, "16": 0.6}))
-    made.write(tmp_path, "b.json", vbs(sides={"8": 0.5, "16": 0.6}))
-    write_report(tmp_path / "report", collect([tmp_path / "a.json", tmp_path / "b.json"]))
+def test_the_page_holds_every_number_and_offers_no_attentions(tmp_path):
+    for seed, sampler in enumerate(("ssc_fbs", "msc_vbs", "msc_vbs")):
+        options = {"run": f"a<{seed}>", "seed": seed, "sampler": sampler}
+        made.write(tmp_path, f"runs/{seed}.json", made.training(sides={"8": 0.5, "16": 0.6}, **options))
+        made.write(tmp_path, f"runs/{seed}-a.json", made.images("a<b>&c", 0.4 + seed / 10, **options))
+    tables = write_report(tmp_path / "report", collect([tmp_path / "runs"]))
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert "MSc-VBS" in text and 'data-chart="training-sides"' in text and "Evaluated with" not in text
+    cells = [cell["text"] for cell in Checked(text).cells if cell["links"] and "title" in cell["links"][0]]
+    numbers = [cell.text for table in tables for cell in table.cells() if cell.measurement is not None]
+    assert len(cells) == len(numbers) > 20
+    assert all(found.startswith(number) for found, number in zip(cells, numbers, strict=True))
+    assert 'data-chart="training-sides"' in text and "Evaluated with" not in text
+    assert "| MSc-VBS | 2 seeds |" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
