@@ -98,11 +98,8 @@ def main() -> None:
         recipe, images = samplers("ResNet-101")[name]
         plan = Plan(recipe, 3000, EPOCHS, images, images, seed=0)
         # Not the last update of an epoch, which has what is left.
-        steps = [
-            step
-            for epoch in range(1, EPOCHS + 1)
-            for step in range(plan.first_step(epoch - 1), plan.first_step(epoch) - 1)
-        ]
+        last = {plan.first_step(epoch) - 1 for epoch in range(1, EPOCHS + 1)}
+        steps = [step for step in range(plan.steps) if step not in last]
         batches = [plan.batches(step)[0] for step in steps]
         epochs = [plan.epoch(step) for step in steps]
         axes = tuple(figure.add_subplot(grid[row, column], sharey=shared[row]) for row in (0, 1))

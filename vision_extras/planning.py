@@ -7,7 +7,7 @@ import bisect
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +16,22 @@ from rich.table import Table
 from torch import nn
 
 from hylora.training.recipe import RecipeError
-from vision_extras.curricula import Plan
+from vision_extras.curricula import GrowthRecipe, Plan
 from vision_extras.curricula.scales import Shape
 from vision_extras.images import load_split
 from vision_extras.metrics.flops import training_flops
 from vision_extras.models import build_network
-from vision_extras.models.resnet_config import RESNETS
+from vision_extras.models.resnet import ResNet
+from vision_extras.models.resnet_config import ResNetConfig
 from vision_extras.recipe import ImageRecipe
 
 __all__ = ["EpochPlan", "ImageSet", "RunPlan", "compound", "epoch_flops", "image_flops", "plan_run"]
 
 # Of an image in an epoch, at a resolution.
 Cost = Callable[[int, Shape], int]
+
+# Of an image [C, H, W].
+Count = Callable[[tuple[int, int, int]], int]
 
 # What a factor may begin at, in the order in which it is reduced; the thesis goes down to a quarter.
 _FACTORS = tuple((100 - hundredth) / 100 for hundredth in range(76))
@@ -49,8 +53,8 @@ class ImageSet(NamedTuple):
     classes: int
 
 
-def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int) -> Cost:
-    """Operations that training takes for an image, by epoch and resolution (`metrics.flops.training_flops`).
+def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int, count: Count | None = None) -> Cost:
+    """Operations that training takes for an image, by epoch and resolution.
 
     What pruning takes away is counted, since the tensors keep their shapes; what signals take is not.
 
@@ -58,18 +62,22 @@ def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int) -> Cost:
         recipe: of the run.
         network: of the recipe, with weights or on the meta device.
         channels: of the images.
+        count: of an image's operations by its shape; None for `training_flops` of the network. ResNets need none.
     """
     passes = 2 if recipe.sharpness.radius else 1
-    if not recipe.growth.grows:
-        counted = cache(lambda shape: passes * training_flops(network, (channels, *shape)))
-        return lambda epoch, shape: counted(shape)
+    count = count or cache(partial(training_flops, network))
 
     @cache
-    def config_at(epoch: int) -> Any:
+    def config_at(epoch: int) -> ResNetConfig:
         model = recipe.growth.network_at(recipe.model, epoch, recipe.training.epochs)
         return dataclasses.replace(network.config, width=model.width, depth=model.depth)
 
-    return cache(lambda epoch, shape: passes * config_at(epoch).training_flops(*shape))
+    @cache
+    def cost(epoch: int, shape: Shape) -> int:
+        known = isinstance(network, ResNet)
+        return passes * (config_at(epoch).training_flops(*shape) if known else count((channels, *shape)))
+
+    return cost
 
 
 def epoch_flops(plan: Plan, epoch: int, cost: Cost) -> int:
@@ -218,20 +226,28 @@ def plan_run(recipe: ImageRecipe, data: ImageSet | None = None) -> RunPlan:
         RecipeError: if the recipe cannot work.
     """
     data = data or _image_set(recipe)
-    loop, sampler = recipe.training, recipe.sampler
+    network = _network(recipe, data)
+    return _planned(recipe, data, network, cache(partial(training_flops, network)))
+
+
+def _network(recipe: ImageRecipe, data: ImageSet) -> nn.Module:
+    """The full network on the meta device."""
     try:
-        network = build_network(recipe.model, data.channels, data.classes, None)
+        return build_network(recipe.model, data.channels, data.classes, None)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
+
+
+def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Count) -> RunPlan:
+    loop, sampler = recipe.training, recipe.sampler
     plan = Plan(sampler, data.images, loop.epochs, loop.global_batch_size, loop.batch_size, loop.seed)
-    stride = getattr(network, "stride", 1)
-    if min(map(min, plan.shapes)) < stride:
+    stride, least = getattr(network, "stride", 1), min(map(min, plan.shapes))
+    if least < stride:
         raise RecipeError(
-            f"sampler.start={sampler.start} and sampler.smallest={sampler.smallest} come to images of "
-            f"{min(map(min, plan.shapes))} pixels, below the network's stride, {stride}; raise them, or "
-            f"sampler.multiple={sampler.multiple}"
+            f"sampler.start={sampler.start} and sampler.smallest={sampler.smallest} come to images of {least} pixels, "
+            f"below the network's stride, {stride}; raise them, or sampler.multiple={sampler.multiple}"
         )
-    cost = image_flops(recipe, network, data.channels)
+    cost = image_flops(recipe, network, data.channels, count)
     epochs = []
     for epoch in range(loop.epochs):
         shapes = plan.images_by_shape(epoch)
@@ -239,8 +255,8 @@ def plan_run(recipe: ImageRecipe, data: ImageSet | None = None) -> RunPlan:
         updates = plan.first_step(epoch + 1) - plan.first_step(epoch)
         flops = epoch_flops(plan, epoch, cost)
         epochs.append(EpochPlan(epoch, updates, min(shapes), max(shapes), model.width, model.depth, flops))
-    plain = dataclasses.replace(recipe, growth=type(recipe.growth)())
-    dense = data.images * image_flops(plain, network, data.channels)(0, sampler.shape)
+    plain = dataclasses.replace(recipe, growth=GrowthRecipe())
+    dense = data.images * image_flops(plain, network, data.channels, count)(0, sampler.shape)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return RunPlan(recipe, data, parameters, dense, tuple(epochs))
 
@@ -267,19 +283,21 @@ def compound(recipe: ImageRecipe, budget: float, data: ImageSet | None = None) -
         raise ValueError(f"budget={budget} must be above 0, a share of the dense run's operations")
     if recipe.sampler.name != "msc_vbswc":
         raise RecipeError(
-            f"sampler.name={recipe.sampler.name!r} cannot keep to a budget, which takes resolutions first; set it to "
-            "msc_vbswc"
+            f"sampler.name={recipe.sampler.name!r} cannot keep to a budget, for which resolutions are reduced first; "
+            "set it to msc_vbswc"
         )
     data = data or _image_set(recipe)
+    network = _network(recipe, data)
+    count = cache(partial(training_flops, network))
 
     def planned(resolution: float, width: float, depth: float) -> RunPlan:
         sampler = dataclasses.replace(recipe.sampler, start=resolution)
         growth = dataclasses.replace(recipe.growth, width=width, depth=depth)
-        return plan_run(dataclasses.replace(recipe, sampler=sampler, growth=growth), data)
+        return _planned(dataclasses.replace(recipe, sampler=sampler, growth=growth), data, network, count)
 
     low = _FACTORS[-1]
     phases = [lambda factor: planned(factor, 1.0, 1.0)]
-    if recipe.model.name in RESNETS:
+    if isinstance(network, ResNet):
         phases += [lambda factor: planned(low, factor, 1.0), lambda factor: planned(low, low, factor)]
     for phase in phases:
         if phase(low).share <= budget:

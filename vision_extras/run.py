@@ -50,8 +50,8 @@ def make_task(
     """
     if recipe.growth.grows and accelerator.distributed_type in SHARDED:
         raise RecipeError(
-            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while weights "
-            "are sharded over processes; train with DDP or on one GPU"
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while "
+            "parameters are sharded over processes; train with DDP or on one GPU"
         )
     # Nobody knows what else a factory of somebody's own needs.
     if network is None and ":" not in recipe.model.name:
@@ -72,7 +72,10 @@ def make_task(
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
     model = Classification(network, loss, recipe.augment.label_smoothing)
-    return ImageTask(model, split, recipe, share_of(accelerator))
+    try:
+        return ImageTask(model, split, recipe, share_of(accelerator))
+    except ValueError as error:
+        raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
 
 
 def _build(model: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:

@@ -212,8 +212,8 @@ class Plan:
         rows = max(1, rows // self._ranks)
         if rows < self._passes:
             raise ValueError(
-                f"batch_size={images} leaves a process {rows} images of {shape}, fewer than {self._passes} forward "
-                "passes; raise rows_per_pass, or have one shape for all processes"
+                f"{self._passes} forward passes need as many images in each process, and a reference batch of "
+                f"{images} leaves it {rows} of {shape}; raise the batch size of a pass, or have one shape for all"
             )
         return rows
 
@@ -249,8 +249,8 @@ class Plan:
             rows = self._last[epoch]
         elif self._ranks > 1:
             return RankWindow(tuple(drawn), self._passes)
-        # As many passes as the reference batch has, also where a few images joined; but two images in a pass where one
-        # would leave a process without any.
+        # As many passes as the reference batch has, also where a few images joined. Passes of one image would leave a
+        # process without any where images do not divide, so some have two.
         most = max(whole, min(rows, whole + self._processes - 1))
         per_pass = -(-most // (self._passes * self._processes))
         return WindowSize(rows, max(per_pass, 2 if rows % self._processes else 1), shape)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image classifiers of transformers, from scratch or pretrained, as plain modules from images to logits."""
+"""Networks of transformers for images, from scratch or pretrained, as plain modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,19 +24,24 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from hylora.words import nearest
 from vision_extras.models.weights import drawn_from
 
-__all__ = ["HubNetwork", "check_timm", "learned_images"]
+__all__ = ["HubModule", "HubNetwork", "check_timm", "learned_images"]
 
 # Large enough that every network has some positions, and a multiple of all patches but those of 14 pixels.
 _PROBE_SIDE = 1024
 
 
-class HubNetwork(nn.Module):
-    """An image classifier of transformers.
+class HubModule(nn.Module):
+    """A network of transformers.
 
     Args:
-        model: the classifier.
+        model: the network.
         processor: the entries of its image processor, which are written beside it; None for a network without one.
     """
+
+    # Which class makes the networks, by family of their configs, and what they are.
+    auto: ClassVar[type]
+    families: ClassVar[Mapping[str, Any]]
+    kind: ClassVar[str]
 
     def __init__(self, model: PreTrainedModel, processor: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class HubNetwork(nn.Module):
     @classmethod
     def from_config(
         cls, entries: Mapping[str, Any], channels: int, classes: int, draw: torch.Generator | None
-    ) -> HubNetwork:
+    ) -> Self:
         """A network with random weights.
 
         Args:
@@ -63,17 +68,17 @@ class HubNetwork(nn.Module):
         Raises:
             ValueError: if there is no such network.
         """
-        config = _config(entries, channels, classes)
+        config = cls._config(entries, channels, classes)
         try:
             with drawn_from(draw):
-                return cls(AutoModelForImageClassification.from_config(config))
+                return cls(cls.auto.from_config(config))
         except (ValueError, TypeError, RuntimeError, ImportError, ZeroDivisionError) as error:
             raise ValueError(f"config={dict(entries)!r} gives no network: {error}") from error
 
     @classmethod
     def from_pretrained(
         cls, path: str | PathLike, classes: int | None = None, draw: torch.Generator | None = None
-    ) -> HubNetwork:
+    ) -> Self:
         """A network with trained weights.
 
         Args:
@@ -90,15 +95,34 @@ class HubNetwork(nn.Module):
             with drawn_from(draw):
                 if draw is None:
                     config = AutoConfig.from_pretrained(path, architectures=[], **labels)
-                    model = AutoModelForImageClassification.from_config(config)
+                    model = cls.auto.from_config(config)
                 else:
-                    model = AutoModelForImageClassification.from_pretrained(
-                        path, dtype=torch.float32, ignore_mismatched_sizes=True, **labels
-                    )
+                    model = cls.auto.from_pretrained(path, dtype=torch.float32, ignore_mismatched_sizes=True, **labels)
         except (OSError, ValueError) as error:
-            raise ValueError(f"path={str(path)!r} gives no image classifier: {error}") from error
+            raise ValueError(f"path={str(path)!r} gives no {cls.kind}: {error}") from error
         # They come in evaluation mode, in which batch norms learn no statistics.
         return cls(model.train(), _processor(path))
+
+    @classmethod
+    def _config(cls, entries: Mapping[str, Any], channels: int, classes: int) -> PreTrainedConfig:
+        known = [name for name in cls.families if name in CONFIG_MAPPING]
+        family = entries.get("model_type")
+        if family not in known:
+            raise ValueError(
+                f"config.model_type={family!r} must be an {cls.kind} of transformers; the nearest is "
+                f"{nearest(family, known)}"
+            )
+        # transformers would keep an entry that it does not know, and say nothing.
+        names = {*CONFIG_MAPPING[family]().to_dict(), *CONFIG_MAPPING[family].attribute_map}
+        for name in entries:
+            if name not in names:
+                raise ValueError(f"config.{name}={entries[name]!r} is unknown; the nearest is {nearest(name, names)}")
+        # Named as none, or families with several classifiers would look for theirs in nothing.
+        given = {"num_channels": channels, **entries, "num_labels": classes, "architectures": []}
+        try:
+            return AutoConfig.for_model(**given)
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise ValueError(f"config={dict(entries)!r} is refused by transformers: {error}") from error
 
     @functools.cached_property
     def stride(self) -> int:
@@ -120,7 +144,7 @@ class HubNetwork(nn.Module):
             base = type(self.model)(self.model.config).eval().base_model
             images = torch.empty(1, getattr(self.model.config, "num_channels", 3), side, side)
             try:
-                features = base(pixel_values=images, **_position_options(base)).last_hidden_state
+                features = self.features_of(base(pixel_values=images, **_position_options(base)))
             except (AttributeError, TypeError, ValueError, RuntimeError):
                 return None
         if features.ndim == 4:
@@ -128,9 +152,9 @@ class HubNetwork(nn.Module):
         # Tokens of other kinds than patches are few.
         return math.isqrt(features.shape[1]) if features.ndim == 3 else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] to logits [B, classes]."""
-        return self.model(pixel_values=images, **self._options).logits
+    def features_of(self, output: Any) -> Tensor:
+        """The last features with positions, [B, C, h, w] or [B, h * w, C], of what the network's base gives."""
+        return output.last_hidden_state
 
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
         """Write what transformers reads.
@@ -147,9 +171,21 @@ class HubNetwork(nn.Module):
             Path(folder, IMAGE_PROCESSOR_NAME).write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | PathLike) -> HubNetwork:
+    def load(cls, folder: str | PathLike) -> Self:
         """Read back what `save` wrote."""
         return cls.from_pretrained(folder, draw=torch.Generator())
+
+
+class HubNetwork(HubModule):
+    """An image classifier of transformers."""
+
+    auto = AutoModelForImageClassification
+    families = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    kind = "image classifier"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] to logits [B, classes]."""
+        return self.model(pixel_values=images, **self._options).logits
 
 
 def check_timm() -> None:
@@ -165,28 +201,6 @@ def check_timm() -> None:
             f"name='timm' needs timm, which cannot be imported ({error}); timm needs torchvision: install the build "
             "of it that belongs to your torch, and then timm"
         ) from error
-
-
-def _config(entries: Mapping[str, Any], channels: int, classes: int) -> PreTrainedConfig:
-    known = [name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name in CONFIG_MAPPING]
-    kind = entries.get("model_type")
-    if kind not in known:
-        raise ValueError(
-            f"config.model_type={kind!r} must be an image classifier of transformers; the nearest is "
-            f"{nearest(kind, known)}"
-        )
-    family = CONFIG_MAPPING[kind]
-    # transformers would keep an entry that it does not know, and say nothing.
-    names = {*family().to_dict(), *family.attribute_map}
-    for name in entries:
-        if name not in names:
-            raise ValueError(f"config.{name}={entries[name]!r} is unknown; the nearest is {nearest(name, names)}")
-    # Named as none, or families with several classifiers would look for theirs in nothing.
-    given = {"num_channels": channels, **entries, "num_labels": classes, "architectures": []}
-    try:
-        return AutoConfig.for_model(**given)
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        raise ValueError(f"config={dict(entries)!r} is refused by transformers: {error}") from error
 
 
 def _set_shift(layer: nn.Module, shift: int, resolution: tuple[int, int]) -> None:

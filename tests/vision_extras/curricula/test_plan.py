@@ -72,7 +72,7 @@ def test_every_image_once_whatever_the_processes(name, images, batch_size, rows_
 
     feeds = [RowFeed(range(images), collate, plan.window, Share(rank, processes)) for rank in range(processes)]
     for epoch in range(3):
-        seen = Counter()
+        seen, by_shape = Counter(), Counter()
         for step in range(plan.first_step(epoch), plan.first_step(epoch + 1)):
             batches = [feed.window(Moment(step, plan.steps, 5)) for feed in feeds]
             assert len({len(own) for own in batches}) == 1
@@ -81,11 +81,12 @@ def test_every_image_once_whatever_the_processes(name, images, batch_size, rows_
             for (shape,), own in zip(shapes, batches, strict=True):
                 limit = rows_per_pass * 28 * 28 / math.prod(shape) if "vbs" in name else rows_per_pass
                 assert all(1 <= len(batch["rows"]) <= max(2, limit + 1) for batch in own)
+                by_shape[shape] += sum(len(batch["rows"]) for batch in own)
             told = plan.batches(step)
             assert sum(rows for rows, _ in told) == sum(len(batch["rows"]) for own in batches for batch in own)
             assert {shape for _, shape in told} == set.union(*shapes)
             seen.update(row for own in batches for batch in own for row in batch["rows"].tolist())
-        assert seen == Counter(range(images))
+        assert seen == Counter(range(images)) and by_shape == plan.images_by_shape(epoch)
 
 
 def test_a_shape_for_each_process():
@@ -111,7 +112,7 @@ def test_one_image_in_a_pass(images):
         whole = 6 * 28 * 28 / window.shape[0] ** 2
         assert all(1 <= len(part) <= max(2, whole / 6 + 1) for part in parts)
     assert Plan(sampler("msc_vbs", shape_per_rank=True), 64, 2, 6, 1, 0).steps
-    with pytest.raises(ValueError, match="batch_size=6 leaves a process 1 images of .*, fewer than 2 forward passes"):
+    with pytest.raises(ValueError, match="2 forward passes need .*, and a reference batch of 6 leaves it 1 of"):
         Plan(sampler("msc_vbs", shape_per_rank=True), 64, 2, 6, 1, 0, processes=3)
 
 

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs take, against sums over every update, and the order in which a budget makes them begin smaller."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hylora.training.run import run
+from tests import command_line
+from tests.pages import ROOT
+from vision_extras import planning
+from vision_extras.curricula import Plan, SamplerRecipe
+from vision_extras.metrics.flops import training_flops
+from vision_extras.models import build_network
+from vision_extras.planning import ImageSet, compound, plan_run
+from vision_extras.recipe import ImageRecipe
+from vision_extras.run import make_task
+
+DATA = ImageSet(images=500, channels=1, classes=10)
+EXPANDING = {"name": "msc_vbswc", "side": 16, "smallest": 8, "largest": 24, "multiple": 4, "start": 0.5}
+
+
+def recipe(**sections):
+    tree = {
+        "task": "images",
+        "images": {"name": "digits"},
+        "model": {"name": "resnet20"},
+        "training": {"epochs": 8, "global_batch_size": 32, "batch_size": 32},
+        "tracking": {"progress": False},
+        "output": {"path": "unused", "checkpoint_every": 0},
+    }
+    return ImageRecipe.from_tree({**tree, **{key: {**tree.get(key, {}), **value} for key, value in sections.items()}})
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"sampler": EXPANDING},
+        {"sampler": EXPANDING, "growth": {"width": 0.25, "depth": 0.25, "until": 0.5}},
+        {"growth": {"width": 0.5}, "sharpness": {"radius": 0.1}},
+    ],
+    ids=["dense", "resolution", "compound", "sharpness"],
+)
+def test_a_run_takes_what_its_updates_sum_to(sections):
+    made = recipe(training={"epochs": 4}, **sections)
+    plan, loop = plan_run(made, DATA), made.training
+    updates = Plan(made.sampler, DATA.images, loop.epochs, loop.global_batch_size, loop.batch_size, loop.seed)
+    counted, expected = {}, [0] * loop.epochs
+    for step in range(updates.steps):
+        epoch = updates.epoch(step)
+        model = made.growth.network_at(made.model, epoch, loop.epochs)
+        for rows, shape in updates.batches(step):
+            if (model, shape) not in counted:
+                counted[model, shape] = training_flops(build_network(model, 1, 10, None), (1, *shape))
+            expected[epoch] += rows * counted[model, shape] * (2 if made.sharpness.radius else 1)
+    assert [epoch.flops for epoch in plan.epochs] == expected
+    assert plan.flops == sum(expected) and plan.updates == updates.steps
+    full = training_flops(build_network(made.model, 1, 10, None), (1, *made.sampler.shape))
+    assert plan.share == pytest.approx(
+        plan.flops / (full * DATA.images * loop.epochs * (2 if made.sharpness.radius else 1))
+    )
+    if not sections:
+        assert plan.share == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("own", [False, True])
+def test_images_by_shape_are_those_of_the_updates(processes, own):
+    sampler = SamplerRecipe(**EXPANDING, shape_per_rank=own)
+    plan = Plan(sampler, 333, 4, 24, 24, 0, processes)
+    expected = [{} for _ in range(4)]
+    for step in range(plan.steps):
+        for rows, shape in plan.batches(step):
+            seen = expected[plan.epoch(step)]
+            seen[shape] = seen.get(shape, 0) + rows
+    assert [plan.images_by_shape(epoch) for epoch in range(4)] == expected
+    assert all(sum(images.values()) == 333 for images in expected)
+
+
+def test_a_trained_run_took_what_was_planned(tmp_path):
+    made = recipe(
+        images={"held_out": 0.9},
+        model={"name": "resnet8"},
+        sampler={**EXPANDING, "side": 8, "smallest": 4, "largest": 8},
+        growth={"width": 0.25, "until": 0.5},
+        training={"epochs": 3},
+        output={"path": str(tmp_path)},
+    )
+    result = run(made, make_task)
+    found = json.loads((result.folder / "results.json").read_text())
+    plan = plan_run(made)
+    assert found["flops"] == plan.flops
+    assert (found["images_seen"], found["parameters"]) == (3 * plan.data.images, plan.parameters)
+    assert result.steps == plan.updates
+
+
+def test_planning_reads_no_image_where_the_numbers_are_given(monkeypatch):
+    monkeypatch.setattr(planning, "load_split", None)
+    plan = plan_run(recipe(model={"name": "resnet50"}, sampler={"side": 64}), ImageSet(1000, 3, 1000))
+    assert plan.parameters == 25_557_032 and plan.dense == plan.epochs[0].flops
+
+
+# A budget
+
+
+def begins(plan):
+    return tuple(plan.start.values())
+
+
+def test_a_budget_is_kept_by_resolution_then_width_then_depth():
+    """Each phase begins only at the end of the one before, and no factor is smaller than it has to be."""
+    made = recipe(sampler=EXPANDING, training={"epochs": 16})
+    starts = []
+    for budget in (2.0, 0.8, 0.7, 0.6, 0.52, 0.49, 0.46, 0.44, 0.43, 0.42):
+        try:
+            plan = compound(made, budget, DATA)
+        except ValueError:
+            break
+        resolution, width, depth = begins(plan)
+        assert plan.share <= budget and plan_run(plan.recipe, DATA) == plan
+        assert width == 1 or resolution == 0.25
+        assert depth == 1 or width == 0.25
+        starts.append((resolution, width, depth))
+        # A hundredth more of the factor that was reduced last would be too much.
+        reduced = [factor for factor in starts[-1] if factor < 1]
+        if reduced:
+            before = [*reduced[:-1], reduced[-1] + 0.01, 1.0, 1.0][:3]
+            assert planned(made, *before).share > budget
+    assert starts[0] == (1.0, 1.0, 1.0)
+    assert starts == sorted(starts, reverse=True)
+    assert {sum(factor < 1 for factor in factors) for factors in starts} == {0, 1, 2, 3}
+
+
+def planned(made, resolution, width, depth):
+    tree = made.to_tree()
+    tree["sampler"]["start"], tree["growth"]["width"], tree["growth"]["depth"] = resolution, width, depth
+    return plan_run(ImageRecipe.from_tree(tree), DATA)
+
+
+def test_the_recipes_own_start_is_not_looked_at():
+    made = recipe(sampler=EXPANDING, growth={"width": 0.5, "depth": 0.5})
+    assert compound(made, 0.6, DATA) == compound(recipe(sampler={**EXPANDING, "start": 0.9}), 0.6, DATA)
+
+
+def test_a_network_that_cannot_grow_keeps_to_a_budget_by_resolution_alone():
+    made = recipe(
+        model={"name": "vgg11"}, sampler={**EXPANDING, "side": 64, "smallest": 32, "largest": 96, "multiple": 32}
+    )
+    plan = compound(made, 0.42, DATA)
+    assert (
+        plan.share <= 0.42 < compound(made, 1.0, DATA).share and begins(plan)[0] < 1 and begins(plan)[1:] == (1.0, 1.0)
+    )
+    with pytest.raises(ValueError, match=r"budget=0.01 cannot be kept: with sampler.start=0.25, growth.width=1,"):
+        compound(made, 0.01, DATA)
+
+
+@pytest.mark.parametrize(
+    ("sections", "budget", "message"),
+    [
+        ({"sampler": EXPANDING}, 0.01, r"with sampler.start=0.25, growth.width=0.25, growth.depth=0.25 the run still"),
+        ({"sampler": EXPANDING}, 0.0, "budget=0.0 must be above 0"),
+        ({"sampler": EXPANDING}, float("nan"), "budget=nan must be above 0"),
+        ({}, 0.5, "sampler.name='ssc_fbs' cannot keep to a budget"),
+        (
+            {"sampler": {**EXPANDING, "multiple": 2}},
+            0.3,
+            "sampler.start=0.25 and sampler.smallest=8 come to images of 2 pixels, below the network's stride, 4",
+        ),
+    ],
+)
+def test_budgets_that_cannot_be_kept_are_refused(sections, budget, message):
+    with pytest.raises(ValueError, match=message):
+        compound(recipe(**sections), budget, DATA)
+
+
+# The command
+
+
+def test_the_command_shows_writes_and_draws_a_plan(tmp_path):
+    path = ROOT / "recipes/vision/growth/compound.yaml"
+    files = [tmp_path / name for name in ("plan.json", "plan.png")]
+    given = [
+        "training.epochs=4",
+        "model.name=resnet8",
+        "--budget",
+        "0.7",
+        "--json",
+        str(files[0]),
+        "--plot",
+        str(files[1]),
+    ]
+    result = command_line.run("plan", str(path), *given)
+    assert result.exit_code == 0, result.output
+    plan = json.loads(files[0].read_text())
+    assert plan["flops_over_dense"] <= 0.7 and f"{plan['flops_over_dense']:.3f}" in result.output
+    assert plan["recipe"]["sampler"]["start"] == plan["start"]["sampler.start"]
+    assert f"sampler.start={plan['start']['sampler.start']:g}" in result.output
+    assert len(plan["epochs"]) == 4 and sum(epoch["flops"] for epoch in plan["epochs"]) == plan["flops"]
+    assert ImageRecipe.from_tree(plan["recipe"]).training.epochs == 4
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recipes/vision/growth/width.yaml", "--context", "8"], "is for language models, which"),
+        (["recipes/llama_16k.yaml", "--budget", "0.5"], "budget='0.5' is for recipes of images"),
+        (["recipes/vision/growth/width.yaml", "model.name=vgg11"], "model.name='vgg11' cannot; use one of resnet8"),
+    ],
+)
+def test_options_of_other_tasks_are_refused(arguments, message):
+    path, *others = arguments
+    result = command_line.run("plan", str(ROOT / path), *others)
+    assert isinstance(result.exception, ValueError) and message in str(result.exception)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/vision/growth").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_take_less_than_the_dense_run(path):
+    assert plan_run(ImageRecipe.load(path), ImageSet(4000, 1, 10)).share < 0.8
