@@ -214,6 +214,19 @@ def test_other_images_are_columns(tmp_path):
     assert texts(tables["training-measured"])["resnet8", "SSc-FBS"]["Top-1 accuracy (%)"] == "80.00"
 
 
+def test_detectors_are_compared_by_their_average_precision(tmp_path):
+    """Table 4.7. They learn from objects, and those of other scenes stand apart."""
+    records = [made.training(str(most), evaluation={"ap": 0.4291, "ap50": 0.6}) for most in (3, 4)]
+    for most, record in zip((3, 4), records, strict=True):
+        record["recipe"] |= {"task": "objects", "objects": {"name": "scenes", "most": most}}
+        del record["recipe"]["images"]
+    tables = tables_of(tmp_path, *records)
+    assert {slug for slug in tables if "ratios" in slug} == {"training-ratios-1", "training-ratios-2"}
+    assert tables["training-ratios-1"].title == "Cost of training: scenes"
+    assert texts(tables["training-ratios-1"])["resnet8", "SSc-FBS"]["mAP (%)"] == "42.91"
+    assert texts(tables["training-measured-1"])["resnet8", "SSc-FBS"] == {"mAP (%)": "42.91", "AP at 0.5 (%)": "60.00"}
+
+
 def test_metrics_of_other_tasks_are_shown_as_they_are(tmp_path):
     tables = tables_of(tmp_path, made.training("a", evaluation={"word_errors": 0.25}, trees=3))
     assert texts(tables["training-measured"])["resnet8", "SSc-FBS"] == {"Word errors": "0.250", "Trees": "3.00"}
