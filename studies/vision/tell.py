@@ -3,8 +3,8 @@
 
     python studies/vision/tell.py outputs/vision
 
-The folder holds `samplers.json` and `growth.json` of compare.py, and `pruning.json` of studies/pruning/sweep.py; what is
-not there is left out. The tables go into `vision.md` there, the picture into `vision.png`.
+The folder holds `samplers.json` and `growth.json` of compare.py, and `pruning.json` of studies/pruning/sweep.py; what
+is not there is left out. The tables go into `vision.md` there, the picture into `vision.png`.
 """
 
 from __future__ import annotations
