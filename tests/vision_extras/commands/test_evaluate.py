@@ -147,8 +147,3 @@ def test_outputs_that_cannot_be(tmp_path, text, words):
     (tmp_path / "classes").write_text(text)
     with pytest.raises(ValueError, match=words):
         read_outputs(tmp_path / "classes", ("a", "b", "c"))
-
-
-def test_listing_the_commands_loads_no_library():
-    script = "import sys, vision_extras.commands; print(sorted({'torch', 'hylora'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "[]\n"
