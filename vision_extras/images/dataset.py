@@ -54,11 +54,12 @@ def open_split(path: str, config: str | None, split: str) -> Dataset:
         ValueError: if it cannot be had.
     """
     from datasets import Dataset, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
 
     saved = any(Path(path, name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         found = load_from_disk(path) if saved else load_dataset(path, config, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise ValueError(f"path={path!r} cannot be read as a dataset with a split {split!r}: {error}") from error
     if isinstance(found, Dataset):
         return found

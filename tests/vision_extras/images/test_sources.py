@@ -172,7 +172,8 @@ def test_a_folders_fingerprint_tells_what_changed_without_decoding(folder, monke
 def test_unreadable_images_are_named_or_skipped_and_listed(folder):
     whole = (folder / "train/dog/2.png").read_bytes()
     (folder / "train/dog/2.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "train/cat/5.png").write_bytes(b"")
+    (folder / "train/cat/5.png").unlink()
+    (folder / "train/cat/5.png").symlink_to("nowhere.png")
     (folder / "val/cat/0.png").write_bytes(b"no image at all")
     with pytest.raises(ValueError, match=r"unreadable='refuse' found 2 of 12 images.*cat/5.png.*dog/2.png.*skip"):
         load_split(folders(folder))
