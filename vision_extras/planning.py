@@ -19,10 +19,11 @@ from hylora.training.recipe import RecipeError
 from vision_extras.curricula import GrowthRecipe, Plan
 from vision_extras.curricula.scales import Shape
 from vision_extras.images import load_split
-from vision_extras.metrics.flops import training_flops
+from vision_extras.metrics.flops import on_meta, training_flops
 from vision_extras.models import build_network
 from vision_extras.models.resnet import ResNet
 from vision_extras.models.resnet_config import ResNetConfig
+from vision_extras.models.sides import check_sides
 from vision_extras.recipe import ImageRecipe
 
 __all__ = ["EpochPlan", "ImageSet", "RunPlan", "compound", "epoch_flops", "image_flops", "plan_run"]
@@ -60,12 +61,17 @@ def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int, count: C
 
     Args:
         recipe: of the run.
-        network: of the recipe, with weights or on the meta device.
+        network: that is trained; it may be on the meta device.
         channels: of the images.
-        count: of an image's operations by its shape; None for `training_flops` of the network. ResNets need none.
+        count: of an image's operations by its shape, where it is known already.
+
+    Returns:
+        Called, it raises a `ValueError` if operations cannot be counted, as in `metrics.flops.training_flops`.
     """
     passes = 2 if recipe.sharpness.radius else 1
-    count = count or cache(partial(training_flops, network))
+    if count is None and not isinstance(network, ResNet):
+        # Now, as processes may come to hold shares of the weights.
+        count = cache(partial(training_flops, on_meta(network)))
 
     @cache
     def config_at(epoch: int) -> ResNetConfig:
@@ -241,12 +247,10 @@ def _network(recipe: ImageRecipe, data: ImageSet) -> nn.Module:
 def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Count) -> RunPlan:
     loop, sampler = recipe.training, recipe.sampler
     plan = Plan(sampler, data.images, loop.epochs, loop.global_batch_size, loop.batch_size, loop.seed)
-    stride, least = getattr(network, "stride", 1), min(map(min, plan.shapes))
-    if least < stride:
-        raise RecipeError(
-            f"sampler.start={sampler.start} and sampler.smallest={sampler.smallest} come to images of {least} pixels, "
-            f"below the network's stride, {stride}; raise them, or sampler.multiple={sampler.multiple}"
-        )
+    try:
+        check_sides(network, [*recipe.shapes(), sampler.shape])
+    except ValueError as error:
+        raise RecipeError(f"sampler.start={sampler.start}: {error}") from error
     cost = image_flops(recipe, network, data.channels, count)
     epochs = []
     for epoch in range(loop.epochs):

@@ -143,11 +143,6 @@ class ImageRecipe(Recipe):
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """The resolutions of training, ascending."""
-        epochs = self.training.epochs
-        return sorted({shape for epoch in range(epochs) for shape in self.sampler.pool(epoch, epochs)})
-
     def _show_what_was_learned_from(self) -> None:
         """Give a pretrained network images as it learned from, where the recipe leaves it open."""
         try:

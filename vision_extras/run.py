@@ -15,7 +15,8 @@ from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
 from vision_extras.images import load_split
-from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_logits, check_sides
+from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_logits
+from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
 from vision_extras.task import Classification, ImageTask, Loss
@@ -53,9 +54,14 @@ def make_task(
             f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while "
             "parameters are sharded over processes; train with DDP or on one GPU"
         )
+    if recipe.growth.grows and network is not None:
+        raise RecipeError(
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} are for networks of this "
+            "package; leave them out to train one of your own"
+        )
     # Nobody knows what else a factory of somebody's own needs.
     if network is None and ":" not in recipe.model.name:
-        _check_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None))
+        refuse_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None), recipe.evaluation.sides)
     try:
         split = load_split(recipe.images)
     except ValueError as error:
@@ -66,9 +72,9 @@ def make_task(
         network = _build(model, split.channels, len(split.classes), draw)
     else:
         network = OwnNetwork(network)
-    _check_sides(recipe, network)
+    refuse_sides(recipe, network, recipe.evaluation.sides)
     try:
-        check_logits(network, recipe.shapes()[0], split.channels, len(split.classes))
+        check_logits(network, recipe.sampler.shapes(recipe.training.epochs)[0], split.channels, len(split.classes))
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
     model = Classification(network, loss, recipe.augment.label_smoothing)
@@ -83,15 +89,6 @@ def _build(model: ModelRecipe, channels: int, classes: int, draw: torch.Generato
         return build_network(model, channels, classes, draw)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
-
-
-def _check_sides(recipe: ImageRecipe, network: nn.Module) -> None:
-    sides = [(side, side) for side in recipe.evaluation.sides]
-    for key, shapes in (("sampler", [*recipe.shapes(), recipe.sampler.shape]), ("evaluation.sides", sides)):
-        try:
-            check_sides(network, shapes)
-        except ValueError as error:
-            raise RecipeError(f"{key}: {error}") from error
 
 
 def plan(recipe: ImageRecipe, budget: float | None) -> RunPlan:

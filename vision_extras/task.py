@@ -14,16 +14,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hylora.randomness import generator
-from hylora.training.feed import Batch, RowFeed, Share
+from hylora.training.feed import Batch, Share
 from hylora.training.method import Method
 from hylora.training.moment import Moment
-from hylora.training.optimizer import decay_matrices
-from hylora.training.task import Task
 from vision_extras.averaging import Averages, WeightAverage, write_average
-from vision_extras.curricula import Growth, Plan
+from vision_extras.curricula import Growth
 from vision_extras.images import IGNORED, Augmented, Split
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
+from vision_extras.planned import PlannedTask
 from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
 from vision_extras.recipe import ImageRecipe
@@ -67,7 +66,7 @@ class Classification(nn.Module):
         return (losses * counted).sum(), counted.sum()
 
 
-class ImageTask(Task):
+class ImageTask(PlannedTask):
     """Classification, with the methods that a recipe asks for.
 
     Args:
@@ -78,31 +77,16 @@ class ImageTask(Task):
     """
 
     unit = "images"
-    last_file = "config.json"
 
     def __init__(self, model: Classification, split: Split, recipe: ImageRecipe, share: Share | None = None) -> None:
-        share = share or Share()
-        self.model = model
-        self._split = split
-        self._recipe = recipe
-        loop = recipe.training
-        self.plan = Plan(
-            recipe.sampler,
-            len(split.train),
-            loop.epochs,
-            loop.global_batch_size,
-            loop.batch_size,
-            loop.seed,
-            share.world_size,
-        )
-        self.steps = self.plan.steps
         plain = split.plain
         collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
-        self.feed = RowFeed(split.train, collate, self.plan.window, share, loop.workers)
-        self.methods = []
+        super().__init__(model, split.train, collate, recipe, share or Share())
+        self._split = split
+        self._cost = image_flops(recipe, model.network, split.channels)
         # Before whatever keeps something for each parameter.
         if recipe.growth.grows:
-            self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, loop.epochs))
+            self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, recipe.training.epochs))
         self.methods += self._pruning()
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
@@ -145,22 +129,6 @@ class ImageTask(Task):
         """Images."""
         return len(batch["labels"])
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Weight decay spares norms, biases and scales."""
-        return decay_matrices(self.model, weight_decay)
-
-    def scheduled(self, moment: Moment) -> dict[str, float]:
-        """The epoch, and the images' height and width, on the average where processes have shapes of their own."""
-        batches = self.plan.batches(moment.step)
-        height, width = (sum(rows * shape[axis] for rows, shape in batches) for axis in (0, 1))
-        rows = sum(rows for rows, _ in batches)
-        return {"epoch": self.plan.epoch(moment.step), "height": height / rows, "width": width / rows}
-
-    def evaluation_due(self, step: int, every: int) -> bool:
-        """`every` counts epochs."""
-        epoch = self.plan.epoch(step - 1) + 1
-        return every > 0 and step == self.plan.first_step(epoch) and epoch % every == 0
-
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size.
 
@@ -195,10 +163,6 @@ class ImageTask(Task):
         images, plain = self._split.held_out, self._split.plain
         return ImageEvaluation(model, images, plain, size, accelerator, check_stop, workers)
 
-    def identity(self) -> Mapping[str, str]:
-        """Fingerprints of the images, and of the updates: their plan may depend on how many processes there are."""
-        return {"images": self._split.train.fingerprint(), "updates": self.plan.fingerprint()}
-
     def describe(self) -> Mapping[str, Any]:
         """How many images there are to train on and to evaluate on, of which classes, and which were left out."""
         return {
@@ -210,16 +174,14 @@ class ImageTask(Task):
 
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""
-        moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
-        cost = image_flops(self._recipe, self.model.network, self._split.channels)
-        masks = list(self.model.masks.buffers())
-        covered = sum(mask.numel() for mask in masks)
-        return {
-            "images_seen": sum(self.plan.window(moment).rows for moment in moments),
-            "flops": sum(epoch_flops(self.plan, epoch, cost) for epoch in range(self._recipe.training.epochs)),
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
-        }
+        return {**super().results(), "flops": self._flops(), "sparsity": self.model.masks.sparsity()}
+
+    def _flops(self) -> int | None:
+        """Operations of the run; None for a network of which they cannot be counted."""
+        try:
+            return sum(epoch_flops(self.plan, epoch, self._cost) for epoch in range(self._recipe.training.epochs))
+        except ValueError:
+            return None
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `vision_extras.models.load_network` reads, and its averaged weights beside it."""

@@ -129,7 +129,8 @@ class Sweep:
         """A dense run: its folder and what it came to."""
         folder = f"{name}-{seed}".replace(" ", "_")
         plan = make_task(self.recipe(DENSE[name], seed, folder), Accelerator()).plan
-        kept = [f"output.checkpoint_every={plan.first_step(1)}", "output.keep_checkpoints=1000000"]
+        epochs = plan.epoch(plan.steps - 1) + 1
+        kept = [f"output.checkpoint_every={plan.first_step(1)}", f"output.keep_checkpoints={epochs}"]
         epochs = train_dense(self.recipe([*DENSE[name], *kept], seed, folder))
         found = {"setting": name, "seed": seed, "detected": detected(epochs), "epochs": epochs}
         self._note("dense", found, ("setting", "seed"))

@@ -104,6 +104,10 @@ class SamplerRecipe:
         pool = interpolated(_shape(self.smallest), _shape(self.largest), self.scales, self.multiple)
         return scaled(pool, self.factor(epoch, epochs), self.multiple)
 
+    def shapes(self, epochs: int) -> list[Shape]:
+        """The distinct resolutions that a run of so many epochs may draw, ascending."""
+        return sorted({shape for epoch in range(epochs) for shape in self.pool(epoch, epochs)})
+
     def factor(self, epoch: int, epochs: int) -> float:
         """rho(e): on all resolutions in an epoch, from 0, of so many."""
         if self.name != "msc_vbswc":

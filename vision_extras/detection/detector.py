@@ -12,7 +12,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, AutoModelForObjectDetection, PreTrainedConfig
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
 from hylora.training.fields import expand_home
@@ -60,9 +65,14 @@ class HubDetector(HubModule):
             entries = {**entries, "backbone_config": {"num_channels": channels, **backbone}}
         return super()._config(entries, channels, classes)
 
+    def trunk_of(self, model: PreTrainedModel) -> nn.Module:
+        """The backbone; of a detector without one, what comes before its heads."""
+        found = [module for module in model.modules() if type(module).__name__.endswith("Backbone")]
+        return found[-1] if found else model.base_model
+
     def features_of(self, output: Any) -> Tensor:
-        """What the encoder gives; of a detector without one, what the network gives."""
-        return getattr(output, "encoder_last_hidden_state", output.last_hidden_state)
+        """The last of the features that the detector takes from its backbone."""
+        return output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
 
     def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Images [B, C, H, W], and for the loss the objects of each, to what transformers gives."""
@@ -74,15 +84,16 @@ class HubDetector(HubModule):
         Raises:
             ValueError: if it has others than the backbone.
         """
-        backbones = [module for module in self.model.modules() if type(module).__name__.endswith("Backbone")]
+        backbone = self.trunk_of(self.model)
         learned = AutoModelForImageClassification.from_pretrained(folder).base_model.state_dict()
-        wanted = backbones[-1].state_dict()
-        # Norms of the single stages are the backbone's own, and a pooled classifier's last norm has no place in it.
-        shared = {name for name in wanted if "hidden_states_norms" not in name}
-        missing = [name for name in shared if name not in learned or learned[name].shape != wanted[name].shape]
-        if missing:
-            raise ValueError(f"backbone={str(folder)!r} has no weight {min(missing)!r} of the detector's shape")
-        backbones[-1].load_state_dict({name: learned[name] for name in shared}, strict=False)
+        wanted = backbone.state_dict()
+        # Some backbones hold the base of a classifier, others its parts. Norms of stages are a backbone's own.
+        inner = f"{backbone.config.model_type}."
+        names = {name: name.removeprefix(inner) for name in wanted if "hidden_states_norms" not in name}
+        for name, source in names.items():
+            if source not in learned or learned[source].shape != wanted[name].shape:
+                raise ValueError(f"backbone={str(folder)!r} has no weight {source!r} of the backbone's shape")
+        backbone.load_state_dict({name: learned[source] for name, source in names.items()}, strict=False)
 
 
 class Detection(nn.Module):

@@ -141,10 +141,10 @@ class HubModule(nn.Module):
     def _positions(self, side: int) -> int | None:
         """How many positions of features an image has along a side at the end; None where the network hides it."""
         with torch.device("meta"):
-            base = type(self.model)(self.model.config).eval().base_model
+            trunk = self.trunk_of(type(self.model)(self.model.config).eval())
             images = torch.empty(1, getattr(self.model.config, "num_channels", 3), side, side)
             try:
-                features = self.features_of(base(pixel_values=images, **_position_options(base)))
+                features = self.features_of(trunk(pixel_values=images, **_position_options(trunk)))
             except (AttributeError, TypeError, ValueError, RuntimeError):
                 return None
         if features.ndim == 4:
@@ -152,8 +152,12 @@ class HubModule(nn.Module):
         # Tokens of other kinds than patches are few.
         return math.isqrt(features.shape[1]) if features.ndim == 3 else None
 
+    def trunk_of(self, model: PreTrainedModel) -> nn.Module:
+        """The part of a model like this one's that makes features of images."""
+        return model.base_model
+
     def features_of(self, output: Any) -> Tensor:
-        """The last features with positions, [B, C, h, w] or [B, h * w, C], of what the network's base gives."""
+        """The last features with positions, [B, C, h, w] or [B, h * w, C], in what that part gives."""
         return output.last_hidden_state
 
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training a detector: from a recipe to a folder that `load_detector` reads."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from accelerate import Accelerator
+
+from hylora.randomness import generator
+from hylora.training.processes import share_of
+from hylora.training.recipe import RecipeError
+from hylora.training.run import RunResult, run
+from hylora.training.tasks import TaskKind
+from vision_extras.detection.coco import read_coco, read_object_dataset
+from vision_extras.detection.detector import Detection, HubDetector, build_detector
+from vision_extras.detection.objects import ObjectSplit
+from vision_extras.detection.recipe import DetectionRecipe, ObjectsRecipe
+from vision_extras.detection.scenes import read_scenes
+from vision_extras.detection.task import DetectionTask
+from vision_extras.planned import refuse_sides
+
+__all__ = ["TASK", "make_task", "train"]
+
+# What the matching of boxes to objects and their evaluation need.
+_PACKAGES = ("scipy", "pycocotools")
+
+
+def train(recipe: DetectionRecipe) -> RunResult:
+    """Train as `hylora.training.run`; `vision_extras.detection.detector.load_detector` reads the result's folder."""
+    return run(recipe, make_task)
+
+
+def make_task(recipe: DetectionRecipe, accelerator: Accelerator) -> DetectionTask:
+    """The task of a recipe: its images found, and its detector at its first weights.
+
+    Raises:
+        RecipeError: if the recipe cannot work here.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RecipeError(f"task='detection' needs {' and '.join(missing)}; pip install 'hylora[vision]'")
+    refuse_sides(recipe, _build(recipe, classes=2, draw=False))
+    try:
+        split = _read(recipe.objects)
+    except ValueError as error:
+        raise RecipeError(f"objects.{error}") from error
+    if not len(split.train):
+        raise RecipeError(f"objects.name={recipe.objects.name!r} leaves no image to learn from")
+    network = _build(recipe, len(split.classes), draw=True)
+    return DetectionTask(Detection(network), split, recipe, share_of(accelerator))
+
+
+def _build(recipe: DetectionRecipe, classes: int, draw: bool) -> HubDetector:
+    weights = generator("network", recipe.training.seed) if draw else None
+    try:
+        return build_detector(recipe.model, recipe.objects.channels, classes, weights)
+    except ValueError as error:
+        raise RecipeError(f"model.{error}") from error
+
+
+def _read(objects: ObjectsRecipe) -> ObjectSplit:
+    if objects.name == "scenes":
+        return read_scenes(objects.scenes, objects.side, objects.most, objects.held_out)
+    splits = objects.train_split, objects.held_out_split
+    if objects.name == "coco":
+        return read_coco(objects.path, *splits)
+    return read_object_dataset(objects.path, *splits, objects.image_column, objects.objects_column)
+
+
+TASK = TaskKind(
+    DetectionRecipe,
+    make_task,
+    advice="next: vision_extras.detection.detector.load_detector('{folder}') gives the detector",
+)
