@@ -112,7 +112,10 @@ def read_dataset(
         numbers = {name: number for number, name in enumerate(named)}
         labels = np.array([numbers.get(value, -1) for value in values.tolist()], dtype=np.int64)
     if classes is not None and named != classes:
-        raise ValueError(f"label_column={label_column!r} of {what} has other classes than there are to learn from")
+        raise ValueError(
+            f"label_column={label_column!r} of {what} has classes {_some(named)}, and those to learn from are "
+            f"{_some(classes)}"
+        )
     wrong = np.flatnonzero((labels < 0) | (labels >= len(named)))
     if len(wrong):
         raise ValueError(
@@ -124,3 +127,7 @@ def read_dataset(
     encoded = EncodedColumn(rows.cast_column(image_column, Image(decode=False)), image_column, what)
     images = LazyImages(encoded, torch.arange(len(labels)), torch.from_numpy(labels), channels, rows._fingerprint)
     return images, named
+
+
+def _some(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (" ..." if len(classes) > 5 else "")

@@ -280,6 +280,11 @@ def test_datasets_that_cannot_be_learned_from_are_refused(tmp_path):
         "test of .* has label 2 in row 0, and there are 2 classes",
         saved(tmp_path / "above", train=good, test=dataset([2, 0], number)),
     )
+    named = dataset([0, 1], ClassLabel(names=["cat", "emu"]))
+    refused(
+        "has classes cat, emu, and those to learn from are cat, dog",
+        saved(tmp_path / "named", train=dataset([0, 1]), test=named),
+    )
     refused("at least two classes", saved(tmp_path / "one", train=dataset([0, 0], number), test=held_out))
 
 
