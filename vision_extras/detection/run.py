@@ -48,7 +48,10 @@ def make_task(recipe: DetectionRecipe, accelerator: Accelerator) -> DetectionTas
     if not len(split.train):
         raise RecipeError(f"objects.name={recipe.objects.name!r} leaves no image to learn from")
     network = _build(recipe, len(split.classes), draw=True)
-    return DetectionTask(Detection(network), split, recipe, share_of(accelerator))
+    try:
+        return DetectionTask(Detection(network), split, recipe, share_of(accelerator))
+    except ValueError as error:
+        raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
 
 
 def _build(recipe: DetectionRecipe, classes: int, draw: bool) -> HubDetector:
