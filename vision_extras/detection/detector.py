@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -68,6 +69,11 @@ class HubDetector(HubModule):
         if backbone is not None:
             entries = {**entries, "backbone_config": {"num_channels": channels, **backbone}}
         return super()._config(entries, channels, classes)
+
+    @functools.cached_property
+    def multiple(self) -> int:
+        """Heights and widths must be multiples of it: of the stride, where an encoder doubles coarse features."""
+        return self.stride if hasattr(self.model.config, "encoder_in_channels") else super().multiple
 
     def trunk_of(self, model: PreTrainedModel) -> nn.Module:
         """The backbone; of a detector without one, what comes before its heads."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import importlib.util
 
+import torch
 from accelerate import Accelerator
 
 from hylora.randomness import generator
+from hylora.training.evaluation import evaluation_mode
 from hylora.training.processes import share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
@@ -48,6 +50,7 @@ def make_task(recipe: DetectionRecipe, accelerator: Accelerator) -> DetectionTas
     if not len(split.train):
         raise RecipeError(f"objects.name={recipe.objects.name!r} leaves no image to learn from")
     network = _build(recipe, len(split.classes), draw=True)
+    _try(network, recipe)
     try:
         return DetectionTask(Detection(network), split, recipe, share_of(accelerator))
     except ValueError as error:
@@ -60,6 +63,16 @@ def _build(recipe: DetectionRecipe, classes: int, draw: bool) -> HubDetector:
         return build_detector(recipe.model, recipe.objects.channels, classes, weights)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
+
+
+def _try(network: HubDetector, recipe: DetectionRecipe) -> None:
+    """Refuse a detector that fails on the smallest images, which may have fewer places than it has queries."""
+    height, width = recipe.sampler.shapes(recipe.training.epochs)[0]
+    try:
+        with evaluation_mode(network), torch.no_grad():
+            network(torch.zeros(1, recipe.objects.channels, height, width))
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(f"model: the detector fails on an image of {height}x{width} pixels: {error}") from error
 
 
 def _read(objects: ObjectsRecipe) -> ObjectSplit:
