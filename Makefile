@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 # For example: make demo DEMO_OPTIONS=--quick
 DEMO_OPTIONS ?=
+# For example: make vision VISION_OPTIONS=training.epochs=2
+VISION_OPTIONS ?=
 CODE := hylora hylora_cli kernels eval vision_extras benchmarks studies docs tests
 
-.PHONY: demo test test-all quality style bench clean
+.PHONY: demo vision test test-all quality style bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +21,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed
 	$(BIN)/hylora demo --output outputs/demo $(DEMO_OPTIONS)
+
+vision: $(VENV)/installed
+	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH bash studies/vision/demo.sh outputs/vision $(VISION_OPTIONS)
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile

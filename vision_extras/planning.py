@@ -19,10 +19,11 @@ from hylora.training.recipe import RecipeError
 from vision_extras.curricula import GrowthRecipe, Plan
 from vision_extras.curricula.scales import Shape
 from vision_extras.images import load_split
-from vision_extras.metrics.flops import training_flops
-from vision_extras.models import build_network
+from vision_extras.metrics.flops import on_meta, training_flops
+from vision_extras.models import ModelRecipe, build_network
 from vision_extras.models.resnet import ResNet
 from vision_extras.models.resnet_config import ResNetConfig
+from vision_extras.models.sides import check_sides
 from vision_extras.recipe import ImageRecipe
 
 __all__ = ["EpochPlan", "ImageSet", "RunPlan", "compound", "epoch_flops", "image_flops", "plan_run"]
@@ -60,17 +61,21 @@ def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int, count: C
 
     Args:
         recipe: of the run.
-        network: of the recipe, with weights or on the meta device.
+        network: that is trained; it may be on the meta device.
         channels: of the images.
-        count: of an image's operations by its shape; None for `training_flops` of the network. ResNets need none.
+        count: of an image's operations by its shape, where it is known already.
+
+    Returns:
+        Called, it raises a `ValueError` if operations cannot be counted, as in `metrics.flops.training_flops`.
     """
     passes = 2 if recipe.sharpness.radius else 1
-    count = count or cache(partial(training_flops, network))
+    if count is None and not isinstance(network, ResNet):
+        # Now, as processes may come to hold shares of the weights.
+        count = cache(partial(training_flops, on_meta(network)))
 
     @cache
     def config_at(epoch: int) -> ResNetConfig:
-        model = recipe.growth.network_at(recipe.model, epoch, recipe.training.epochs)
-        return dataclasses.replace(network.config, width=model.width, depth=model.depth)
+        return _scaled(network, recipe.growth.network_at(recipe.model, epoch, recipe.training.epochs))
 
     @cache
     def cost(epoch: int, shape: Shape) -> int:
@@ -78,6 +83,11 @@ def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int, count: C
         return passes * (config_at(epoch).training_flops(*shape) if known else count((channels, *shape)))
 
     return cost
+
+
+def _scaled(network: ResNet, model: ModelRecipe) -> ResNetConfig:
+    """The network's shape with the factors of a recipe."""
+    return dataclasses.replace(network.config, width=model.width, depth=model.depth)
 
 
 def epoch_flops(plan: Plan, epoch: int, cost: Cost) -> int:
@@ -96,6 +106,7 @@ class EpochPlan:
         largest: likewise.
         width: factor on the network's channels.
         depth: factor on its blocks.
+        parameters: of the network.
         flops: operations.
     """
 
@@ -105,6 +116,7 @@ class EpochPlan:
     largest: Shape
     width: float
     depth: float
+    parameters: int
     flops: int
 
 
@@ -177,13 +189,23 @@ class RunPlan:
         }.items():
             totals.add_row(name, value)
         table = Table(title="epochs", caption="FLOPs over those of an epoch of the full network at the reference side")
-        for name in ("epoch", "smallest", "largest", "updates", "width", "depth", "FLOPs", "over SSc-FBS"):
+        for name in (
+            "epoch",
+            "smallest",
+            "largest",
+            "updates",
+            "width",
+            "depth",
+            "parameters",
+            "FLOPs",
+            "over SSc-FBS",
+        ):
             table.add_column(name, justify="right")
         for number in sorted({round(row * (count - 1) / (_ROWS - 1)) for row in range(_ROWS)}):
             epoch = self.epochs[number]
             sides = ("x".join(map(str, shape)) for shape in (epoch.smallest, epoch.largest))
             factors = (f"{factor:.2f}" for factor in (epoch.width, epoch.depth))
-            costs = (f"{epoch.flops:.3g}", f"{epoch.flops / self.dense:.3f}")
+            costs = (f"{epoch.parameters:,}", f"{epoch.flops:.3g}", f"{epoch.flops / self.dense:.3f}")
             table.add_row(str(epoch.epoch), *sides, f"{epoch.updates:,}", *factors, *costs)
         console.print(totals)
         console.print(table)
@@ -241,23 +263,30 @@ def _network(recipe: ImageRecipe, data: ImageSet) -> nn.Module:
 def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Count) -> RunPlan:
     loop, sampler = recipe.training, recipe.sampler
     plan = Plan(sampler, data.images, loop.epochs, loop.global_batch_size, loop.batch_size, loop.seed)
-    stride, least = getattr(network, "stride", 1), min(map(min, plan.shapes))
-    if least < stride:
-        raise RecipeError(
-            f"sampler.start={sampler.start} and sampler.smallest={sampler.smallest} come to images of {least} pixels, "
-            f"below the network's stride, {stride}; raise them, or sampler.multiple={sampler.multiple}"
-        )
+    try:
+        check_sides(network, [*recipe.shapes(), sampler.shape])
+    except ValueError as error:
+        raise RecipeError(f"sampler.start={sampler.start}: {error}") from error
     cost = image_flops(recipe, network, data.channels, count)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     epochs = []
     for epoch in range(loop.epochs):
         shapes = plan.images_by_shape(epoch)
-        model = recipe.growth.network_at(recipe.model, epoch, loop.epochs) if recipe.growth.grows else recipe.model
-        updates = plan.first_step(epoch + 1) - plan.first_step(epoch)
-        flops = epoch_flops(plan, epoch, cost)
-        epochs.append(EpochPlan(epoch, updates, min(shapes), max(shapes), model.width, model.depth, flops))
+        model = recipe.growth.network_at(recipe.model, epoch, loop.epochs)
+        epochs.append(
+            EpochPlan(
+                epoch=epoch,
+                updates=plan.first_step(epoch + 1) - plan.first_step(epoch),
+                smallest=min(shapes),
+                largest=max(shapes),
+                width=model.width,
+                depth=model.depth,
+                parameters=_scaled(network, model).parameters if isinstance(network, ResNet) else parameters,
+                flops=epoch_flops(plan, epoch, cost),
+            )
+        )
     plain = dataclasses.replace(recipe, growth=GrowthRecipe())
     dense = data.images * image_flops(plain, network, data.channels, count)(0, sampler.shape)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     return RunPlan(recipe, data, parameters, dense, tuple(epochs))
 
 

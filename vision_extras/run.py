@@ -54,6 +54,11 @@ def make_task(
             f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while "
             "parameters are sharded over processes; train with DDP or on one GPU"
         )
+    if recipe.growth.grows and network is not None:
+        raise RecipeError(
+            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} are for networks of this "
+            "package; leave them out to train one of your own"
+        )
     # Nobody knows what else a factory of somebody's own needs.
     if network is None and ":" not in recipe.model.name:
         refuse_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None), recipe.evaluation.sides)

@@ -83,6 +83,7 @@ class ImageTask(PlannedTask):
         collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
         super().__init__(model, split.train, collate, recipe, share or Share())
         self._split = split
+        self._cost = image_flops(recipe, model.network, split.channels)
         # Before whatever keeps something for each parameter.
         if recipe.growth.grows:
             self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, recipe.training.epochs))
@@ -173,14 +174,14 @@ class ImageTask(PlannedTask):
 
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, and how large the network is."""
-        cost = image_flops(self._recipe, self.model.network, self._split.channels)
-        masks = list(self.model.masks.buffers())
-        covered = sum(mask.numel() for mask in masks)
-        return {
-            **super().results(),
-            "flops": sum(epoch_flops(self.plan, epoch, cost) for epoch in range(self._recipe.training.epochs)),
-            "sparsity": 1 - sum(int(mask.sum()) for mask in masks) / covered if covered else 0.0,
-        }
+        return {**super().results(), "flops": self._flops(), "sparsity": self.model.masks.sparsity()}
+
+    def _flops(self) -> int | None:
+        """Operations of the run; None for a network of which they cannot be counted."""
+        try:
+            return sum(epoch_flops(self.plan, epoch, self._cost) for epoch in range(self._recipe.training.epochs))
+        except ValueError:
+            return None
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `vision_extras.models.load_network` reads, and its averaged weights beside it."""

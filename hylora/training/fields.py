@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import fields
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from hylora.words import nearest
@@ -46,11 +47,15 @@ def check_choice(section: Any, *names: str) -> None:
         ValueError: naming the field, its value, the literals and the nearest of them.
     """
     for name in names:
-        value, choices = getattr(section, name), get_args(get_type_hints(type(section))[name])
+        value, choices = getattr(section, name), get_args(_hints(type(section))[name])
         if value not in choices:
             raise ValueError(
                 f"{name}={value!r} must be {' | '.join(choices)}; the nearest is {nearest(value, choices)}"
             )
+
+
+# Plans make thousands of sections.
+_hints = cache(get_type_hints)
 
 
 def refuse_unread(section: Any, *names: str) -> None:

@@ -22,9 +22,9 @@ from hylora.environment import environment
 from hylora.files import write_atomically
 from hylora.training.checkpoint import load_checkpoint, save_checkpoint
 from hylora.training.reporting import read_metrics
-from vision_extras import ImageRecipe, train
 from vision_extras.pruning.detector import DetectorRecipe, turned
-from vision_extras.run import make_task
+from vision_extras.recipe import ImageRecipe
+from vision_extras.run import make_task, train
 
 # The dense runs, and the ways to prune each of them (section 2.2).
 DENSE = {
@@ -54,7 +54,7 @@ def train_dense(recipe: ImageRecipe) -> list[dict[str, Any]]:
     """Train with a checkpoint of each epoch, unless that is done; gives what each epoch came to."""
     folder = Path(recipe.output.path)
     if not (folder / "results.json").exists():
-        train(recipe)
+        _train(recipe)
     epochs: list[dict[str, Any]] = [{} for _ in range(recipe.training.epochs)]
     epoch = 0
     for record in read_metrics(folder / "metrics.jsonl"):
@@ -73,7 +73,7 @@ def train_pruned(recipe: ImageRecipe, dense: Path) -> dict[str, Any]:
     """Train as the recipe says, from the dense run's checkpoint of the epoch before the weights go."""
     folder = Path(recipe.output.path)
     task = make_task(recipe, Accelerator())
-    if recipe.pruning.at > 1:
+    if recipe.pruning.at > 1 and not folder.exists():
         step = task.plan.first_step(recipe.pruning.at - 1)
         checkpoint = load_checkpoint(dense / "checkpoints" / f"step-{step:06d}")
         # The dense run has no masks and knows nothing of pruning.
@@ -83,9 +83,15 @@ def train_pruned(recipe: ImageRecipe, dense: Path) -> dict[str, Any]:
         }
         save_checkpoint(folder / "checkpoints", checkpoint, keep=1)
         recipe.save(folder / "recipe.yaml")
-    train(recipe)
+    _train(recipe)
     found = json.loads((folder / "results.json").read_text())
     return {**found["evaluation"], "seconds": found["seconds"]}
+
+
+def _train(recipe: ImageRecipe) -> None:
+    result = train(recipe)
+    if result.stopped_by is not None:
+        raise SystemExit(f"stopped by {result.stopped_by}; the same command goes on from here")
 
 
 def detected(epochs: list[dict[str, Any]]) -> dict[str, int | None]:
@@ -128,8 +134,9 @@ class Sweep:
     def dense(self, name: str, seed: int) -> tuple[Path, dict[str, Any]]:
         """A dense run: its folder and what it came to."""
         folder = f"{name}-{seed}".replace(" ", "_")
-        plan = make_task(self.recipe(DENSE[name], seed, folder), Accelerator()).plan
-        kept = [f"output.checkpoint_every={plan.first_step(1)}", "output.keep_checkpoints=1000000"]
+        recipe = self.recipe(DENSE[name], seed, folder)
+        updates = make_task(recipe, Accelerator()).plan.first_step(1)
+        kept = [f"output.checkpoint_every={updates}", f"output.keep_checkpoints={recipe.training.epochs}"]
         epochs = train_dense(self.recipe([*DENSE[name], *kept], seed, folder))
         found = {"setting": name, "seed": seed, "detected": detected(epochs), "epochs": epochs}
         self._note("dense", found, ("setting", "seed"))

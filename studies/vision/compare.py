@@ -71,16 +71,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", type=Path, help="YAML file: settings, each with a recipe and overrides")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--settings", nargs="+", metavar="SETTING", help="of the file; by default all of them")
     parser.add_argument("--output", type=Path, default=Path("outputs/vision"), help="folder of the runs")
     parser.add_argument("--results", type=Path, help="the gathered file; by default beside the runs")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for every run")
     arguments = parser.parse_intermixed_args()
     plan = yaml.safe_load(arguments.comparison.read_text())
+    if unknown := set(arguments.settings or ()) - plan["settings"].keys():
+        raise SystemExit(f"--settings {sorted(unknown)} must be of {', '.join(plan['settings'])}")
     results = arguments.results or arguments.output / f"{arguments.comparison.stem}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
     gathered: dict[str, Any] = {"kind": "comparison", "question": plan["question"], "environment": {}, "runs": []}
     for seed in range(arguments.seeds):
-        for setting in plan["settings"]:
+        for setting in arguments.settings or plan["settings"]:
             folder = train(arguments.comparison, setting, arguments.overrides, seed, arguments.output)
             run = read(folder)
             gathered["environment"] = run.pop("environment")

@@ -12,15 +12,20 @@ import hylora_cli
 from hylora.environment import environment
 from hylora_eval import commands
 from tests.command_line import run
+from vision_extras import commands as vision_commands
 
 
 @pytest.mark.parametrize(
     ("arguments", "commands"),
     [
-        (("--help",), {**hylora_cli._COMMANDS, "demo": commands.DEMO, "eval": commands.EVAL}),
+        (
+            ("--help",),
+            {**hylora_cli._COMMANDS, "demo": commands.DEMO, "eval": commands.EVAL, "images": vision_commands.IMAGES},
+        ),
         (("eval", "--help"), commands.COMMANDS),
+        (("images", "--help"), vision_commands.COMMANDS),
     ],
-    ids=["hylora", "hylora eval"],
+    ids=["hylora", "hylora eval", "hylora images"],
 )
 def test_help_tells_of_every_command_and_loads_no_library(arguments, commands):
     script = (
@@ -39,7 +44,12 @@ def test_help_tells_of_every_command_and_loads_no_library(arguments, commands):
 
 @pytest.mark.parametrize(
     ("module", "attribute", "text"),
-    [*hylora_cli._COMMANDS.values(), commands.DEMO, commands.EVAL, *commands.COMMANDS.values()],
+    [
+        *hylora_cli._COMMANDS.values(),
+        *(commands.DEMO, commands.EVAL, vision_commands.IMAGES),
+        *commands.COMMANDS.values(),
+        *vision_commands.COMMANDS.values(),
+    ],
 )
 def test_every_command_is_where_the_table_says(module, attribute, text):
     assert isinstance(getattr(importlib.import_module(module), attribute), Callable | dict)
@@ -47,7 +57,13 @@ def test_every_command_is_where_the_table_says(module, attribute, text):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("train", "--help"), ("eval", "ppl", "--help"), ("eval", "runtime", "--help"), ("demo", "--help")],
+    [
+        ("train", "--help"),
+        ("eval", "ppl", "--help"),
+        ("eval", "runtime", "--help"),
+        ("demo", "--help"),
+        ("images", "eval", "--help"),
+    ],
     ids=" ".join,
 )
 def test_every_command_explains_itself(arguments):

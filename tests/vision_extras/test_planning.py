@@ -114,7 +114,7 @@ def test_a_budget_is_kept_by_resolution_then_width_then_depth():
     """Each phase begins only at the end of the one before, and no factor is smaller than it has to be."""
     made = recipe(sampler=EXPANDING, training={"epochs": 16})
     starts = []
-    for budget in (2.0, 0.8, 0.7, 0.6, 0.52, 0.49, 0.46, 0.44, 0.43, 0.42):
+    for budget in (2.0, 0.7, 0.52, 0.49, 0.46, 0.44, 0.42):
         try:
             plan = compound(made, budget, DATA)
         except ValueError:
@@ -167,7 +167,7 @@ def test_a_network_that_cannot_grow_keeps_to_a_budget_by_resolution_alone():
         (
             {"sampler": {**EXPANDING, "multiple": 2}},
             0.3,
-            "sampler.start=0.25 and sampler.smallest=8 come to images of 2 pixels, below the network's stride, 4",
+            "sampler.start=0.25: images of 2x2 pixels are below the network's stride, 4",
         ),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hylora.training.checkpoint import CheckpointError, checkpoint_steps
+from hylora.training.checkpoint import CheckpointError
 from hylora.training.recipe import RecipeError
 from tests.outcomes import assert_same, records_of
 from tests.vision_extras import small
@@ -36,32 +36,39 @@ def quick_growth():
     gc.unfreeze()
 
 
+EVERYTHING = {
+    "sharpness.radius": 0.1,
+    "average.decay": 0.9,
+    "signals": {"fisher": 8, "draws": 2, "kl_uniform": True},
+    "augment": {"shift": 1, "mixup": 0.2, "cutmix": 1.0, "erase": 0.25, "label_smoothing": 0.1},
+}
+
+
 @pytest.mark.parametrize(
-    ("radius", "passes"),
-    [(0.0, range(1, 16)), (0.1, range(1, 30, 3))],
-    ids=["plain", "sharpness"],
+    ("settings", "passes"),
+    [({}, range(1, 13, 2)), (EVERYTHING, (6, 13, 22))],
+    ids=["growth and pruning", "every method"],
 )
-def test_every_interruption_gives_the_same_run(tmp_path, radius, passes):
-    """Stopped at one pass after another, through growth and pruning, and resumed each time."""
-    settings = {"sharpness.radius": radius}
+def test_every_interruption_gives_the_same_run(tmp_path, settings, passes):
+    """Stopped at one pass after another, and resumed each time."""
     _, whole = small.train(tmp_path / "whole", **settings)
     for number in passes:
         folder = tmp_path / str(number)
         result, _ = small.train(folder, stop_at(number), **settings)
-        assert result.stopped_by == "SIGTERM" and result.steps < 8, number
+        assert result.stopped_by == "SIGTERM" and result.steps < 7, number
         _, resumed = small.train(folder, **settings, **{"training.resume": True})
         assert_same(resumed, whole)
         assert records_of(folder) == records_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("crashed_in", [5, 8, 9, 10, 13])
+@pytest.mark.parametrize("crashed_in", [5, 8, 9, 12])
 def test_resumed_from_an_old_checkpoint_it_is_the_same_run(tmp_path, crashed_in):
-    """A crash loses what came after the last checkpoint: before, at and after growth."""
+    """A crash loses what came after the last checkpoint: before, at and after growth and pruning."""
 
     def crash():
         raise RuntimeError("crash")
 
-    settings = {"output.checkpoint_every": 2, "evaluation.every": 3}
+    settings = {"output.checkpoint_every": 2, "evaluation.every": 2}
     _, whole = small.train(tmp_path / "whole", **settings)
     with pytest.raises(RuntimeError, match="crash"):
         small.train(tmp_path / "halves", small.before_pass(crashed_in, crash), **settings)
@@ -83,11 +90,10 @@ def test_images_that_changed_are_refused(tmp_path, monkeypatch):
         small.train(tmp_path, **{"output.checkpoint_every": 2, "training.resume": True})
 
 
-def test_a_longer_run_is_another_run(tmp_path):
-    constant = {"optimizer.schedule.name": "constant"}
-    small.train(tmp_path, **constant)
-    with pytest.raises(RecipeError, match=r"other values of training.steps \(8 -> 16\)"):
-        small.train(tmp_path, **constant, **{"training.steps": 16, "training.resume": True})
+def test_a_run_of_more_epochs_is_another_run(tmp_path):
+    small.train(tmp_path)
+    with pytest.raises(RecipeError, match=r"other values of training.epochs \(4 -> 5\)"):
+        small.train(tmp_path, **{"training.epochs": 5, "training.resume": True})
 
 
 # Whole processes
@@ -119,13 +125,13 @@ def recipe_file(tmp_path):
 @pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_goes_on(recipe_file, tmp_path):
     """kill -9, again and again, each time a little later."""
-    longer = ["training.steps=120", "output.checkpoint_every=5", "training.workers=1"]
+    longer = ["training.epochs=40", "output.checkpoint_every=5", "training.workers=1"]
     call = command(recipe_file, *longer)
     finish([*call, f"output.path={tmp_path / 'whole'}"])
     metrics, kills = tmp_path / "run" / "metrics.jsonl", 0
     for kill in range(4):
         with subprocess.Popen(call, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL) as process:
-            wanted, deadline = 27 * kill + 11, time.monotonic() + 120
+            wanted, deadline = 17 * kill + 11, time.monotonic() + 120
             while process.poll() is None and (not metrics.exists() or len(records_of(tmp_path / "run")) < wanted):
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
@@ -133,7 +139,6 @@ def test_killed_at_any_moment_the_same_command_goes_on(recipe_file, tmp_path):
             process.kill()
     assert kills >= 3
     finish(call)
-    assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] == 120
     assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole")))
     assert records_of(tmp_path / "run") == records_of(tmp_path / "whole")
 
@@ -141,9 +146,9 @@ def test_killed_at_any_moment_the_same_command_goes_on(recipe_file, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("radius", [0.0, 0.1], ids=["plain", "sharpness"])
 def test_two_processes_are_one(recipe_file, tmp_path, radius):
-    """Through growth and pruning; then two that are stopped at the moment of growth and go on."""
-    settings = ["training.batch_size=2", "evaluation.every=3", "output.checkpoint_every=3"]
-    settings += [f"sharpness.radius={radius}"]
+    """Through growth and pruning; then two that are stopped when the network has grown, and go on."""
+    settings = ["training.batch_size=16", "evaluation.every=2", "output.checkpoint_every=3"]
+    settings += [f"sharpness.radius={radius}", "average.decay=0.9", "signals.fisher=8", "signals.kl_uniform=true"]
 
     def run(name, *more, processes=2):
         call = command(recipe_file, *settings, f"output.path={tmp_path / name}", processes=processes)
@@ -156,13 +161,11 @@ def test_two_processes_are_one(recipe_file, tmp_path, radius):
     two, found = run("two")
     assert one.keys() == two.keys()
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
-        assert torch.equal(two[name] == 0, one[name] == 0), name
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
+        assert (two[name] == 0).float().mean() == (one[name] == 0).float().mean(), name
     for record, reference in zip(found, expected, strict=True):
-        assert record == pytest.approx(reference, rel=1e-4)
+        assert record == pytest.approx(reference, rel=1e-2, abs=1e-3)
 
-    # Each process makes 8 passes in the first four updates, or twice as many; the network has grown before the next.
-    parts, resumed = run("parts", "--stop-at", "17" if radius else "9")
-    assert checkpoint_steps(tmp_path / "parts" / "checkpoints") == [3, 4, 6, 8]
+    parts, resumed = run("parts", "--stop-at", "14" if radius else "7")
     assert_same(parts, two)
     assert resumed == found

@@ -3,35 +3,53 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["training_flops"]
+__all__ = ["on_meta", "training_flops"]
+
+
+def on_meta(network: nn.Module) -> nn.Module:
+    """A copy without values, for which none of the network's memory is copied."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    return copy.deepcopy(network, {id(tensor): _without_values(tensor) for tensor in tensors})
+
+
+def _without_values(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def training_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
     """Operations of one image's pass forward and backward, a multiplication and an addition being two.
 
-    Convolutions, matrix products and attention are counted; all else is small beside them. Nothing is computed: the
-    network may be on the meta device, and one that is not stays as it is, its mode and statistics too.
+    Convolutions, matrix products and attention are counted; all else is small beside them. Nothing is computed.
 
     Args:
-        network: from images [B, C, H, W] to a tensor. Weights that are frozen take no gradient.
+        network: from images [B, C, H, W] to a tensor, on the meta device (`on_meta`). Weights that are frozen take no
+            gradient.
         shape: of the image, [C, H, W].
+
+    Raises:
+        ValueError: if the network needs values, or fails on such an image.
     """
-    state = {name: _shape_of(value).requires_grad_(value.requires_grad) for name, value in network.named_parameters()}
-    state |= {name: _shape_of(value) for name, value in network.named_buffers()}
     # Batch norms in training refuse a single value for each channel, as one image can come to.
     images = torch.empty(2, *shape, device="meta")
     counted = {torch.ops.aten.convolution_backward: _convolution_backward}
-    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
-        functional_call(network, state, (images,)).sum().backward()
+    try:
+        with FlopCounterMode(display=False, custom_mapping=counted) as counter:
+            network(images).sum().backward()
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"operations for an image of shape {shape} cannot be counted: {error}") from error
+    finally:
+        network.zero_grad()
     return counter.get_total_flops() // 2
 
 
@@ -42,7 +60,3 @@ def _convolution_backward(
     _, _, _, _, transposed, _, _, wanted = arguments
     batch, _, *positions = images if transposed else gradient
     return 2 * batch * math.prod(positions) * math.prod(weight) * (wanted[0] + wanted[1])
-
-
-def _shape_of(value: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(value, device="meta", requires_grad=False)

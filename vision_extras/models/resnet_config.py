@@ -156,6 +156,17 @@ class ResNetConfig:
             sizes = [(channels, width, 1, 1), (width, width, 3, stride), (width, output, 1, 1)]
         return tuple(ConvolutionShape(*size) for size in sizes)
 
+    def _all_convolutions(self) -> list[ConvolutionShape]:
+        blocks = itertools.chain.from_iterable(self.stages)
+        shapes = ([*block.convolutions, *filter(None, [block.shortcut])] for block in blocks)
+        return [self.stem_shape, *itertools.chain.from_iterable(shapes)]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained: weights of convolutions, two for each channel of their norms, the head's."""
+        counts = (shape.width * (shape.channels * shape.kernel**2 + 2) for shape in self._all_convolutions())
+        return sum(counts) + (self.features + 1) * self.classes
+
     def training_flops(self, height: int, width: int) -> int:
         """Operations of one image's pass forward and backward: what `metrics.training_flops` counts, at once.
 

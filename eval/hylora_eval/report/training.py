@@ -18,8 +18,11 @@ SEED = "training.seed"
 # What may differ between runs without making them runs of another setting.
 _FREE = ("output.", "tracking.", "evaluation.", "training.workers", "training.resume")
 
-# What is learned from: runs that differ in it are not compared.
-_DATA = ("name", "path", "config", "train_split", "held_out_split", "held_out")
+# What is learned from, by section: runs that differ in it are not compared.
+_DATA = {
+    "images": ("name", "path", "config", "train_split", "held_out_split", "held_out"),
+    "objects": ("name", "path", "train_split", "held_out_split", "held_out", "scenes", "side", "most"),
+}
 
 # What depends on the machine.
 _OF_MACHINE = ("seconds", "peak_bytes")
@@ -80,8 +83,12 @@ def _measurement(
 def _shared(result: Result, *root: str | int) -> dict[str, Any]:
     """The setting that was trained, and what it learned from."""
     recipe = result.pick(*root, "recipe", kind=dict)
-    images = recipe.get("images") or {}
-    data = {f"images.{name}": images[name] for name in _DATA if images.get(name) is not None}
+    data = {
+        f"{section}.{name}": value
+        for section, names in _DATA.items()
+        for name in names
+        if (value := (recipe.get(section) or {}).get(name)) is not None
+    }
     facts = {
         name: value
         for name, value in _flat(recipe).items()

@@ -62,9 +62,11 @@ _RATIOS = (
     _Metric("Training time (×)", "seconds", number="ratio", relative=True),
 )
 _ACCURACY = _per_cent("Top-1 accuracy", "accuracy")
-_QUALITY = (_ACCURACY, _per_cent("mAP", "map"))
+_QUALITY = (_ACCURACY, _per_cent("mAP", "ap"))
 _MEASURED = (
     *_QUALITY,
+    _per_cent("AP at 0.5", "ap50"),
+    _per_cent("AP at 0.75", "ap75"),
     _Metric("Loss", "loss"),
     _per_cent("Calibration error", "ece"),
     _Metric("Entropy skewness", "entropy_skewness", number="ratio"),
@@ -104,9 +106,9 @@ def _tables(part: list[Measurement]) -> list[Table]:
     keys = dict.fromkeys(key for setting in settings for key in setting.runs)
     conditions = dict(part[0].conditions)
     task = conditions.pop("task")
-    source = conditions.get("images.name", task)
-    data = ", ".join(f"{name.removeprefix('images.')} {value}" for name, value in conditions.items())
-    learned = f"Task {task}; learned from images of {data}." if data else f"Task {task}."
+    source = next((value for name, value in conditions.items() if name.endswith(".name")), task)
+    more = [f"{name.partition('.')[2]} {value}" for name, value in conditions.items() if not name.endswith(".name")]
+    learned = f"Task {task}; learned from {', '.join((source, *more))}." if conditions else f"Task {task}."
     known = {metric.item for metric in (*_MEASURED, *_TAKEN)}
     others = [item for kind, item, side in keys if kind == "training" and item not in known and side is None]
     sides = sorted(side for kind, _, side in keys if kind == "training" and side is not None)

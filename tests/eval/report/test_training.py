@@ -15,6 +15,7 @@ from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import table_csv, write_report
 from tests.eval.report import made
+from tests.eval.report.pages import Checked
 
 
 def tables_of(tmp_path, *records):
@@ -59,7 +60,8 @@ def test_costs_are_relative_to_the_single_scale_sampler(tmp_path):
             "Top-1 accuracy (%)": "80.00",
         },
     }
-    assert "SSc-FBS" in table.caption and not any(cell.best for cell in table.cells())
+    assert "first row (SSc-FBS)" in table.caption and "learned from digits, held_out 0.2." in table.caption
+    assert not any(cell.best for cell in table.cells())
     taken = texts(tables["training-taken"])["resnet8", "MSc-VBSWC"]
     assert taken["Peak memory (MiB)"] == "1024" and taken["Training FLOPs (10¹²)"] == "7.00"
     assert taken["Updates"] == "66"
@@ -212,6 +214,19 @@ def test_other_images_are_columns(tmp_path):
     assert texts(tables["training-measured"])["resnet8", "SSc-FBS"]["Top-1 accuracy (%)"] == "80.00"
 
 
+def test_detectors_are_compared_by_their_average_precision(tmp_path):
+    """Table 4.7. They learn from objects, and those of other scenes stand apart."""
+    records = [made.training(str(most), evaluation={"ap": 0.4291, "ap50": 0.6}) for most in (3, 4)]
+    for most, record in zip((3, 4), records, strict=True):
+        record["recipe"] |= {"task": "objects", "objects": {"name": "scenes", "most": most}}
+        del record["recipe"]["images"]
+    tables = tables_of(tmp_path, *records)
+    assert {slug for slug in tables if "ratios" in slug} == {"training-ratios-1", "training-ratios-2"}
+    assert tables["training-ratios-1"].title == "Cost of training: scenes"
+    assert texts(tables["training-ratios-1"])["resnet8", "SSc-FBS"]["mAP (%)"] == "42.91"
+    assert texts(tables["training-measured-1"])["resnet8", "SSc-FBS"] == {"mAP (%)": "42.91", "AP at 0.5 (%)": "60.00"}
+
+
 def test_metrics_of_other_tasks_are_shown_as_they_are(tmp_path):
     tables = tables_of(tmp_path, made.training("a", evaluation={"word_errors": 0.25}, trees=3))
     assert texts(tables["training-measured"])["resnet8", "SSc-FBS"] == {"Word errors": "0.250", "Trees": "3.00"}
@@ -235,12 +250,19 @@ def test_a_comparison_names_its_settings(tmp_path):
     assert accuracy["pointer"] == "runs[0].evaluation.accuracy; runs[1].evaluation.accuracy"
 
 
-def test_the_page_is_written_and_offers_no_attentions(tmp_path):
-    made.write(tmp_path, "a.json", made.training("a", sides={"8": 0.5, "16": 0.6}))
-    made.write(tmp_path, "b.json", vbs(sides={"8": 0.5, "16": 0.6}))
-    write_report(tmp_path / "report", collect([tmp_path / "a.json", tmp_path / "b.json"]))
+def test_the_page_holds_every_number_and_offers_no_attentions(tmp_path):
+    for seed, sampler in enumerate(("ssc_fbs", "msc_vbs", "msc_vbs")):
+        options = {"run": f"a<{seed}>", "seed": seed, "sampler": sampler}
+        made.write(tmp_path, f"runs/{seed}.json", made.training(sides={"8": 0.5, "16": 0.6}, **options))
+        made.write(tmp_path, f"runs/{seed}-a.json", made.images("a<b>&c", 0.4 + seed / 10, **options))
+    tables = write_report(tmp_path / "report", collect([tmp_path / "runs"]))
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert "MSc-VBS" in text and 'data-chart="training-sides"' in text and "Evaluated with" not in text
+    cells = [cell["text"] for cell in Checked(text).cells if cell["links"] and "title" in cell["links"][0]]
+    numbers = [cell.text for table in tables for cell in table.cells() if cell.measurement is not None]
+    assert len(cells) == len(numbers) > 20
+    assert all(found.startswith(number) for found, number in zip(cells, numbers, strict=True))
+    assert 'data-chart="training-sides"' in text and "Evaluated with" not in text
+    assert "| MSc-VBS | 2 seeds |" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

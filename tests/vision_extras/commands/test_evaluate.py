@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from hylora.training.run import run as train
 from hylora_cli import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
+from tests.pages import ROOT
 from vision_extras import commands
 from vision_extras.commands.evaluate import read_outputs
 from vision_extras.images import Images
@@ -58,6 +60,23 @@ def test_it_measures_what_the_run_did(folder, tmp_path):
     assert trained["accuracy_by_side"]["8"] == trained["evaluation"]["accuracy"] > 0.4
     assert (found["kind"], found["data"]["name"], found["shape"]) == ("images", "digits", [8, 8])
     assert trained["images_seen"] == 1797 - found["data"]["images"]
+
+
+@pytest.mark.slow
+def test_several_processes_measure_what_one_does(tmp_path):
+    """With an odd share of the images for each."""
+    recipe = ImageRecipe.from_tree({**TREE, "output": {"path": str(tmp_path / "run"), "checkpoint_every": 0}})
+    recipe.save(tmp_path / "recipe.yaml")
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    call += ["-m", "hylora.train", str(tmp_path / "recipe.yaml"), "training.batch_size=32", "evaluation.batch_size=97"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run(call, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    trained = json.loads((tmp_path / "run" / "results.json").read_text())
+    found = result_of(tmp_path / "eval.json", tmp_path / "run")["evaluation"]
+    by_side = found.pop("accuracy_by_side")
+    assert by_side == trained["accuracy_by_side"]
+    once = {name: value for name, value in trained.items() if name.startswith("embedding_variance")}
+    assert found == pytest.approx(trained["evaluation"] | once, rel=1e-5)
 
 
 def test_sides_and_outputs_are_named(folder, tmp_path):
@@ -128,8 +147,3 @@ def test_outputs_that_cannot_be(tmp_path, text, words):
     (tmp_path / "classes").write_text(text)
     with pytest.raises(ValueError, match=words):
         read_outputs(tmp_path / "classes", ("a", "b", "c"))
-
-
-def test_listing_the_commands_loads_no_library():
-    script = "import sys, vision_extras.commands; print(sorted({'torch', 'hylora'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "[]\n"

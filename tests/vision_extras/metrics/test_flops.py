@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.outcomes import assert_same
-from vision_extras.metrics.flops import training_flops
+from vision_extras.metrics.flops import on_meta, training_flops
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.models.build import resnet_config
 
@@ -27,19 +27,38 @@ def test_convolutions_and_a_classifier_counted_by_hand():
     second = 2 * (8 // 2) * 16 * 9 * (3 * 5)
     classifier = 2 * 16 * 10
     # The images need no gradient.
-    assert training_flops(network, (3, 6, 10)) == 2 * first + 3 * second + 3 * classifier
+    assert training_flops(on_meta(network), (3, 6, 10)) == 2 * first + 3 * second + 3 * classifier
     network[0].requires_grad_(False)
-    assert training_flops(network, (3, 6, 10)) == first + 3 * second + 3 * classifier
+    assert training_flops(on_meta(network), (3, 6, 10)) == first + 3 * second + 3 * classifier
 
 
-def test_counting_changes_nothing_and_computes_nothing():
+def test_a_copy_without_values_is_counted_like_the_network_and_leaves_it_alone():
     network = build_network(ModelRecipe(name="resnet8"), 1, 10, torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    expected = training_flops(network, (1, 8, 8))
+    copied = on_meta(network)
+    assert {value.device.type for value in copied.state_dict().values()} == {"meta"}
+    expected = training_flops(build_network(ModelRecipe(name="resnet8"), 1, 10, None), (1, 8, 8))
+    assert training_flops(copied, (1, 8, 8)) == training_flops(copied.eval(), (1, 8, 8)) == expected
     assert_same(network.state_dict(), before)
     assert network.training and all(parameter.grad is None for parameter in network.parameters())
-    assert training_flops(network.eval(), (1, 8, 8)) == expected
-    assert training_flops(build_network(ModelRecipe(name="resnet8"), 1, 10, None), (1, 8, 8)) == expected
+
+
+def test_tied_weights_stay_tied_without_values():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network[1].weight = network[0].weight
+    assert (copied := on_meta(network))[1].weight is copied[0].weight
+
+
+class Asks(nn.Module):
+    """A network that looks at what it computed."""
+
+    def forward(self, images):
+        return images if images.mean().item() > 0 else -images
+
+
+def test_a_network_that_needs_values_is_refused():
+    with pytest.raises(ValueError, match=r"operations for an image of shape \(1, 8, 8\) cannot be counted: "):
+        training_flops(Asks(), (1, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet18", "resnet50"])

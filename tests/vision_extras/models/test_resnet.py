@@ -105,6 +105,7 @@ def test_every_factor_gives_a_network_of_that_size(name, norm, width, depth):
             assert set(inner[:-1]) == {scaled_width(base, width)}
             assert inner[-1] == scaled_width(expansion * base, width)
     assert network(torch.empty(2, 1, network.stride, network.stride + 1, device="meta")).shape == (2, 10)
+    assert network.config.parameters == parameters(network)
     if norm == "group":
         groups = [module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)]
         assert all(module.num_channels == 8 * module.num_groups for module in groups)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and a picture of the comparisons: what samplers, growth and pruning cost and bring.
+
+    python studies/vision/tell.py outputs/vision
+
+The folder holds `samplers.json` and `growth.json` of compare.py, and `pruning.json` of studies/pruning/sweep.py; what
+is not there is left out. The tables go into `vision.md` there, the picture into `vision.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+Run = dict[str, Any]
+
+
+def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each setting, one for each seed."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run["setting"], []).append(run)
+    return found
+
+
+def mean(runs: list[Run], value: Callable[[Run], float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds; the latter is 0 for one."""
+    values = [value(run) for run in runs]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def accuracy(run: Run) -> float:
+    """In percent."""
+    return 100 * run["evaluation"]["accuracy"]
+
+
+def samplers_table(runs: list[Run]) -> Iterator[str]:
+    """The columns of tables 4.1 and 4.2, and what section 4.2.2 measures."""
+    settings = by_setting(runs)
+    first = next(iter(settings.values()))
+    sides = sorted(first[0].get("accuracy_by_side", {}), key=int)
+    columns = ["memory", "FLOPs", "updates", "time", "accuracy", "ECE", "embedding variance"]
+    yield _line(["sampler", *columns, *(f"at {side} px" for side in sides)])
+    yield _line(["---", *("--:" for _ in (*columns, *sides))])
+    for name, group in settings.items():
+        ratios = [
+            f"{mean(group, lambda run, key=key: run[key])[0] / mean(first, lambda run, key=key: run[key])[0]:.2f}x"
+            for key in ("peak_bytes", "flops", "updates", "seconds")
+        ]
+        others = [
+            "{:.2f} ± {:.2f}".format(*mean(group, accuracy)),
+            "{:.4f} ± {:.4f}".format(*mean(group, lambda run: run["evaluation"]["ece"])),
+            "{:.3f} ± {:.3f}".format(*mean(group, lambda run: run["embedding_variance_share"])),
+        ]
+        at = [f"{100 * mean(group, lambda run, side=side: run['accuracy_by_side'][side])[0]:.1f}" for side in sides]
+        yield _line([name, *ratios, *others, *at])
+
+
+def growth_table(runs: list[Run]) -> Iterator[str]:
+    """Accuracy by the share of the dense run's operations."""
+    settings = by_setting(runs)
+    dense = mean(next(iter(settings.values())), lambda run: run["flops"])[0]
+    yield _line(["starts with", "FLOPs", "updates", "accuracy"])
+    yield _line(["---", "--:", "--:", "--:"])
+    for name, group in settings.items():
+        share = mean(group, lambda run: run["flops"])[0] / dense
+        updates = mean(group, lambda run: run["updates"])[0]
+        yield _line([name, f"{share:.2f}x", f"{updates:.0f}", "{:.2f} ± {:.2f}".format(*mean(group, accuracy))])
+
+
+def pruning_table(results: dict[str, Any]) -> Iterator[str]:
+    """For each way to prune, accuracy by the epoch of pruning, and where the dense run's signals turned."""
+    moments = sorted({run["at"] for run in results["pruned"] if run["at"] % 5 == 0 or run["at"] < 5})
+    moments = [at for at in moments if sum(run["at"] == at for run in results["pruned"]) > 1] or moments
+    yield _line(["pruned", *(f"after {at}" for at in moments), "peak of tr(F)", "best"])
+    yield _line(["---", *("--:" for _ in moments), "--:", "--:"])
+    for name, group in by_setting(results["pruned"]).items():
+        dense = [run for run in results["dense"] if run["setting"] == group[0]["dense"]]
+        cells, means = [], {}
+        for at in moments:
+            found = [100 * run["accuracy"] for run in group if run["at"] == at]
+            cells.append(f"{statistics.mean(found):.2f}" if found else "")
+            if found:
+                means[at] = statistics.mean(found)
+        peak = statistics.mean(max(run["epochs"], key=lambda epoch: epoch["fisher"])["epoch"] for run in dense)
+        yield _line([name, *cells, f"{peak:.1f}", f"{max(means, key=means.get)}"])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Accuracy by operations of samplers and of what grows, and by the epoch of pruning beside tr(F)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(found), figsize=(4.6 * len(found), 3.6), layout="constrained")
+    for axis, (name, results) in zip([axes] if len(found) == 1 else axes, found.items(), strict=True):
+        if name == "pruning":
+            _draw_pruning(axis, results)
+        else:
+            _draw_costs(axis, results["runs"])
+        axis.set_title({"samplers": "Samplers", "growth": "What starts small", "pruning": "When to prune"}[name])
+    figure.savefig(path, dpi=100)
+
+
+def _draw_costs(axis: Any, runs: list[Run]) -> None:
+    settings = by_setting(runs)
+    dense = mean(next(iter(settings.values())), lambda run: run["flops"])[0]
+    for number, (name, group) in enumerate(settings.items()):
+        middle, spread = mean(group, accuracy)
+        share = mean(group, lambda run: run["flops"])[0] / dense
+        axis.errorbar(share, middle, spread, marker="os^DvPX*<>hp"[number % 12], linestyle="", label=name, capsize=2)
+    axis.set_xlabel("FLOPs, of the first")
+    axis.set_ylabel("accuracy [%]")
+    axis.legend(fontsize=6)
+
+
+def _draw_pruning(axis: Any, results: dict[str, Any]) -> None:
+    dense = [run for run in results["dense"] if run["setting"] == "exponential"]
+    runs = [run for run in results["pruned"] if run["setting"] == "global 90 %"]
+    moments = sorted({run["at"] for run in runs})
+    means = [mean([run for run in runs if run["at"] == at], lambda run: 100 * run["accuracy"])[0] for at in moments]
+    axis.plot(moments, means, "o-", label="pruned to 90 % after this epoch, in the end")
+    epochs = range(1, len(dense[0]["epochs"]) + 1)
+    course = [statistics.mean(100 * run["epochs"][epoch - 1]["accuracy"] for run in dense) for epoch in epochs]
+    axis.plot(epochs, course, color="green", alpha=0.6, label="never pruned, after this epoch")
+    axis.set_ylim(min(means) - 1, 100)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("accuracy [%]")
+    other = axis.twinx()
+    fisher = [statistics.mean(run["epochs"][epoch - 1]["fisher"] for run in dense) for epoch in epochs]
+    other.plot(epochs, fisher, color="red", alpha=0.5, label="tr(F)")
+    other.set_ylabel("tr(F)", color="red")
+    axis.legend(fontsize=6, loc="lower right")
+
+
+TABLES = {
+    "samplers": lambda results: samplers_table(results["runs"]),
+    "growth": lambda results: growth_table(results["runs"]),
+    "pruning": pruning_table,
+}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    found = {name: json.loads(path.read_text()) for name in TABLES if (path := folder / f"{name}.json").exists()}
+    if not found:
+        raise SystemExit(f"{folder} holds none of {', '.join(f'{name}.json' for name in TABLES)}")
+    text = "\n\n".join("\n".join([f"## {name.capitalize()}", "", *TABLES[name](found[name])]) for name in found)
+    (folder / "vision.md").write_text(text + "\n")
+    draw(found, folder / "vision.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
