@@ -7,6 +7,7 @@ import importlib.util
 
 import torch
 from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
 
 from hylora.randomness import generator
 from hylora.training.evaluation import evaluation_mode
@@ -14,6 +15,7 @@ from hylora.training.processes import share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
+from vision_extras.curricula.scales import Shape
 from vision_extras.detection.coco import read_coco, read_object_dataset
 from vision_extras.detection.detector import Detection, HubDetector, build_detector
 from vision_extras.detection.objects import ObjectSplit
@@ -50,9 +52,9 @@ def make_task(recipe: DetectionRecipe, accelerator: Accelerator) -> DetectionTas
     if not len(split.train):
         raise RecipeError(f"objects.name={recipe.objects.name!r} leaves no image to learn from")
     network = _build(recipe, len(split.classes), draw=True)
-    _try(network, recipe)
+    passes = _passes(network, recipe)
     try:
-        return DetectionTask(Detection(network), split, recipe, share_of(accelerator))
+        return DetectionTask(Detection(network), split, recipe, passes, share_of(accelerator))
     except ValueError as error:
         raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
 
@@ -65,14 +67,19 @@ def _build(recipe: DetectionRecipe, classes: int, draw: bool) -> HubDetector:
         raise RecipeError(f"model.{error}") from error
 
 
-def _try(network: HubDetector, recipe: DetectionRecipe) -> None:
-    """Refuse a detector that fails on the smallest images, which may have fewer places than it has queries."""
-    height, width = recipe.sampler.shapes(recipe.training.epochs)[0]
-    try:
-        with evaluation_mode(network), torch.no_grad():
-            network(torch.zeros(1, recipe.objects.channels, height, width))
-    except (ValueError, RuntimeError) as error:
-        raise RecipeError(f"model: the detector fails on an image of {height}x{width} pixels: {error}") from error
+def _passes(network: HubDetector, recipe: DetectionRecipe) -> dict[Shape, int]:
+    """Operations of a forward pass on an image of each resolution, which shows that the detector takes it."""
+    found = {}
+    for shape in recipe.sampler.shapes(recipe.training.epochs):
+        counter = FlopCounterMode(display=False)
+        try:
+            with evaluation_mode(network), torch.no_grad(), counter:
+                network(torch.zeros(1, recipe.objects.channels, *shape))
+        except (ValueError, RuntimeError) as error:
+            height, width = shape
+            raise RecipeError(f"model: the detector fails on an image of {height}x{width} pixels: {error}") from error
+        found[shape] = counter.get_total_flops()
+    return found
 
 
 def _read(objects: ObjectsRecipe) -> ObjectSplit:

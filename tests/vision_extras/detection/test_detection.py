@@ -150,6 +150,12 @@ def test_a_detector_is_trained_under_a_sampler(tmp_path):
     assert set(result.evaluation) == {"ap", "ap50", "ap75"}
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["images_seen"] == 64 and results["updates"] == result.steps
+    # Nearly all of it is the backbone's, which takes as much for each pixel.
+    pixels = sum(record["images"] * record["height"] * record["width"] for record in records)
+    (tmp_path / "one").mkdir()
+    once = run.train(recipe(tmp_path / "one", sampler={"side": 32}))
+    plain = json.loads((once.folder / "results.json").read_text())
+    assert results["flops"] / plain["flops"] == pytest.approx(pixels / (64 * 32 * 32), rel=0.1)
 
 
 @pytest.mark.slow
