@@ -68,9 +68,7 @@ def test_gradients_are_autograds():
     first, second = (weight.requires_grad_() for weight in linear.first_weights(setting, draw))
     loss = (data.noisy - second @ first @ data.inputs).square().sum()
     loss.backward()
-    found = linear.gradients(
-        first.detach(), second.detach(), data.inputs @ data.inputs.T, data.noisy @ data.inputs.T
-    )
+    found = linear.gradients(first.detach(), second.detach(), data.inputs @ data.inputs.T, data.noisy @ data.inputs.T)
     torch.testing.assert_close(found, (first.grad, second.grad), rtol=1e-4, atol=1e-5)
 
 
@@ -79,7 +77,9 @@ def test_the_teacher_has_the_singular_values_and_the_noise_its_variance():
     setting = linear.Setting(size=80)
     data = linear.problem(setting, generator("test"))
     teacher = data.clean @ torch.linalg.inv(data.inputs.double()).float()
-    torch.testing.assert_close(torch.linalg.svdvals(teacher)[:4], torch.tensor([5.0, 3.5, 2.0, 0.0]), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        torch.linalg.svdvals(teacher)[:4], torch.tensor([5.0, 3.5, 2.0, 0.0]), atol=1e-2, rtol=0
+    )
     for noise in (data.noisy - data.clean, data.inputs):
         assert float(noise.var()) == pytest.approx(1 / 80, rel=0.1)
 
