@@ -5,8 +5,8 @@
 
 A student W2 W1 learns from labels W x + noise, where W has rank 3, by full-batch gradient descent. It is pruned after
 each of many epochs, and trained on. How well the signal is learned before the noise is shows in its loss on labels
-without noise, and in its singular values. All seeds and all moments of pruning are trained side by side, as one batch of
-matrices: a branch begins as a copy of the dense network, when its moment comes.
+without noise, and in its singular values. All seeds and all moments of pruning are trained side by side, as one batch
+of matrices: a branch begins as a copy of the dense network, when its moment comes.
 """
 
 from __future__ import annotations
