@@ -226,7 +226,7 @@ def learned_images(path: str | PathLike) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"path={str(path)!r} gives no image classifier: {error}") from error
+        raise ValueError(f"path={str(path)!r} gives no network: {error}") from error
     found = {"channels": config.num_channels} if hasattr(config, "num_channels") else {}
     processor = _processor(path) or {}
     if processor.get("do_normalize"):

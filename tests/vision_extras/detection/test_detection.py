@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -180,6 +183,33 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     resumed = run.train(dataclasses.replace(parts, training=dataclasses.replace(parts.training, resume=True)))
     assert_same(load_detector(resumed.folder).state_dict(), load_detector(result.folder).state_dict())
     assert resumed.evaluation == result.evaluation
+
+
+# What each process runs; the entry point may not be that of this source tree.
+COMMAND = """
+import sys
+from vision_extras.detection.recipe import DetectionRecipe
+from vision_extras.detection.run import train
+
+train(DetectionRecipe.load(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path):
+    """Objects are spread unevenly over the two, and each counts the same."""
+    (tmp_path / "command.py").write_text(COMMAND)
+    records = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        recipe(folder, training={"epochs": 1, "global_batch_size": 4, "batch_size": 1}).save(tmp_path / "recipe.yaml")
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
+        call = [*launcher, str(tmp_path / "command.py"), str(tmp_path / "recipe.yaml")]
+        subprocess.run(call, env=environment, check=True, capture_output=True, timeout=600)
+        records.append(records_of(folder))
+    for one, two in zip(*records, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["convnext", "bit", "resnet"])

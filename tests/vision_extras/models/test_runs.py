@@ -81,7 +81,7 @@ def test_a_pretrained_network_is_given_what_it_learned_from(tmp_path):
     assert recipe("unused", model, images={"name": "digits", "mean": mean}).images.mean == tuple(mean)
     result = run.train(recipe(tmp_path / "run", model))
     assert result.steps and load_network(result.folder).model.config.num_labels == 10
-    with pytest.raises(RecipeError, match="model.path='nowhere/at/all' gives no image classifier"):
+    with pytest.raises(RecipeError, match="model.path='nowhere/at/all' gives no network"):
         recipe("unused", {"name": "transformers", "path": "nowhere/at/all"})
 
 
