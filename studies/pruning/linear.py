@@ -5,8 +5,8 @@
 
 A student W2 W1 learns from labels W x + noise, where W has rank 3, by full-batch gradient descent. It is pruned after
 each of many epochs, and trained on. How well the signal is learned before the noise is shows in its loss on labels
-without noise, and in its singular values. All seeds and all moments of pruning are trained side by side, as one batch of
-matrices: a branch begins as a copy of the dense network, when its moment comes.
+without noise, and in its singular values. All seeds and all moments of pruning are trained side by side, as one batch
+of matrices: a branch begins as a copy of the dense network, when its moment comes.
 """
 
 from __future__ import annotations
@@ -179,10 +179,13 @@ def main() -> None:
     at = tuple(sorted({*arguments.at, *watched}))
     setting = Setting(lr=arguments.lr, loss=arguments.loss, at=at, watched=watched)
     started = time.perf_counter()
-    found = {"kind": "linear pruning", "setting": asdict(setting), "runs": run(setting, range(arguments.seeds))}
-    found |= {"seconds": time.perf_counter() - started, "environment": environment()}
+    runs = run(setting, range(arguments.seeds))
+    for other in runs[1:]:
+        del other["course"]  # one is enough for a picture
+    found = {"kind": "linear pruning", "setting": asdict(setting), "seconds": time.perf_counter() - started}
+    found |= {"environment": environment(), "runs": runs}
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.results, json.dumps(found, indent=1) + "\n")
+    write_atomically(arguments.results, json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
