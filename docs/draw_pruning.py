@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw docs/images/pruning.png from studies/pruning/results/sweep.json, and print what it shows as a table.
 
-Run from the repository's root: `python docs/draw_pruning.py`, with another file of the same kind if you like.
+Run from the repository's root: `python docs/draw_pruning.py`. Other results and another picture may be named.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def row(setting: str, pruned: dict[int, list[float]], dense: list[dict[str, Any]
 
 def main() -> None:
     """Draw each setting: accuracy by the epoch of pruning, over the dense run's accuracy and signals."""
-    default = ROOT / "studies/pruning/results/sweep.json"
-    found = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else default).read_text())
+    defaults = [ROOT / "studies/pruning/results/sweep.json", ROOT / "docs/images/pruning.png"]
+    source, picture = [*map(Path, sys.argv[1:]), *defaults[len(sys.argv) - 1 :]]
+    found = json.loads(source.read_text())
     settings = list(dict.fromkeys(run["setting"] for run in found["pruned"]))
     rows = -(-len(settings) // 3)
     figure, axes = plt.subplots(rows, 3, figsize=(11, 2.7 * rows), squeeze=False)
@@ -93,7 +94,7 @@ def main() -> None:
     for axis in axes[-1]:
         axis.set_xlabel("epoch", fontsize=8)
     figure.tight_layout()
-    figure.savefig(ROOT / "docs/images/pruning.png", dpi=80)
+    figure.savefig(picture, dpi=80)
 
 
 if __name__ == "__main__":
