@@ -24,7 +24,7 @@ from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
 from vision_extras.planned import PlannedTask
 from vision_extras.planning import epoch_flops, image_flops
-from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, fisher, magnitude
+from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 
@@ -111,9 +111,9 @@ class ImageTask(PlannedTask):
 
         def scores(moment: Moment) -> dict[str, Tensor]:
             if pruning.criterion == "magnitude":
-                return magnitude(network)
+                return criteria.magnitude(network)
             images = probe.to(next(network.parameters()).device)
-            return fisher(network, images, signals.draws, moment.generator("pruning"), signals.chunk)
+            return criteria.fisher(network, images, signals.draws, moment.generator("pruning"), signals.chunk)
 
         watched = found.get(pruning.detector.signal)
         optimizer, masks = self._recipe.optimizer, self.model.masks

@@ -179,10 +179,13 @@ def main() -> None:
     at = tuple(sorted({*arguments.at, *watched}))
     setting = Setting(lr=arguments.lr, loss=arguments.loss, at=at, watched=watched)
     started = time.perf_counter()
-    found = {"kind": "linear pruning", "setting": asdict(setting), "runs": run(setting, range(arguments.seeds))}
-    found |= {"seconds": time.perf_counter() - started, "environment": environment()}
+    runs = run(setting, range(arguments.seeds))
+    for other in runs[1:]:
+        del other["course"]  # one is enough for a picture
+    found = {"kind": "linear pruning", "setting": asdict(setting), "seconds": time.perf_counter() - started}
+    found |= {"environment": environment(), "runs": runs}
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.results, json.dumps(found, indent=1) + "\n")
+    write_atomically(arguments.results, json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

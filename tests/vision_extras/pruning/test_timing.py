@@ -18,7 +18,8 @@ from hylora.training.recipe import ScheduleRecipe
 from hylora.training.run import run
 from tests.outcomes import assert_same, records_of
 from tests.training import toy
-from vision_extras.pruning import Masks, Pruning, PruningRecipe, Signal, magnitude
+from vision_extras.pruning import Masks, Pruning, PruningRecipe, Signal
+from vision_extras.pruning.criteria import magnitude
 from vision_extras.pruning.detector import DetectorRecipe
 from vision_extras.sharpness import Sharpness
 
@@ -291,13 +292,18 @@ def stopping(task, number):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"at": 0}, {"at": 2}, {"at": "detect", "signal": TURNING}, {"at": 2, "kind": Growing}],
+    [
+        {"at": 0},
+        {"at": 2},
+        {"at": "detect", "signal": TURNING},
+        pytest.param({"at": 2, "kind": Growing}, marks=pytest.mark.slow),
+    ],
     ids=["at the start", "after an epoch", "detected", "grown"],
 )
 def test_every_interruption_gives_the_same_run(tmp_path, settings):
     """Before, at and after pruning."""
     _, whole = train(tmp_path / "whole", make_task(**settings), checkpoint_every=0)
-    for number in range(1, 2 * STEPS):
+    for number in range(1, 2 * STEPS, 2):
         folder = tmp_path / str(number)
         result, _ = train(folder, stopping(make_task(**settings), number), checkpoint_every=0)
         assert result.stopped_by == "SIGTERM"

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes measure, detect and prune as one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.outcomes import records_of
+from tests.pages import ROOT
+
+OVERRIDES = [
+    "images.held_out=0",
+    "model.norm=group",
+    "model.width=0.5",
+    "training.epochs=4",
+    "training.global_batch_size=512",
+    "training.batch_size=128",
+    "evaluation.every=0",
+    "evaluation.at_end=false",
+    "signals.fisher=33",
+    "signals.kl_uniform=true",
+    "pruning.sparsity=0.8",
+]
+
+
+def run(folder, processes, *overrides):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    call = [sys.executable, *(launcher if processes > 1 else ()), "-m", "hylora.train", "recipes/vision/digits.yaml"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    call += [*OVERRIDES, *overrides, f"output.path={folder}"]
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return records_of(folder), load_file(folder / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["pruning.at=detect", "pruning.detector.signal=fisher", "pruning.detector.window=1"],
+        ["pruning.at=2", "pruning.criterion=fisher", "pruning.scope=local"],
+    ],
+    ids=["detected", "fisher"],
+)
+def test_two_processes_are_one(tmp_path, overrides):
+    one, weights = run(tmp_path / "one", 1, *overrides)
+    two, others = run(tmp_path / "two", 2, *overrides)
+    assert any(record["sparsity"] > 0 for record in one)
+    for record, other in zip(one, two, strict=True):
+        assert other == pytest.approx(record, rel=1e-2)
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-2, atol=1e-3)
+    zeros = [sum(int((value == 0).sum()) for value in state.values() if value.ndim > 1) for state in (weights, others)]
+    assert zeros[0] == zeros[1] > 1000
