@@ -91,6 +91,7 @@ class Trainer:
             )
         self._task = task
         self._parts = (task, *task.methods)
+        self._method_states()
         self._steps = task.steps or recipe.training.steps
         self._accelerator = accelerator
         self._folder = folder
@@ -341,7 +342,7 @@ class Trainer:
             "optimizer": scalars,
             "data": data,
             "identity": dict(self._task.identity()),
-            "methods": {part.name: found for part in self._parts if (found := part.state()) is not None},
+            "methods": self._method_states(),
             "seconds": self._seconds,
             "memory": self._memory,
         }
@@ -350,6 +351,14 @@ class Trainer:
         if self._metrics is not None:
             self._metrics.flush()
         return on_main(self._accelerator, lambda: save_checkpoint(self._folder.checkpoints, checkpoint, keep))
+
+    def _method_states(self) -> dict[str, Any]:
+        """What is to be kept of the methods, by their names."""
+        found = [(part.name, state) for part in self._parts if (state := part.state()) is not None]
+        names = [name for name, _ in found]
+        if "" in names or len({*names}) < len(names):
+            raise ValueError(f"methods with a state must have each a name of their own, and they have {names}")
+        return dict(found)
 
     def _not_finite(self, error: NotFiniteError) -> TrainingError:
         return TrainingError(
@@ -369,9 +378,10 @@ class Trainer:
             begun, scalars, data, before = (checkpoint.state[x] for x in ("begun", "optimizer", "data", "identity"))
             self._seconds, self._memory = checkpoint.state["seconds"], checkpoint.state["memory"]
             self._check_identity(where, before)
+            states = checkpoint.state["methods"]
             for part in self._parts:
-                if part.state() is not None:
-                    part.restore(checkpoint.state["methods"][part.name])
+                if part.name in states:
+                    part.restore(states[part.name])
             # The structure follows from the moment; the weights of that structure are then put into it.
             self._begin(self._moment(begun))
             put_back(self._unwrapped(), self._optimizer, checkpoint.tensors, scalars)

@@ -20,7 +20,7 @@ class Method:
     model's state, and of what `state` gives, so that a resumed run is the run that was not interrupted.
 
     Attributes:
-        name: of its state in checkpoints; needed only where there is some.
+        name: of its state in checkpoints, no other method's; needed only where there is some.
     """
 
     name: str = ""
