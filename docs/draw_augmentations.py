@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from hylora.randomness import generator
-from vision_extras.images import AugmentRecipe, Augmented
+from vision_extras.images import Augmented, AugmentRecipe
 from vision_extras.images.randaugment import OPERATIONS
 
 SIDE, LABEL, COLUMNS = 92, 16, 5

@@ -23,7 +23,7 @@ from vision_extras.metrics.flops import on_meta, training_flops
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.models.resnet import ResNet
 from vision_extras.models.resnet_config import ResNetConfig
-from vision_extras.models.sides import check_sides
+from vision_extras.planned import refuse_sides
 from vision_extras.recipe import ImageRecipe
 
 __all__ = ["EpochPlan", "ImageSet", "RunPlan", "compound", "epoch_flops", "image_flops", "plan_run"]
@@ -263,10 +263,7 @@ def _network(recipe: ImageRecipe, data: ImageSet) -> nn.Module:
 def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Count) -> RunPlan:
     loop, sampler = recipe.training, recipe.sampler
     plan = Plan(sampler, data.images, loop.epochs, loop.global_batch_size, loop.batch_size, loop.seed)
-    try:
-        check_sides(network, [*recipe.shapes(), sampler.shape])
-    except ValueError as error:
-        raise RecipeError(f"sampler.start={sampler.start}: {error}") from error
+    refuse_sides(recipe, network)
     cost = image_flops(recipe, network, data.channels, count)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     epochs = []

@@ -73,8 +73,10 @@ def make_task(
     else:
         network = OwnNetwork(network)
     refuse_sides(recipe, network, recipe.evaluation.sides)
+    shapes = recipe.sampler.shapes(recipe.training.epochs)
     try:
-        check_logits(network, recipe.sampler.shapes(recipe.training.epochs)[0], split.channels, len(split.classes))
+        for shape in {shapes[0], shapes[-1]}:
+            check_logits(network, shape, split.channels, len(split.classes))
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
     model = Classification(network, loss, recipe.augment.label_smoothing)

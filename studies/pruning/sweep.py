@@ -5,8 +5,8 @@
 
 A run that is pruned after t epochs is the dense one until then. So the dense run keeps a checkpoint of each epoch, and
 a pruned one starts from that of epoch t - 1: its last dense epoch is trained again, at whose end the weights go. Tests
-hold it to the run from scratch, bit for bit. What is in the results is not run again: the same command goes on where it
-was stopped.
+hold it to the run from scratch, bit for bit. What is in the results is not run again: the same command goes on
+where it was stopped.
 """
 
 from __future__ import annotations

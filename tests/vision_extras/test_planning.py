@@ -167,7 +167,7 @@ def test_a_network_that_cannot_grow_keeps_to_a_budget_by_resolution_alone():
         (
             {"sampler": {**EXPANDING, "multiple": 2}},
             0.3,
-            "sampler.start=0.25: images of 2x2 pixels are below the network's stride, 4",
+            "sampler: images of 2x2 pixels are below the network's stride, 4",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -27,6 +28,10 @@ from vision_extras.models.hub import HubModule
 __all__ = ["Detection", "DetectorRecipe", "HubDetector", "build_detector", "load_detector"]
 
 
+# Families whose loss is divided by the objects of all processes, and not by those of a process's pass alone.
+_COUNTED_TOGETHER = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer", "yolos")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectorRecipe:
     """A detector of transformers.
@@ -35,8 +40,8 @@ class DetectorRecipe:
         config: `model_type` and other entries of its config, for a detector with random weights; its backbone is
             `backbone_config`, likewise.
         path: hub id or folder of a pretrained detector, in place of `config`.
-        backbone: folder of a finished run of task `images` whose network has the backbone's `model_type`: its weights
-            are those that the backbone starts from.
+        backbone: hub id or folder of an image classifier of transformers with the backbone's shape, a finished run of
+            task `images` for example: its weights are those that the backbone starts from.
     """
 
     config: dict[str, Any] | None = None
@@ -64,6 +69,11 @@ class HubDetector(HubModule):
         if backbone is not None:
             entries = {**entries, "backbone_config": {"num_channels": channels, **backbone}}
         return super()._config(entries, channels, classes)
+
+    @functools.cached_property
+    def multiple(self) -> int:
+        """Heights and widths must be multiples of it: of the stride, where an encoder doubles coarse features."""
+        return self.stride if hasattr(self.model.config, "encoder_in_channels") else super().multiple
 
     def trunk_of(self, model: PreTrainedModel) -> nn.Module:
         """The backbone; of a detector without one, what comes before its heads."""
@@ -130,13 +140,15 @@ class Detection(nn.Module):
         there = labels != IGNORED
         rows = zip(boxes, labels, there, strict=True)
         targets = [{"boxes": box[mask], "class_labels": label[mask]} for box, label, mask in rows]
-        return self.network(images, targets).loss * _normaliser(there.sum()), there.sum()
+        count = there.sum()
+        return self.network(images, targets).loss * _normaliser(count, self.network.model.config.model_type), count
 
 
-def _normaliser(objects: Tensor) -> Tensor:
-    """What transformers divides its loss by, over all processes."""
-    state = PartialState()
-    return (reduce(objects.float()[None]) / state.num_processes).clamp(min=1)[0]
+def _normaliser(objects: Tensor, family: str) -> Tensor:
+    """What transformers divides the loss of a pass with so many objects by."""
+    if family in _COUNTED_TOGETHER:
+        objects = reduce(objects.float()[None])[0] / PartialState().num_processes
+    return objects.clamp(min=1)
 
 
 def build_detector(recipe: DetectorRecipe, channels: int, classes: int, draw: torch.Generator | None) -> HubDetector:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import importlib.util
 
+import torch
 from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
 
 from hylora.randomness import generator
+from hylora.training.evaluation import evaluation_mode
 from hylora.training.processes import share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
+from vision_extras.curricula.scales import Shape
 from vision_extras.detection.coco import read_coco, read_object_dataset
 from vision_extras.detection.detector import Detection, HubDetector, build_detector
 from vision_extras.detection.objects import ObjectSplit
@@ -48,7 +52,11 @@ def make_task(recipe: DetectionRecipe, accelerator: Accelerator) -> DetectionTas
     if not len(split.train):
         raise RecipeError(f"objects.name={recipe.objects.name!r} leaves no image to learn from")
     network = _build(recipe, len(split.classes), draw=True)
-    return DetectionTask(Detection(network), split, recipe, share_of(accelerator))
+    passes = _passes(network, recipe)
+    try:
+        return DetectionTask(Detection(network), split, recipe, passes, share_of(accelerator))
+    except ValueError as error:
+        raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
 
 
 def _build(recipe: DetectionRecipe, classes: int, draw: bool) -> HubDetector:
@@ -57,6 +65,21 @@ def _build(recipe: DetectionRecipe, classes: int, draw: bool) -> HubDetector:
         return build_detector(recipe.model, recipe.objects.channels, classes, weights)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
+
+
+def _passes(network: HubDetector, recipe: DetectionRecipe) -> dict[Shape, int]:
+    """Operations of a forward pass on an image of each resolution, which shows that the detector takes it."""
+    found = {}
+    for shape in recipe.sampler.shapes(recipe.training.epochs):
+        counter = FlopCounterMode(display=False)
+        try:
+            with evaluation_mode(network), torch.no_grad(), counter:
+                network(torch.zeros(1, recipe.objects.channels, *shape))
+        except (ValueError, RuntimeError) as error:
+            height, width = shape
+            raise RecipeError(f"model: the detector fails on an image of {height}x{width} pixels: {error}") from error
+        found[shape] = counter.get_total_flops()
+    return found
 
 
 def _read(objects: ObjectsRecipe) -> ObjectSplit:

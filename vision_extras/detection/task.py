@@ -16,6 +16,7 @@ from hylora.training.evaluation import deal
 from hylora.training.feed import Batch, Share
 from hylora.training.moment import Moment
 from hylora.training.processes import share_of
+from vision_extras.curricula.scales import Shape
 from vision_extras.detection.average_precision import Found, average_precision
 from vision_extras.detection.collate import Boxed
 from vision_extras.detection.detector import Detection
@@ -37,18 +38,25 @@ class DetectionTask(PlannedTask):
         model: the detector with its loss.
         split: images to train on and to evaluate on.
         recipe: of the run.
+        passes: operations of a forward pass on an image of each resolution.
         share: this process's share of each update.
     """
 
     unit = "objects"
 
     def __init__(
-        self, model: Detection, split: ObjectSplit, recipe: DetectionRecipe, share: Share | None = None
+        self,
+        model: Detection,
+        split: ObjectSplit,
+        recipe: DetectionRecipe,
+        passes: Mapping[Shape, int],
+        share: Share | None = None,
     ) -> None:
         mean, std = recipe.objects.statistics
         super().__init__(model, split.train, Boxed(mean, std, flip=recipe.objects.flip), recipe, share or Share())
         self._plain = Boxed(mean, std)
         self._split = split
+        self._passes = passes
 
     def count(self, batch: Batch) -> int:
         """Objects."""
@@ -84,6 +92,11 @@ class DetectionTask(PlannedTask):
         """How many images there are to train on and to evaluate on, and of which classes."""
         split = self._split
         return {"train": len(split.train), "held_out": len(split.held_out), "classes": list(split.classes)}
+
+    def results(self) -> Mapping[str, Any]:
+        """Also the operations of training: three times those of its forward passes, as backward is twice as long."""
+        batches = [batch for step in range(self.plan.steps) for batch in self.plan.batches(step)]
+        return {**super().results(), "flops": 3 * sum(rows * self._passes[shape] for rows, shape in batches)}
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the detector, which `load_detector` and transformers read."""

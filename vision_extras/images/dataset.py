@@ -54,11 +54,12 @@ def open_split(path: str, config: str | None, split: str) -> Dataset:
         ValueError: if it cannot be had.
     """
     from datasets import Dataset, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
 
     saved = any(Path(path, name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         found = load_from_disk(path) if saved else load_dataset(path, config, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise ValueError(f"path={path!r} cannot be read as a dataset with a split {split!r}: {error}") from error
     if isinstance(found, Dataset):
         return found
@@ -111,7 +112,10 @@ def read_dataset(
         numbers = {name: number for number, name in enumerate(named)}
         labels = np.array([numbers.get(value, -1) for value in values.tolist()], dtype=np.int64)
     if classes is not None and named != classes:
-        raise ValueError(f"label_column={label_column!r} of {what} has other classes than there are to learn from")
+        raise ValueError(
+            f"label_column={label_column!r} of {what} has classes {_some(named)}, and those to learn from are "
+            f"{_some(classes)}"
+        )
     wrong = np.flatnonzero((labels < 0) | (labels >= len(named)))
     if len(wrong):
         raise ValueError(
@@ -123,3 +127,7 @@ def read_dataset(
     encoded = EncodedColumn(rows.cast_column(image_column, Image(decode=False)), image_column, what)
     images = LazyImages(encoded, torch.arange(len(labels)), torch.from_numpy(labels), channels, rows._fingerprint)
     return images, named
+
+
+def _some(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (" ..." if len(classes) > 5 else "")

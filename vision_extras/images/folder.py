@@ -100,5 +100,6 @@ def _images_below(folder: Path) -> Iterator[tuple[str, int, int]]:
         if entry.is_dir():
             yield from _images_below(Path(entry.path))
         elif os.path.splitext(entry.name)[1].lower() in endings:
-            state = entry.stat()
+            # A link that leads nowhere stands for itself, and is named with the images that cannot be read.
+            state = entry.stat(follow_symlinks=entry.is_file())
             yield entry.path, state.st_size, state.st_mtime_ns

@@ -127,6 +127,8 @@ class HubModule(nn.Module):
     @functools.cached_property
     def stride(self) -> int:
         """The least height and width that the network takes."""
+        if hasattr(self.model, "timm_model"):
+            return max(stage["reduction"] for stage in self.model.timm_model.feature_info)
         positions = self._positions(_PROBE_SIDE)
         return 1 if positions is None else round(_PROBE_SIDE / positions)
 

@@ -34,8 +34,8 @@ def check_sides(network: nn.Module, shapes: Iterable[tuple[int, int]]) -> None:
             )
         if height % multiple or width % multiple:
             raise ValueError(
-                f"images of {height}x{width} pixels must have sides that are multiples of {multiple}, the network's "
-                "patch"
+                f"images of {height}x{width} pixels must have sides that are multiples of {multiple}; set "
+                "sampler.multiple to that, or to one of its multiples"
             )
 
 

@@ -34,6 +34,29 @@ DETECTORS = {
         "backbone_config": {**BACKBONE, "out_features": ["stage1", "stage2"]},
         "num_feature_levels": 2,
     },
+    "rt_detr": {
+        "model_type": "rt_detr",
+        "backbone_config": {
+            "model_type": "rt_detr_resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 8, 16, 16],
+            "depths": [1, 1, 1, 1],
+            "layer_type": "basic",
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+        "encoder_in_channels": [8, 16, 16],
+        "encoder_hidden_dim": 16,
+        "encoder_ffn_dim": 16,
+        "encoder_attention_heads": 2,
+        "d_model": 16,
+        "decoder_in_channels": [16, 16, 16],
+        "decoder_layers": 1,
+        "decoder_ffn_dim": 16,
+        "decoder_attention_heads": 2,
+        "num_queries": 5,
+        "num_denoising": 5,
+        "freeze_backbone_batch_norms": False,
+    },
     "yolos": {
         "model_type": "yolos",
         "hidden_size": 16,
@@ -69,7 +92,8 @@ def test_it_learns_at_several_resolutions_and_is_read_back(name, tmp_path):
     network = built(name)
     model = Detection(network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for side in (32, 48):
+    sides = (network.stride, 2 * network.stride)
+    for side in sides:
         loss_sum, count = model(**batch(side))
         assert count == 7
         optimizer.zero_grad()
@@ -79,7 +103,7 @@ def test_it_learns_at_several_resolutions_and_is_read_back(name, tmp_path):
     again = load_detector(tmp_path)
     assert_same(again.state_dict(), network.state_dict())
     with torch.no_grad():
-        expected, found = (Detection(each).eval()(batch(48)["images"]) for each in (network, again))
+        expected, found = (Detection(each).eval()(batch(sides[1])["images"]) for each in (network, again))
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other)
     scores, boxes = expected
@@ -126,6 +150,12 @@ def test_a_detector_is_trained_under_a_sampler(tmp_path):
     assert set(result.evaluation) == {"ap", "ap50", "ap75"}
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["images_seen"] == 64 and results["updates"] == result.steps
+    # Nearly all of it is the backbone's, which takes as much for each pixel.
+    pixels = sum(record["images"] * record["height"] * record["width"] for record in records)
+    (tmp_path / "one").mkdir()
+    once = run.train(recipe(tmp_path / "one", sampler={"side": 32}))
+    plain = json.loads((once.folder / "results.json").read_text())
+    assert results["flops"] / plain["flops"] == pytest.approx(pixels / (64 * 32 * 32), rel=0.1)
 
 
 @pytest.mark.slow
@@ -240,6 +270,18 @@ REFUSED = {
     "a resolution below the stride": (
         {"sampler": {"side": 4}},
         "sampler: images of 4x4 pixels are below the network's stride, 8",
+    ),
+    "a resolution that no pyramid can be made of": (
+        {"model": {"config": DETECTORS["rt_detr"]}},
+        "sampler: images of 24x24 pixels are below the network's stride, 32",
+    ),
+    "sides that cannot be halved so often": (
+        {"model": {"config": DETECTORS["rt_detr"]}, "sampler": {"side": 48}},
+        "sampler: images of 48x48 pixels must have sides that are multiples of 32; set sampler.multiple",
+    ),
+    "more queries than places": (
+        {"model": {"config": {**DETECTORS["rt_detr"], "num_queries": 30}}, "sampler": {"side": 32}},
+        "model: the detector fails on an image of 32x32 pixels",
     ),
     "no such detector": (
         {"model": {"config": {"model_type": "mask_rcnn"}}},

@@ -109,7 +109,7 @@ def test_the_loss_takes_labels_and_shares(smoothing):
     labels = torch.tensor([0, 3, 4, 1, 1, 2])
     shares = torch.rand(6, 5, generator=draw)
     shares /= shares.sum(1, keepdim=True)
-    model = Classification(_Logits(), smoothing).train()
+    model = Classification(_Logits(), label_smoothing=smoothing).train()
 
     def plain(targets):
         targets = (1 - smoothing) * targets + smoothing / 5

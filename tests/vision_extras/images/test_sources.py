@@ -172,7 +172,8 @@ def test_a_folders_fingerprint_tells_what_changed_without_decoding(folder, monke
 def test_unreadable_images_are_named_or_skipped_and_listed(folder):
     whole = (folder / "train/dog/2.png").read_bytes()
     (folder / "train/dog/2.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "train/cat/5.png").write_bytes(b"")
+    (folder / "train/cat/5.png").unlink()
+    (folder / "train/cat/5.png").symlink_to("nowhere.png")
     (folder / "val/cat/0.png").write_bytes(b"no image at all")
     with pytest.raises(ValueError, match=r"unreadable='refuse' found 2 of 12 images.*cat/5.png.*dog/2.png.*skip"):
         load_split(folders(folder))
@@ -278,6 +279,11 @@ def test_datasets_that_cannot_be_learned_from_are_refused(tmp_path):
     refused(
         "test of .* has label 2 in row 0, and there are 2 classes",
         saved(tmp_path / "above", train=good, test=dataset([2, 0], number)),
+    )
+    named = dataset([0, 1], ClassLabel(names=["cat", "emu"]))
+    refused(
+        "has classes cat, emu, and those to learn from are cat, dog",
+        saved(tmp_path / "named", train=dataset([0, 1]), test=named),
     )
     refused("at least two classes", saved(tmp_path / "one", train=dataset([0, 0], number), test=held_out))
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.outcomes import assert_same
+from tests.vision_extras.models.architectures import TINY
 from vision_extras.metrics.flops import on_meta, training_flops
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.models.build import resnet_config
@@ -75,3 +77,19 @@ def test_resnet_18_takes_what_is_known():
     stem = 2 * 3 * 64 * 49 * 112**2
     found = resnet_config(ModelRecipe(name="resnet18"), 3, 1000).training_flops(224, 224)
     assert found == pytest.approx(3 * forward - stem, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "mobilenet_v2", "regnet", "own"])
+def test_other_networks_take_three_times_what_they_take_forward(name):
+    """But for the gradient of the images; of convolutions in groups, too."""
+    recipe, *_ = TINY[name]
+    network, seen = on_meta(build_network(recipe, 3, 10, torch.Generator().manual_seed(0))), []
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    handle = first.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        network(torch.empty(2, 3, 64, 64, device="meta"))
+    handle.remove()
+    with torch.no_grad(), FlopCounterMode(display=False) as stem:
+        first(*seen)
+    expected = (3 * forward.get_total_flops() - stem.get_total_flops()) / 2
+    assert training_flops(network, (3, 64, 64)) == expected
