@@ -242,7 +242,8 @@ class Trainer:
         record = {"loss": loss, "grad_norm": norm, "lr": rate, self._task.unit: int(count)}
         for part in self._parts:
             record |= part.scheduled(moment)
-        self._report(self._step, record, count, time.perf_counter() - started)
+        noteworthy = any(part.noteworthy(moment) for part in self._parts)
+        self._report(self._step, record, count, time.perf_counter() - started, noteworthy)
 
     def _clip(self) -> float | None:
         """Clip the gradients; their norm before that, or None where DeepSpeed keeps it."""
@@ -307,11 +308,11 @@ class Trainer:
         self._display.note(f"stopped by {signal} after {self._step} updates, {where}; go on with training.resume=true")
         return Outcome(self._step, self._last_evaluation, stopped_by=signal)
 
-    def _report(self, step: int, record: dict[str, Any], count: float, seconds: float) -> None:
+    def _report(self, step: int, record: dict[str, Any], count: float, seconds: float, noteworthy: bool) -> None:
         self._seconds += seconds
         self._memory = max(self._memory, peak_memory(self._accelerator.device))
         self._display.update(step, record["loss"], count / seconds, self._memory)
-        if step % self._recipe.tracking.every == 0 or step == self._steps:
+        if noteworthy or _is_due(step, self._recipe.tracking.every) or step == self._steps:
             self._log({"step": step, **record, "seconds": seconds, "memory": self._memory})
 
     def _log(self, record: dict[str, Any]) -> None:

@@ -67,6 +67,10 @@ class Method:
         """What is scheduled or was measured, by name, for the record of the update."""
         return {}
 
+    def noteworthy(self, moment: Moment) -> bool:
+        """Whether an update is to be on record whatever `tracking.every` says: what it measured is seldom measured."""
+        return False
+
     def state(self) -> dict[str, Any] | None:
         """What the next updates depend on besides the moment and the model, as plain JSON values; None for nothing.
 
