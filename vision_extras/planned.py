@@ -72,9 +72,8 @@ class PlannedTask(Task):
 
     def results(self) -> Mapping[str, Any]:
         """How many images training took, counted as often as they were seen, and how large the network is."""
-        moments = (Moment(step, self.plan.steps, self._recipe.training.seed) for step in range(self.plan.steps))
         return {
-            "images_seen": sum(self.plan.window(moment).rows for moment in moments),
+            "images_seen": len(self._rows) * self._recipe.training.epochs,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
 

@@ -49,11 +49,17 @@ def make_task(
     Raises:
         RecipeError: if the recipe cannot work here.
     """
-    if recipe.growth.grows and accelerator.distributed_type in SHARDED:
-        raise RecipeError(
-            f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} cannot be had while "
-            "parameters are sharded over processes; train with DDP or on one GPU"
-        )
+    for key, value, off in (
+        ("growth.width", recipe.growth.width, 1),
+        ("growth.depth", recipe.growth.depth, 1),
+        ("pruning.sparsity", recipe.pruning.sparsity, 0),
+        ("signals.fisher", recipe.signals.fisher, 0),
+    ):
+        if value != off and accelerator.distributed_type in SHARDED:
+            raise RecipeError(
+                f"{key}={value} cannot be had while parameters are sharded over processes; train with DDP or on one "
+                "GPU"
+            )
     if recipe.growth.grows and network is not None:
         raise RecipeError(
             f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} are for networks of this "

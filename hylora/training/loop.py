@@ -91,6 +91,7 @@ class Trainer:
             )
         self._task = task
         self._parts = (task, *task.methods)
+        self._method_states()
         self._steps = task.steps or recipe.training.steps
         self._accelerator = accelerator
         self._folder = folder
@@ -241,7 +242,8 @@ class Trainer:
         record = {"loss": loss, "grad_norm": norm, "lr": rate, self._task.unit: int(count)}
         for part in self._parts:
             record |= part.scheduled(moment)
-        self._report(self._step, record, count, time.perf_counter() - started)
+        noteworthy = any(part.noteworthy(moment) for part in self._parts)
+        self._report(self._step, record, count, time.perf_counter() - started, noteworthy)
 
     def _clip(self) -> float | None:
         """Clip the gradients; their norm before that, or None where DeepSpeed keeps it."""
@@ -306,11 +308,11 @@ class Trainer:
         self._display.note(f"stopped by {signal} after {self._step} updates, {where}; go on with training.resume=true")
         return Outcome(self._step, self._last_evaluation, stopped_by=signal)
 
-    def _report(self, step: int, record: dict[str, Any], count: float, seconds: float) -> None:
+    def _report(self, step: int, record: dict[str, Any], count: float, seconds: float, noteworthy: bool) -> None:
         self._seconds += seconds
         self._memory = max(self._memory, peak_memory(self._accelerator.device))
         self._display.update(step, record["loss"], count / seconds, self._memory)
-        if step % self._recipe.tracking.every == 0 or step == self._steps:
+        if noteworthy or _is_due(step, self._recipe.tracking.every) or step == self._steps:
             self._log({"step": step, **record, "seconds": seconds, "memory": self._memory})
 
     def _log(self, record: dict[str, Any]) -> None:
@@ -341,7 +343,7 @@ class Trainer:
             "optimizer": scalars,
             "data": data,
             "identity": dict(self._task.identity()),
-            "methods": {part.name: found for part in self._parts if (found := part.state()) is not None},
+            "methods": self._method_states(),
             "seconds": self._seconds,
             "memory": self._memory,
         }
@@ -350,6 +352,14 @@ class Trainer:
         if self._metrics is not None:
             self._metrics.flush()
         return on_main(self._accelerator, lambda: save_checkpoint(self._folder.checkpoints, checkpoint, keep))
+
+    def _method_states(self) -> dict[str, Any]:
+        """What is to be kept of the methods, by their names."""
+        found = [(part.name, state) for part in self._parts if (state := part.state()) is not None]
+        names = [name for name, _ in found]
+        if "" in names or len({*names}) < len(names):
+            raise ValueError(f"methods with a state must have each a name of their own, and they have {names}")
+        return dict(found)
 
     def _not_finite(self, error: NotFiniteError) -> TrainingError:
         return TrainingError(
@@ -369,9 +379,10 @@ class Trainer:
             begun, scalars, data, before = (checkpoint.state[x] for x in ("begun", "optimizer", "data", "identity"))
             self._seconds, self._memory = checkpoint.state["seconds"], checkpoint.state["memory"]
             self._check_identity(where, before)
+            states = checkpoint.state["methods"]
             for part in self._parts:
-                if part.state() is not None:
-                    part.restore(checkpoint.state["methods"][part.name])
+                if part.name in states:
+                    part.restore(states[part.name])
             # The structure follows from the moment; the weights of that structure are then put into it.
             self._begin(self._moment(begun))
             put_back(self._unwrapped(), self._optimizer, checkpoint.tensors, scalars)

@@ -20,7 +20,7 @@ class Method:
     model's state, and of what `state` gives, so that a resumed run is the run that was not interrupted.
 
     Attributes:
-        name: of its state in checkpoints; needed only where there is some.
+        name: of its state in checkpoints, no other method's; needed only where there is some.
     """
 
     name: str = ""
@@ -66,6 +66,10 @@ class Method:
     def scheduled(self, moment: Moment) -> dict[str, float]:
         """What is scheduled or was measured, by name, for the record of the update."""
         return {}
+
+    def noteworthy(self, moment: Moment) -> bool:
+        """Whether an update is to be on record whatever `tracking.every` says: what it measured is seldom measured."""
+        return False
 
     def state(self) -> dict[str, Any] | None:
         """What the next updates depend on besides the moment and the model, as plain JSON values; None for nothing.

@@ -145,7 +145,8 @@ def carried_state(
     """The part of an optimizer's state whose parameters are still there in a model that has changed.
 
     A parameter that grew is taken to hold its former values in its leading corner: its state is moved there, and is
-    zero elsewhere. State of parameters that are gone, shrank or have other dimensions is left behind.
+    zero elsewhere. State of parameters that are gone, shrank or have other dimensions is left behind, and so is that
+    of those which grew if it is packed: 8-bit optimizers scale blocks of elements, which then would be other ones.
 
     Args:
         model: as it is now.
@@ -153,7 +154,13 @@ def carried_state(
         shapes: of the parameters before, by name.
     """
     now = {name: parameter.shape for name, parameter in trainable(model).items()}
-    kept = {name for name, shape in now.items() if name in shapes and _fits(shapes[name], shape)}
+    named = [(key.rpartition("::")[0], value) for key, value in tensors.items()]
+    packed = {name for name, value in named if value.ndim and value.shape != shapes[name]}
+    kept = {
+        name
+        for name, shape in now.items()
+        if name in shapes and (shape == shapes[name] or (name not in packed and _fits(shapes[name], shape)))
+    }
 
     def of_kept(entries: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in entries.items() if key.rpartition("::")[0] in kept}

@@ -165,7 +165,7 @@ class TrackingRecipe:
     Args:
         trackers: experiment trackers, through accelerate.
         project: the trackers' project.
-        every: updates between records.
+        every: updates between records; those in which something was measured that seldom is are always on record.
         progress: show a progress bar where there is a terminal.
     """
 

@@ -172,3 +172,35 @@ def test_time_and_memory_are_those_of_all_parts_of_a_run(tmp_path):
     outcome, _ = toy.run(tmp_path, resume=True, steps=4)
     taken = [json.loads(line)["seconds"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert outcome.seconds == pytest.approx(sum(taken)) and outcome.memory > 0
+
+
+class Remembers(Method):
+    """Has a state only from its first update on."""
+
+    name = "remembers"
+    kept = None
+
+    def end(self, moment):
+        self.kept = [*(self.kept or []), moment.step]
+
+    def state(self):
+        return self.kept and {"kept": self.kept}
+
+    def restore(self, state):
+        self.kept = state["kept"]
+
+
+def test_a_state_that_is_not_there_at_first_is_kept_too(tmp_path):
+    toy.run(tmp_path, task_with(Remembers()), steps=4)
+    _remove_checkpoint(tmp_path, 4)
+    method = Remembers()
+    toy.run(tmp_path, task_with(method), resume=True, steps=4)
+    assert method.kept == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["", "halving"])
+def test_methods_whose_states_could_not_be_told_apart_are_refused(tmp_path, name):
+    other = Halving()
+    other.name = name
+    with pytest.raises(ValueError, match="must have each a name of their own"):
+        toy.run(tmp_path, task_with(Halving(), other), steps=1)

@@ -98,6 +98,23 @@ def test_state_is_carried_where_a_parameter_stays_or_grows():
     assert torch.equal(again.state[grown[1].weight]["exp_avg"], moved)
 
 
+def test_packed_state_of_a_parameter_that_grew_is_left_behind():
+    """8-bit optimizers have a byte for each element, and a scale for each block of them."""
+    shapes = {name: parameter.shape for name, parameter in network().named_parameters()}
+    packed = {
+        "1.weight::state1": torch.ones(shapes["1.weight"], dtype=torch.uint8),
+        "1.weight::absmax1": torch.ones(3),
+    }
+    plain = {"1.bias::state1": torch.ones(shapes["1.bias"]), "1.bias::step": torch.tensor(2.0)}
+    outputs, inputs = shapes["1.weight"]
+    grown = nn.Sequential(nn.Linear(2, 4), nn.Linear(inputs, outputs + 2))
+    tensors, scalars = carried_state(grown, packed | plain, {"1.weight::step": 2}, shapes)
+    assert tensors.keys() == plain.keys() and not scalars
+    stays = nn.Sequential(nn.Linear(2, 4), nn.Linear(inputs, outputs))
+    tensors, scalars = carried_state(stays, packed | plain, {"1.weight::step": 2}, shapes)
+    assert tensors.keys() == (packed | plain).keys() and scalars == {"1.weight::step": 2}
+
+
 def test_decay_spares_norms_and_biases():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
     optimizer = build_from_groups(decay_matrices(model, 0.5), OptimizerRecipe(lr=0.1, weight_decay=0.5))

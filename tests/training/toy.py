@@ -86,6 +86,7 @@ def make_recipe(
     batch_size: int = 2,
     checkpoint_every: int = 2,
     evaluate_every: int = 0,
+    record_every: int = 1,
     max_grad_norm: float | None = 1.0,
     optimizer: str = "adamw",
     overwrite: bool = False,
@@ -103,7 +104,7 @@ def make_recipe(
             schedule=ScheduleRecipe(name="cosine", warmup_steps=2),
         ),
         evaluation=EvaluationRecipe(every=evaluate_every, at_end=False),
-        tracking=TrackingRecipe(progress=False),
+        tracking=TrackingRecipe(every=record_every, progress=False),
         output=OutputRecipe(
             path=str(folder), checkpoint_every=checkpoint_every, keep_checkpoints=20, overwrite=overwrite
         ),

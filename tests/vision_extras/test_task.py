@@ -147,7 +147,7 @@ def test_it_learns_real_digits(tmp_path, precision):
     settings = {**PLAIN, "images.held_out": 0.5, "model": {"name": "resnet8"}, "optimizer": {"lr": 0.1}}
     settings |= {"growth": {"width": 0.5, "until": 0.3}, "pruning": {"sparsity": 0.5, "at": 5}}
     settings |= {"training": {"epochs": 8, "global_batch_size": 32, "batch_size": 32, "mixed_precision": precision}}
-    result, _ = small.train(tmp_path, **settings, **{"evaluation": {"batch_size": 900}})
+    result, _ = small.train(tmp_path, **settings, evaluation={"batch_size": 900})
     assert result.evaluation["accuracy"] > 0.9
     weights = prunable(load_network(result.folder)).values()
     total = sum(weight.numel() for weight in weights)

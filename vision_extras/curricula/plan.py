@@ -154,8 +154,8 @@ class Plan:
 
     Each epoch sees every image once. An update's resolution is drawn uniformly from the epoch's distinct resolutions
     by a generator of the epoch's own. So images come at small resolutions more often than at large ones, since a batch
-    of a small resolution has more of them. The epoch's last update has what is left; where that is fewer images than
-    there are processes, they join the update before.
+    of a small resolution has more of them. The epoch's last update has what is left; where that is fewer than two
+    images for each process, they join the update before, since batch norms have no statistics of one image.
 
     Where each process draws a resolution of its own, each has a batch of its share of the reference batch, and the
     epoch's last update has one resolution for all.
@@ -169,7 +169,8 @@ class Plan:
             as many, of the same pixels; a pass has at least one image.
         seed: of the draws.
         processes: that share each update. Beyond what is said above, the plan depends on them only where an update
-            would have fewer images than there are processes: it gets as many.
+            would have fewer images than there are processes: it gets as many. Batches that are that small may also be
+            the last with one image for each.
 
     Raises:
         ValueError: if the numbers cannot work together.
@@ -195,6 +196,7 @@ class Plan:
         self._processes = processes
         self._passes = -(-batch_size // (rows_per_pass * processes))
         self._ranks = processes if recipe.shape_per_rank else 1
+        self._fewest = min(2 * processes, max(processes, batch_size))
         # Most epochs share their pools, and a byte holds an update's draw: 600 epochs of ImageNet take a megabyte.
         known: dict[tuple[Shape, ...], list[tuple[int, Shape]]] = {}
         self._pools, self._draws, self._last, self._starts = [], [], [], [0]
@@ -228,7 +230,7 @@ class Plan:
         drawn = torch.randint(len(pool), (most, self._ranks), generator=draw)
         before = (ends := rows[drawn].sum(1).cumsum(0)) - rows[drawn].sum(1)
         steps = int((ends < self._images).sum()) + 1
-        if steps > 1 and self._images - int(before[steps - 1]) < self._processes:
+        if steps > 1 and self._images - int(before[steps - 1]) < self._fewest:
             steps -= 1
         return bytes(drawn[:steps].flatten().tolist()), self._images - int(before[steps - 1])
 
@@ -255,7 +257,7 @@ class Plan:
             return RankWindow(tuple(drawn), self._passes)
         # As many passes as the reference batch has, also where a few images joined. Passes of one image would leave a
         # process without any where images do not divide, so some have two.
-        most = max(whole, min(rows, whole + self._processes - 1))
+        most = max(whole, min(rows, whole + self._fewest - 1))
         per_pass = -(-most // (self._passes * self._processes))
         return WindowSize(rows, max(per_pass, 2 if rows % self._processes else 1), shape)
 

@@ -70,7 +70,8 @@ def expansion(name: str, start: float, power: float = 2.0, stages: int = 2) -> s
         stages: rises of `multi_step`.
     """
     if name == "multi_step":
-        return lambda progress: start + (1 - start) * math.floor(stages * min(1.0, progress)) / stages
+        # An epoch's share of the epochs of expansion may be a rounding error below the rise that it stands at.
+        return lambda progress: start + (1 - start) * math.floor(round(stages * min(1.0, progress), 9)) / stages
     if name == "polynomial":
         falling = schedules.polynomial(1.0, start, power)
         return lambda progress: falling(1.0 - progress)

@@ -9,7 +9,7 @@ another quantity.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +81,7 @@ def exact_fisher_trace(network: nn.Module, inputs: Tensor, chunk: int = 32) -> f
     """
     found = torch.zeros(1, dtype=torch.float64)
     with evaluation_mode(network):
-        for part in _shared(inputs).split(chunk):
+        for part in _chunks(inputs, chunk):
             with torch.no_grad():
                 chances = logits_of(network(part)).double().softmax(-1).cpu()
             labels = torch.arange(chances.shape[1], device=part.device).expand(len(part), -1)
@@ -111,8 +111,8 @@ def _sampled(
         with torch.no_grad():
             places = logits_of(network(inputs[:1])).shape[1:-1]
         # Drawn for all inputs by every process, so that an input's labels do not depend on how many there are.
-        chances = _shared(torch.rand(len(inputs), draws, *places, generator=draw, dtype=torch.float64))
-        for part, chance in zip(_shared(inputs).split(chunk), chances.split(chunk), strict=True):
+        chances = torch.rand(len(inputs), draws, *places, generator=draw, dtype=torch.float64)
+        for part, chance in zip(_chunks(inputs, chunk), _chunks(chances, chunk), strict=True):
             with torch.no_grad():
                 logits = logits_of(network(part))
             yield _gradients(network, part, _labels(logits, chance), chunk), math.prod(places)
@@ -154,10 +154,11 @@ def _square_norms(gradients: Mapping[str, Tensor]) -> Tensor:
     return sum(gradient.flatten(2).square().sum(-1) for gradient in gradients.values())
 
 
-def _shared(rows: Tensor) -> Tensor:
-    """This process's part."""
+def _chunks(rows: Tensor, chunk: int) -> Sequence[Tensor]:
+    """This process's part; nothing where there are fewer rows than processes."""
     state = process_state()
-    return rows[state.process_index :: state.num_processes]
+    own = rows[state.process_index :: state.num_processes]
+    return own.split(chunk) if len(own) else ()
 
 
 def _summed(value: Tensor, device: torch.device) -> Tensor:

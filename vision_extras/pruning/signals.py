@@ -71,6 +71,10 @@ class FisherTrace(Signal):
         found = super().scheduled(moment)
         return found | {f"{self.label}_error": self._error} if found else {}
 
+    def noteworthy(self, moment: Moment) -> bool:
+        """Whether there is a value."""
+        return self.value is not None
+
 
 class KLUniform(Signal):
     """The mean of KL(uniform || p) over an update's predictions p (equation 2.5), recorded as `kl_uniform`.

@@ -18,6 +18,7 @@ from hylora.training.recipe import RecipeError
 from hylora.training.run import run
 from tests.outcomes import assert_same, records_of
 from tests.pages import ROOT
+from vision_extras.images import load_split
 from vision_extras.recipe import ImageRecipe
 from vision_extras.run import make_task
 
@@ -40,6 +41,19 @@ def recipe(path, name, **sections):
     for section, values in sections.items():
         tree[section] = {**tree[section], **values}
     return ImageRecipe.from_tree(tree)
+
+
+def test_batch_norm_never_sees_a_single_value(tmp_path):
+    """One image is left over, of which the last features have one position."""
+    sections = {
+        "model": {"norm": "batch"},
+        "sampler": {"smallest": 4, "largest": 4},
+        "training": {"epochs": 1, "global_batch_size": 15, "batch_size": 15},
+    }
+    made = recipe(tmp_path, "msc_fbs", **sections)
+    assert len(load_split(made.images).train) % 15 == 1
+    assert run(made, make_task).steps == 12
+    assert [record["images"] for record in records_of(tmp_path)] == [15] * 11 + [16]
 
 
 @pytest.mark.parametrize("name", ["msc_fbs", "msc_vbswc"])

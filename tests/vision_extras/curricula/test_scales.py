@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 
+from vision_extras.curricula import SamplerRecipe
 from vision_extras.curricula.scales import EXPANSIONS, batch_size_at, expansion, interpolated, scaled
 
 
@@ -72,3 +73,16 @@ def test_expansions_by_their_formulas():
         assert expansion("polynomial", 0.5, power=3)(x) == pytest.approx(0.5 + 0.5 * x**3)
         thirds = sum(x >= mark for mark in (1 / 3, 2 / 3, 1))
         assert expansion("multi_step", 0.4, stages=3)(x) == pytest.approx(0.4 + 0.2 * thirds)
+
+
+@pytest.mark.parametrize("until", ["0.14", "0.28", "0.55", "0.57", "0.75"])
+@pytest.mark.parametrize("stages", [2, 3, 5])
+def test_stages_rise_in_their_epochs(until, stages):
+    """Also where an epoch's share of the epochs of expansion is no number of the machine."""
+    recipe = SamplerRecipe(
+        name="msc_vbswc", smallest=32, largest=64, expansion="multi_step", stages=stages, start=0.5, until=float(until)
+    )
+    for epochs in (50, 100, 150):
+        for epoch in range(epochs):
+            risen = math.floor(stages * min(Fraction(1), epoch / (Fraction(until) * epochs)))
+            assert recipe.factor(epoch, epochs) == 0.5 + 0.5 * risen / stages

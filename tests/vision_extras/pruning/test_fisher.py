@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,3 +127,20 @@ def test_modes_and_gradients_are_left_as_they_were():
 def test_one_draw_has_no_error_and_is_refused():
     with pytest.raises(ValueError, match="draws=1 must be at least 2"):
         fisher_trace(network(), IMAGES, 1, torch.Generator())
+
+
+def test_a_process_without_an_input_adds_nothing(monkeypatch):
+    """Three processes have one input: those that get none count zero, and the sum is the estimate of one process."""
+    made, image, traces = network(), IMAGES[:1], []
+    alone, exact = fisher_trace(made, image, 8, torch.Generator()).value, exact_fisher_trace(made, image)
+    module = import_module("vision_extras.pruning.fisher")  # the package has a function of this name
+    monkeypatch.setattr(module, "reduce", lambda value, how: value)
+    for rank in range(3):
+        state = SimpleNamespace(process_index=rank, num_processes=3)
+        monkeypatch.setattr(module, "process_state", lambda state=state: state)
+        for chunk in (1, 4):
+            diagonal = fisher_diagonal(made, image, 8, torch.Generator(), chunk)
+            traces.append(fisher_trace(made, image, 8, torch.Generator(), chunk).value)
+            assert exact_fisher_trace(made, image, chunk) == pytest.approx(0 if rank else exact)
+            assert sum(float(value.sum()) for value in diagonal.values()) == pytest.approx(traces[-1])
+    assert traces == pytest.approx([alone] * 2 + [0] * 4)

@@ -105,6 +105,16 @@ def test_the_trace_is_that_of_the_weights_after_the_update(tmp_path):
     assert 0 < record["fisher_error"] < exact and abs(record["fisher"] - exact) < 4 * record["fisher_error"]
 
 
+def test_what_is_seldom_measured_is_always_on_record(tmp_path):
+    toy.run(tmp_path, ClassifierTask(trace, divergence), record_every=5, steps=6)
+    assert [(record["step"], "fisher" in record) for record in records_of(tmp_path)] == [
+        (2, True),
+        (4, True),
+        (5, False),
+        (6, True),
+    ]
+
+
 def test_a_module_that_makes_no_predictions_is_an_error(tmp_path):
     task = ClassifierTask()
     task.methods = [KLUniform(torch.nn.Identity())]

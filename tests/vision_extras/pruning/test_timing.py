@@ -8,19 +8,23 @@ import math
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from hylora.training.checkpoint import checkpoint_steps, load_checkpoint
 from hylora.training.moment import Moment
-from hylora.training.recipe import ScheduleRecipe
+from hylora.training.recipe import RecipeError, ScheduleRecipe
 from hylora.training.run import run
 from tests.outcomes import assert_same, records_of
 from tests.training import toy
+from tests.vision_extras import small
 from vision_extras.pruning import Masks, Pruning, PruningRecipe, Signal
 from vision_extras.pruning.criteria import magnitude
 from vision_extras.pruning.detector import DetectorRecipe
+from vision_extras.run import TASK
 from vision_extras.sharpness import Sharpness
 
 # Twelve updates of two passes each, two to an epoch; 32 weights can be pruned.
@@ -310,3 +314,11 @@ def test_every_interruption_gives_the_same_run(tmp_path, settings):
         _, resumed = train(folder, make_task(**settings), checkpoint_every=0, resume=True)
         assert_same(resumed, whole)
         assert records_of(folder) == records_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("key", "value"), [("pruning.sparsity", 0.5), ("signals.fisher", 8)])
+def test_sharded_weights_are_refused_before_any_update(tmp_path, key, value):
+    off = {"growth": {}, "pruning.sparsity": 0.0}
+    recipe = small.recipe(tmp_path, **{**off, key: value})
+    with pytest.raises(RecipeError, match=f"{key}={value} cannot be had while parameters are sharded"):
+        TASK.make(recipe, SimpleNamespace(distributed_type=DistributedType.FSDP))
