@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw docs/images/pruning.png from studies/pruning/results/sweep.json, and print what it shows as a table.
+"""Draw pruning.png among the images from studies/pruning/results/sweep.json, and print what it shows as a table.
 
 Run from the repository's root: `python docs/draw_pruning.py`. Other results and another picture may be named.
 """
@@ -57,7 +57,7 @@ def row(setting: str, pruned: dict[int, list[float]], dense: list[dict[str, Any]
 
 def main() -> None:
     """Draw each setting: accuracy by the epoch of pruning, over the dense run's accuracy and signals."""
-    defaults = [ROOT / "studies/pruning/results/sweep.json", ROOT / "docs/images/pruning.png"]
+    defaults = [ROOT / "studies/pruning/results/sweep.json", ROOT / "docs/images" / "pruning.png"]
     source, picture = [*map(Path, sys.argv[1:]), *defaults[len(sys.argv) - 1 :]]
     found = json.loads(source.read_text())
     settings = list(dict.fromkeys(run["setting"] for run in found["pruned"]))
