@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The vision story in miniature: three comparisons with one seed, two at a time, and what they found as tables and a
-# picture.
+# The vision story in miniature: three comparisons with one seed, two at a time, and what they found as tables and
+# pictures.
 #
 #     bash studies/vision/demo.sh FOLDER [section.key=value ...]
 set -euo pipefail
@@ -30,3 +30,5 @@ sample "$@"
 grow "$@"
 wait $pruning
 python studies/vision/tell.py "$folder"
+printf '\n## When to prune\n\n' >> "$folder/vision.md"
+python docs/draw_pruning.py "$folder/pruning.json" "$folder/pruning.png" | tee -a "$folder/vision.md"

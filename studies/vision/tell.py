@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and a picture of the comparisons: what samplers, growth and pruning cost and bring.
+"""Tables and a picture of the comparisons: what samplers and growth cost and bring.
 
     python studies/vision/tell.py outputs/vision
 
-The folder holds `samplers.json` and `growth.json` of compare.py, and `pruning.json` of studies/pruning/sweep.py; what
-is not there is left out. The tables go into `vision.md` there, the picture into `vision.png`.
+The folder holds `samplers.json` and `growth.json` of compare.py; one that is not there is left out. The tables go into
+`vision.md` there, the picture into `vision.png`.
 """
 
 from __future__ import annotations
@@ -72,30 +72,12 @@ def growth_table(runs: list[Run]) -> Iterator[str]:
         yield _line([name, f"{share:.2f}x", f"{updates:.0f}", "{:.2f} ± {:.2f}".format(*mean(group, accuracy))])
 
 
-def pruning_table(results: dict[str, Any]) -> Iterator[str]:
-    """For each way to prune, accuracy by the epoch of pruning, and where the dense run's signals turned."""
-    moments = sorted({run["at"] for run in results["pruned"] if run["at"] % 5 == 0 or run["at"] < 5})
-    moments = [at for at in moments if sum(run["at"] == at for run in results["pruned"]) > 1] or moments
-    yield _line(["pruned", *(f"after {at}" for at in moments), "peak of tr(F)", "best"])
-    yield _line(["---", *("--:" for _ in moments), "--:", "--:"])
-    for name, group in by_setting(results["pruned"]).items():
-        dense = [run for run in results["dense"] if run["setting"] == group[0]["dense"]]
-        cells, means = [], {}
-        for at in moments:
-            found = [100 * run["accuracy"] for run in group if run["at"] == at]
-            cells.append(f"{statistics.mean(found):.2f}" if found else "")
-            if found:
-                means[at] = statistics.mean(found)
-        peak = statistics.mean(max(run["epochs"], key=lambda epoch: epoch["fisher"])["epoch"] for run in dense)
-        yield _line([name, *cells, f"{peak:.1f}", f"{max(means, key=means.get)}"])
-
-
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Accuracy by operations of samplers and of what grows, and by the epoch of pruning beside tr(F)."""
+    """Accuracy by operations, of samplers and of what grows."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,11 +85,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(found), figsize=(4.6 * len(found), 3.6), layout="constrained")
     for axis, (name, results) in zip([axes] if len(found) == 1 else axes, found.items(), strict=True):
-        if name == "pruning":
-            _draw_pruning(axis, results)
-        else:
-            _draw_costs(axis, results["runs"])
-        axis.set_title({"samplers": "Samplers", "growth": "What starts small", "pruning": "When to prune"}[name])
+        _draw_costs(axis, results["runs"])
+        axis.set_title(TITLES[name])
     figure.savefig(path, dpi=100)
 
 
@@ -123,29 +102,10 @@ def _draw_costs(axis: Any, runs: list[Run]) -> None:
     axis.legend(fontsize=6)
 
 
-def _draw_pruning(axis: Any, results: dict[str, Any]) -> None:
-    dense = [run for run in results["dense"] if run["setting"] == "exponential"]
-    runs = [run for run in results["pruned"] if run["setting"] == "global 90 %"]
-    moments = sorted({run["at"] for run in runs})
-    means = [mean([run for run in runs if run["at"] == at], lambda run: 100 * run["accuracy"])[0] for at in moments]
-    axis.plot(moments, means, "o-", label="pruned to 90 % after this epoch, in the end")
-    epochs = range(1, len(dense[0]["epochs"]) + 1)
-    course = [statistics.mean(100 * run["epochs"][epoch - 1]["accuracy"] for run in dense) for epoch in epochs]
-    axis.plot(epochs, course, color="green", alpha=0.6, label="never pruned, after this epoch")
-    axis.set_ylim(min(means) - 1, 100)
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("accuracy [%]")
-    other = axis.twinx()
-    fisher = [statistics.mean(run["epochs"][epoch - 1]["fisher"] for run in dense) for epoch in epochs]
-    other.plot(epochs, fisher, color="red", alpha=0.5, label="tr(F)")
-    other.set_ylabel("tr(F)", color="red")
-    axis.legend(fontsize=6, loc="lower right")
-
-
+TITLES = {"samplers": "Samplers", "growth": "What starts small"}
 TABLES = {
     "samplers": lambda results: samplers_table(results["runs"]),
     "growth": lambda results: growth_table(results["runs"]),
-    "pruning": pruning_table,
 }
 
 
@@ -154,7 +114,7 @@ def main() -> None:
     found = {name: json.loads(path.read_text()) for name in TABLES if (path := folder / f"{name}.json").exists()}
     if not found:
         raise SystemExit(f"{folder} holds none of {', '.join(f'{name}.json' for name in TABLES)}")
-    text = "\n\n".join("\n".join([f"## {name.capitalize()}", "", *TABLES[name](found[name])]) for name in found)
+    text = "\n\n".join("\n".join([f"## {TITLES[name]}", "", *TABLES[name](found[name])]) for name in found)
     (folder / "vision.md").write_text(text + "\n")
     draw(found, folder / "vision.png")
     print(text)

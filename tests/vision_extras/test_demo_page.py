@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page about the comparisons has the numbers of their results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import yaml
+
+from tests.pages import ROOT, page
+from vision_extras.recipe import ImageRecipe
+
+
+def script(path):
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["samplers", "growth"])
+def test_the_page_has_the_tables_of_the_results(name):
+    results = json.loads((ROOT / f"studies/vision/results/{name}.json").read_text())
+    lines = page("docs/guides/vision_demo.md").splitlines()
+    for line in script("studies/vision/tell.py").TABLES[name](results):
+        assert line in lines
+
+
+@pytest.mark.parametrize("name", ["samplers", "growth"])
+def test_results_are_of_the_settings_that_are_there(name):
+    """Each with three seeds, as the comparison's file and the recipe that it names have them now."""
+    plan = yaml.safe_load((ROOT / f"studies/vision/{name}.yaml").read_text())
+    runs = json.loads((ROOT / f"studies/vision/results/{name}.json").read_text())["runs"]
+    assert {(run["setting"], run["seed"]) for run in runs} == {
+        (s, seed) for s in plan["settings"] for seed in range(3)
+    }
+    for run in runs:
+        overrides = [*plan.get("set", []), *plan["settings"][run["setting"]]["set"]]
+        overrides += [f"training.seed={run['seed']}", f"output.path={run['recipe']['output']['path']}"]
+        overrides += ["output.checkpoint_every=0", f"output.overwrite={run['recipe']['output']['overwrite']}"]
+        expected = ImageRecipe.load(ROOT / plan["recipe"], overrides).to_tree()
+        assert json.loads(json.dumps(expected)) == run["recipe"]
+
+
+def test_the_tables_average_over_seeds():
+    def run(setting, seed, accuracy, flops):
+        evaluation = {"accuracy": accuracy, "ece": 0.01}
+        return {"setting": setting, "seed": seed, "flops": flops, "updates": 10, "evaluation": evaluation}
+
+    runs = [run("a", 0, 0.9, 100), run("b", 0, 0.5, 50), run("a", 1, 0.8, 100), run("b", 1, 0.7, 30)]
+    *_, first, second = script("studies/vision/tell.py").growth_table(runs)
+    assert first == "| a | 1.00x | 10 | 85.00 ± 7.07 |" and second == "| b | 0.40x | 10 | 60.00 ± 14.14 |"
