@@ -167,6 +167,11 @@ class ImageRecipe(Recipe):
             raise RecipeError(
                 f"pruning.at={pruning.at} is after the last of training.epochs={epochs}; choose an epoch up to that"
             )
+        elif self.growth.grows and pruning.at < (grown := self.growth.until * epochs):
+            raise RecipeError(
+                f"pruning.at={pruning.at} is before the network has its full size, after {grown:g} epochs, and nothing "
+                "of what grows later would go; prune then, or lower growth.until"
+            )
         if pruning.criterion == "fisher" and not signals.fisher:
             raise RecipeError(
                 "pruning.criterion='fisher' needs images to measure on; set signals.fisher to a number of them such "
