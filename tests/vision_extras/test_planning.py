@@ -81,6 +81,7 @@ def test_images_by_shape_are_those_of_the_updates(processes, own):
     assert all(sum(images.values()) == 333 for images in expected)
 
 
+@pytest.mark.slow
 def test_a_trained_run_took_what_was_planned(tmp_path):
     made = recipe(
         images={"held_out": 0.9},

@@ -22,10 +22,6 @@ REFUSED = {
         {"images.held_out": 0.0, "evaluation.every": 1},
         "evaluation.every=1 has nothing to evaluate on; set images.held_out",
     ),
-    "no images to evaluate on at other sides": (
-        {"images.held_out": 0.0, "evaluation.sides": [8]},
-        "evaluation.sides=(8,) has nothing to evaluate on; set images.held_out",
-    ),
     "a negative shift": ({"augment.shift": -1}, "augment.shift=-1 must be at least 0"),
     "a schedule that shrinks": ({"sampler.start": 1.5}, "sampler.start=1.5 must be at most 1; resolutions never"),
     "resolutions backwards": (
