@@ -187,25 +187,15 @@ class RunPlan:
             "begins with": ", ".join(f"{name}={value:g}" for name, value in self.start.items()),
         }.items():
             totals.add_row(name, value)
-        table = Table(title="epochs", caption="FLOPs over those of an epoch of the full network at the reference side")
-        for name in (
-            "epoch",
-            "smallest",
-            "largest",
-            "updates",
-            "width",
-            "depth",
-            "parameters",
-            "FLOPs",
-            "over SSc-FBS",
-        ):
-            table.add_column(name, justify="right")
+        table = Table(title="epochs", caption="share: of the FLOPs of the full network at the reference side")
+        for name in ("epoch", "sides", "updates", "width", "depth", "weights", "FLOPs", "share"):
+            table.add_column(name, justify="right", no_wrap=True)
         for number in sorted({round(row * (count - 1) / (_ROWS - 1)) for row in range(_ROWS)}):
             epoch = self.epochs[number]
-            sides = ("x".join(map(str, shape)) for shape in (epoch.smallest, epoch.largest))
+            sides = f"{_side(epoch.smallest)}-{_side(epoch.largest)}"
             factors = (f"{factor:.2f}" for factor in (epoch.width, epoch.depth))
-            costs = (f"{epoch.parameters:,}", f"{epoch.flops:.3g}", f"{epoch.flops / self.dense:.3f}")
-            table.add_row(str(epoch.epoch), *sides, f"{epoch.updates:,}", *factors, *costs)
+            costs = (f"{epoch.parameters:,}", f"{epoch.flops:.2e}", f"{epoch.flops / self.dense:.3f}")
+            table.add_row(str(epoch.epoch), sides, f"{epoch.updates:,}", *factors, *costs)
         console.print(totals)
         console.print(table)
 
@@ -346,3 +336,9 @@ def _image_set(recipe: ImageRecipe) -> ImageSet:
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
     return ImageSet(len(split.train), split.channels, len(split.classes))
+
+
+def _side(shape: tuple[int, int]) -> str:
+    """A resolution in the fewest characters."""
+    height, width = shape
+    return f"{height}" if height == width else f"{height}x{width}"

@@ -30,5 +30,6 @@ sample "$@"
 grow "$@"
 wait $pruning
 python studies/vision/tell.py "$folder"
+hylora eval report "$folder/samplers.json" "$folder/growth.json" --output "$folder/report" > /dev/null
 printf '\n## When to prune\n\n' >> "$folder/vision.md"
 python docs/draw_pruning.py "$folder/pruning.json" "$folder/pruning.png" | tee -a "$folder/vision.md"
