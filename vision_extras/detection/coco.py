@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vision_extras.detection.objects import Marked, ObjectSplit
+from vision_extras.images.data import decoded
 from vision_extras.images.dataset import open_split
 
 __all__ = ["CocoRows", "read_coco", "read_object_dataset"]
@@ -45,7 +45,7 @@ class CocoRows:
         """
         source = self.images[index]
         try:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source).convert("RGB")
+            image = decoded(io.BytesIO(source) if isinstance(source, bytes) else source, "RGB")
         except Exception as error:  # decoders raise whatever they trip over
             name = "" if isinstance(source, bytes) else f", {source},"
             raise ValueError(f"image {index}{name} cannot be read: {error}") from error

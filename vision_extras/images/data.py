@@ -11,12 +11,23 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from hylora.randomness import derive_key
 
-__all__ = ["IGNORED", "MODES", "Encoded", "Images", "LazyImages", "Row", "Rows", "UnreadableImage", "chosen"]
+__all__ = [
+    "IGNORED",
+    "MODES",
+    "Encoded",
+    "Images",
+    "LazyImages",
+    "Row",
+    "Rows",
+    "UnreadableImage",
+    "chosen",
+    "decoded",
+]
 
 # The label of an image that counts for nothing, as torch's cross entropy has it.
 IGNORED = -100
@@ -97,6 +108,9 @@ class Encoded(Protocol):
     def name(self, number: int) -> str:
         """For people."""
 
+    def key(self, number: int) -> str:
+        """The same wherever all of them are."""
+
 
 @dataclass(frozen=True)
 class LazyImages:
@@ -128,11 +142,11 @@ class LazyImages:
         return self._decode(int(self.numbers[index])), int(self.labels[index])
 
     def _decode(self, number: int) -> Image.Image:
-        mode = MODES[self.channels]
         try:
-            with Image.open(self.encoded.open(number)) as image:
-                image.load()
-            return image if image.mode == mode else image.convert(mode)
+            image = decoded(self.encoded.open(number), MODES[self.channels])
+            # Cameras write photographs as their sensor lies, and beside them how to turn them.
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
         except Exception as error:  # decoders raise whatever they trip over
             raise UnreadableImage(f"{self.encoded.name(number)} cannot be read as an image: {error}") from error
 
@@ -148,8 +162,8 @@ class LazyImages:
         return LazyImages(self.encoded, self.numbers[side], self.labels[side], self.channels, self.digest)
 
     def chosen(self, share: float) -> Tensor:
-        """As `chosen` of each image's name."""
-        return chosen((self.encoded.name(number) for number in self.numbers.tolist()), share)
+        """As `chosen` of each image's key."""
+        return chosen((self.encoded.key(number) for number in self.numbers.tolist()), share)
 
     def readable(self) -> tuple[Tensor, list[str]]:
         """Decode each image once, by several threads.
@@ -168,6 +182,22 @@ class LazyImages:
         with ThreadPoolExecutor() as pool:
             problems = list(pool.map(problem, range(len(self))))
         return torch.tensor([found is None for found in problems]), [found for found in problems if found]
+
+
+def decoded(file: str | BinaryIO, mode: str) -> Image.Image:
+    """The image in a file, as one of `MODES`. Of 16 bits the upper 8 are kept, and transparency is not looked at.
+
+    Raises:
+        Exception: whatever its decoder trips over; a `ValueError` for pixels of 32 bits, whose range nobody knows.
+    """
+    with Image.open(file) as image:
+        image.load()
+    # PIL would turn every value above 255 into 255.
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no known range; write them with 8 or 16 bits")
+    return image if image.mode == mode else image.convert(mode)
 
 
 def chosen(names: Iterable[str], share: float) -> Tensor:
