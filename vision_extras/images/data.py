@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -139,16 +140,11 @@ class LazyImages:
         Raises:
             UnreadableImage: if it cannot be decoded.
         """
-        return self._decode(int(self.numbers[index])), int(self.labels[index])
-
-    def _decode(self, number: int) -> Image.Image:
-        try:
-            image = decoded(self.encoded.open(number), MODES[self.channels])
-            # Cameras write photographs as their sensor lies, and beside them how to turn them.
+        image = decoded(self.encoded, int(self.numbers[index]), MODES[self.channels])
+        # Cameras write photographs as their sensor lies, and beside them how to turn them. Broken notes turn nothing.
+        with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-            return image
-        except Exception as error:  # decoders raise whatever they trip over
-            raise UnreadableImage(f"{self.encoded.name(number)} cannot be read as an image: {error}") from error
+        return image, int(self.labels[index])
 
     def fingerprint(self) -> str:
         """A hash of what the images are known by, and of which of them are here."""
@@ -184,20 +180,23 @@ class LazyImages:
         return torch.tensor([found is None for found in problems]), [found for found in problems if found]
 
 
-def decoded(file: str | BinaryIO, mode: str) -> Image.Image:
-    """The image in a file, as one of `MODES`. Of 16 bits the upper 8 are kept, and transparency is not looked at.
+def decoded(encoded: Encoded, number: int, mode: str) -> Image.Image:
+    """One of the images there, as one of `MODES`. Of 16 bits the upper 8 are kept; transparency is not looked at.
 
     Raises:
-        Exception: whatever its decoder trips over; a `ValueError` for pixels of 32 bits, whose range nobody knows.
+        UnreadableImage: if it cannot be decoded, or has pixels of 32 bits, whose range nobody knows.
     """
-    with Image.open(file) as image:
-        image.load()
-    # PIL would turn every value above 255 into 255.
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r} have no known range; write them with 8 or 16 bits")
-    return image if image.mode == mode else image.convert(mode)
+    try:
+        with Image.open(encoded.open(number)) as image:
+            image.load()
+        # PIL would turn every value above 255 into 255.
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {image.mode!r} have no known range; write them with 8 or 16 bits")
+        return image if image.mode == mode else image.convert(mode)
+    except Exception as error:  # decoders raise whatever they trip over
+        raise UnreadableImage(f"{encoded.name(number)} cannot be read as an image: {error}") from error
 
 
 def chosen(names: Iterable[str], share: float) -> Tensor:
