@@ -128,7 +128,7 @@ class ImageRecipe(Recipe):
                     "their own"
                 )
             object.__setattr__(self, "sampler", dataclasses.replace(self.sampler, side=side))
-        for name in ("every", "sides"):
+        for name in ("every", "sides") if self.evaluation.at_end else ("every",):
             if (value := getattr(self.evaluation, name)) and not self.images.holds_out:
                 raise RecipeError(
                     f"evaluation.{name}={value} has nothing to evaluate on; set images.held_out to a share such as 0.2"

@@ -23,7 +23,7 @@ REFUSED = {
         "evaluation.every=1 has nothing to evaluate on; set images.held_out",
     ),
     "no images to evaluate on at other sides": (
-        {"images.held_out": 0.0, "evaluation.sides": [8]},
+        {"images.held_out": 0.0, "evaluation.sides": [8], "evaluation.at_end": True},
         "evaluation.sides=(8,) has nothing to evaluate on; set images.held_out",
     ),
     "a negative shift": ({"augment.shift": -1}, "augment.shift=-1 must be at least 0"),
