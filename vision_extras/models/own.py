@@ -44,11 +44,14 @@ class OwnNetwork(nn.Module):
             **arguments: for the factory, plain JSON values.
 
         Raises:
-            ValueError: if there is no such function, or what it gives is no module.
+            ValueError: if there is no such function, it does not take these arguments, or it gives no module.
         """
         make = find_factory(factory)
-        with drawn_from(draw):
-            module = make(**arguments)
+        try:
+            with drawn_from(draw):
+                module = make(**arguments)
+        except TypeError as error:
+            raise ValueError(f"name={factory!r} fails when called with {', '.join(arguments)}: {error}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"name={factory!r} must give a torch.nn.Module, not {type(module).__name__}")
         return cls(module, factory, arguments)

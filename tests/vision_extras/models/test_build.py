@@ -212,6 +212,12 @@ def test_factories_that_give_no_network_are_refused(name, message):
         build_network(ModelRecipe(name=name), 3, 5, torch.Generator())
 
 
+def test_a_misspelt_argument_of_a_factory_is_refused():
+    recipe = ModelRecipe(name=TINY["own"][0].name, config={"wdth": 4})
+    with pytest.raises(ValueError, match="fails when called with channels, classes, wdth: .* argument 'wdth'"):
+        build_network(recipe, 3, 5, None)
+
+
 def test_a_path_without_a_network_is_refused(tmp_path):
     with pytest.raises(ValueError, match="path=.* gives no image classifier"):
         build_network(ModelRecipe(name="transformers", path=str(tmp_path)), 3, 5, torch.Generator())
