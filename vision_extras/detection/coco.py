@@ -72,7 +72,8 @@ def read_coco(path: str, train: str, held_out: str | None) -> ObjectSplit:
         held_out: the split to evaluate on, or None.
 
     Raises:
-        ValueError: if an annotation file cannot be read, or the splits have other classes.
+        ValueError: if an annotation file cannot be read, names an image that is not there, or the splits have other
+            classes.
     """
     rows, classes = _read_annotations(path, train)
     if held_out is None:
@@ -91,13 +92,17 @@ def _read_annotations(path: str, split: str) -> tuple[CocoRows, dict[int, str]]:
         classes = {entry["id"]: entry["name"] for entry in sorted(tree["categories"], key=lambda entry: entry["id"])}
         labels = {category: label for label, category in enumerate(classes)}
         images = sorted(tree["images"], key=lambda entry: entry["id"])
+        names = np.array([entry["file_name"] for entry in images], dtype=str)
         objects: dict[int, list[tuple[list[float], int]]] = {entry["id"]: [] for entry in images}
         for entry in tree["annotations"]:
             if not entry.get("iscrowd"):
                 objects[entry["image_id"]].append((entry["bbox"], labels[entry["category_id"]]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"path={path!r}: {file} cannot be read as annotations of COCO: {error!r}") from error
-    files = Files(str(Path(path, split)), np.array([entry["file_name"] for entry in images], dtype=str))
+    files = Files(str(Path(path, split)), names)
+    missing = next((number for number in range(len(names)) if not Path(files.open(number)).is_file()), None)
+    if missing is not None:
+        raise ValueError(f"path={path!r} has no file {files.open(missing)!r}, which {file} names")
     return CocoRows(files, list(objects.values()), hashlib.sha256(text).hexdigest()), classes
 
 

@@ -269,6 +269,9 @@ def test_folders_in_cocos_format_are_read(tmp_path):
     write_coco(tmp_path, "other", ("cat", "bird"))
     with pytest.raises(ValueError, match="held_out_split='other' has other categories than train_split='train2017'"):
         run.read_coco(str(tmp_path), "train2017", "other")
+    (tmp_path / "val2017" / "2.png").unlink()
+    with pytest.raises(ValueError, match="has no file '.*val2017/2.png', which .*instances_val2017.json names"):
+        run.read_coco(str(tmp_path), "train2017", "val2017")
 
 
 def test_datasets_with_objects_are_read(tmp_path):
