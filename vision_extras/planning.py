@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -326,10 +325,10 @@ def compound(recipe: ImageRecipe, budget: float, data: ImageSet | None = None) -
     if isinstance(network, ResNet):
         phases += [lambda factor: planned(low, factor, 1.0), lambda factor: planned(low, low, factor)]
     for phase in phases:
-        if phase(low).share <= budget:
-            return phase(
-                _FACTORS[bisect.bisect_left(_FACTORS, True, key=lambda factor: phase(factor).share <= budget)]
-            )
+        # One after another: what is drawn and rounded lets operations rise a little where a factor falls.
+        for factor in _FACTORS:
+            if (found := phase(factor)).share <= budget:
+                return found
     least = phases[-1](low)
     start = ", ".join(f"{name}={value:g}" for name, value in least.start.items())
     raise ValueError(

@@ -128,11 +128,11 @@ class ImageRecipe(Recipe):
                     "their own"
                 )
             object.__setattr__(self, "sampler", dataclasses.replace(self.sampler, side=side))
-        for name in ("every", "sides") if self.evaluation.at_end else ("every",):
-            if (value := getattr(self.evaluation, name)) and not self.images.holds_out:
-                raise RecipeError(
-                    f"evaluation.{name}={value} has nothing to evaluate on; set images.held_out to a share such as 0.2"
-                )
+        if self.evaluation.every and not self.images.holds_out:
+            raise RecipeError(
+                f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set images.held_out to a share "
+                "such as 0.2"
+            )
         if self.growth.grows and self.model.name not in RESNETS:
             raise RecipeError(
                 f"growth.width={self.growth.width} and growth.depth={self.growth.depth} need a network that can grow, "
@@ -166,6 +166,11 @@ class ImageRecipe(Recipe):
         elif pruning.at > epochs:
             raise RecipeError(
                 f"pruning.at={pruning.at} is after the last of training.epochs={epochs}; choose an epoch up to that"
+            )
+        elif self.growth.grows and pruning.at < (grown := self.growth.until * epochs):
+            raise RecipeError(
+                f"pruning.at={pruning.at} is before the network has its full size, after {grown:g} epochs, and what "
+                "grows later would stay; prune then, or lower growth.until"
             )
         if pruning.criterion == "fisher" and not signals.fisher:
             raise RecipeError(

@@ -75,6 +75,7 @@ def test_each_update_moves_the_average_by_the_rest_of_the_decay(tmp_path):
     assert any((averages[name] - network[name]).abs().max() > 1e-3 for name in floating)
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_the_network_and_its_average_beside_it(tmp_path):
     result = train(tmp_path, evaluation={})
     network, averages = list(weights(tmp_path))[-1]
@@ -97,9 +98,10 @@ def test_what_is_saved_is_the_network_and_its_average_beside_it(tmp_path):
     assert result.evaluation["average_loss"] != result.evaluation["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "growth",
-    [pytest.param({}, marks=pytest.mark.slow, id="plain"), pytest.param({"width": 0.5, "until": 1.0}, id="growth")],
+    [pytest.param({}, id="plain"), pytest.param({"width": 0.5, "until": 1.0}, id="growth")],
 )
 def test_an_interrupted_run_is_the_same_run(tmp_path, growth):
     """Stopped in the first pass of the second epoch, in which the network may have grown, and resumed."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -80,6 +81,7 @@ def test_images_by_shape_are_those_of_the_updates(processes, own):
     assert all(sum(images.values()) == 333 for images in expected)
 
 
+@pytest.mark.slow
 def test_a_trained_run_took_what_was_planned(tmp_path):
     made = recipe(
         images={"held_out": 0.9},
@@ -132,6 +134,15 @@ def test_a_budget_is_kept_by_resolution_then_width_then_depth():
     assert starts[0] == (1.0, 1.0, 1.0)
     assert starts == sorted(starts, reverse=True)
     assert {sum(factor < 1 for factor in factors) for factors in starts} == {0, 1, 2, 3}
+
+
+def test_operations_may_rise_where_a_start_falls_and_the_first_that_keeps_to_the_budget_is_found():
+    made = recipe(sampler=EXPANDING, training={"epochs": 16})
+    starts = [number / 100 for number in range(100, 24, -1)]
+    shares = [planned(made, start, 1.0, 1.0).share for start in starts]
+    budget = next(share for share, after in itertools.pairwise(shares) if share < after)
+    first = next(start for start, share in zip(starts, shares, strict=True) if share <= budget)
+    assert begins(compound(made, budget, DATA)) == (first, 1.0, 1.0)
 
 
 def planned(made, resolution, width, depth):

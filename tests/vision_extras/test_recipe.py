@@ -22,10 +22,6 @@ REFUSED = {
         {"images.held_out": 0.0, "evaluation.every": 1},
         "evaluation.every=1 has nothing to evaluate on; set images.held_out",
     ),
-    "no images to evaluate on at other sides": (
-        {"images.held_out": 0.0, "evaluation.sides": [8], "evaluation.at_end": True},
-        "evaluation.sides=(8,) has nothing to evaluate on; set images.held_out",
-    ),
     "a negative shift": ({"augment.shift": -1}, "augment.shift=-1 must be at least 0"),
     "a schedule that shrinks": ({"sampler.start": 1.5}, "sampler.start=1.5 must be at most 1; resolutions never"),
     "resolutions backwards": (
@@ -43,6 +39,7 @@ REFUSED = {
     "everything pruned": ({"pruning.sparsity": 1.0}, "pruning.sparsity=1.0 must be at least 0 and below 1"),
     "less than nothing pruned": ({"pruning.sparsity": -0.1}, "pruning.sparsity=-0.1 must be at least 0"),
     "pruning after the end": ({"pruning.at": 5}, "pruning.at=5 is after the last of training.epochs=4"),
+    "pruning before growth ends": ({"pruning.at": 1}, "pruning.at=1 is before the network has its full size, after 2"),
     "an unknown network": ({"model.name": "resnet21"}, "model.name='resnet21' must be"),
     "a negative radius": ({"sharpness.radius": -1.0}, "sharpness.radius=-1.0 must be at least 0"),
     "another task": ({"task": "image"}, "task='image' must be images"),

@@ -56,9 +56,7 @@ def evaluate(
     if output is not None and output.exists() and not overwrite:
         raise ValueError(f"--output {str(output)!r} exists; choose another name or add --overwrite")
     trained = ImageRecipe.load(run / "recipe.yaml")
-    # Nothing is trained here, so that nothing need be held out for that.
-    settings = ("evaluation.every=0", "evaluation.at_end=false", *(overrides or ()))
-    recipe = ImageRecipe.load(run / "recipe.yaml", settings)
+    recipe = ImageRecipe.load(run / "recipe.yaml", ("evaluation.every=0", *(overrides or ())))
     sides, shape = sides or recipe.evaluation.sides, recipe.sampler.shape
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)

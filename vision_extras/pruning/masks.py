@@ -110,7 +110,8 @@ class Masks(nn.Module):
         """The share of all covered weights that is gone; 0 where none is covered."""
         masks = list(self.buffers())
         total = sum(mask.numel() for mask in masks)
-        return 1 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
+        # One number comes off the device, not one for each mask: this is asked in every update.
+        return 1 - int(sum(mask.sum() for mask in masks)) / total if total else 0.0
 
     def __getitem__(self, name: str) -> Tensor:
         """The mask of a weight."""

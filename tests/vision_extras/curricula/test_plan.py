@@ -169,6 +169,7 @@ def test_resolutions_expand_until_their_epoch(until):
     assert Plan(recipe, 500, epochs, 10, 10, 0).shapes[0] == (8, 8)
 
 
+@pytest.mark.slow
 def test_the_updates_of_the_thesis_from_a_light_plan():
     """Tables 4.1 and 4.2: 1.00, 1.00, 0.77, and 0.66, 0.66, 0.63, 0.64; ImageNet, 600 epochs."""
     pool = {"smallest": 128, "largest": 320}

@@ -145,6 +145,7 @@ def recipe(path, objects=None, **sections):
     return DetectionRecipe.from_tree(tree)
 
 
+@pytest.mark.slow
 def test_a_detector_is_trained_under_a_sampler(tmp_path):
     result = run.train(recipe(tmp_path))
     records = [record for record in records_of(tmp_path) if "objects" in record]

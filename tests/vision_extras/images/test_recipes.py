@@ -14,11 +14,11 @@ from PIL import Image as PIL
 
 from hylora.training.moment import Moment
 from tests.pages import ROOT, blocks, commands, page
-from vision_extras import train
 from vision_extras.curricula import Plan
 from vision_extras.images import SOURCES, AugmentRecipe
 from vision_extras.images.randaugment import OPERATIONS
 from vision_extras.recipe import ImageRecipe
+from vision_extras.run import train
 
 PAGE = "docs/guides/image_data.md"
 
@@ -62,6 +62,7 @@ def test_networks_on_imagenet_have_the_batches_of_table_4_8():
     assert sampler.batch_size((320, 320), loop.global_batch_size) == 4 * 128
 
 
+@pytest.mark.slow
 def test_the_recipe_of_cifar10_trains_on_a_dataset_like_it(tmp_path):
     features = Features({"img": Image(), "label": ClassLabel(names=list("abcdefghij"))})
 

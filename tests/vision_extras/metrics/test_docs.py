@@ -30,6 +30,7 @@ def run(words):
     return done.exit_code
 
 
+@pytest.mark.slow
 def test_the_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
