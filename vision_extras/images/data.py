@@ -177,7 +177,8 @@ class LazyImages:
 
         with ThreadPoolExecutor() as pool:
             problems = list(pool.map(problem, range(len(self))))
-        return torch.tensor([found is None for found in problems]), [found for found in problems if found]
+        readable = torch.tensor([found is None for found in problems], dtype=torch.bool)
+        return readable, [found for found in problems if found]
 
 
 def decoded(encoded: Encoded, number: int, mode: str) -> Image.Image:

@@ -80,7 +80,9 @@ def read_folder(folder: Path, classes: tuple[str, ...], channels: int) -> LazyIm
     for name in present:
         found = sorted(_images_below(folder / name))
         if not found:
-            raise ValueError(f"path={str(folder / name)!r} has no image; put some there, or remove the folder")
+            raise ValueError(
+                f"path={str(folder / name)!r} has no image whose ending PIL knows; put some there, or remove it"
+            )
         for path, size, changed in found:
             names.append(os.path.relpath(path, folder))
             digest.update(f"{names[-1]}\0{size}\0{changed}\n".encode())
