@@ -35,7 +35,7 @@ class OwnNetwork(nn.Module):
         self.arguments = dict(arguments or {})
 
     @classmethod
-    def make(cls, factory: str, draw: torch.Generator | None, **arguments: Any) -> OwnNetwork:
+    def make(cls, factory: str, draw: torch.Generator | None, /, **arguments: Any) -> OwnNetwork:
         """Call a factory.
 
         Args:
@@ -109,7 +109,7 @@ def find_factory(name: str) -> Callable[..., Any]:
     path, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(path)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise ValueError(f"name={name!r}: {path} cannot be imported ({error}); is it installed, or here?") from error
     if not callable(getattr(module, attribute, None)):
         raise ValueError(f"name={name!r}: {path} has no function {attribute!r}")

@@ -232,6 +232,16 @@ def test_a_backbone_starts_from_a_classifier(kind, tmp_path):
         build_detector(DetectorRecipe(config=other, backbone=str(tmp_path)), 1, 3, torch.Generator())
 
 
+@pytest.mark.parametrize("name", ["nowhere", "resnet8"])
+def test_a_backbone_that_transformers_cannot_read_is_refused(name, tmp_path):
+    if name != "nowhere":
+        (tmp_path / name).mkdir()
+        save_network(build_network(ModelRecipe(name=name), 1, 10, torch.Generator()), tmp_path / name)
+    recipe = DetectorRecipe(config=DETECTORS["conditional_detr"], backbone=str(tmp_path / name))
+    with pytest.raises(ValueError, match=f"backbone='.*{name}' gives no image classifier"):
+        build_detector(recipe, 1, 3, torch.Generator())
+
+
 def build_state(folder):
     from vision_extras.models import load_network
 

@@ -169,6 +169,10 @@ REFUSED = {
     ),
     "a depth that is not read": ({"name": "vgg11", "depth": 0.5}, "depth=0.5 must be left out; name='vgg11'"),
     "a config that is not read": ({"name": "resnet8", "config": {}}, "config={} must be left out"),
+    "what images say": (
+        {"name": "a:b", "config": {"classes": 3}},
+        "config.classes=3 must be left out: the images say",
+    ),
     "no architecture": ({"name": "timm"}, "config=None must have an architecture of timm"),
 }
 
@@ -204,6 +208,7 @@ def test_networks_that_transformers_cannot_make_are_refused(case):
     [
         ("no_such_package:make", "no_such_package cannot be imported"),
         ("json:make", "json has no function 'make'"),
+        (":make", "name=':make':  cannot be imported"),
         ("builtins:dict", "must give a torch.nn.Module, not dict"),
     ],
 )
