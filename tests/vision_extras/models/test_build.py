@@ -171,7 +171,7 @@ REFUSED = {
     "a config that is not read": ({"name": "resnet8", "config": {}}, "config={} must be left out"),
     "what images say": (
         {"name": "a:b", "config": {"classes": 3}},
-        "config.classes=3 must be left out: the images say",
+        "config.classes=3 must be left out: the images",
     ),
     "no architecture": ({"name": "timm"}, "config=None must have an architecture of timm"),
 }
