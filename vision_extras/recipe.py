@@ -167,13 +167,21 @@ class ImageRecipe(Recipe):
             raise RecipeError(
                 f"pruning.at={pruning.at} is after the last of training.epochs={epochs}; choose an epoch up to that"
             )
-        elif self.growth.grows and pruning.at < (grown := self.growth.until * epochs):
-            raise RecipeError(
-                f"pruning.at={pruning.at} is before the network has its full size, after {grown:g} epochs, and what "
-                "grows later would stay; prune then, or lower growth.until"
-            )
+        else:
+            self._check_pruned_whole()
         if pruning.criterion == "fisher" and not signals.fisher:
             raise RecipeError(
                 "pruning.criterion='fisher' needs images to measure on; set signals.fisher to a number of them such "
                 "as 256"
+            )
+
+    def _check_pruned_whole(self) -> None:
+        """Weights go when an epoch ends, and come when one begins."""
+        at, epochs = self.pruning.at, self.training.epochs
+        possible = [n for n in range(epochs + 1) if self.growth.network_at(self.model, n - 1, epochs) == self.model]
+        if at not in possible:
+            remedy = f"choose {possible[0]} or later, or lower growth.until" if possible else "lower growth.until"
+            raise RecipeError(
+                f"pruning.at={at} is before the end of an epoch with the whole network, and what grows later would "
+                f"stay; {remedy}"
             )

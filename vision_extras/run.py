@@ -65,6 +65,11 @@ def make_task(
             f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} are for networks of this "
             "package; leave them out to train one of your own"
         )
+    if loss is not None and recipe.augment.label_smoothing:
+        raise RecipeError(
+            f"augment.label_smoothing={recipe.augment.label_smoothing} is for cross entropy, and a loss of your own "
+            "would not see it; smooth labels in that one"
+        )
     # Nobody knows what else a factory of somebody's own needs.
     if network is None and ":" not in recipe.model.name:
         refuse_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None), recipe.evaluation.sides)

@@ -39,7 +39,14 @@ REFUSED = {
     "everything pruned": ({"pruning.sparsity": 1.0}, "pruning.sparsity=1.0 must be at least 0 and below 1"),
     "less than nothing pruned": ({"pruning.sparsity": -0.1}, "pruning.sparsity=-0.1 must be at least 0"),
     "pruning after the end": ({"pruning.at": 5}, "pruning.at=5 is after the last of training.epochs=4"),
-    "pruning before growth ends": ({"pruning.at": 1}, "pruning.at=1 is before the network has its full size, after 2"),
+    "pruning before growth ends": (
+        {"pruning.at": 2},
+        "pruning.at=2 is before the end of an epoch with the whole network, and what grows later would stay; choose 3",
+    ),
+    "pruning what is never whole": (
+        {"growth.until": 1.0, "pruning.at": 4},
+        "pruning.at=4 is before the end of an epoch with the whole network, and what grows later would stay; lower",
+    ),
     "an unknown network": ({"model.name": "resnet21"}, "model.name='resnet21' must be"),
     "a negative radius": ({"sharpness.radius": -1.0}, "sharpness.radius=-1.0 must be at least 0"),
     "another task": ({"task": "image"}, "task='image' must be images"),

@@ -20,7 +20,7 @@ from hylora.environment import environment
 from hylora.files import write_atomically
 from hylora.training.evaluation import evaluation_mode
 from hylora.training.recipe import RecipeError
-from vision_extras.images import Split, load_split
+from vision_extras.images import ImagesRecipe, Split, load_split, plain_batches
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import check_sides, load_network
 from vision_extras.recipe import ImageRecipe
@@ -45,8 +45,9 @@ def evaluate(
 ) -> None:
     """Evaluate a trained classifier: accuracy, loss, calibration, entropies, embeddings; and accuracy by resolution.
 
-    The images held out are looked at, or all where none are. Of the network's outputs only those count that stand for
-    classes that the images have.
+    The images held out are looked at, or all where none are. Their channels are those that the network has learned
+    from, and so are the mean and deviation that pixels are normalised by. Of the network's outputs only those count
+    that stand for classes that the images have.
 
     Raises:
         ValueError: on wrong input, before anything is evaluated.
@@ -60,18 +61,19 @@ def evaluate(
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)
     check_sides(network, [shape, *((side, side) for side in sides)])
+    images = _as_learned(recipe.images, trained.images)
     try:
-        split = load_split(recipe.images)
+        split = load_split(images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
-    images = split.held_out if len(split.held_out) else split.train
+    rows = split.held_out if len(split.held_out) else split.train
     outputs = _outputs(run, split, classes)
 
     def classify(images: Tensor, labels: Tensor) -> Tensor:
         return network(images)[:, outputs]
 
     size, workers = recipe.evaluation.batch_size, recipe.training.workers
-    evaluation = ImageEvaluation(classify, images, split.plain, size, accelerator, workers=workers)
+    evaluation = ImageEvaluation(classify, rows, split.plain, size, accelerator, workers=workers)
     with evaluation_mode(network):
         found: dict[str, Any] = evaluation.predictions(shape)
         if find_head(network) is not None:
@@ -84,10 +86,10 @@ def evaluate(
         "run": str(run),
         "recipe": trained.to_tree(),
         "data": {
-            "name": name or recipe.images.name,
-            "source": dataclasses.asdict(recipe.images),
-            "images": len(images),
-            "fingerprint": images.fingerprint(),
+            "name": name or images.name,
+            "source": dataclasses.asdict(images),
+            "images": len(rows),
+            "fingerprint": rows.fingerprint(),
             "outputs": outputs,
         },
         "shape": shape,
@@ -102,11 +104,20 @@ def evaluate(
     Console().print(_table(result))
 
 
+def _as_learned(images: ImagesRecipe, learned: ImagesRecipe) -> ImagesRecipe:
+    """Images with the channels, mean and deviation of those learned from, where nothing else is said."""
+    plain = plain_batches(learned)
+    shown = {"channels": len(plain.mean), "mean": plain.mean, "std": plain.std}
+    return dataclasses.replace(
+        images, **{name: value for name, value in shown.items() if getattr(images, name) is None}
+    )
+
+
 def _outputs(run: Path, split: Split, classes: Path | None) -> list[int]:
     """The network's output for each class of the images."""
-    if classes is not None:
-        return read_outputs(classes, split.classes)
     taught = json.loads((run / "data.json").read_text(encoding="utf-8"))["classes"]
+    if classes is not None:
+        return read_outputs(classes, split.classes, len(taught))
     return outputs_by_name(taught, split.classes)
 
 
@@ -130,15 +141,16 @@ def outputs_by_name(taught: Sequence[str], classes: Sequence[str]) -> list[int]:
     return [numbers[name] for name in classes]
 
 
-def read_outputs(path: Path, classes: Sequence[str]) -> list[int]:
+def read_outputs(path: Path, classes: Sequence[str], outputs: int) -> list[int]:
     """The numbers in a file, one a line.
 
     Args:
         path: of the file.
         classes: of the images, in alphabetical order, one for each number.
+        outputs: of the network.
 
     Raises:
-        ValueError: if a line is no number from 0, a number is there twice, or there are not as many as classes.
+        ValueError: if a line is no number of an output, one is there twice, or there are not as many as classes.
         OSError: if the file cannot be read.
     """
     lines = path.read_text(encoding="utf-8").split()
@@ -146,6 +158,9 @@ def read_outputs(path: Path, classes: Sequence[str]) -> list[int]:
     if wrong is not None:
         raise ValueError(f"--classes {str(path)!r} has {wrong!r}, which is no number from 0; write one a line")
     numbers = [int(line) for line in lines]
+    if max(numbers, default=0) >= outputs:
+        last = outputs - 1
+        raise ValueError(f"--classes {str(path)!r} has {max(numbers)}, and the network's outputs go from 0 to {last}")
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"--classes {str(path)!r} names an output twice; each class of the images has its own")
     if len(numbers) != len(classes):

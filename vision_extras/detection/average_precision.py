@@ -55,6 +55,7 @@ def average_precision(truth: Sequence[Found], found: Mapping[int, Found]) -> dic
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
         reference.dataset = {
+            "info": {},
             "images": [{"id": number} for number in range(len(truth))],
             "categories": [{"id": label} for label in sorted({entry["category_id"] for entry in there})],
             "annotations": there,

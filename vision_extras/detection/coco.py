@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 
 from vision_extras.detection.objects import Marked, ObjectSplit
-from vision_extras.images.dataset import open_split
+from vision_extras.images.data import Encoded, decoded
+from vision_extras.images.dataset import EncodedColumn, open_split
+from vision_extras.images.folder import Files
 
 __all__ = ["CocoRows", "read_coco", "read_object_dataset"]
 
@@ -25,12 +25,12 @@ class CocoRows:
     """Images that are decoded when they are asked for.
 
     Args:
-        images: a path, or encoded bytes, of each.
+        images: where they are.
         objects: of each image the boxes, [left, top, width, height] in pixels, with their labels.
         digest: says which images and objects there are.
     """
 
-    images: Sequence[Any]
+    images: Encoded
     objects: Sequence[list[tuple[list[float], int]]]
     digest: str
 
@@ -41,14 +41,9 @@ class CocoRows:
         """An image in colour, and its objects.
 
         Raises:
-            ValueError: if it cannot be decoded.
+            UnreadableImage: if it cannot be decoded.
         """
-        source = self.images[index]
-        try:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source).convert("RGB")
-        except Exception as error:  # decoders raise whatever they trip over
-            name = "" if isinstance(source, bytes) else f", {source},"
-            raise ValueError(f"image {index}{name} cannot be read: {error}") from error
+        image = decoded(self.images, index, "RGB")
         return Marked(image, *_shares(self.objects[index], image.size))
 
     def fingerprint(self) -> str:
@@ -77,11 +72,12 @@ def read_coco(path: str, train: str, held_out: str | None) -> ObjectSplit:
         held_out: the split to evaluate on, or None.
 
     Raises:
-        ValueError: if an annotation file cannot be read, or the splits have other classes.
+        ValueError: if an annotation file cannot be read, names an image that is not there, or the splits have other
+            classes.
     """
     rows, classes = _read_annotations(path, train)
     if held_out is None:
-        return ObjectSplit(rows, CocoRows([], [], ""), tuple(classes.values()))
+        return ObjectSplit(rows, _none(), tuple(classes.values()))
     kept, others = _read_annotations(path, held_out)
     if others != classes:
         raise ValueError(f"held_out_split={held_out!r} has other categories than train_split={train!r}")
@@ -96,13 +92,17 @@ def _read_annotations(path: str, split: str) -> tuple[CocoRows, dict[int, str]]:
         classes = {entry["id"]: entry["name"] for entry in sorted(tree["categories"], key=lambda entry: entry["id"])}
         labels = {category: label for label, category in enumerate(classes)}
         images = sorted(tree["images"], key=lambda entry: entry["id"])
+        names = np.array([entry["file_name"] for entry in images], dtype=str)
         objects: dict[int, list[tuple[list[float], int]]] = {entry["id"]: [] for entry in images}
         for entry in tree["annotations"]:
             if not entry.get("iscrowd"):
                 objects[entry["image_id"]].append((entry["bbox"], labels[entry["category_id"]]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"path={path!r}: {file} cannot be read as annotations of COCO: {error!r}") from error
-    files = [Path(path, split, entry["file_name"]) for entry in images]
+    files = Files(str(Path(path, split)), names)
+    missing = next((number for number in range(len(names)) if not Path(files.open(number)).is_file()), None)
+    if missing is not None:
+        raise ValueError(f"path={path!r} has no file {files.open(missing)!r}, which {file} names")
     return CocoRows(files, list(objects.values()), hashlib.sha256(text).hexdigest()), classes
 
 
@@ -117,10 +117,15 @@ def read_object_dataset(path: str, train: str, held_out: str | None, image: str,
         objects: column with `bbox`, [left, top, width, height] in pixels, and `category` or `categories`.
 
     Raises:
-        ValueError: if the dataset cannot be had, or a column is missing.
+        ValueError: if the dataset cannot be had, a column is missing or of another kind, or the splits have other
+            classes.
     """
     rows, classes = _read_split(path, train, image, objects)
-    kept = CocoRows([], [], "") if held_out is None else _read_split(path, held_out, image, objects)[0]
+    if held_out is None:
+        return ObjectSplit(rows, _none(), classes)
+    kept, others = _read_split(path, held_out, image, objects)
+    if others != classes[: len(others)]:
+        raise ValueError(f"held_out_split={held_out!r} has other categories than train_split={train!r}")
     return ObjectSplit(rows, kept, classes)
 
 
@@ -131,25 +136,28 @@ def _read_split(path: str, split: str, image: str, objects: str) -> tuple[CocoRo
     for field, column in (("image_column", image), ("objects_column", objects)):
         if column not in rows.column_names:
             raise ValueError(f"{field}={column!r} is no column of {path!r}, but {', '.join(rows.column_names)} are")
-    entries: list[Mapping[str, Any]] = rows[:][objects]
-    name = next((name for name in ("category", "categories") if not entries or name in entries[0]), None)
-    if name is None or (entries and "bbox" not in entries[0]):
-        raise ValueError(f"objects_column={objects!r} of {path!r} must have bbox, and category or categories")
-    marked = [list(zip(entry["bbox"], entry[name], strict=True)) for entry in entries]
-    feature = getattr(rows.features[objects], "feature", rows.features[objects])[name]
-    names = getattr(getattr(feature, "feature", feature), "names", None)
+    feature = rows.features[objects]
+    name = next((name for name in ("category", "categories") if isinstance(feature, dict) and name in feature), None)
+    if name is None or "bbox" not in feature:
+        raise ValueError(
+            f"objects_column={objects!r} of {path!r} must have lists bbox, and category or categories, not {feature}"
+        )
+    # Of this column alone: with the others, every image would be decoded.
+    entries = rows.select_columns(objects)[:][objects]
+    marked = [list(zip(entry["bbox"] or (), entry[name] or (), strict=True)) if entry else [] for entry in entries]
+    for number, boxes in enumerate(marked):
+        for box, label in boxes:
+            if len(box) != 4 or not isinstance(label, int) or label < 0:
+                raise ValueError(
+                    f"objects_column={objects!r} of {path!r} has bbox {box} of {name} {label!r} in row {number}; they "
+                    "must be [left, top, width, height], and whole numbers from 0"
+                )
     count = max((label for boxes in marked for _, label in boxes), default=-1) + 1
-    encoded = _Encoded(rows.cast_column(image, datasets.Image(decode=False)), image)
+    names = getattr(getattr(feature[name], "feature", None), "names", None)
+    encoded = EncodedColumn(rows.cast_column(image, datasets.Image(decode=False)), image, f"{split} of {path!r}")
     return CocoRows(encoded, marked, rows._fingerprint), tuple(names or map(str, range(count)))
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """The images of a dataset's column, as they are stored."""
-
-    rows: Any
-    column: str
-
-    def __getitem__(self, index: int) -> Any:
-        stored = self.rows[index][self.column]
-        return stored["path"] if stored["bytes"] is None else stored["bytes"]
+def _none() -> CocoRows:
+    """No images at all."""
+    return CocoRows(Files("", np.array([], dtype=str)), [], "")

@@ -92,10 +92,13 @@ class HubDetector(HubModule):
         """Take the backbone's weights from a classifier that `save_pretrained` wrote.
 
         Raises:
-            ValueError: if it has others than the backbone.
+            ValueError: if there is none, or it has others than the backbone.
         """
         backbone = self.trunk_of(self.model)
-        learned = AutoModelForImageClassification.from_pretrained(folder).base_model.state_dict()
+        try:
+            learned = AutoModelForImageClassification.from_pretrained(folder).base_model.state_dict()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"backbone={str(folder)!r} gives no image classifier: {error}") from error
         wanted = backbone.state_dict()
         # Some backbones hold the base of a classifier, others its parts. Norms of stages are a backbone's own.
         inner = f"{backbone.config.model_type}."

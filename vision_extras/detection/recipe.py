@@ -72,6 +72,10 @@ class ObjectsRecipe:
         if self.name != "scenes" and self.path is None:
             raise ValueError(f"path=None must name the folder or dataset of name={self.name!r}")
         expand_home(self, "path")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name}={list(values)!r} must have a number for each of {self.channels} channels")
 
     @property
     def channels(self) -> int:

@@ -71,7 +71,7 @@ class DetectionTask(PlannedTask):
         held_out = self._split.held_out
         if not len(held_out):
             return {}
-        found: list[tuple[int, Found]] = []
+        seen: list[tuple[int, Found, Found]] = []
         size, shape = self._recipe.evaluation.batch_size, self._recipe.sampler.shape
         # -1 is an image for a process that has none left: forward passes are collective.
         for numbers in deal(range(len(held_out)), size, share_of(accelerator), lambda number: -1):
@@ -82,11 +82,12 @@ class DetectionTask(PlannedTask):
                 scores, boxes = (value.float().cpu() for value in model(batch["images"].to(accelerator.device)))
             for place, number in enumerate(numbers):
                 if number >= 0:
-                    found.append((number, _best(scores[place], boxes[place], rows[place].image.size)))
-        truth = []
-        for row in (held_out[number] for number in range(len(held_out))):
-            truth.append(Found(row.boxes * torch.tensor([*row.image.size, *row.image.size]), row.labels))
-        return average_precision(truth, dict(gather_object(found)))
+                    image, shares, labels = rows[place]
+                    truth = Found(shares * torch.tensor([*image.size, *image.size]), labels)
+                    seen.append((number, truth, _best(scores[place], boxes[place], image.size)))
+        # Gathered with what was found, so that no image is decoded a second time.
+        seen = sorted(gather_object(seen), key=lambda entry: entry[0])
+        return average_precision([truth for _, truth, _ in seen], {number: found for number, _, found in seen})
 
     def describe(self) -> Mapping[str, Any]:
         """How many images there are to train on and to evaluate on, and of which classes."""

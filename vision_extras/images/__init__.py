@@ -5,7 +5,7 @@ from vision_extras.images.collate import Augmented, Resized
 from vision_extras.images.data import IGNORED, Images, LazyImages, Rows, UnreadableImage
 from vision_extras.images.dealing import dealt
 from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
-from vision_extras.images.sources import SOURCES, Source, Split, load_split
+from vision_extras.images.sources import SOURCES, Source, Split, load_split, plain_batches
 
 __all__ = [
     "IGNORED",
@@ -22,4 +22,5 @@ __all__ = [
     "UnreadableImage",
     "dealt",
     "load_split",
+    "plain_batches",
 ]

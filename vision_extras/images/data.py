@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,23 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from hylora.randomness import derive_key
 
-__all__ = ["IGNORED", "MODES", "Encoded", "Images", "LazyImages", "Row", "Rows", "UnreadableImage", "chosen"]
+__all__ = [
+    "IGNORED",
+    "MODES",
+    "Encoded",
+    "Images",
+    "LazyImages",
+    "Row",
+    "Rows",
+    "UnreadableImage",
+    "chosen",
+    "decoded",
+]
 
 # The label of an image that counts for nothing, as torch's cross entropy has it.
 IGNORED = -100
@@ -97,6 +109,9 @@ class Encoded(Protocol):
     def name(self, number: int) -> str:
         """For people."""
 
+    def key(self, number: int) -> str:
+        """The same wherever all of them are."""
+
 
 @dataclass(frozen=True)
 class LazyImages:
@@ -125,16 +140,11 @@ class LazyImages:
         Raises:
             UnreadableImage: if it cannot be decoded.
         """
-        return self._decode(int(self.numbers[index])), int(self.labels[index])
-
-    def _decode(self, number: int) -> Image.Image:
-        mode = MODES[self.channels]
-        try:
-            with Image.open(self.encoded.open(number)) as image:
-                image.load()
-            return image if image.mode == mode else image.convert(mode)
-        except Exception as error:  # decoders raise whatever they trip over
-            raise UnreadableImage(f"{self.encoded.name(number)} cannot be read as an image: {error}") from error
+        image = decoded(self.encoded, int(self.numbers[index]), MODES[self.channels])
+        # Cameras write photographs as their sensor lies, and beside them how to turn them. Broken notes turn nothing.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        return image, int(self.labels[index])
 
     def fingerprint(self) -> str:
         """A hash of what the images are known by, and of which of them are here."""
@@ -148,8 +158,8 @@ class LazyImages:
         return LazyImages(self.encoded, self.numbers[side], self.labels[side], self.channels, self.digest)
 
     def chosen(self, share: float) -> Tensor:
-        """As `chosen` of each image's name."""
-        return chosen((self.encoded.name(number) for number in self.numbers.tolist()), share)
+        """As `chosen` of each image's key."""
+        return chosen((self.encoded.key(number) for number in self.numbers.tolist()), share)
 
     def readable(self) -> tuple[Tensor, list[str]]:
         """Decode each image once, by several threads.
@@ -167,7 +177,27 @@ class LazyImages:
 
         with ThreadPoolExecutor() as pool:
             problems = list(pool.map(problem, range(len(self))))
-        return torch.tensor([found is None for found in problems]), [found for found in problems if found]
+        readable = torch.tensor([found is None for found in problems], dtype=torch.bool)
+        return readable, [found for found in problems if found]
+
+
+def decoded(encoded: Encoded, number: int, mode: str) -> Image.Image:
+    """One of the images there, as one of `MODES`. Of 16 bits the upper 8 are kept; transparency is not looked at.
+
+    Raises:
+        UnreadableImage: if it cannot be decoded, or has pixels of 32 bits, whose range nobody knows.
+    """
+    try:
+        with Image.open(encoded.open(number)) as image:
+            image.load()
+        # PIL would turn every value above 255 into 255.
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {image.mode!r} have no known range; write them with 8 or 16 bits")
+        return image if image.mode == mode else image.convert(mode)
+    except Exception as error:  # decoders raise whatever they trip over
+        raise UnreadableImage(f"{encoded.name(number)} cannot be read as an image: {error}") from error
 
 
 def chosen(names: Iterable[str], share: float) -> Tensor:

@@ -39,7 +39,10 @@ class EncodedColumn:
         return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
 
     def name(self, number: int) -> str:
-        return f"row {number} of {self.what}"
+        return f"{self.key(number)} of {self.what}"
+
+    def key(self, number: int) -> str:
+        return f"row {number}"
 
 
 def open_split(path: str, config: str | None, split: str) -> Dataset:
@@ -87,7 +90,7 @@ def read_dataset(
         The images, and the names of their labels.
 
     Raises:
-        ValueError: if a column is missing or of another type, or a label is not one of the classes.
+        ValueError: if a column is missing or of another type, or a label is none or not one of the classes.
     """
     from datasets import ClassLabel, Image
 
@@ -101,16 +104,23 @@ def read_dataset(
         raise ValueError(
             f"image_column={image_column!r} of {what} must hold images, not {rows.features[image_column]}"
         )
-    values = np.asarray(rows.select_columns(label_column).with_format("numpy")[:][label_column])
+    values = rows.select_columns(label_column)[:][label_column]
     known = rows.features[label_column]
     named = tuple(known.names) if isinstance(known, ClassLabel) else None
-    if np.issubdtype(values.dtype, np.integer):
-        labels = values.astype(np.int64)
+    kind = str if isinstance(next(iter(values), None), str) else int
+    other = next((number for number, value in enumerate(values) if type(value) is not kind), None)
+    if other is not None:
+        raise ValueError(
+            f"label_column={label_column!r} of {what} has {values[other]!r} in row {other}, and labels are whole "
+            "numbers from 0, or names; leave such rows out or name another column"
+        )
+    if kind is int:
+        labels = np.array(values, dtype=np.int64)
         named = named or classes or tuple(map(str, range(labels.max(initial=-1) + 1)))
     else:
-        named = classes or tuple(sorted(set(values.tolist())))
+        named = classes or tuple(sorted(set(values)))
         numbers = {name: number for number, name in enumerate(named)}
-        labels = np.array([numbers.get(value, -1) for value in values.tolist()], dtype=np.int64)
+        labels = np.array([numbers.get(value, -1) for value in values], dtype=np.int64)
     if classes is not None and named != classes:
         raise ValueError(
             f"label_column={label_column!r} of {what} has classes {_some(named)}, and those to learn from are "
@@ -119,7 +129,7 @@ def read_dataset(
     wrong = np.flatnonzero((labels < 0) | (labels >= len(named)))
     if len(wrong):
         raise ValueError(
-            f"label_column={label_column!r} of {what} has label {values.tolist()[wrong[0]]!r} in row {wrong[0]}, and "
+            f"label_column={label_column!r} of {what} has label {values[wrong[0]]!r} in row {wrong[0]}, and "
             f"there are {len(named)} classes"
         )
     if len(set(labels.tolist())) < 2 and classes is None:

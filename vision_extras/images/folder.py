@@ -37,6 +37,8 @@ class Files:
     def name(self, number: int) -> str:
         return str(self.names[number])
 
+    key = name
+
 
 def classes_of(folder: Path) -> tuple[str, ...]:
     """The classes that can be learned from a folder.
@@ -57,7 +59,8 @@ def read_folder(folder: Path, classes: tuple[str, ...], channels: int) -> LazyIm
     """The images of every class, in alphabetical order. Only names, sizes and times of change are read.
 
     Args:
-        folder: with a folder for each class, which may have folders itself. Files count whose ending PIL knows.
+        folder: with a folder for each class, which may have folders itself. Files count whose ending PIL knows, and
+            nothing hidden.
         classes: that there are; the folder may lack some.
         channels: of the decoded images.
 
@@ -77,7 +80,9 @@ def read_folder(folder: Path, classes: tuple[str, ...], channels: int) -> LazyIm
     for name in present:
         found = sorted(_images_below(folder / name))
         if not found:
-            raise ValueError(f"path={str(folder / name)!r} has no image; put some there, or remove the folder")
+            raise ValueError(
+                f"path={str(folder / name)!r} has no image whose ending PIL knows; put some there, or remove it"
+            )
         for path, size, changed in found:
             names.append(os.path.relpath(path, folder))
             digest.update(f"{names[-1]}\0{size}\0{changed}\n".encode())
@@ -90,13 +95,18 @@ def _folders_in(folder: Path) -> tuple[str, ...]:
     """In alphabetical order."""
     if not folder.is_dir():
         raise ValueError(f"path={str(folder)!r} is no folder")
-    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in _visible(folder) if entry.is_dir()))
+
+
+def _visible(folder: Path) -> Iterator[os.DirEntry]:
+    """All but hidden ones, which editors and systems leave behind: `.ipynb_checkpoints`, `._1.jpg`."""
+    return (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
 
 
 def _images_below(folder: Path) -> Iterator[tuple[str, int, int]]:
     """Path, bytes and time of change of every file that may be an image."""
     endings = Image.registered_extensions()
-    for entry in os.scandir(folder):
+    for entry in _visible(folder):
         if entry.is_dir():
             yield from _images_below(Path(entry.path))
         elif os.path.splitext(entry.name)[1].lower() in endings:

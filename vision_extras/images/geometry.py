@@ -29,7 +29,8 @@ def central_box(size: tuple[int, int], shape: tuple[int, int], crop: float = 1.0
     """
     width, height = size
     zoom = crop * min(width / shape[1], height / shape[0])
-    across, down = zoom * shape[1], zoom * shape[0]
+    # A rounding error above the image's own side would be a box that PIL refuses.
+    across, down = min(zoom * shape[1], width), min(zoom * shape[0], height)
     left, top = (width - across) / 2, (height - down) / 2
     return left, top, left + across, top + down
 

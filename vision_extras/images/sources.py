@@ -14,7 +14,7 @@ from vision_extras.images.embedded import PICTURES, read_digits, read_mnist, rea
 from vision_extras.images.folder import classes_of, read_folder
 from vision_extras.images.recipe import ImagesRecipe
 
-__all__ = ["SOURCES", "Source", "Split", "load_split"]
+__all__ = ["SOURCES", "Source", "Split", "load_split", "plain_batches"]
 
 _DIGITS = tuple("0123456789")
 
@@ -80,19 +80,26 @@ class Split:
         return len(self.plain.mean)
 
 
+def plain_batches(recipe: ImagesRecipe) -> Resized:
+    """Makes batches of a recipe's images as they are; its `mean` has a number for each channel.
+
+    Raises:
+        ValueError: if the recipe has other numbers than channels.
+    """
+    source = SOURCES[recipe.name]
+    channels = recipe.channels or source.channels
+    mean = _for_channels(recipe, "mean", source.mean, channels)
+    return Resized(mean, _for_channels(recipe, "std", source.std, channels), recipe.crop)
+
+
 def load_split(recipe: ImagesRecipe) -> Split:
     """The images of a recipe, of which nothing is decoded yet that is not in memory, unless that is to be checked.
 
     Raises:
         ValueError: naming a field of the recipe that cannot work, and its remedy.
     """
-    source = SOURCES[recipe.name]
-    channels = recipe.channels or source.channels
-    plain = Resized(
-        _for_channels(recipe, "mean", source.mean, channels),
-        _for_channels(recipe, "std", source.std, channels),
-        recipe.crop,
-    )
+    source, plain = SOURCES[recipe.name], plain_batches(recipe)
+    channels = len(plain.mean)
     if source.read is not None:
         images, held_out, classes = _in_memory(recipe, source).converted(channels), None, source.classes
     else:

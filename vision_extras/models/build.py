@@ -65,6 +65,9 @@ class ModelRecipe:
         refuse_unread(self, *options.difference(_OPTIONS[_builder(self.name)]))
         if self.name == "transformers" and (self.config is None) == (self.path is None):
             raise ValueError(f"config={self.config!r} and path={self.path!r} must be given one and not the other")
+        for name in ("channels", "classes"):
+            if ":" in self.name and name in (self.config or {}):
+                raise ValueError(f"config.{name}={self.config[name]!r} must be left out: the images say it")
         if self.name == "timm" and "architecture" not in (self.config or {}):
             raise ValueError(f"config={self.config!r} must have an architecture of timm")
 

@@ -35,7 +35,7 @@ class OwnNetwork(nn.Module):
         self.arguments = dict(arguments or {})
 
     @classmethod
-    def make(cls, factory: str, draw: torch.Generator | None, **arguments: Any) -> OwnNetwork:
+    def make(cls, factory: str, draw: torch.Generator | None, /, **arguments: Any) -> OwnNetwork:
         """Call a factory.
 
         Args:
@@ -44,11 +44,14 @@ class OwnNetwork(nn.Module):
             **arguments: for the factory, plain JSON values.
 
         Raises:
-            ValueError: if there is no such function, or what it gives is no module.
+            ValueError: if there is no such function, it does not take these arguments, or it gives no module.
         """
         make = find_factory(factory)
-        with drawn_from(draw):
-            module = make(**arguments)
+        try:
+            with drawn_from(draw):
+                module = make(**arguments)
+        except TypeError as error:
+            raise ValueError(f"name={factory!r} fails when called with {', '.join(arguments)}: {error}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"name={factory!r} must give a torch.nn.Module, not {type(module).__name__}")
         return cls(module, factory, arguments)
@@ -106,7 +109,7 @@ def find_factory(name: str) -> Callable[..., Any]:
     path, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(path)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise ValueError(f"name={name!r}: {path} cannot be imported ({error}); is it installed, or here?") from error
     if not callable(getattr(module, attribute, None)):
         raise ValueError(f"name={name!r}: {path} has no function {attribute!r}")

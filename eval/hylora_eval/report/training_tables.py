@@ -68,6 +68,8 @@ _MEASURED = (
     _per_cent("AP at 0.5", "ap50"),
     _per_cent("AP at 0.75", "ap75"),
     _Metric("Loss", "loss"),
+    _per_cent("Averaged weights: top-1 accuracy", "average_accuracy"),
+    _Metric("Averaged weights: loss", "average_loss"),
     _per_cent("Calibration error", "ece"),
     _Metric("Entropy skewness", "entropy_skewness", number="ratio"),
     _Metric("Embedding variance", "embedding_variance"),

@@ -102,11 +102,15 @@ def test_folders_with_some_of_the_classes(folder, tmp_path):
         image, label = digits[index]
         (tmp_path / "images" / ("3", "8")[label]).mkdir(parents=True, exist_ok=True)
         image.save(tmp_path / "images" / ("3", "8")[label] / f"{index}.png")
-    settings = ("images.name=folder", f"images.path={tmp_path / 'images'}", "images.channels=1", "images.held_out=0")
-    settings += ("images.mean=[0.305]", "images.std=[0.376]")
+    settings = ("images.name=folder", f"images.path={tmp_path / 'images'}", "images.held_out=0")
     found = result_of(tmp_path / "eval.json", folder, *settings)
     assert found["data"]["outputs"] == [3, 8] and found["data"]["images"] == len(digits) > 300
     assert found["evaluation"]["accuracy"] > 0.6
+    # They are grey and normalised as those that the network has learned from, unless told otherwise.
+    source = found["data"]["source"]
+    assert (source["channels"], source["mean"], source["std"]) == (1, [0.305], [0.376])
+    other = result_of(tmp_path / "other.json", folder, *settings, "images.mean=[0.131]", "images.std=[0.309]")
+    assert other["data"]["source"]["mean"] == [0.131] and other["evaluation"]["loss"] != found["evaluation"]["loss"]
     (tmp_path / "images" / "8").rename(tmp_path / "images" / "eight")
     refused = invoke("eval", folder, *settings)
     assert "'eight'" in str(refused.exception) and "--classes" in str(refused.exception)
@@ -141,9 +145,16 @@ def test_resolutions_that_the_network_cannot_take(folder):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("0 one 2", "'one'"), ("0 1 1", "twice"), ("0 1", "2 numbers"), ("0 1 2 3", "4 numbers"), ("-1 0 1", "'-1'")],
+    [
+        ("0 one 2", "'one'"),
+        ("0 1 1", "twice"),
+        ("0 1", "2 numbers"),
+        ("0 1 2 3", "4 numbers"),
+        ("-1 0 1", "'-1'"),
+        ("0 1 9", "has 9, and the network's outputs go from 0 to 8"),
+    ],
 )
 def test_outputs_that_cannot_be(tmp_path, text, words):
     (tmp_path / "classes").write_text(text)
     with pytest.raises(ValueError, match=words):
-        read_outputs(tmp_path / "classes", ("a", "b", "c"))
+        read_outputs(tmp_path / "classes", ("a", "b", "c"), 9)

@@ -232,6 +232,16 @@ def test_a_backbone_starts_from_a_classifier(kind, tmp_path):
         build_detector(DetectorRecipe(config=other, backbone=str(tmp_path)), 1, 3, torch.Generator())
 
 
+@pytest.mark.parametrize("name", ["nowhere", "resnet8"])
+def test_a_backbone_that_transformers_cannot_read_is_refused(name, tmp_path):
+    if name != "nowhere":
+        (tmp_path / name).mkdir()
+        save_network(build_network(ModelRecipe(name=name), 1, 10, torch.Generator()), tmp_path / name)
+    recipe = DetectorRecipe(config=DETECTORS["conditional_detr"], backbone=str(tmp_path / name))
+    with pytest.raises(ValueError, match=f"backbone='.*{name}' gives no image classifier"):
+        build_detector(recipe, 1, 3, torch.Generator())
+
+
 def build_state(folder):
     from vision_extras.models import load_network
 
@@ -270,6 +280,9 @@ def test_folders_in_cocos_format_are_read(tmp_path):
     write_coco(tmp_path, "other", ("cat", "bird"))
     with pytest.raises(ValueError, match="held_out_split='other' has other categories than train_split='train2017'"):
         run.read_coco(str(tmp_path), "train2017", "other")
+    (tmp_path / "val2017" / "2.png").unlink()
+    with pytest.raises(ValueError, match="has no file '.*val2017/2.png', which .*instances_val2017.json names"):
+        run.read_coco(str(tmp_path), "train2017", "val2017")
 
 
 def test_datasets_with_objects_are_read(tmp_path):
@@ -295,6 +308,47 @@ def test_datasets_with_objects_are_read(tmp_path):
     assert split.train[0].labels.tolist() == [1] and split.train[1].boxes.shape == (0, 4)
     with pytest.raises(ValueError, match="objects_column='boxes' is no column of .*, but image, objects are"):
         run.read_object_dataset(str(tmp_path), "train", None, "image", "boxes")
+
+
+def objects_saved(path, images=None, **splits):
+    import datasets
+
+    images = images or [Image.new("RGB", (20, 10))]
+    made = {
+        split: datasets.Dataset.from_dict({"image": images, "objects": [*objects]}).cast_column(
+            "image", datasets.Image()
+        )
+        for split, objects in splits.items()
+    }
+    datasets.DatasetDict(made).save_to_disk(path)
+    return str(path), "train", "test" if "test" in splits else None, "image", "objects"
+
+
+def test_no_image_is_decoded_before_it_is_asked_for(tmp_path):
+    images, objects = [{"bytes": b"no image", "path": None}], [{"bbox": [[0, 0, 1, 1]], "category": [0]}]
+    split = run.read_object_dataset(*objects_saved(tmp_path, images, train=objects))
+    with pytest.raises(ValueError, match="row 0 of train of .* cannot be read as an image"):
+        split.train[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ({"bbox": [[0, 0, 1, 1]], "category": ["cat"]}, None, "of category 'cat' in row 0; they must be"),
+        ({"bbox": [[0, 0, 1]], "category": [0]}, None, r"has bbox \[0, 0, 1\] of category 0 in row 0"),
+        ([{"bbox": [0, 0, 1, 1], "category": 0}], None, "must have lists bbox, and category or categories, not List"),
+        (
+            {"bbox": [[0, 0, 1, 1]], "category": [0]},
+            {"bbox": [[0, 0, 1, 1]], "category": [1]},
+            "held_out_split='test' has other categories than train_split='train'",
+        ),
+    ],
+    ids=["names", "three sides", "a list of objects", "other classes"],
+)
+def test_objects_of_other_kinds_are_refused(tmp_path, train, test, message):
+    splits = {"train": [train]} if test is None else {"train": [train], "test": [test]}
+    with pytest.raises(ValueError, match=message):
+        run.read_object_dataset(*objects_saved(tmp_path, **splits))
 
 
 REFUSED = {
@@ -324,6 +378,10 @@ REFUSED = {
     "no annotations": (
         {"objects": {"name": "coco", "path": "nowhere"}},
         "objects.path='nowhere': .*instances_train2017.json cannot be read as annotations",
+    ),
+    "colours of scenes": (
+        {"objects": {"name": "scenes", "mean": [0.5, 0.5, 0.5]}},
+        r"objects.mean=\[0.5, 0.5, 0.5\] must have a number for each of 1 channels",
     ),
     "no size": ({"objects": {"name": "coco", "path": "x"}, "sampler": {}}, "sampler.side=None must be given"),
     "nothing to evaluate on": (

@@ -43,6 +43,15 @@ def test_the_central_box(size, shape, crop, box):
     assert central_box(size, shape, crop) == pytest.approx(box)
 
 
+def test_the_central_box_is_within_the_image_at_any_size():
+    """279 * (146 / 279) comes to a rounding error more than 146."""
+    sides = torch.randint(1, 700, (2000, 4), generator=torch.Generator().manual_seed(0))
+    for width, height, *shape in [(245, 146, 279, 279), *sides.tolist()]:
+        left, top, right, bottom = central_box((width, height), tuple(shape))
+        assert left >= 0 and top >= 0 and right <= width and bottom <= height
+    assert resized(noise(146, 245), central_box((245, 146), (279, 279)), (279, 279)).size == (279, 279)
+
+
 def test_it_is_the_shorter_side_resized_and_the_centre_cropped():
     """As the customary evaluation does it: 256 of the shorter side, of which 224 are seen."""
     image = noise(128, 192)

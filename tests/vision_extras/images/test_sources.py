@@ -142,6 +142,38 @@ def test_a_folder_for_each_class_is_read(folder):
     assert np.array_equal(np.asarray(grey), np.asarray(picture(0).convert("L")))
 
 
+def test_what_is_hidden_is_no_class_and_no_image(folder):
+    (folder / "train/.ipynb_checkpoints").mkdir()
+    picture(1).save(folder / "train/.ipynb_checkpoints/1.png")
+    (folder / "train/dog/._1.png").write_bytes(b"of another system")
+    split = load_split(folders(folder))
+    assert split.classes == ("cat", "dog") and len(split.train) == 12
+
+
+def test_every_kind_of_file_becomes_eight_bits(folder):
+    grey = np.arange(108, dtype=np.uint16).reshape(9, 12) * 600
+    lying = picture(1).convert("L")
+    turned = PIL.Exif()
+    turned[0x0112] = 6  # the right side of the picture is its top
+    path = folder / "train/cat"
+    PIL.fromarray(grey).save(path / "a.png")
+    PIL.fromarray(grey).save(path / "b.tif")
+    lying.save(path / "c.png", exif=turned)
+    picture(2).convert("CMYK").save(path / "d.tif")
+    picture(2).quantize(16).save(path / "e.png")
+    picture(2).convert("RGBA").save(path / "f.png")
+    split = load_split(folders(folder, channels=1))
+    found = {split.train.encoded.key(n): split.train[n][0] for n in range(len(split.train))}
+    assert {image.mode for image in found.values()} == {"L"}
+    for name in ("cat/a.png", "cat/b.tif"):
+        assert np.array_equal(np.asarray(found[name]), grey >> 8)
+    assert np.array_equal(np.asarray(found["cat/c.png"]), np.rot90(np.asarray(lying), -1))
+    assert np.array_equal(np.asarray(found["cat/f.png"]), np.asarray(picture(2).convert("L")))
+    PIL.fromarray(grey.astype(np.int32)).save(path / "g.tif")
+    with pytest.raises(ValueError, match="cat/g.tif cannot be read as an image: pixels of mode 'I' have no known"):
+        load_split(folders(folder))
+
+
 def test_a_share_of_a_folder_is_held_out_by_name(folder):
     def names(split):
         return [{rows.encoded.name(n) for n in rows.numbers.tolist()} for rows in (split.train, split.held_out)]
@@ -286,6 +318,31 @@ def test_datasets_that_cannot_be_learned_from_are_refused(tmp_path):
         saved(tmp_path / "named", train=dataset([0, 1]), test=named),
     )
     refused("at least two classes", saved(tmp_path / "one", train=dataset([0, 0], number), test=held_out))
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels", "message"),
+    [
+        (Value("string"), ["a", None, "b"], "has None in row 1"),
+        (Value("int64"), [0, None, 1], "has None in row 1"),
+        (Value("float64"), [0.0, 1.0], "has 0.0 in row 0"),
+        (Value("bool"), [True, False], "has True in row 0"),
+        (datasets.List(Value("int64")), [[0], [0, 1]], r"has \[0\] in row 0"),
+    ],
+    ids=["no name", "no number", "real", "truth", "several"],
+)
+def test_labels_of_other_kinds_are_refused(tmp_path, feature, labels, message):
+    with pytest.raises(ValueError, match=f"label_column='label' of train of .* {message}, and labels are whole"):
+        load_split(saved(tmp_path, train=dataset(labels, feature), test=dataset([0])))
+
+
+def test_the_rows_held_out_are_the_same_wherever_the_dataset_is(tmp_path):
+    held_out = []
+    for name in ("here", "there"):
+        saved(tmp_path / name, train=dataset([0, 1] * 20))
+        split = load_split(ImagesRecipe(name="dataset", path=str(tmp_path / name), image_column="img", held_out=0.5))
+        held_out.append(split.held_out.numbers.tolist())
+    assert held_out[0] == held_out[1] and 0 < len(held_out[0]) < 40
 
 
 def test_an_unreadable_row_is_named(tmp_path):

@@ -58,9 +58,15 @@ class Asks(nn.Module):
         return images if images.mean().item() > 0 else -images
 
 
-def test_a_network_that_needs_values_is_refused():
+class Insists(nn.Identity):
+    def forward(self, images):
+        assert images.device.type == "cpu"
+
+
+@pytest.mark.parametrize("network", [Asks(), Insists()], ids=["values", "a device"])
+def test_a_network_that_needs_values_is_refused(network):
     with pytest.raises(ValueError, match=r"operations for an image of shape \(1, 8, 8\) cannot be counted: "):
-        training_flops(Asks(), (1, 8, 8))
+        training_flops(network, (1, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet18", "resnet50"])

@@ -169,6 +169,10 @@ REFUSED = {
     ),
     "a depth that is not read": ({"name": "vgg11", "depth": 0.5}, "depth=0.5 must be left out; name='vgg11'"),
     "a config that is not read": ({"name": "resnet8", "config": {}}, "config={} must be left out"),
+    "what images say": (
+        {"name": "a:b", "config": {"classes": 3}},
+        "config.classes=3 must be left out: the images",
+    ),
     "no architecture": ({"name": "timm"}, "config=None must have an architecture of timm"),
 }
 
@@ -204,12 +208,19 @@ def test_networks_that_transformers_cannot_make_are_refused(case):
     [
         ("no_such_package:make", "no_such_package cannot be imported"),
         ("json:make", "json has no function 'make'"),
+        (":make", "name=':make':  cannot be imported"),
         ("builtins:dict", "must give a torch.nn.Module, not dict"),
     ],
 )
 def test_factories_that_give_no_network_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         build_network(ModelRecipe(name=name), 3, 5, torch.Generator())
+
+
+def test_a_misspelt_argument_of_a_factory_is_refused():
+    recipe = ModelRecipe(name=TINY["own"][0].name, config={"wdth": 4})
+    with pytest.raises(ValueError, match="fails when called with channels, classes, wdth: .* argument 'wdth'"):
+        build_network(recipe, 3, 5, None)
 
 
 def test_a_path_without_a_network_is_refused(tmp_path):

@@ -109,6 +109,12 @@ def test_resolutions_are_refused_before_images_are_read(case, tmp_path, monkeypa
         run.train(recipe(tmp_path, **{"model": {}, **sections}))
 
 
+def test_smoothing_that_a_loss_of_ones_own_would_not_see_is_refused(tmp_path):
+    smoothed = recipe(tmp_path, {}, augment={"label_smoothing": 0.1})
+    with pytest.raises(RecipeError, match="augment.label_smoothing=0.1 is for cross entropy"):
+        run.train(smoothed, network=own(1, 10, 4), loss=lambda logits, labels: logits.sum(1))
+
+
 def test_a_module_that_gives_no_logits_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"gives \(1, 9\) for an image, and must give logits of shape \(1, 10\)"):
         run.train(recipe(tmp_path, {}), network=own(1, 9, 4))
