@@ -60,7 +60,10 @@ def main() -> None:
     defaults = [ROOT / "studies/pruning/results/sweep.json", ROOT / "docs/images" / "pruning.png"]
     source, picture = [*map(Path, sys.argv[1:]), *defaults[len(sys.argv) - 1 :]]
     found = json.loads(source.read_text())
-    settings = list(dict.fromkeys(run["setting"] for run in found["pruned"]))
+    # A sweep that still runs has settings without all seeds.
+    seeds = len({run["seed"] for run in found["dense"]})
+    named = [run["setting"] for run in found["pruned"] if run["at"] == 0]
+    settings = [setting for setting in dict.fromkeys(named) if named.count(setting) == seeds]
     rows = -(-len(settings) // 3)
     figure, axes = plt.subplots(rows, 3, figsize=(11, 2.7 * rows), squeeze=False)
     print(

@@ -141,7 +141,7 @@ def test_sharpness_leaves_pruned_weights_where_they_are(tmp_path):
     assert len(moved) > 32 and not any(moved)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_it_learns_real_digits(tmp_path, precision):
     """While it grows, and with half of the weights gone."""
     settings = {**PLAIN, "images.held_out": 0.5, "model": {"name": "resnet8"}, "optimizer": {"lr": 0.1}}

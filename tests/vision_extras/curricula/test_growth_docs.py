@@ -35,6 +35,7 @@ def test_named_networks_are_there():
         ModelRecipe(name=name)
 
 
+@pytest.mark.slow
 def test_the_code_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     (code,) = blocks(PAGE, "python")
