@@ -21,7 +21,8 @@ grow() {
 
 prune() {
     python studies/pruning/sweep.py --seeds 1 --every 5 --settings "global 90 %" --output "$folder/pruned" \
-        --results "$folder/pruning.json" images.held_out=0.8 tracking.progress=false "$@"
+        --results "$folder/pruning.json" images.held_out=0.8 training.global_batch_size=64 training.batch_size=64 \
+        tracking.progress=false "$@"
 }
 
 prune "$@" &
