@@ -16,6 +16,7 @@ from vision_extras.models import ModelRecipe, learned_images
 from vision_extras.models.resnet_config import RESNETS
 from vision_extras.pruning import PruningRecipe, SignalsRecipe
 from vision_extras.sharpness import SharpnessRecipe
+from vision_extras.subspaces import SubspaceRecipe
 
 __all__ = ["EpochRecipe", "ImageEvaluationRecipe", "ImageOptimizerRecipe", "ImageRecipe"]
 
@@ -95,6 +96,7 @@ class ImageRecipe(Recipe):
         signals: what is measured for that.
         sharpness: where gradients are taken.
         average: the moving average of the weights.
+        subspace: which levels of compression the network is trained for.
 
     Raises:
         RecipeError: if sections contradict each other.
@@ -110,6 +112,7 @@ class ImageRecipe(Recipe):
     signals: SignalsRecipe = field(default_factory=SignalsRecipe)
     sharpness: SharpnessRecipe = field(default_factory=SharpnessRecipe)
     average: AverageRecipe = field(default_factory=AverageRecipe)
+    subspace: SubspaceRecipe = field(default_factory=SubspaceRecipe)
     optimizer: ImageOptimizerRecipe = field(default_factory=ImageOptimizerRecipe)
     training: EpochRecipe = field(default_factory=EpochRecipe)
     evaluation: ImageEvaluationRecipe = field(default_factory=ImageEvaluationRecipe)
@@ -139,6 +142,7 @@ class ImageRecipe(Recipe):
                 f"which model.name={self.model.name!r} cannot; use one of {', '.join(RESNETS)}"
             )
         self._check_pruning()
+        self._check_subspace()
 
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}
@@ -174,6 +178,21 @@ class ImageRecipe(Recipe):
                 "pruning.criterion='fisher' needs images to measure on; set signals.fisher to a number of them such "
                 "as 256"
             )
+
+    def _check_subspace(self) -> None:
+        """A subspace has its own ways to leave weights away."""
+        if self.subspace.kind == "none":
+            return
+        for key, value, off in (
+            ("growth.width", self.growth.width, 1),
+            ("growth.depth", self.growth.depth, 1),
+            ("pruning.sparsity", self.pruning.sparsity, 0),
+            ("signals.fisher", self.signals.fisher, 0),
+        ):
+            if value != off:
+                raise RecipeError(
+                    f"subspace.kind={self.subspace.kind!r} and {key}={value} cannot be had together; leave one out"
+                )
 
     def _check_pruned_whole(self) -> None:
         """Weights go when an epoch ends, and come when one begins."""

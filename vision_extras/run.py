@@ -14,11 +14,12 @@ from hylora.training.processes import SHARDED, share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
-from vision_extras.images import load_split
+from vision_extras.images import Split, load_split
 from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_logits
 from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
+from vision_extras.subspaces import CompressibleSubspace, replace_batch_norms
 from vision_extras.task import Classification, ImageTask, Loss
 
 __all__ = ["TASK", "make_task", "train"]
@@ -54,10 +55,11 @@ def make_task(
         ("growth.depth", recipe.growth.depth, 1),
         ("pruning.sparsity", recipe.pruning.sparsity, 0),
         ("signals.fisher", recipe.signals.fisher, 0),
+        ("subspace.kind", recipe.subspace.kind, "none"),
     ):
         if value != off and accelerator.distributed_type in SHARDED:
             raise RecipeError(
-                f"{key}={value} cannot be had while parameters are sharded over processes; train with DDP or on one "
+                f"{key}={value!r} cannot be had while parameters are sharded over processes; train with DDP or on one "
                 "GPU"
             )
     if recipe.growth.grows and network is not None:
@@ -83,6 +85,8 @@ def make_task(
         network = _build(model, split.channels, len(split.classes), draw)
     else:
         network = OwnNetwork(network)
+    if recipe.subspace.kind != "none":
+        network = _subspace(recipe, network, split)
     refuse_sides(recipe, network, recipe.evaluation.sides)
     shapes = recipe.sampler.shapes(recipe.training.epochs)
     try:
@@ -95,6 +99,23 @@ def make_task(
         return ImageTask(model, split, recipe, share_of(accelerator))
     except ValueError as error:
         raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
+
+
+def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> CompressibleSubspace:
+    """A network as the accurate end of a subspace, or the whole of it."""
+    wanted, other = recipe.subspace, None
+    if wanted.kind == "line" and recipe.model.path is None and not isinstance(network, OwnNetwork):
+        draw = generator("other end", recipe.training.seed)
+        other = _build(recipe.model, split.channels, len(split.classes), draw)
+    try:
+        for end in filter(None, (network, other)):
+            if wanted.norm != "keep":
+                replace_batch_norms(end, wanted.norm, wanted.groups)
+        if wanted.kind == "line":
+            return CompressibleSubspace.line(network, wanted.build(), other=other)
+        return CompressibleSubspace.point(network, wanted.build())
+    except ValueError as error:
+        raise RecipeError(f"subspace.compression={wanted.compression!r}: {error}") from error
 
 
 def _build(model: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:

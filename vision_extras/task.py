@@ -27,6 +27,7 @@ from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
+from vision_extras.subspaces import Curriculum, SubspaceTraining
 
 __all__ = ["Classification", "ImageTask", "Loss"]
 
@@ -88,6 +89,9 @@ class ImageTask(PlannedTask):
         if recipe.growth.grows:
             self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, recipe.training.epochs))
         self.methods += self._pruning()
+        if recipe.subspace.kind != "none":
+            curriculum = Curriculum(model.network.compression, recipe.subspace)
+            self.methods.append(SubspaceTraining(model.network, curriculum))
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
         self._average: WeightAverage | None = None

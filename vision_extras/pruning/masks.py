@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hylora.training.optimizer import trainable
 
-__all__ = ["Masks", "Scope", "prunable", "smallest"]
+__all__ = ["Masks", "Scope", "prunable", "smallest", "smallest_of"]
 
 Scope = Literal["global", "local"]
 
@@ -43,13 +43,14 @@ def smallest(scores: Mapping[str, Tensor], sparsity: float, scope: Scope) -> dic
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity={sparsity!r} must be at least 0 and below 1")
     if scope == "local":
-        return {name: _smallest(score.flatten(), sparsity).view_as(score) for name, score in scores.items()}
-    chosen = _smallest(torch.cat([score.flatten() for score in scores.values()]), sparsity)
+        return {name: smallest_of(score.flatten(), sparsity).view_as(score) for name, score in scores.items()}
+    chosen = smallest_of(torch.cat([score.flatten() for score in scores.values()]), sparsity)
     parts = chosen.split([score.numel() for score in scores.values()])
     return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
 
 
-def _smallest(scores: Tensor, sparsity: float) -> Tensor:
+def smallest_of(scores: Tensor, sparsity: float) -> Tensor:
+    """Where the smallest of a list of scores [N] are, as a boolean tensor [N]; see `smallest`."""
     # In binary, 0.29 of 100 would be 28.
     count = math.floor(Fraction(str(sparsity)) * len(scores))
     if count == 0:

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compressible subspaces: one training run, every level of compression (chapter 3)."""
+
+from vision_extras.subspaces.bits import Bits
+from vision_extras.subspaces.curriculum import Curriculum, Draw
+from vision_extras.subspaces.norms import replace_batch_norms
+from vision_extras.subspaces.recipe import SubspaceRecipe
+from vision_extras.subspaces.sparsity import Sparsity
+from vision_extras.subspaces.subspace import CompressibleSubspace
+from vision_extras.subspaces.training import SubspaceTraining
+from vision_extras.subspaces.width import Width
+
+__all__ = [
+    "Bits",
+    "CompressibleSubspace",
+    "Curriculum",
+    "Draw",
+    "Sparsity",
+    "SubspaceRecipe",
+    "SubspaceTraining",
+    "Width",
+    "replace_batch_norms",
+]

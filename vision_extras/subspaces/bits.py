@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Affine quantisation of weights and of what layers are given, to 3 to 8 bits (section 3.2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from vision_extras.subspaces.compression import Compression
+from vision_extras.subspaces.position import Position
+
+__all__ = ["Bits"]
+
+
+@dataclass(frozen=True)
+class Bits(Compression):
+    """Levels are numbers of bits, and gamma(alpha) = 2 + 6 alpha.
+
+    Args:
+        weakest: bits at the accurate end, 3 to 8.
+        strongest: bits at the efficient end, not above the weakest.
+    """
+
+    name: ClassVar[str] = "bits"
+
+    weakest: float = 8
+    strongest: float = 3
+
+    def __post_init__(self) -> None:
+        if not (3 <= self.strongest <= self.weakest <= 8 and float(self.weakest).is_integer()):
+            raise ValueError(
+                f"weakest={self.weakest!r} and strongest={self.strongest!r} must be numbers of bits from 8 to 3"
+            )
+
+    def level(self, alpha: float) -> float:
+        return round(2 + 6 * alpha)
+
+    def alpha(self, level: float) -> float:
+        return (level - 2) / 6
+
+    def annealed(self, level: float, left: float) -> float:
+        return round(level + (8 - level) * left)
+
+    def levels(self) -> tuple[float, ...]:
+        return tuple(range(int(self.weakest), int(self.strongest) - 1, -1))
+
+    def compress(self, network: nn.Module, position: Position, keep: Collection[str] | None) -> None:
+        raise NotImplementedError

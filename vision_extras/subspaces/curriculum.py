@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which networks of a subspace are trained in an update (algorithms 1 to 3)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from hylora.training.moment import Moment
+from vision_extras.subspaces.compression import Compression
+from vision_extras.subspaces.recipe import SubspaceRecipe
+
+__all__ = ["Curriculum", "Draw"]
+
+
+class Draw(NamedTuple):
+    """A network of the subspace: a point of the line, and how much it is compressed."""
+
+    alpha: float
+    level: float
+
+
+class Curriculum:
+    """Says for each update of a run, as a function of the moment alone, which networks share it.
+
+    Args:
+        compression: of the subspace.
+        recipe: how networks are drawn.
+    """
+
+    def __init__(self, compression: Compression, recipe: SubspaceRecipe) -> None:
+        self._compression = compression
+        self._recipe = recipe
+
+    def draws(self, moment: Moment) -> list[Draw]:
+        """The networks of an update, whose losses are summed."""
+        compression, left = self._compression, self._left(moment)
+        draws = []
+        for alpha in self._alphas(moment):
+            level = compression.level(alpha)
+            # The point stays where it was drawn, so that both ends of a line learn from the first update on.
+            draws.append(Draw(alpha, compression.annealed(level, left) if left else level))
+        return draws
+
+    def quantises_activations(self, moment: Moment) -> bool:
+        """Whether what layers are given is quantised too, after the warm-up."""
+        return moment.progress >= self._recipe.warmup
+
+    def _left(self, moment: Moment) -> float:
+        """The share of the warm-up that is still to come."""
+        recipe = self._recipe
+        if recipe.curriculum != "anneal" or not recipe.warmup:
+            return 0.0
+        return max(0.0, 1 - moment.progress / recipe.warmup)
+
+    def _alphas(self, moment: Moment) -> list[float]:
+        compression, recipe = self._compression, self._recipe
+        if recipe.targets:
+            return [compression.alpha(level) for level in recipe.targets]
+        strongest, weakest = compression.alpha(compression.strongest), compression.alpha(compression.weakest)
+        if recipe.curriculum == "hold" and moment.progress < recipe.warmup:
+            return [weakest]
+        draw = moment.generator("subspace")
+        if recipe.samples > 1:
+            # The sandwich rule: both ends, and others between them.
+            return [strongest, weakest, *(self._between(draw) for _ in range(recipe.samples - 2))]
+        if torch.rand((), generator=draw) < recipe.bias:
+            return [weakest if torch.rand((), generator=draw) < 0.5 else strongest]
+        return [self._between(draw)]
+
+    def _between(self, draw: torch.Generator) -> float:
+        """Uniformly distributed between the ends, or over the levels where there is a number of them."""
+        compression = self._compression
+        if (levels := compression.levels()) is not None:
+            return compression.alpha(levels[int(torch.randint(len(levels), (), generator=draw))])
+        strongest, weakest = compression.alpha(compression.strongest), compression.alpha(compression.weakest)
+        return strongest + (weakest - strongest) * float(torch.rand((), generator=draw, dtype=torch.float64))

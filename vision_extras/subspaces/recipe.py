@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which subspace a run trains, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hylora.training.fields import check_choice, check_range, refuse_unread
+from vision_extras.subspaces.compression import Compression
+from vision_extras.subspaces.kinds import COMPRESSIONS
+
+__all__ = ["SubspaceRecipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubspaceRecipe:
+    """A network for every level of compression, from one run (chapter 3).
+
+    What is null follows from the rest, as the thesis has it.
+
+    Args:
+        kind: a `line` between two networks, a `point` that is one of them, or `none`.
+        compression: `sparsity` of single weights, `width` in channels, or `bits` of the weights.
+        weakest: level at the accurate end: the share of weights that goes (null is 0), the share of channels that
+            stays (null is 1), or bits (null is 8).
+        strongest: level at the efficient end (null is 0.975, 0.25 or 3).
+        targets: levels that are trained in each update, in place of those between the ends: the thesis's baselines.
+        curriculum: in the warm-up compression comes on by degrees (`anneal`), waits at the weakest level (`hold`), or
+            is there from the start (`none`). Null is anneal for lines and targets, hold for points, none for widths.
+        warmup: share of training that it takes; bits are of weights alone in that time.
+        bias: how often one of the two ends is drawn. Null is 0.5 for lines of sparsities, 0 for others.
+        samples: networks in each update, of which two are the ends; 1 for any. Null is 4 for widths and 1 for others.
+        norm: what batch norms are replaced by, since their statistics belong to one level: norms of `groups`, or of
+            each channel alone (`instance`); `keep` for no change. Null is keep with targets, instance for widths, and
+            group for others.
+        groups: in each norm; the most that divide the channels, up to this number.
+        measured: levels at which the trained network is measured; empty for some between the ends.
+    """
+
+    kind: Literal["none", "line", "point"] = "none"
+    compression: Literal["sparsity", "width", "bits"] = "sparsity"
+    weakest: float | None = None
+    strongest: float | None = None
+    targets: tuple[float, ...] = ()
+    curriculum: Literal["anneal", "hold", "none"] | None = None
+    warmup: float = 0.8
+    bias: float | None = None
+    samples: int | None = None
+    norm: Literal["group", "instance", "keep"] | None = None
+    groups: int = 32
+    measured: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choice(self, "kind", "compression")
+        if self.kind == "none":
+            refuse_unread(self, "weakest", "strongest", "targets", "curriculum", "bias", "samples", "norm", "measured")
+            return
+        self._fill()
+        check_choice(self, "curriculum", "norm")
+        check_range(self, "warmup", least=0, below=1)
+        check_range(self, "bias", least=0)
+        check_range(self, "samples", "groups", least=1)
+        if self.targets and self.kind == "line":
+            raise ValueError(f"targets={self.targets!r} are for kind='point'; a line has all levels between its ends")
+        compression = self.build()
+        for name in ("targets", "measured"):
+            for level in getattr(self, name):
+                try:
+                    compression.check_level(level)
+                except ValueError as error:
+                    raise ValueError(f"{name}={getattr(self, name)!r}: {error}") from error
+
+    def _fill(self) -> None:
+        widths, plain = self.compression == "width", COMPRESSIONS[self.compression]()
+        if self.targets:
+            curriculum = "none" if widths else "anneal"
+        else:
+            curriculum = "none" if widths else ("anneal" if self.kind == "line" else "hold")
+        norm = "keep" if self.targets else ("instance" if widths else "group")
+        derived = {
+            "weakest": plain.weakest,
+            "strongest": plain.strongest,
+            "curriculum": curriculum,
+            "bias": 0.5 if self.kind == "line" and self.compression == "sparsity" else 0.0,
+            "samples": 4 if widths and not self.targets else 1,
+            "norm": norm,
+        }
+        for name, value in derived.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def build(self) -> Compression:
+        """The compression, with its range of levels."""
+        return COMPRESSIONS[self.compression](self.weakest, self.strongest)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network that is every level of its compression: a line or a point in weight space (section 3.2)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from hylora.training.optimizer import trainable
+from vision_extras.subspaces.compression import Compression
+from vision_extras.subspaces.line import draw_lines
+from vision_extras.subspaces.norms import norm_parameters
+from vision_extras.subspaces.position import Position
+
+__all__ = ["CompressibleSubspace"]
+
+
+class CompressibleSubspace(nn.Module):
+    """A network whose compression is chosen after training, without training it or its norms again.
+
+    `line` and `point` make one. It stands at one of its levels, which a forward pass uses and its state holds; at
+    first that is the accurate end.
+
+    Args:
+        network: from images to logits; it becomes a part of the subspace and is changed in place.
+        compression: what the levels are, and from which to which they go.
+        keep: names of layers that are not compressed; None for the first and the last.
+        other: the network at the efficient end of a line, of the same shape; None for a point.
+
+    Raises:
+        ValueError: if the network cannot be compressed in this way.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        compression: Compression,
+        keep: Collection[str] | None = None,
+        other: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.compression = compression
+        self.keep = None if keep is None else tuple(keep)
+        self.position = Position(compression.alpha(compression.weakest), compression.weakest)
+        # Taken before layers are changed, as that may change names.
+        ends = {} if other is None else self._ends(network, other)
+        draw_lines(network, self.position, ends)
+        compression.compress(network, self.position, keep)
+
+    def _ends(self, network: nn.Module, other: nn.Module) -> dict[str, Tensor]:
+        """Where the efficient end of each parameter that becomes a line is."""
+        names = norm_parameters(network) if self.compression.shares_weights else trainable(network)
+        values = dict(other.named_parameters())
+        if missing := set(names) - values.keys():
+            raise ValueError(f"other has no {', '.join(sorted(missing))}; both ends must be networks of one shape")
+        return {name: values[name] for name in names}
+
+    @classmethod
+    def line(
+        cls,
+        network: nn.Module,
+        compression: Compression,
+        keep: Collection[str] | None = None,
+        other: nn.Module | None = None,
+    ) -> Self:
+        """A line from a network, where it is compressed least, to another, where it is compressed most (LCS+L).
+
+        Where width is compressed, the ends share all weights but those of the norms.
+
+        Args:
+            network, compression, keep: of the subspace.
+            other: the efficient end, of the network's shape; None begins with both ends at the network's weights.
+        """
+        return cls(network, compression, keep, network if other is None else other)
+
+    @classmethod
+    def point(cls, network: nn.Module, compression: Compression, keep: Collection[str] | None = None) -> Self:
+        """One network that bears all levels (LCS+P).
+
+        Args:
+            network, compression, keep: of the subspace.
+        """
+        return cls(network, compression, keep)
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it has two ends."""
+        return any(name.endswith(".original1") for name, _ in self.network.named_parameters())
+
+    @property
+    def stride(self) -> int:
+        """The least height and width that the network takes."""
+        return getattr(self.network, "stride", 1)
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths must be multiples of it."""
+        return getattr(self.network, "multiple", 1)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the network gives at the present level."""
+        return self.network(*inputs, **options)
+
+    def at(self, alpha: float) -> Self:
+        """Go to a point of the subspace, and to the level that belongs to it.
+
+        Args:
+            alpha: from that of the strongest level to that of the weakest.
+
+        Raises:
+            ValueError: if it is out of that range.
+        """
+        level = self.compression.level(alpha)
+        self.compression.check_level(level)
+        self.move(alpha, level)
+        return self
+
+    def at_level(self, level: float) -> Self:
+        """Go to a level of the compression, in its own unit.
+
+        Raises:
+            ValueError: if it is not one of those that were trained.
+        """
+        self.compression.check_level(level)
+        self.move(self.compression.alpha(level), level)
+        return self
+
+    def move(self, alpha: float, level: float) -> None:
+        """Go to a point of the line at a level of its own, as warm-ups and reversed lines have it."""
+        self.position.alpha, self.position.level = alpha, level
+
+    def export(self, level: float) -> nn.Module:
+        """A plain module that is this network at a level, to be deployed; the subspace stays where it is.
+
+        Where width is compressed, its layers have fewer channels; else weights are zero, or multiples of a step.
+
+        Raises:
+            ValueError: if the level is not one of those that were trained.
+        """
+        taken = copy.deepcopy(self).at_level(level)
+        network = taken.network
+        for module in list(network.modules()):
+            if parametrize.is_parametrized(module):
+                for name in list(module.parametrizations):
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        taken.compression.settle(network)
+        return network
+
+    def get_extra_state(self) -> Tensor:
+        """The position, as a part of the state."""
+        place = self.position
+        return torch.tensor([place.alpha, place.level, place.activations], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        alpha, level, activations = state.tolist()
+        self.move(alpha, level)
+        self.position.activations = bool(activations)
