@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import fields
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hylora.words import nearest
 
@@ -41,17 +41,23 @@ def check_range(
 
 
 def check_choice(section: Any, *names: str) -> None:
-    """Refuse what is none of a field's literals.
+    """Refuse what is none of a field's literals; null is none of them.
 
     Raises:
         ValueError: naming the field, its value, the literals and the nearest of them.
     """
     for name in names:
-        value, choices = getattr(section, name), get_args(_hints(type(section))[name])
+        value, choices = getattr(section, name), _literals(_hints(type(section))[name])
         if value not in choices:
             raise ValueError(
                 f"{name}={value!r} must be {' | '.join(choices)}; the nearest is {nearest(value, choices)}"
             )
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    """The values of a literal, which may be one of several kinds of values."""
+    parts = get_args(hint)
+    return parts if get_origin(hint) is Literal else sum(map(_literals, parts), ())
 
 
 # Plans make thousands of sections.

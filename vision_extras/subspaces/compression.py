@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +15,7 @@ __all__ = ["Compression", "compressible"]
 
 
 @dataclass(frozen=True)
-class Compression(ABC):
+class Compression:
     """A way to make a network cheaper, from a weakest to a strongest level.
 
     Args:
@@ -31,15 +30,14 @@ class Compression(ABC):
     weakest: float
     strongest: float
 
-    @abstractmethod
     def level(self, alpha: float) -> float:
         """The level that belongs to a point of the line: gamma(alpha)."""
+        raise NotImplementedError
 
-    @abstractmethod
     def alpha(self, level: float) -> float:
         """The point of the line that a level belongs to."""
+        raise NotImplementedError
 
-    @abstractmethod
     def annealed(self, level: float, left: float) -> float:
         """A level while the compression comes on.
 
@@ -47,12 +45,12 @@ class Compression(ABC):
             level: in the end.
             left: the share of the warm-up that is still to come: 1 for no compression, 0 for the level itself.
         """
+        raise NotImplementedError
 
     def levels(self) -> tuple[float, ...] | None:
         """All levels, from the weakest to the strongest, where there is a number of them; None for a continuum."""
         return None
 
-    @abstractmethod
     def compress(self, network: nn.Module, position: Position, keep: Collection[str] | None) -> None:
         """Make a network's layers look at a position for how much they are compressed, in place.
 
@@ -64,6 +62,7 @@ class Compression(ABC):
         Raises:
             ValueError: if the network has nothing to compress, or cannot be compressed in this way.
         """
+        raise NotImplementedError
 
     def settle(self, network: nn.Module) -> None:
         """Leave plain modules at the present level, in place, after all weights have become plain parameters."""

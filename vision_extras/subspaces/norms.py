@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms without statistics in place of batch norms, which would have to be calibrated at each level (section 3.2.5)."""
+"""Norms without statistics, in place of batch norms, whose statistics belong to one level (section 3.2.5)."""
 
 from __future__ import annotations
 

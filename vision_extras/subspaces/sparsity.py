@@ -35,8 +35,8 @@ class Sparsity(Compression):
     def __post_init__(self) -> None:
         if not 0 <= self.weakest <= self.strongest < 1:
             raise ValueError(
-                f"weakest={self.weakest!r} and strongest={self.strongest!r} must be shares of the weights that go, from "
-                "0 to below 1, and the strongest not below the weakest"
+                f"weakest={self.weakest!r} and strongest={self.strongest!r} must be shares of the weights that go, "
+                "from 0 to below 1, and the strongest not below the weakest"
             )
 
     def level(self, alpha: float) -> float:
