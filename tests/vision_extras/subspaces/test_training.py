@@ -91,3 +91,30 @@ def test_every_interruption_gives_the_same_run(tmp_path, settings):
         _, resumed = small.train(folder, **settings, **{"training.resume": True})
         assert_same(resumed, whole)
         assert records_of(folder) == records_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", ["sparsity", "width"])
+def test_two_processes_are_one(tmp_path, compression):
+    """Every process draws the same levels, and gradients of all of them are averaged."""
+    settings = {**SPARSE, "subspace.compression": compression, "training.batch_size": 16, "evaluation.at_end": True}
+    recipe = small.recipe(tmp_path / "run", **settings)
+    recipe.save(tmp_path / "recipe.yaml")
+
+    def run(processes):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        folder = tmp_path / str(processes)
+        call = [sys.executable, *launcher, "-m", "tests.vision_extras.command", str(tmp_path / "recipe.yaml")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(
+            [*call, f"output.path={folder}"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return load_file(folder / "model.safetensors"), records_of(folder)
+
+    (one, expected), (two, found) = run(1), run(2)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-3)
+    for record, reference in zip(found, expected, strict=True):
+        assert record == pytest.approx(reference, rel=1e-2, abs=1e-3)
