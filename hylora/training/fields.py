@@ -15,7 +15,12 @@ __all__ = ["check_choice", "check_range", "expand_home", "refuse_unread"]
 
 
 def check_range(
-    section: Any, *names: str, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+    section: Any,
+    *names: str,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
 ) -> None:
     """Refuse numbers out of their range, and those that are not finite; null passes.
 
@@ -25,18 +30,19 @@ def check_range(
         least: the smallest value.
         above: what values must be above.
         below: what values must be below.
+        most: the largest value.
 
     Raises:
         ValueError: naming the field, its value and the range.
     """
-    words = {"at least": least, "above": above, "below": below}
+    words = {"at least": least, "above": above, "below": below, "at most": most}
     bounds = " and ".join(f"{word} {bound}" for word, bound in words.items() if math.isfinite(bound))
     for name in names:
         value = getattr(section, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not -math.inf < number < math.inf:
                 raise ValueError(f"{name}={value!r} must be finite")
-            if number is not None and not (least <= number < below and above < number):
+            if number is not None and not (least <= number <= most and above < number < below):
                 raise ValueError(f"{name}={value!r} must be {bounds}")
 
 
@@ -64,8 +70,13 @@ def _literals(hint: Any) -> tuple[Any, ...]:
 _hints = cache(get_type_hints)
 
 
-def refuse_unread(section: Any, *names: str) -> None:
-    """Refuse fields that are set, though what the section's `name` chooses does not read them.
+def refuse_unread(section: Any, *names: str, choice: str = "name") -> None:
+    """Refuse fields that are set, though what another field chooses does not read them.
+
+    Args:
+        section: a dataclass.
+        names: of its fields.
+        choice: the field that chooses.
 
     Raises:
         ValueError: naming the field, its value and the choice.
@@ -73,7 +84,9 @@ def refuse_unread(section: Any, *names: str) -> None:
     for item in fields(section):
         value = getattr(section, item.name)
         if item.name in names and value != item.default:
-            raise ValueError(f"{item.name}={value!r} must be left out; name={section.name!r} does not read it")
+            raise ValueError(
+                f"{item.name}={value!r} must be left out; {choice}={getattr(section, choice)!r} does not read it"
+            )
 
 
 def expand_home(section: Any, *names: str) -> None:

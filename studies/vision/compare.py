@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from hylora.training.recipe_loading import parse_overrides, read_yaml, to_tree
+from hylora.training.recipe_loading import parse_overrides, read_yaml
 from hylora.training.reporting import read_metrics
 from hylora.training.tasks import find_task
 
@@ -50,8 +50,9 @@ def _finished(folder: Path, recipe: str, settings: list[str]) -> bool:
     if not path.exists():
         return False
     tree = parse_overrides(read_yaml(recipe), settings)
-    wanted = json.loads(json.dumps(to_tree(find_task(tree).recipe.from_tree(tree))))
-    found = json.loads(path.read_text())["recipe"]
+    kind = find_task(tree).recipe
+    # What recipes have learned to say since stands at its default.
+    wanted, found = (kind.from_tree(t).to_tree() for t in (tree, json.loads(path.read_text())["recipe"]))
     # How an old run was told to treat its folder is nothing to it.
     return found | {"output": None} == wanted | {"output": None}
 

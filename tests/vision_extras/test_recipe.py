@@ -23,7 +23,7 @@ REFUSED = {
         "evaluation.every=1 has nothing to evaluate on; set images.held_out",
     ),
     "a negative shift": ({"augment.shift": -1}, "augment.shift=-1 must be at least 0"),
-    "a schedule that shrinks": ({"sampler.start": 1.5}, "sampler.start=1.5 must be at most 1; resolutions never"),
+    "a schedule that shrinks": ({"sampler.start": 1.5}, "sampler.start=1.5 must be above 0 and at most 1"),
     "resolutions backwards": (
         {"sampler.smallest": 12, "sampler.largest": 8},
         "sampler.smallest=12 must be at most largest=8",
@@ -34,7 +34,7 @@ REFUSED = {
     ),
     "no epoch": ({"training.epochs": 0}, "training.epochs=0 must be at least 1"),
     "updates by number": ({"training.steps": 100}, "training.steps=100 must be null"),
-    "a network that shrinks": ({"growth.width": 1.5}, "growth.width=1.5 must be at most 1"),
+    "a network that shrinks": ({"growth.width": 1.5}, "growth.width=1.5 must be above 0 and at most 1"),
     "growth of a network that cannot": ({"model": {"name": "vgg11"}}, "growth.width=0.5 and growth.depth=0.4 need a"),
     "everything pruned": ({"pruning.sparsity": 1.0}, "pruning.sparsity=1.0 must be at least 0 and below 1"),
     "less than nothing pruned": ({"pruning.sparsity": -0.1}, "pruning.sparsity=-0.1 must be at least 0"),

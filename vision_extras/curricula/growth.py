@@ -33,10 +33,7 @@ class GrowthRecipe:
     until: float = 0.75
 
     def __post_init__(self) -> None:
-        check_range(self, "width", "depth", "until", above=0)
-        for name in ("width", "depth", "until"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at most 1; networks do not shrink")
+        check_range(self, "width", "depth", "until", above=0, most=1)
 
     @property
     def grows(self) -> bool:

@@ -65,10 +65,8 @@ class SamplerRecipe:
         check_choice(self, "name", "expansion")
         check_range(self, "side", "smallest", "largest", "multiple", "stages", least=1)
         check_range(self, "scales", least=2, below=257)
-        check_range(self, "start", "until", "power", above=0)
-        for name in ("start", "until"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at most 1; resolutions never shrink")
+        check_range(self, "start", "until", above=0, most=1)
+        check_range(self, "power", above=0)
         refuse_unread(self, *{*_POOL, *_CURRICULUM}.difference(_READ[self.name]))
         for name, of in (("power", "polynomial"), ("stages", "multi_step")):
             if self.expansion != of and getattr(self, name) != getattr(SamplerRecipe, name):

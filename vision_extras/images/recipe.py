@@ -54,9 +54,8 @@ class ImagesRecipe:
         check_choice(self, "name", "unreadable")
         check_range(self, "held_out", least=0, below=1)
         check_range(self, "mean")
-        check_range(self, "std", "crop", above=0)
-        if self.crop > 1:
-            raise ValueError(f"crop={self.crop!r} must be at most 1, the whole of the shorter side")
+        check_range(self, "std", above=0)
+        check_range(self, "crop", above=0, most=1)
         expand_home(self, "path")
         if self.name != "dataset":
             refuse_unread(self, "config", "image_column", "label_column")
@@ -101,15 +100,13 @@ class AugmentRecipe:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_range(self, "shift", "randaugment", "magnitude", "flip", "erase", "mixup", "cutmix", least=0)
+        check_range(self, "shift", "randaugment", "mixup", "cutmix", least=0)
+        check_range(self, "flip", "erase", least=0, most=1)
+        check_range(self, "magnitude", least=0, most=30)
         check_range(self, "label_smoothing", least=0, below=1)
-        check_range(self, "scale", "ratio", above=0)
-        for name, most in (("flip", 1), ("erase", 1), ("magnitude", 30)):
-            if getattr(self, name) > most:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at most {most}")
+        check_range(self, "scale", above=0, most=1)
+        check_range(self, "ratio", above=0)
         for name in ("scale", "ratio"):
             bounds = getattr(self, name)
             if bounds is not None and bounds[0] > bounds[1]:
                 raise ValueError(f"{name}={list(bounds)!r} must name the least before the greatest")
-        if self.scale is not None and self.scale[1] > 1:
-            raise ValueError(f"scale={list(self.scale)!r} must be at most 1, the whole image")

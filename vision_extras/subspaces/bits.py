@@ -30,7 +30,8 @@ class Bits(Compression):
     strongest: float = 3
 
     def __post_init__(self) -> None:
-        if not (3 <= self.strongest <= self.weakest <= 8 and float(self.weakest).is_integer()):
+        whole = float(self.weakest).is_integer() and float(self.strongest).is_integer()
+        if not (whole and 3 <= self.strongest <= self.weakest <= 8):
             raise ValueError(
                 f"weakest={self.weakest!r} and strongest={self.strongest!r} must be numbers of bits from 8 to 3"
             )

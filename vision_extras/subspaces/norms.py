@@ -6,13 +6,20 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 __all__ = ["norm_parameters", "replace_batch_norms"]
+
+_INSTANCE_NORMS = {
+    nn.BatchNorm1d: nn.InstanceNorm1d,
+    nn.BatchNorm2d: nn.InstanceNorm2d,
+    nn.BatchNorm3d: nn.InstanceNorm3d,
+}
 
 
 def norm_parameters(network: nn.Module) -> list[str]:
     """Names of the trained scales and shifts of a network's norms."""
-    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    kinds = (_NormBase, nn.GroupNorm, nn.LayerNorm)
     return [
         f"{name}.{own}" if name else own
         for name, module in network.named_modules()
@@ -23,11 +30,42 @@ def norm_parameters(network: nn.Module) -> list[str]:
 
 
 def replace_batch_norms(network: nn.Module, norm: Literal["group", "instance"], groups: int = 32) -> None:
-    """Replace batch norms by norms of each image alone, in place; scales and shifts stay.
+    """Replace batch norms by norms of each image alone, in place.
+
+    The new ones have the parameters of the old, under their names. Other norms stay: a transformer, whose norms are of
+    layers, is as it was.
 
     Args:
-        network: any module.
+        network: any module; it may be on the meta device.
         norm: of groups of channels, or of each channel.
-        groups: the most that divide the channels, up to this number, are taken.
+        groups: the most that divide the channels, up to this number, are taken; one for each channel where there are
+            fewer channels.
+
+    Raises:
+        ValueError: if a batch norm does more than to normalise, which would be lost; then nothing is replaced.
     """
-    raise NotImplementedError
+    found = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+    made = {module: _without_statistics(name, module, norm, groups) for name, module in found.items()}
+    for parent in list(network.modules()):
+        # By every name that a module has in its parent: norms may be shared.
+        for name, child in list(parent._modules.items()):
+            if child in made:
+                setattr(parent, name, made[child])
+
+
+def _without_statistics(name: str, old: _BatchNorm, norm: Literal["group", "instance"], groups: int) -> nn.Module:
+    kind = next((kind for kind in _INSTANCE_NORMS if isinstance(old, kind)), None)
+    if kind is None or type(old).forward is not kind.forward:
+        raise ValueError(
+            f"{name} is of the kind {type(old).__name__}, which may do more than a batch norm of torch.nn; replace it "
+            f"by one of {', '.join(kind.__name__ for kind in _INSTANCE_NORMS)}, or keep the network's norms"
+        )
+    channels, affine = old.num_features, old.affine
+    # Their own parameters would be drawn for nothing.
+    if norm == "instance":
+        new: nn.Module = _INSTANCE_NORMS[kind](channels, old.eps, affine=affine, device="meta")
+    else:
+        fitting = max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
+        new = nn.GroupNorm(fitting, channels, old.eps, affine, device="meta")
+    new.weight, new.bias = old.weight, old.bias
+    return new.train(old.training)

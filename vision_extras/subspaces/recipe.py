@@ -54,12 +54,23 @@ class SubspaceRecipe:
     def __post_init__(self) -> None:
         check_choice(self, "kind", "compression")
         if self.kind == "none":
-            refuse_unread(self, "weakest", "strongest", "targets", "curriculum", "bias", "samples", "norm", "measured")
+            refuse_unread(
+                self,
+                "weakest",
+                "strongest",
+                "targets",
+                "curriculum",
+                "bias",
+                "samples",
+                "norm",
+                "measured",
+                choice="kind",
+            )
             return
         self._fill()
         check_choice(self, "curriculum", "norm")
         check_range(self, "warmup", least=0, below=1)
-        check_range(self, "bias", least=0)
+        check_range(self, "bias", least=0, most=1)
         check_range(self, "samples", "groups", least=1)
         if self.targets and self.kind == "line":
             raise ValueError(f"targets={self.targets!r} are for kind='point'; a line has all levels between its ends")

@@ -147,8 +147,7 @@ class CompressibleSubspace(nn.Module):
         network = taken.network
         for module in list(network.modules()):
             if parametrize.is_parametrized(module):
-                for name in list(module.parametrizations):
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                _make_plain(module)
         taken.compression.settle(network)
         return network
 
@@ -161,3 +160,13 @@ class CompressibleSubspace(nn.Module):
         alpha, level, activations = state.tolist()
         self.move(alpha, level)
         self.position.activations = bool(activations)
+
+
+def _make_plain(module: nn.Module) -> None:
+    """Give a module its parametrized tensors as parameters of its own."""
+    values = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in module.parametrizations}
+    # A copy has its class in common with what it was copied from, so that torch's own removal would break that.
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, value)

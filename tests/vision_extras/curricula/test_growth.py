@@ -188,9 +188,9 @@ def test_two_processes_are_one(tmp_path):
     ("settings", "message"),
     [
         ({"width": 0.0}, "width=0.0 must be above 0"),
-        ({"depth": 1.2}, "depth=1.2 must be at most 1; networks do not shrink"),
+        ({"depth": 1.2}, "depth=1.2 must be above 0 and at most 1"),
         ({"until": 0.0}, "until=0.0 must be above 0"),
-        ({"until": 1.1}, "until=1.1 must be at most 1"),
+        ({"until": 1.1}, "until=1.1 must be above 0 and at most 1"),
     ],
 )
 def test_schedules_that_do_not_grow_are_refused(settings, message):

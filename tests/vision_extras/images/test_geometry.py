@@ -179,9 +179,9 @@ def test_everything_at_once_is_repeatable():
     ("fields", "message"),
     [
         ({"shift": -1}, "shift=-1 must be at least 0"),
-        ({"flip": 1.5}, "flip=1.5 must be at most 1"),
-        ({"magnitude": 31}, "magnitude=31 must be at most 30"),
-        ({"scale": (0.5, 1.5)}, r"scale=\[0.5, 1.5\] must be at most 1"),
+        ({"flip": 1.5}, "flip=1.5 must be at least 0 and at most 1"),
+        ({"magnitude": 31}, "magnitude=31 must be at least 0 and at most 30"),
+        ({"scale": (0.5, 1.5)}, r"scale=\(0.5, 1.5\) must be above 0 and at most 1"),
         ({"scale": (0.5, 0.1)}, r"scale=\[0.5, 0.1\] must name the least before the greatest"),
         ({"ratio": (0.0, 1.0)}, "ratio=.* must be above 0"),
         ({"mixup": -0.2}, "mixup=-0.2 must be at least 0"),

@@ -364,7 +364,7 @@ def test_an_unreadable_row_is_named(tmp_path):
         ({"name": "folder", "path": "x", "label_column": "y"}, "label_column='y' must be left out"),
         ({"name": "digits", "held_out": 1.0}, "held_out=1.0 must be at least 0 and below 1"),
         ({"name": "digits", "std": (0.0,)}, "std=.* must be above 0"),
-        ({"name": "digits", "crop": 1.5}, "crop=1.5 must be at most 1"),
+        ({"name": "digits", "crop": 1.5}, "crop=1.5 must be above 0 and at most 1"),
     ],
 )
 def test_bad_fields_are_refused(fields, message):

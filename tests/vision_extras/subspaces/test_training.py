@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subspaces in the loop: what an update sees, and that runs can be interrupted and spread over processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hylora.training.moment import Moment
+from tests.outcomes import assert_same, records_of
+from tests.vision_extras import small
+from vision_extras.subspaces import CompressibleSubspace, Curriculum, Sparsity, SubspaceRecipe, SubspaceTraining
+
+ROOT = Path(__file__).parents[3]
+SPARSE = {"growth": {}, "pruning": {}, "model.name": "resnet8", "subspace.kind": "line"}
+
+
+def test_losses_of_a_sandwich_are_summed():
+    """Algorithm 1 by hand: one backward pass of the summed loss."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3))
+    other = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3))
+    subspace = CompressibleSubspace.line(network, Sparsity(), other=other)
+    inputs, moment = torch.randn(4, 5), Moment(9, 10, 0)
+    recipe = SubspaceRecipe(kind="line", samples=4)
+    curriculum = Curriculum(subspace.compression, recipe)
+    method = SubspaceTraining(subspace, curriculum)
+
+    def accumulate():
+        loss = subspace(inputs).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    method.begin(moment)
+    reported = method.gradients(accumulate)
+    found = {name: parameter.grad.clone() for name, parameter in subspace.named_parameters()}
+    subspace.zero_grad()
+    losses = []
+    for alpha, level in curriculum.draws(moment):
+        subspace.move(alpha, level)
+        losses.append(subspace(inputs).square().sum())
+    sum(losses).backward()
+    assert len(losses) == 4
+    torch.testing.assert_close(reported, sum(losses).detach() / 4)
+    torch.testing.assert_close(found, {name: parameter.grad for name, parameter in subspace.named_parameters()})
+
+
+def test_updates_stand_where_the_curriculum_says(tmp_path):
+    seen = []
+
+    def watch(task):
+        network = task.model.network
+        task.model.register_forward_pre_hook(
+            lambda module, _: (
+                seen.append((network.position.alpha, network.position.level)) if module.training else None
+            )
+        )
+
+    settings = {**SPARSE, "training.batch_size": 64}
+    small.train(tmp_path / "run", watch, **settings)
+    recipe = small.recipe(**SPARSE).subspace
+    curriculum = Curriculum(recipe.build(), recipe)
+    records = records_of(tmp_path / "run")
+    steps = records[-1]["step"]
+    expected = [curriculum.draws(Moment(step, steps, 0))[0] for step in range(steps)]
+    assert seen == expected
+    assert [(record["alpha"], record["level"]) for record in records] == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SPARSE,
+        {**SPARSE, "subspace.samples": 3, "sharpness.radius": 0.1, "average.decay": 0.9},
+        {**SPARSE, "subspace.kind": "point", "subspace.targets": (0.5, 0.9)},
+    ],
+    ids=["line", "sandwich with other methods", "targets"],
+)
+def test_every_interruption_gives_the_same_run(tmp_path, settings):
+    _, whole = small.train(tmp_path / "whole", **settings)
+    for number in (3, 8):
+        folder = tmp_path / str(number)
+        stop = small.before_pass(number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        result, _ = small.train(folder, stop, **settings)
+        assert result.stopped_by == "SIGTERM"
+        _, resumed = small.train(folder, **settings, **{"training.resume": True})
+        assert_same(resumed, whole)
+        assert records_of(folder) == records_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", ["sparsity", "width"])
+def test_two_processes_are_one(tmp_path, compression):
+    """Every process draws the same levels, and gradients of all of them are averaged."""
+    settings = {**SPARSE, "subspace.compression": compression, "training.batch_size": 16, "evaluation.at_end": True}
+    recipe = small.recipe(tmp_path / "run", **settings)
+    recipe.save(tmp_path / "recipe.yaml")
+
+    def run(processes):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        folder = tmp_path / str(processes)
+        call = [sys.executable, *launcher, "-m", "tests.vision_extras.command", str(tmp_path / "recipe.yaml")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(
+            [*call, f"output.path={folder}"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return load_file(folder / "model.safetensors"), records_of(folder)
+
+    (one, expected), (two, found) = run(1), run(2)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-3)
+    for record, reference in zip(found, expected, strict=True):
+        assert record == pytest.approx(reference, rel=1e-2, abs=1e-3)
