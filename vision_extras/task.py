@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
-from vision_extras.subspaces import Curriculum, SubspaceTraining
+from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTraining
+from vision_extras.subspaces.costs import costs
+from vision_extras.subspaces.curve import curve, measured_levels, standing
 
 __all__ = ["Classification", "ImageTask", "Loss"]
 
@@ -89,9 +92,11 @@ class ImageTask(PlannedTask):
         if recipe.growth.grows:
             self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, recipe.training.epochs))
         self.methods += self._pruning()
+        self._subspace: CompressibleSubspace | None = None
         if recipe.subspace.kind != "none":
-            curriculum = Curriculum(model.network.compression, recipe.subspace)
-            self.methods.append(SubspaceTraining(model.network, curriculum))
+            self._subspace = model.network
+            curriculum = Curriculum(self._subspace.compression, recipe.subspace)
+            self.methods.append(SubspaceTraining(self._subspace, curriculum))
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
         self._average: WeightAverage | None = None
@@ -136,29 +141,54 @@ class ImageTask(PlannedTask):
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size.
 
-        The averaged weights' loss and accuracy are beside them.
+        The averaged weights' loss and accuracy are beside them, and the accuracy at a subspace's strongest level; all
+        else is at its weakest, where it is left.
         """
         if not len(self._split.held_out):
             return {}
         evaluation, shape = self._evaluation(model, accelerator, check_stop), self._recipe.sampler.shape
-        found = evaluation.predictions(shape)
+        strongest = {}
+        if self._subspace is not None:
+            with standing(self._subspace, self._subspace.compression.strongest):
+                strongest["strongest_accuracy"] = evaluation.predictions(shape)["accuracy"]
+        with self._at_weakest():
+            found = evaluation.predictions(shape) | strongest
         if self._average is not None:
-            with self._average.applied():
+            with self._average.applied(), self._at_weakest():
                 averaged = evaluation.predictions(shape)
             found |= {f"average_{name}": averaged[name] for name in ("loss", "accuracy")}
         return found
 
+    def _at_weakest(self) -> AbstractContextManager[None]:
+        """Where a subspace is evaluated, if there is one."""
+        subspace = self._subspace
+        return nullcontext() if subspace is None else standing(subspace, subspace.compression.weakest)
+
     def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
-        """Accuracy by resolution, and how far embeddings move, on the held-out images."""
-        recipe = self._recipe.evaluation
+        """Accuracy along a subspace, by resolution, and how far embeddings move, on the held-out images.
+
+        A subspace is left at its weakest level, where all but the first is measured.
+        """
+        recipe, shape, found = self._recipe.evaluation, self._recipe.sampler.shape, {}
+        if self._subspace is not None:
+            # Training left it anywhere, and here it is saved.
+            self._subspace.at_level(self._subspace.compression.weakest)
         if not (recipe.at_end and len(self._split.held_out)):
-            return {}
+            return found
         evaluation = self._evaluation(model, accelerator, check_stop)
-        found = {"accuracy_by_side": evaluation.accuracies(recipe.sides)} if recipe.sides else {}
-        # A network of the user's own may end in anything.
-        if find_head(self.model.network) is not None:
-            found |= evaluation.embeddings(self.model.network, self._recipe.sampler.shape)
+        if self._subspace is not None:
+            found["curve"] = curve(self._subspace, self._levels(), lambda: evaluation.predictions(shape))
+        with self._at_weakest():
+            if recipe.sides:
+                found["accuracy_by_side"] = evaluation.accuracies(recipe.sides)
+            # A network of the user's own may end in anything.
+            if find_head(self.model.network) is not None:
+                found |= evaluation.embeddings(self.model.network, shape)
         return found
+
+    def _levels(self) -> tuple[float, ...]:
+        """Those at which a subspace is measured."""
+        return measured_levels(self._subspace.compression, self._recipe.subspace.measured)
 
     def _evaluation(
         self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
@@ -177,8 +207,12 @@ class ImageTask(PlannedTask):
         }
 
     def results(self) -> Mapping[str, Any]:
-        """What training took besides time and memory, and how large the network is."""
-        return {**super().results(), "flops": self._flops(), "sparsity": self.model.masks.sparsity()}
+        """What training took besides time and memory, how large the network is, and what it takes at each level."""
+        found = {**super().results(), "flops": self._flops(), "sparsity": self.model.masks.sparsity()}
+        if self._subspace is not None:
+            shape = self._split.channels, *self._recipe.sampler.shape
+            found["costs"] = costs(self._subspace, self._levels(), shape)
+        return found
 
     def _flops(self) -> int | None:
         """Operations of the run; None for a network of which they cannot be counted."""
