@@ -18,7 +18,7 @@ from vision_extras.models.hub import HubNetwork, check_timm
 from vision_extras.models.own import OwnNetwork
 from vision_extras.models.resnet import ResNet
 from vision_extras.models.resnet_config import RESNETS, ResNetConfig
-from vision_extras.models.vgg import VGG, VGGConfig
+from vision_extras.models.vgg import VGG, VGGS, VGGConfig
 from vision_extras.models.weights import read_config
 
 __all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "resnet_config", "save_network"]
@@ -29,9 +29,9 @@ class ModelRecipe:
     """A network for images.
 
     Args:
-        name: which one; resnet20 to resnet110, resnet18_cifar and vgg11 are for small images. `transformers` and
-            `timm` have more, and `package.module:function` is a factory of one's own, which is called with
-            `channels`, `classes` and what `config` has.
+        name: which one; resnet20 to resnet110, cpreresnet20, resnet18_cifar and vgg11 are for small images.
+            `transformers` and `timm` have more, and `package.module:function` is a factory of one's own, which is
+            called with `channels`, `classes` and what `config` has.
         norm: of `batch` statistics, or of `group`s of 8 channels in each image alone.
         width: factor on its channels, which are rounded up to multiples of 8.
         depth: factor on the blocks of each stage, at least one of which stays.
@@ -86,7 +86,7 @@ def _build_resnet(recipe: ModelRecipe, channels: int, classes: int, draw: torch.
 
 
 def _build_vgg(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> VGG:
-    return VGG(VGGConfig(channels=channels, classes=classes, **_options(recipe, _build_vgg)), draw)
+    return VGG(VGGConfig(name=recipe.name, channels=channels, classes=classes, **_options(recipe, _build_vgg)), draw)
 
 
 def _build_hub(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> HubNetwork:
@@ -108,7 +108,7 @@ def _build_own(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Gen
 
 NETWORKS: dict[str, Builder] = {
     **dict.fromkeys(RESNETS, _build_resnet),
-    "vgg11": _build_vgg,
+    **dict.fromkeys(VGGS, _build_vgg),
     "transformers": _build_hub,
     "timm": _build_timm,
 }

@@ -19,15 +19,25 @@ __all__ = ["MODEL_TYPE", "ResNet"]
 MODEL_TYPE = "hylora_resnet"
 
 
-class _Convolution(nn.Sequential):
-    """A convolution and its norm."""
+def _norm(channels: int, config: ResNetConfig) -> nn.Module:
+    return nn.BatchNorm2d(channels) if config.norm == "batch" else nn.GroupNorm(channels // GROUP, channels)
 
-    def __init__(self, shape: ConvolutionShape, norm: str) -> None:
-        width = shape.width
-        super().__init__(
-            nn.Conv2d(*shape, padding=shape.kernel // 2, bias=False),
-            nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(width // GROUP, width),
-        )
+
+def _convolution(shape: ConvolutionShape) -> nn.Conv2d:
+    return nn.Conv2d(*shape, padding=shape.kernel // 2, bias=False)
+
+
+def _outer(shape: ConvolutionShape, config: ResNetConfig) -> nn.Sequential:
+    """A convolution at the stem or in a shortcut, whose norm is left to the blocks where those begin with one."""
+    norms = [] if config.preactivates else [_norm(shape.width, config)]
+    return nn.Sequential(_convolution(shape), *norms)
+
+
+def _inner(shape: ConvolutionShape, config: ResNetConfig) -> nn.Sequential:
+    """A convolution in a block."""
+    if config.preactivates:
+        return nn.Sequential(_norm(shape.channels, config), nn.ReLU(), _convolution(shape))
+    return nn.Sequential(_convolution(shape), _norm(shape.width, config))
 
 
 class _Block(nn.Module):
@@ -35,14 +45,15 @@ class _Block(nn.Module):
 
     Args:
         shape: of them.
-        norm: `batch` or `group`.
+        config: of the network.
         drop: share of images for which it is passed over in training.
     """
 
-    def __init__(self, shape: BlockShape, norm: str, drop: float) -> None:
+    def __init__(self, shape: BlockShape, config: ResNetConfig, drop: float) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(_Convolution(size, norm) for size in shape.convolutions)
-        self.shortcut = _Convolution(shape.shortcut, norm) if shape.shortcut else nn.Identity()
+        self.convolutions = nn.ModuleList(_inner(size, config) for size in shape.convolutions)
+        self.shortcut = _outer(shape.shortcut, config) if shape.shortcut else nn.Identity()
+        self.activation = nn.Identity() if config.preactivates else nn.ReLU()
         self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,11 +61,11 @@ class _Block(nn.Module):
         first, *others = self.convolutions
         inner = first(x)
         for convolution in others:
-            inner = convolution(F.relu(inner))
+            inner = convolution(self.activation(inner))
         if self.training and self.drop:
             stays = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
             inner = inner * (stays / (1 - self.drop)).to(inner.dtype)
-        return F.relu(self.shortcut(x) + inner)
+        return self.activation(self.shortcut(x) + inner)
 
 
 class ResNet(nn.Module):
@@ -71,13 +82,16 @@ class ResNet(nn.Module):
         blocks, number = sum(map(len, config.stages)), 0
         # torch's own initial weights would come from its global generator.
         with torch.device("meta"):
-            self.stem = _Convolution(config.stem_shape, config.norm)
+            self.stem = _outer(config.stem_shape, config)
+            self.activation = nn.Identity() if config.preactivates else nn.ReLU()
             self.stages = nn.ModuleList()
             for shapes in config.stages:
                 self.stages.append(nn.ModuleList())
                 for shape in shapes:
                     number += 1
-                    self.stages[-1].append(_Block(shape, config.norm, config.stochastic_depth * number / blocks))
+                    self.stages[-1].append(_Block(shape, config, config.stochastic_depth * number / blocks))
+            norms = [_norm(config.features, config), nn.ReLU()] if config.preactivates else []
+            self.last = nn.Sequential(*norms)
             self.head = nn.Linear(config.features, config.classes)
         if draw is not None:
             self.to_empty(device="cpu")
@@ -100,13 +114,13 @@ class ResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images [B, channels, H, W] of any size to their mean features, [B, D]."""
-        x = F.relu(self.stem(images))
+        x = self.activation(self.stem(images))
         if self.config.stem == "imagenet":
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         for blocks in self.stages:
             for block in blocks:
                 x = block(x)
-        return x.mean((-2, -1))
+        return self.last(x).mean((-2, -1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, channels, H, W] of any size to logits [B, classes]."""

@@ -15,19 +15,19 @@ __all__ = ["GROUP", "RESNETS", "BlockShape", "ConvolutionShape", "ResNetConfig",
 # Widths are multiples of it (equation 4.1), and it is the size of a group in group norms.
 GROUP = 8
 
-# The last convolution of a bottleneck has so many times the channels of the others.
-_EXPANSION = {"basic": 1, "bottleneck": 4}
+# The last convolution of a block has so many times the channels of the others.
+_EXPANSION = {"basic": 1, "bottleneck": 4, "preactivation": 4}
 
 
-def _cifar(layers: int, widths: tuple[int, ...] = (16, 32, 64)) -> dict[str, Any]:
-    return {"stem": "cifar", "block": "basic", "widths": widths, "layers": (layers,) * len(widths)}
+def _cifar(layers: int, widths: tuple[int, ...] = (16, 32, 64), block: str = "basic") -> dict[str, Any]:
+    return {"stem": "cifar", "block": block, "widths": widths, "layers": (layers,) * len(widths)}
 
 
 def _imagenet(block: str, *layers: int) -> dict[str, Any]:
     return {"stem": "imagenet", "block": block, "widths": (64, 128, 256, 512), "layers": layers}
 
 
-# Those for CIFAR have 6n + 2 layers. ResNet-8 is for tests and demonstrations.
+# Those for CIFAR have 6n + 2 layers, or 9n + 2 of pre-activation. ResNet-8 is for tests and demonstrations.
 RESNETS = {
     "resnet8": _cifar(1),
     "resnet20": _cifar(3),
@@ -35,6 +35,7 @@ RESNETS = {
     "resnet44": _cifar(7),
     "resnet56": _cifar(9),
     "resnet110": _cifar(18),
+    "cpreresnet20": _cifar(2, block="preactivation"),
     "resnet18_cifar": _cifar(2, widths=(64, 128, 256, 512)),
     "resnet18": _imagenet("basic", 2, 2, 2, 2),
     "resnet34": _imagenet("basic", 3, 4, 6, 3),
@@ -78,7 +79,9 @@ class ResNetConfig:
         channels: of the images.
         classes: to tell apart.
         stem: `cifar` is a 3x3 convolution, `imagenet` one of 7x7 with stride 2 and max pooling after it.
-        block: two 3x3 convolutions, or a 3x3 one between two of 1x1 of which the last has four times the channels.
+        block: two 3x3 convolutions (`basic`), or a 3x3 one between two of 1x1 of which the last has four times the
+            channels (`bottleneck`). With `preactivation` a norm and a ReLU come before each of the three, the
+            shortcut sees what the block is given, and another norm and ReLU follow the last block (He et al., 2016b).
         widths: channels of the blocks in each stage, at full width; multiples of 8. The stem has the first of them.
         layers: blocks of each stage, at full depth. All stages but the first halve the resolution.
         norm: of `batch` statistics, or of `group`s of 8 channels in each image alone.
@@ -95,7 +98,7 @@ class ResNetConfig:
     channels: int
     classes: int
     stem: Literal["cifar", "imagenet"]
-    block: Literal["basic", "bottleneck"]
+    block: Literal["basic", "bottleneck", "preactivation"]
     widths: tuple[int, ...]
     layers: tuple[int, ...]
     norm: Literal["batch", "group"] = "batch"
@@ -115,6 +118,11 @@ class ResNetConfig:
             raise ValueError(f"widths={self.widths!r} must be multiples of {GROUP}")
         if len(self.widths) != len(self.layers) or not self.widths:
             raise ValueError(f"layers={self.layers!r} must have one number for each of widths={self.widths!r}")
+
+    @property
+    def preactivates(self) -> bool:
+        """Whether norms and ReLUs come before convolutions."""
+        return self.block == "preactivation"
 
     @property
     def stem_shape(self) -> ConvolutionShape:
@@ -141,7 +149,7 @@ class ResNetConfig:
             output = scaled_width(_EXPANSION[self.block] * self.widths[stage], self.width)
             stride = 2 if stage else 1
             # Told from the full network, so that a block has the same parts at every width.
-            projects = stage > 0 or self.block == "bottleneck"
+            projects = stage > 0 or self.block != "basic"
             shortcut = ConvolutionShape(channels, output, 1, stride) if projects else None
             first = BlockShape(self._convolutions(channels, width, output, stride), shortcut)
             other = BlockShape(self._convolutions(output, width, output, 1), None)
@@ -164,8 +172,13 @@ class ResNetConfig:
     @property
     def parameters(self) -> int:
         """How many numbers are trained: weights of convolutions, two for each channel of their norms, the head's."""
-        counts = (shape.width * (shape.channels * shape.kernel**2 + 2) for shape in self._all_convolutions())
-        return sum(counts) + (self.features + 1) * self.classes
+        shapes, blocks = self._all_convolutions(), itertools.chain.from_iterable(self.stages)
+        if self.preactivates:
+            normed = [shape.channels for block in blocks for shape in block.convolutions] + [self.features]
+        else:
+            normed = [shape.width for shape in shapes]
+        weights = sum(shape.width * shape.channels * shape.kernel**2 for shape in shapes)
+        return weights + 2 * sum(normed) + (self.features + 1) * self.classes
 
     def training_flops(self, height: int, width: int) -> int:
         """Operations of one image's pass forward and backward: what `metrics.training_flops` counts, at once.

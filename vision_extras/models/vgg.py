@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VGG11 (Simonyan and Zisserman, 2015) as chapter 2 trains it: with norms, and one linear layer for a classifier."""
+"""VGG11 and VGG19 (Simonyan and Zisserman, 2015) as the thesis has them: with norms, and one linear layer of three."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from hylora.training.fields import check_choice, check_range
 from vision_extras.models.resnet_config import GROUP, scaled_width
 from vision_extras.models.weights import drawn_from, read_config, read_weights, write_network
 
-__all__ = ["MODEL_TYPE", "VGG", "VGGConfig"]
+__all__ = ["MODEL_TYPE", "VGG", "VGGS", "VGGConfig"]
 
 MODEL_TYPE = "hylora_vgg"
 
 # Channels of the 3x3 convolutions of each stage. Max pooling after each stage halves the resolution.
-_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+VGGS = {
+    "vgg11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
+    "vgg19": ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VGGConfig:
-    """The shape of a VGG11.
+    """The shape of a VGG.
 
     Args:
+        name: which one.
         channels: of the images.
         classes: to tell apart.
         norm: of `batch` statistics, or of `group`s of 8 channels in each image alone.
@@ -40,6 +44,7 @@ class VGGConfig:
         ValueError: if no network has this shape.
     """
 
+    name: Literal["vgg11", "vgg19"] = "vgg11"
     channels: int
     classes: int
     norm: Literal["batch", "group"] = "batch"
@@ -47,14 +52,14 @@ class VGGConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice(self, "norm")
+        check_choice(self, "name", "norm")
         check_range(self, "channels", "classes", least=1)
         check_range(self, "width", above=0)
         check_range(self, "dropout", least=0, below=1)
 
 
 class VGG(nn.Module):
-    """Eight convolutions with norms, and a classifier of their mean features.
+    """Eight or sixteen convolutions with norms, and a classifier of their mean features.
 
     An image of 32x32 pixels has one position of features at the end, larger ones have more.
 
@@ -63,14 +68,14 @@ class VGG(nn.Module):
         draw: gives the random weights to start from; None makes them on the meta device, with shapes alone.
     """
 
-    stride = 2 ** len(_STAGES)
+    stride = 32
 
     def __init__(self, config: VGGConfig, draw: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         with drawn_from(draw):
             channels, stages = config.channels, []
-            for widths in _STAGES:
+            for widths in VGGS[config.name]:
                 layers: list[nn.Module] = []
                 for width in (scaled_width(width, config.width) for width in widths):
                     norm = nn.BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(width // GROUP, width)

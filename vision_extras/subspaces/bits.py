@@ -7,10 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from vision_extras.subspaces.compression import Compression
+from vision_extras.subspaces.compression import Compression, compressible
 from vision_extras.subspaces.position import Position
+from vision_extras.subspaces.quantizer import InputQuantizer, WeightQuantizer
 
 __all__ = ["Bits"]
 
@@ -18,6 +20,9 @@ __all__ = ["Bits"]
 @dataclass(frozen=True)
 class Bits(Compression):
     """Levels are numbers of bits, and gamma(alpha) = 2 + 6 alpha.
+
+    Batch norms are not folded into the weights before these are quantised: the method has norms without statistics,
+    which cannot be.
 
     Args:
         weakest: bits at the accurate end, 3 to 8.
@@ -49,4 +54,18 @@ class Bits(Compression):
         return tuple(range(int(self.weakest), int(self.strongest) - 1, -1))
 
     def compress(self, network: nn.Module, position: Position, keep: Collection[str] | None) -> None:
-        raise NotImplementedError
+        for layer in compressible(network, keep).values():
+            parametrize.register_parametrization(layer, "weight", WeightQuantizer(position))
+            layer.input_quantizer = InputQuantizer(position, layer.weight.device)
+            layer.register_forward_pre_hook(_quantize_input)
+
+    def settle(self, network: nn.Module) -> None:
+        for layer in network.modules():
+            quantizer = getattr(layer, "input_quantizer", None)
+            if isinstance(quantizer, InputQuantizer):
+                layer.input_quantizer = quantizer.settled()
+
+
+def _quantize_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook that knows no layer of its own, so that copies of a network quantise by themselves."""
+    return (layer.input_quantizer(inputs[0]), *inputs[1:])

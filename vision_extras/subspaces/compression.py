@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -94,10 +95,23 @@ def compressible(network: nn.Module, keep: Collection[str] | None) -> dict[str, 
     """
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
-    kept = set([*layers][:1] + [*layers][-1:]) if keep is None else set(keep)
+    kept = _outermost(layers) if keep is None else set(keep)
     if unknown := kept - layers.keys():
         raise ValueError(f"keep={sorted(unknown)} must be names of convolutions or linear layers of the network")
     found = {name: layer for name, layer in layers.items() if name not in kept}
     if not found:
         raise ValueError(f"of {len(layers)} layers {len(kept)} are kept, so that none is left to compress")
     return found
+
+
+def _outermost(layers: Mapping[str, nn.Module]) -> set[str]:
+    """The first layer, and the last with those of its shape beside it: a distilled DeiT has two classifiers."""
+    if not layers:
+        return set()
+    first, *_, last = [*layers][:1] + [*layers]
+
+    def classifies(name: str) -> bool:
+        beside = name.rpartition(".")[0] == last.rpartition(".")[0]
+        return beside and layers[name].weight.shape == layers[last].weight.shape
+
+    return {first, *itertools.takewhile(classifies, reversed(layers))}

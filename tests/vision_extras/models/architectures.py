@@ -20,8 +20,10 @@ def _hub(model_type, **entries):
 # Recipe, stride, multiple.
 TINY = {
     "resnet8": (ModelRecipe(name="resnet8", width=0.5), 4, 1),
+    "cpreresnet20": (ModelRecipe(name="cpreresnet20", width=0.5, stochastic_depth=0.1), 4, 1),
     "vgg11": (ModelRecipe(name="vgg11", width=0.125), 32, 1),
     "vgg11 with group norm": (ModelRecipe(name="vgg11", width=0.125, norm="group", dropout=0.1), 32, 1),
+    "vgg19": (ModelRecipe(name="vgg19", width=0.125), 32, 1),
     "own": (ModelRecipe(name=f"{__name__}:own", config={"width": 4}), 2, 2),
     "resnet": (_hub("resnet", embedding_size=8, layer_type="basic", **_STAGES), 32, 1),
     "vit": (_hub("vit", image_size=32, patch_size=8, intermediate_size=32, **_LAYER), 8, 8),

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tests.outcomes import assert_same
 from vision_extras.models import ModelRecipe, build_network, load_network, save_network
@@ -47,6 +48,7 @@ def parameters(network):
         ("resnet44", 10, 0.66),
         ("resnet56", 10, 0.85),
         ("resnet110", 10, 1.7),
+        ("cpreresnet20", 10, 0.217),
         ("resnet18_cifar", 10, 11.2),
         ("resnet50", 1000, 25.56),
     ],
@@ -79,6 +81,31 @@ def test_the_imagenet_networks_have_the_weights_of_transformers(name):
     assert shapes(build(name, 1000, channels=3, draw=None)) == shapes(theirs)
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_pre_activation_is_that_of_its_paper(norm):
+    """He et al. (2016b): x + W3 f(n3(W2 f(n2(W1 f(n1(x)))))), with W0 x in place of x where channels change."""
+    network, images = trained(name="cpreresnet20", norm=norm, channels=3).eval(), torch.rand(2, 3, 9, 8).double()
+    state = network.state_dict()
+
+    def normed(x, name):
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        if norm == "group":
+            return F.relu(F.group_norm(x, x.shape[1] // 8, weight, bias))
+        return F.relu(F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"], weight, bias))
+
+    x = F.conv2d(images, state["stem.0.weight"], padding=1)
+    for stage in range(3):
+        for block in range(2):
+            here, stride = f"stages.{stage}.{block}", 2 if stage and not block else 1
+            inner = x
+            for number, (padding, step) in enumerate([(0, 1), (1, stride), (0, 1)]):
+                part = f"{here}.convolutions.{number}"
+                inner = F.conv2d(normed(inner, f"{part}.0"), state[f"{part}.2.weight"], padding=padding, stride=step)
+            x = (x if block else F.conv2d(x, state[f"{here}.shortcut.0.weight"], stride=stride)) + inner
+    features = normed(x, "last.0").mean((-2, -1))
+    torch.testing.assert_close(network(images), F.linear(features, state["head.weight"], state["head.bias"]))
+
+
 def test_scaling_is_that_of_the_equations():
     for channels in (8, 16, 24, 64, 2048):
         for factor in (0.01, 0.25, 1 / 3, 0.7, 0.75, 1.0):
@@ -94,14 +121,14 @@ def test_scaling_is_that_of_the_equations():
 
 @pytest.mark.parametrize("width", FACTORS)
 @pytest.mark.parametrize("depth", FACTORS)
-@pytest.mark.parametrize(("name", "norm"), [("resnet20", "batch"), ("resnet50", "group")])
+@pytest.mark.parametrize(("name", "norm"), [("resnet20", "batch"), ("resnet50", "group"), ("cpreresnet20", "group")])
 def test_every_factor_gives_a_network_of_that_size(name, norm, width, depth):
     network = build(name, width=width, depth=depth, norm=norm, draw=None)
-    shape, expansion = RESNETS[name], 4 if name == "resnet50" else 1
+    shape, expansion = RESNETS[name], 1 if name == "resnet20" else 4
     assert [len(stage) for stage in network.stages] == [scaled_depth(layers, depth) for layers in shape["layers"]]
     for stage, base in zip(network.stages, shape["widths"], strict=True):
         for block in stage:
-            inner = [convolution[0].out_channels for convolution in block.convolutions]
+            inner = [part.out_channels for part in block.convolutions.modules() if isinstance(part, nn.Conv2d)]
             assert set(inner[:-1]) == {scaled_width(base, width)}
             assert inner[-1] == scaled_width(expansion * base, width)
     assert network(torch.empty(2, 1, network.stride, network.stride + 1, device="meta")).shape == (2, 10)
@@ -111,7 +138,7 @@ def test_every_factor_gives_a_network_of_that_size(name, norm, width, depth):
         assert all(module.num_channels == 8 * module.num_groups for module in groups)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet18_cifar", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet20", "cpreresnet20", "resnet18_cifar", "resnet18", "resnet50"])
 def test_the_stride_is_that_of_the_features(name):
     network, seen = build(name, depth=0.01, draw=None), []
     network.stages[-1][-1].register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-2:]))
@@ -124,16 +151,16 @@ def test_the_stride_is_that_of_the_features(name):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("name", ["resnet20", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet50", "cpreresnet20"])
 def test_what_was_trained_is_the_leading_corner_bit_for_bit(name, norm):
     network = trained(name=name, norm=norm, width=0.25, depth=0.3)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert network.grow(0.5, 0.7, torch.Generator().manual_seed(3))
+    assert network.grow(0.5, 0.8, torch.Generator().manual_seed(3))
     after = network.state_dict()
     assert before.keys() < after.keys()
     assert_same({key: after[key][tuple(map(slice, value.shape))] for key, value in before.items()}, before)
     assert all(value.dtype == before["head.weight"].dtype for value in after.values() if value.is_floating_point())
-    drawn = build(name, norm=norm, width=0.5, depth=0.7, draw=3).double().state_dict()
+    drawn = build(name, norm=norm, width=0.5, depth=0.8, draw=3).double().state_dict()
     for key, value in after.items():
         if key in before:
             value[tuple(map(slice, before[key].shape))] = drawn[key][tuple(map(slice, before[key].shape))]
@@ -141,7 +168,7 @@ def test_what_was_trained_is_the_leading_corner_bit_for_bit(name, norm):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("name", ["resnet20", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet50", "cpreresnet20"])
 def test_growth_adds_to_the_function_and_changes_none_of_it(name, norm):
     """With what leads out of the new channels and blocks at zero, the network computes what it did."""
     network = trained(name=name, norm=norm, width=0.25, depth=0.3).eval()
@@ -156,9 +183,8 @@ def test_growth_adds_to_the_function_and_changes_none_of_it(name, norm):
         for stage, blocks in enumerate(network.stages):
             for number, block in enumerate(blocks):
                 if f"stages.{stage}.{number}.convolutions.0.0.weight" not in before:
-                    last = block.convolutions[-1][1]
-                    last.weight.zero_()
-                    last.bias.zero_()
+                    for parameter in block.convolutions[-1][-1].parameters():
+                        parameter.zero_()
     # Blocks that were added pass the new channels on, but nothing reads those.
     torch.testing.assert_close(network(images), expected, rtol=1e-10, atol=1e-10)
 
