@@ -7,27 +7,33 @@ import copy
 
 import pytest
 import torch
+from torch.nn.utils.parametrize import ParametrizationList
 
 from hylora.randomness import generator
 from tests.outcomes import assert_same
 from vision_extras.models import ModelRecipe, build_network
-from vision_extras.subspaces import CompressibleSubspace, Sparsity
+from vision_extras.subspaces import Bits, CompressibleSubspace, Sparsity
 from vision_extras.subspaces.deployment import Deployed
-from vision_extras.subspaces.sparsity import TopK
 
 IMAGES = torch.randn(3, 1, 9, 11, generator=torch.Generator().manual_seed(0))
-MIDDLE = {"sparsity": 0.5}
+MIDDLE = {"sparsity": 0.5, "bits": 5}
 
 
 def network(seed):
     return build_network(ModelRecipe(name="resnet8", norm="group"), 1, 5, generator("weights", seed))
 
 
-@pytest.fixture(params=["line", "point"])
+@pytest.fixture(params=[(kind, compression) for kind in ("line", "point") for compression in (Sparsity(), Bits())])
 def subspace(request):
-    if request.param == "line":
-        return CompressibleSubspace.line(network(0), Sparsity(), other=network(1)).eval()
-    return CompressibleSubspace.point(network(0), Sparsity()).eval()
+    kind, compression = request.param
+    if kind == "line":
+        made = CompressibleSubspace.line(network(0), compression, other=network(1))
+    else:
+        made = CompressibleSubspace.point(network(0), compression)
+    made.position.activations = True
+    # So that what layers are given has been seen.
+    made.train()(2 * IMAGES)
+    return made.eval()
 
 
 def test_a_level_is_what_is_exported_there_whenever_it_is_gone_to(subspace):
@@ -54,8 +60,8 @@ def test_the_subspace_stays_as_it_is_and_where(subspace):
 
 
 def test_nothing_is_computed_in_a_pass_or_kept_twice(subspace, monkeypatch):
-    calls, forward = [], TopK.forward
-    monkeypatch.setattr(TopK, "forward", lambda self, weight: calls.append(1) or forward(self, weight))
+    calls, forward = [], ParametrizationList.forward
+    monkeypatch.setattr(ParametrizationList, "forward", lambda self: calls.append(1) or forward(self))
     deployed = Deployed(subspace)
     computed = len(calls)
     deployed(IMAGES)
@@ -69,6 +75,6 @@ def test_nothing_is_computed_in_a_pass_or_kept_twice(subspace, monkeypatch):
 def test_a_level_that_was_not_trained_changes_nothing(subspace):
     deployed = Deployed(subspace)
     before = deployed(IMAGES)
-    with pytest.raises(ValueError, match="level=0.99 must be from 0.0 to 0.975"):
-        deployed.switch(0.99)
-    assert deployed.level == 0 and torch.equal(deployed(IMAGES), before)
+    with pytest.raises(ValueError, match="level=9 must be .*, the range that "):
+        deployed.switch(9)
+    assert deployed.level == subspace.compression.weakest and torch.equal(deployed(IMAGES), before)
