@@ -17,7 +17,7 @@ from vision_extras.subspaces.line import draw_lines
 from vision_extras.subspaces.norms import norm_parameters
 from vision_extras.subspaces.position import Position
 
-__all__ = ["CompressibleSubspace"]
+__all__ = ["CompressibleSubspace", "make_plain"]
 
 
 class CompressibleSubspace(nn.Module):
@@ -147,7 +147,7 @@ class CompressibleSubspace(nn.Module):
         network = taken.network
         for module in list(network.modules()):
             if parametrize.is_parametrized(module):
-                _make_plain(module)
+                make_plain(module)
         taken.compression.settle(network)
         return network
 
@@ -162,7 +162,7 @@ class CompressibleSubspace(nn.Module):
         self.position.activations = bool(activations)
 
 
-def _make_plain(module: nn.Module) -> None:
+def make_plain(module: nn.Module) -> None:
     """Give a module its parametrized tensors as parameters of its own."""
     values = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in module.parametrizations}
     # A copy has its class in common with what it was copied from, so that torch's own removal would break that.
