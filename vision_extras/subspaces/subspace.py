@@ -50,8 +50,14 @@ class CompressibleSubspace(nn.Module):
         self.position = Position(compression.alpha(compression.weakest), compression.weakest)
         # Taken before layers are changed, as that may change names.
         ends = {} if other is None else self._ends(network, other)
-        draw_lines(network, self.position, ends)
-        compression.compress(network, self.position, keep)
+        if compression.shares_weights:
+            # Slim layers are of other classes, and a line is added to the class of its layer.
+            compression.compress(network, self.position, keep)
+            draw_lines(network, self.position, ends)
+        else:
+            # What is compressed is the point of the line.
+            draw_lines(network, self.position, ends)
+            compression.compress(network, self.position, keep)
 
     def _ends(self, network: nn.Module, other: nn.Module) -> dict[str, Tensor]:
         """Where the efficient end of each parameter that becomes a line is."""
