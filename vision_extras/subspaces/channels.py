@@ -26,13 +26,15 @@ def channels_given(network: nn.Module, images: Tensor) -> dict[Slim, int]:
     Raises:
         ValueError: if a layer is run several times, on different numbers of channels.
     """
+    names = {module: name for name, module in network.named_modules()}
     found: dict[Slim, int] = {}
 
     def count(layer: Slim, inputs: tuple[Tensor]) -> None:
         channels = inputs[0].shape[layer.axis]
         if found.setdefault(layer, channels) != channels:
             raise ValueError(
-                f"a layer is given {found[layer]} channels once and {channels} again; it cannot be smaller"
+                f"{names[layer]} is given {found[layer]} channels at one place and {channels} at another, where the "
+                "network is narrower; use two layers"
             )
 
     with _watched(network, count):
@@ -41,7 +43,7 @@ def channels_given(network: nn.Module, images: Tensor) -> dict[Slim, int]:
 
 
 def check_channels(network: nn.Module, images: Tensor) -> None:
-    """Refuse a network whose layers' first channels depend on more than the first channels of the layers before.
+    """Refuse a network whose layers' first channels are made of others than the first channels of layers before.
 
     It runs at the present level, and again with zeros in place of the channels that are away. Concatenated, shuffled
     and averaged channels, and vectors of several positions with the channels of each together, are then others.
@@ -51,8 +53,9 @@ def check_channels(network: nn.Module, images: Tensor) -> None:
         images: [B, C, H, W], not constant.
 
     Raises:
-        ValueError: naming the layer that is given other channels.
+        ValueError: naming the layer that is given others.
     """
+    channels_given(network, images)
     names = {module: name for name, module in network.named_modules()}
     narrow: list[tuple[Slim, Tensor]] = []
     with _watched(network, lambda layer, inputs: narrow.append((layer, *inputs))):

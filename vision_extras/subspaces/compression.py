@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vision_extras.subspaces.position import Position
 
-__all__ = ["Compression", "compressible"]
+__all__ = ["Compression", "classifiers", "compressible"]
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,19 @@ def compressible(network: nn.Module, keep: Collection[str] | None) -> dict[str, 
 
 
 def _outermost(layers: Mapping[str, nn.Module]) -> set[str]:
-    """The first layer, and the last with those of its shape beside it: a distilled DeiT has two classifiers."""
-    if not layers:
-        return set()
-    first, *_, last = [*layers][:1] + [*layers]
+    return {*[*layers][:1], *classifiers(layers)}
+
+
+def classifiers(layers: Mapping[str, nn.Module]) -> set[str]:
+    """Names of the last layer and of those of its shape beside it: a distilled DeiT has two classifiers.
+
+    Args:
+        layers: of a network, as `compressible` gives them.
+    """
+    last = next(reversed(layers), "")
 
     def classifies(name: str) -> bool:
         beside = name.rpartition(".")[0] == last.rpartition(".")[0]
         return beside and layers[name].weight.shape == layers[last].weight.shape
 
-    return {first, *itertools.takewhile(classifies, reversed(layers))}
+    return {*itertools.takewhile(classifies, reversed(layers))}

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from vision_extras.subspaces.channels import channels_given, check_channels
-from vision_extras.subspaces.compression import Compression, compressible
+from vision_extras.subspaces.compression import Compression, classifiers, compressible
 from vision_extras.subspaces.position import Position
 from vision_extras.subspaces.slim import Slim, make_slim, slim_class
 
@@ -67,12 +67,9 @@ class Width(Compression):
         """
         modules = dict(network.named_modules())
         layers = compressible(network, ())
-        normalised = {
-            module.normalized_shape[-1]
-            for module in modules.values()
-            if isinstance(module, (nn.LayerNorm, nn.RMSNorm))
-        }
-        whole = set([*layers][-1:] if keep is None else keep)
+        norms = (module for module in modules.values() if isinstance(module, (nn.LayerNorm, nn.RMSNorm)))
+        normalised = {norm.normalized_shape[-1] for norm in norms}
+        whole = classifiers(layers) if keep is None else set(keep)
         whole |= {name for name, layer in layers.items() if len(layer.weight) in normalised}
         # Depthwise convolutions follow what they are given.
         narrower = compressible(network, whole | {name for name in layers if getattr(layers[name], "groups", 1) > 1})
