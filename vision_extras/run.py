@@ -20,7 +20,7 @@ from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_l
 from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
-from vision_extras.subspaces import CompressibleSubspace, replace_batch_norms
+from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.task import Classification, ImageTask, Loss
 
 __all__ = ["TASK", "make_task", "train"]
@@ -121,12 +121,10 @@ def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> Compress
         draw = generator("other end", recipe.training.seed)
         other = _build(recipe.model, split.channels, len(split.classes), draw)
     try:
-        for end in filter(None, (network, other)):
-            if wanted.norm != "keep":
-                replace_batch_norms(end, wanted.norm, wanted.groups)
+        norms = {"norm": wanted.norm, "groups": wanted.groups}
         if wanted.kind == "line":
-            return CompressibleSubspace.line(network, wanted.build(), other=other)
-        return CompressibleSubspace.point(network, wanted.build())
+            return CompressibleSubspace.line(network, wanted.build(), other=other, **norms)
+        return CompressibleSubspace.point(network, wanted.build(), **norms)
     except ValueError as error:
         raise RecipeError(f"subspace.compression={wanted.compression!r}: {error}") from error
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from vision_extras.models.grid import Grid
 from vision_extras.subspaces.position import Position
 
 __all__ = ["Compression", "classifiers", "compressible"]
@@ -78,6 +79,14 @@ class Compression:
 
     def settle(self, network: nn.Module) -> None:
         """Leave plain modules at the present level, in place, after all weights have become plain parameters."""
+
+    def grids(self, network: nn.Module) -> dict[str, Grid]:
+        """The grids of few bits that weights are on at the present level, by the weight's name.
+
+        Args:
+            network: compressed and not settled.
+        """
+        return {}
 
     def check_level(self, level: float) -> None:
         """Refuse a level that this compression does not have.
