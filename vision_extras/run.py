@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -91,7 +92,7 @@ def make_task(
     shapes = recipe.sampler.shapes(recipe.training.epochs)
     try:
         for shape in {shapes[0], shapes[-1]}:
-            check_logits(network, shape, split.channels, len(split.classes))
+            _check(network, shape, split.channels, len(split.classes))
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
     model = Classification(network, loss, recipe.augment.label_smoothing)
@@ -99,6 +100,18 @@ def make_task(
         return ImageTask(model, split, recipe, share_of(accelerator))
     except ValueError as error:
         raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
+
+
+def _check(network: nn.Module, shape: tuple[int, int], channels: int, classes: int) -> None:
+    """Try a network on an image, and a subspace at both its ends."""
+    check_logits(network, shape, channels, classes)
+    if isinstance(network, CompressibleSubspace):
+        compression = network.compression
+        network.at_level(compression.strongest)
+        check_logits(network, shape, channels, classes)
+        ramp = torch.linspace(-1, 1, channels * math.prod(shape))
+        compression.check(network.network, ramp.reshape(1, channels, *shape))
+        network.at_level(compression.weakest)
 
 
 def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> CompressibleSubspace:

@@ -53,9 +53,7 @@ def training_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def inference_flops(
-    network: nn.Module, shape: tuple[int, int, int], shares: Mapping[str, float] | None = None
-) -> int:
+def inference_flops(network: nn.Module, shape: tuple[int, int, int], shares: Mapping[str, float] | None = None) -> int:
     """Operations of one image's pass forward in evaluation. Nothing is computed.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from vision_extras.subspaces.position import Position
 
@@ -64,6 +64,17 @@ class Compression:
             ValueError: if the network has nothing to compress, or cannot be compressed in this way.
         """
         raise NotImplementedError
+
+    def check(self, network: nn.Module, images: Tensor) -> None:
+        """Refuse a network that runs at the present level, but not as the one that it is at others.
+
+        Args:
+            network: that is compressed.
+            images: [B, C, H, W], not constant.
+
+        Raises:
+            ValueError: saying what cannot be compressed.
+        """
 
     def settle(self, network: nn.Module) -> None:
         """Leave plain modules at the present level, in place, after all weights have become plain parameters."""

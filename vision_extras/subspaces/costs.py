@@ -26,8 +26,8 @@ def costs(
 ) -> dict[str, dict[str, float | None]]:
     """What one image's pass forward takes at some levels, and what the network's weights take.
 
-    Weights are those of convolutions and linear layers, the ones that are not compressed too, without biases and norms,
-    as in the thesis's tables.
+    Weights are those of all convolutions and linear layers, compressed or not, without biases and norms, as in the
+    thesis's tables.
 
     Args:
         subspace: it stays where it is.
@@ -59,7 +59,7 @@ def costs(
         size = 4 * left - (4 - level / 8) * compressed if kind == "bits" else 4 * left
         shares = {key: count / weights[key].numel() for key, count in nonzero.items()}
         found[name] = {
-            "sparsity": 1 - left / total,
+            "sparsity": (total - left) / total,
             "parameters": sum(parameter.numel() for parameter in network.parameters()) - gone,
             "bytes": size,
             "operations": _operations(network, shape, shares),

@@ -17,7 +17,7 @@ from vision_extras.subspaces.line import draw_lines
 from vision_extras.subspaces.norms import norm_parameters
 from vision_extras.subspaces.position import Position
 
-__all__ = ["CompressibleSubspace"]
+__all__ = ["CompressibleSubspace", "make_plain"]
 
 
 class CompressibleSubspace(nn.Module):
@@ -50,8 +50,14 @@ class CompressibleSubspace(nn.Module):
         self.position = Position(compression.alpha(compression.weakest), compression.weakest)
         # Taken before layers are changed, as that may change names.
         ends = {} if other is None else self._ends(network, other)
-        draw_lines(network, self.position, ends)
-        compression.compress(network, self.position, keep)
+        if compression.shares_weights:
+            # Slim layers are of other classes, and a line is added to the class of its layer.
+            compression.compress(network, self.position, keep)
+            draw_lines(network, self.position, ends)
+        else:
+            # What is compressed is the point of the line.
+            draw_lines(network, self.position, ends)
+            compression.compress(network, self.position, keep)
 
     def _ends(self, network: nn.Module, other: nn.Module) -> dict[str, Tensor]:
         """Where the efficient end of each parameter that becomes a line is."""
@@ -147,7 +153,7 @@ class CompressibleSubspace(nn.Module):
         network = taken.network
         for module in list(network.modules()):
             if parametrize.is_parametrized(module):
-                _make_plain(module)
+                make_plain(module)
         taken.compression.settle(network)
         return network
 
@@ -162,7 +168,7 @@ class CompressibleSubspace(nn.Module):
         self.position.activations = bool(activations)
 
 
-def _make_plain(module: nn.Module) -> None:
+def make_plain(module: nn.Module) -> None:
     """Give a module its parametrized tensors as parameters of its own."""
     values = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in module.parametrizations}
     # A copy has its class in common with what it was copied from, so that torch's own removal would break that.

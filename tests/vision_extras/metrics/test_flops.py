@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.outcomes import assert_same
 from tests.vision_extras.models.architectures import TINY
-from vision_extras.metrics.flops import on_meta, training_flops
+from vision_extras.metrics.flops import inference_flops, on_meta, training_flops
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.models.build import resnet_config
 
@@ -32,6 +32,10 @@ def test_convolutions_and_a_classifier_counted_by_hand():
     assert training_flops(on_meta(network), (3, 6, 10)) == 2 * first + 3 * second + 3 * classifier
     network[0].requires_grad_(False)
     assert training_flops(on_meta(network), (3, 6, 10)) == first + 3 * second + 3 * classifier
+    network = on_meta(network.eval())
+    assert inference_flops(network, (3, 6, 10)) == first + second + classifier
+    shares = {"0": 0.25, "3": 0.5}
+    assert inference_flops(network, (3, 6, 10), shares) == first // 4 + second // 2 + classifier
 
 
 def test_a_copy_without_values_is_counted_like_the_network_and_leaves_it_alone():
@@ -67,6 +71,8 @@ class Insists(nn.Identity):
 def test_a_network_that_needs_values_is_refused(network):
     with pytest.raises(ValueError, match=r"operations for an image of shape \(1, 8, 8\) cannot be counted: "):
         training_flops(network, (1, 8, 8))
+    with pytest.raises(ValueError, match=r"operations for an image of shape \(1, 8, 8\) cannot be counted: "):
+        inference_flops(network, (1, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet18", "resnet50"])

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs say of subspaces, while they train and in the end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from tests.vision_extras import small
+from vision_extras.run import make_task
+
+SETTINGS = {
+    "growth": {},
+    "pruning": {},
+    "model": {"name": "resnet8", "width": 0.5, "norm": "group"},
+    "sampler": {"name": "ssc_fbs"},
+    "training.epochs": 2,
+    "subspace": {"kind": "line", "strongest": 0.9, "measured": (0.0, 0.5, 0.9)},
+}
+
+
+def accuracy(network, task):
+    """Of the held-out images, in one pass."""
+    rows = task._split.held_out
+    batch = task._split.plain([rows[number] for number in range(len(rows))], [None] * len(rows), (8, 8))
+    with torch.no_grad():
+        logits = network.eval()(batch["images"])
+    return (logits.argmax(-1) == batch["labels"]).double().mean().item(), F.cross_entropy(logits, batch["labels"])
+
+
+def test_both_ends_are_told_in_training_and_the_curve_in_the_end(tmp_path):
+    made, settings = [], {**SETTINGS, "evaluation.at_end": True, "evaluation.every": 1, "evaluation.sides": (8,)}
+    small.train(tmp_path, made.append, **settings)
+    results = json.loads((tmp_path / "results.json").read_text())
+    evaluation, curve, costs = results["evaluation"], results["curve"], results["costs"]
+    subspace = made[0].model.network
+    assert [*curve] == [*costs] == ["0", "0.5", "0.9"]
+    for level, point in curve.items():
+        right, loss = accuracy(subspace.export(float(level)), made[0])
+        assert (point["accuracy"], point["loss"]) == pytest.approx((right, float(loss)), rel=1e-5)
+        subspace.move(0.1 + float(level), float(level))
+        assert point["reversed_accuracy"] == pytest.approx(accuracy(subspace, made[0])[0])
+    assert (evaluation["accuracy"], evaluation["loss"]) == (curve["0"]["accuracy"], curve["0"]["loss"])
+    assert evaluation["strongest_accuracy"] == curve["0.9"]["accuracy"] != evaluation["accuracy"]
+    assert results["accuracy_by_side"]["8"] == evaluation["accuracy"] and "embedding_variance" in results
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sum("eval_strongest_accuracy" in record for record in records) == 2
+
+
+def test_averaged_weights_are_those_at_the_weakest_level(tmp_path):
+    """Weights that were computed before are not taken for theirs."""
+    made = []
+    settings = {**SETTINGS, "evaluation.at_end": True, "average.decay": 0.5}
+    result, _ = small.train(tmp_path, made.append, **settings)
+    task, found = made[0], result.evaluation
+    with task._average.applied():
+        expected, _ = accuracy(task.model.network.export(0.0), task)
+    assert found["average_accuracy"] == pytest.approx(expected)
+    assert found["average_loss"] != found["loss"]
+
+
+def test_a_run_that_is_not_evaluated_ends_at_the_weakest_level_too(tmp_path):
+    task = make_task(small.recipe(tmp_path, **SETTINGS), Accelerator(cpu=True))
+    task.model.network.move(0.3, 0.7)
+    assert task.measure(task.model, Accelerator(cpu=True), lambda: None) == {}
+    assert (task.model.network.position.alpha, task.model.network.position.level) == (1, 0)
