@@ -85,9 +85,10 @@ class StoredSubspace(nn.Module):
         Raises:
             ValueError: if the level is not one of those that were trained.
         """
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        weights, metadata = self._packed(level)
         position = dataclasses.replace(self.position, alpha=self.compression.alpha(level), level=level)
-        write_network(folder, self._config(LEVEL_TYPE, position), *self._packed(level))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_network(folder, self._config(LEVEL_TYPE, position), weights, metadata)
 
     def level_size(self, level: float) -> int:
         """Bytes that the tensors at a level take when `save_level` writes them."""
