@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -19,7 +20,7 @@ from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_l
 from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
-from vision_extras.subspaces import CompressibleSubspace, replace_batch_norms
+from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.task import Classification, ImageTask, Loss
 
 __all__ = ["TASK", "make_task", "train"]
@@ -91,7 +92,7 @@ def make_task(
     shapes = recipe.sampler.shapes(recipe.training.epochs)
     try:
         for shape in {shapes[0], shapes[-1]}:
-            check_logits(network, shape, split.channels, len(split.classes))
+            _check(network, shape, split.channels, len(split.classes))
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
     model = Classification(network, loss, recipe.augment.label_smoothing)
@@ -101,6 +102,18 @@ def make_task(
         raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
 
 
+def _check(network: nn.Module, shape: tuple[int, int], channels: int, classes: int) -> None:
+    """Try a network on an image, and a subspace at both its ends."""
+    check_logits(network, shape, channels, classes)
+    if isinstance(network, CompressibleSubspace):
+        compression = network.compression
+        network.at_level(compression.strongest)
+        check_logits(network, shape, channels, classes)
+        ramp = torch.linspace(-1, 1, channels * math.prod(shape))
+        compression.check(network.network, ramp.reshape(1, channels, *shape))
+        network.at_level(compression.weakest)
+
+
 def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> CompressibleSubspace:
     """A network as the accurate end of a subspace, or the whole of it."""
     wanted, other = recipe.subspace, None
@@ -108,12 +121,10 @@ def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> Compress
         draw = generator("other end", recipe.training.seed)
         other = _build(recipe.model, split.channels, len(split.classes), draw)
     try:
-        for end in filter(None, (network, other)):
-            if wanted.norm != "keep":
-                replace_batch_norms(end, wanted.norm, wanted.groups)
+        norms = {"norm": wanted.norm, "groups": wanted.groups}
         if wanted.kind == "line":
-            return CompressibleSubspace.line(network, wanted.build(), other=other)
-        return CompressibleSubspace.point(network, wanted.build())
+            return CompressibleSubspace.line(network, wanted.build(), other=other, **norms)
+        return CompressibleSubspace.point(network, wanted.build(), **norms)
     except ValueError as error:
         raise RecipeError(f"subspace.compression={wanted.compression!r}: {error}") from error
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
 from hylora.words import nearest
-from vision_extras.models import own, resnet, vgg
+from vision_extras.models import hub, own, resnet, vgg
 from vision_extras.models.hub import HubNetwork, check_timm
 from vision_extras.models.own import OwnNetwork
 from vision_extras.models.resnet import ResNet
@@ -21,7 +21,18 @@ from vision_extras.models.resnet_config import RESNETS, ResNetConfig
 from vision_extras.models.vgg import VGG, VGGS, VGGConfig
 from vision_extras.models.weights import read_config
 
-__all__ = ["NETWORKS", "ModelRecipe", "build_network", "load_network", "resnet_config", "save_network"]
+__all__ = [
+    "LEVEL_TYPE",
+    "NETWORKS",
+    "SUBSPACE_TYPE",
+    "ModelRecipe",
+    "build_network",
+    "load_network",
+    "network_of",
+    "resnet_config",
+    "save_network",
+    "shape_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +133,12 @@ _OPTIONS: dict[Builder, tuple[str, ...]] = {
     _build_own: ("config",),
 }
 
-# Who reads the networks that are written by this package; transformers reads the others.
-_READERS = {resnet.MODEL_TYPE: ResNet.load, vgg.MODEL_TYPE: VGG.load}
+# The classes of networks by the type that their shapes have; folders of transformers have its own types.
+_KINDS = {resnet.MODEL_TYPE: ResNet, vgg.MODEL_TYPE: VGG, own.MODEL_TYPE: OwnNetwork, hub.MODEL_TYPE: HubNetwork}
+
+# The types of folders that compressible subspaces write.
+SUBSPACE_TYPE = "hylora_subspace"
+LEVEL_TYPE = "hylora_level"
 
 
 def _builder(name: str) -> Builder:
@@ -153,7 +168,7 @@ def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str,
     """Write a network's weights as safetensors and its shape as `config.json`, as transformers does.
 
     Args:
-        network: made by `build_network`, and trained.
+        network: made by `build_network`, or a compressible subspace of it.
         folder: to write into.
         state: its weights, where this process holds only a share of them; None for its own.
     """
@@ -161,16 +176,44 @@ def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str,
 
 
 def load_network(folder: str | PathLike, network: nn.Module | None = None) -> nn.Module:
-    """Read back what `save_network` wrote.
+    """Read back what `save_network` wrote: the network, or the compressible subspace.
 
     Args:
-        folder: that was written into.
+        folder: that was written into; or one of a level that a subspace wrote, for a plain network.
         network: a module of one's own to read the weights into, where no factory made it.
 
     Raises:
         ValueError: if the network cannot be made.
     """
     kind = read_config(folder).get("model_type")
+    if kind in (SUBSPACE_TYPE, LEVEL_TYPE):
+        # Here, as subspaces are made of networks.
+        from vision_extras.subspaces import CompressibleSubspace
+
+        load = CompressibleSubspace.load_level if kind == LEVEL_TYPE else CompressibleSubspace.from_pretrained
+        return load(folder, network)
     if kind == own.MODEL_TYPE:
         return OwnNetwork.load(folder, network)
-    return _READERS.get(kind, HubNetwork.load)(folder)
+    return _KINDS.get(kind, HubNetwork).load(folder)
+
+
+def shape_of(network: nn.Module) -> dict[str, Any] | None:
+    """What `network_of` makes such a network of, as plain JSON values; None for a module that no class here made."""
+    return network.shape if isinstance(network, tuple(_KINDS.values())) else None
+
+
+def network_of(shape: Mapping[str, Any] | None, network: nn.Module | None = None) -> nn.Module:
+    """A network of a shape, with weights that mean nothing.
+
+    Args:
+        shape: that `shape_of` gave.
+        network: a module of one's own of this shape, where no factory made it.
+
+    Raises:
+        ValueError: if the network cannot be made.
+    """
+    if shape is None:
+        return own.given(network)
+    if shape["model_type"] == own.MODEL_TYPE:
+        return OwnNetwork.from_shape(shape, torch.Generator(), network)
+    return _KINDS[shape["model_type"]].from_shape(shape, torch.Generator())

@@ -24,7 +24,10 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from hylora.words import nearest
 from vision_extras.models.weights import drawn_from
 
-__all__ = ["HubModule", "HubNetwork", "check_timm", "learned_images"]
+__all__ = ["MODEL_TYPE", "HubModule", "HubNetwork", "check_timm", "learned_images"]
+
+# Of shapes; folders have the type that transformers gives them.
+MODEL_TYPE = "hylora_hub"
 
 # Large enough that every network has some positions, and a multiple of all patches but those of 14 pixels.
 _PROBE_SIDE = 1024
@@ -102,6 +105,24 @@ class HubModule(nn.Module):
             raise ValueError(f"path={str(path)!r} gives no {cls.kind}: {error}") from error
         # They come in evaluation mode, in which batch norms learn no statistics.
         return cls(model.train(), _processor(path))
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What the network's shape follows from, as plain JSON values."""
+        config = json.loads(self.model.config.to_json_string())
+        return {"model_type": MODEL_TYPE, "config": config, "processor": self.processor}
+
+    @classmethod
+    def from_shape(cls, shape: Mapping[str, Any], draw: torch.Generator | None) -> Self:
+        """A network of the shape of another, with random weights.
+
+        Args:
+            shape: of the other.
+            draw: gives the weights; None makes them on the meta device, with shapes alone.
+        """
+        config = CONFIG_MAPPING[shape["config"]["model_type"]].from_dict(shape["config"])
+        with drawn_from(draw):
+            return cls(cls.auto.from_config(config), shape["processor"])
 
     @classmethod
     def _config(cls, entries: Mapping[str, Any], channels: int, classes: int) -> PreTrainedConfig:

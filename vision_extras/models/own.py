@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vision_extras.models.weights import drawn_from, read_config, read_weights, write_network
+from vision_extras.models.weights import StoredNetwork, drawn_from, read_config, read_weights, write_network
 
-__all__ = ["MODEL_TYPE", "OwnNetwork", "find_factory"]
+__all__ = ["MODEL_TYPE", "OwnNetwork", "find_factory", "given"]
 
 MODEL_TYPE = "hylora_own"
 
 
-class OwnNetwork(nn.Module):
+class OwnNetwork(StoredNetwork):
     """A module from images to logits, which remembers how it was made.
 
     Args:
@@ -70,12 +70,34 @@ class OwnNetwork(nn.Module):
         """Images [B, C, H, W] to logits [B, classes]."""
         return self.module(images)
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"model_type": MODEL_TYPE, "factory": self.factory, "arguments": self.arguments}
+
+    @classmethod
+    def from_shape(
+        cls, shape: Mapping[str, Any], draw: torch.Generator | None, module: nn.Module | None = None
+    ) -> OwnNetwork:
+        """A network of a shape.
+
+        Args:
+            shape: of another.
+            draw: gives the weights; None makes them on the meta device, with shapes alone.
+            module: that it is to be; None calls the factory that the shape names, which is code of the package that it
+                is in: load only folders that you trust.
+
+        Raises:
+            ValueError: if there is neither a module nor a factory.
+        """
+        if module is None and shape["factory"] is not None:
+            return cls.make(shape["factory"], draw, **shape["arguments"])
+        return cls(given(module), shape["factory"], shape["arguments"])
+
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the module's weights by its own names, and its factory; see `write_network`."""
         if state is not None:
             state = {name.removeprefix("module."): value for name, value in state.items()}
-        config = {"model_type": MODEL_TYPE, "factory": self.factory, "arguments": self.arguments}
-        write_network(folder, config, self.module, state)
+        write_network(folder, self.shape, self.module.state_dict() if state is None else state)
 
     @classmethod
     def load(cls, folder: str | PathLike, module: nn.Module | None = None) -> OwnNetwork:
@@ -83,21 +105,25 @@ class OwnNetwork(nn.Module):
 
         Args:
             folder: that was written into.
-            module: to read the weights into; None calls the factory that the folder names, which is code of the
-                package that it is in: load only folders that you trust.
+            module: to read the weights into; as in `from_shape`.
 
         Raises:
             ValueError: if there is neither a module nor a factory.
         """
-        config = read_config(folder)
-        if module is not None:
-            network = cls(module, config["factory"], config["arguments"])
-        elif config["factory"] is None:
-            raise ValueError(f"{str(folder)!r} does not say how its network is made; pass it as network=")
-        else:
-            network = cls.make(config["factory"], torch.Generator(), **config["arguments"])
+        network = cls.from_shape(read_config(folder), torch.Generator(), module)
         network.module.load_state_dict(read_weights(folder))
         return network
+
+
+def given(module: nn.Module | None) -> nn.Module:
+    """A module that had to be passed, as nothing says how to make it.
+
+    Raises:
+        ValueError: if it is None.
+    """
+    if module is None:
+        raise ValueError("the folder does not say how its network is made; pass it as network=")
+    return module
 
 
 def find_factory(name: str) -> Callable[..., Any]:

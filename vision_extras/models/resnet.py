@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from os import PathLike
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_extras.models.resnet_config import GROUP, BlockShape, ConvolutionShape, ResNetConfig
-from vision_extras.models.weights import read_config, read_weights, write_network
+from vision_extras.models.weights import StoredNetwork
 
 __all__ = ["MODEL_TYPE", "ResNet"]
 
@@ -68,7 +68,7 @@ class _Block(nn.Module):
         return self.activation(self.shortcut(x) + inner)
 
 
-class ResNet(nn.Module):
+class ResNet(StoredNetwork):
     """A residual network with a linear classifier of its mean features.
 
     Args:
@@ -162,14 +162,10 @@ class ResNet(nn.Module):
             setattr(self, name, part.train(self.training))
         return True
 
-    def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the weights and the shape; see `write_network`."""
-        write_network(folder, {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}, self, state)
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}
 
     @classmethod
-    def load(cls, folder: str | PathLike) -> ResNet:
-        """Read back what `save` wrote."""
-        config = read_config(folder)
-        network = cls(ResNetConfig(**{key: value for key, value in config.items() if key != "model_type"}), None)
-        network.load_state_dict(read_weights(folder), assign=True)
-        return network
+    def from_shape(cls, shape: Mapping[str, Any], draw: torch.Generator | None) -> ResNet:
+        return cls(ResNetConfig(**{key: value for key, value in shape.items() if key != "model_type"}), draw)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from hylora.training.fields import check_choice, check_range
 from vision_extras.models.resnet_config import GROUP, scaled_width
-from vision_extras.models.weights import drawn_from, read_config, read_weights, write_network
+from vision_extras.models.weights import StoredNetwork, drawn_from
 
 __all__ = ["MODEL_TYPE", "VGG", "VGGS", "VGGConfig"]
 
@@ -58,7 +57,7 @@ class VGGConfig:
         check_range(self, "dropout", least=0, below=1)
 
 
-class VGG(nn.Module):
+class VGG(StoredNetwork):
     """Eight or sixteen convolutions with norms, and a classifier of their mean features.
 
     An image of 32x32 pixels has one position of features at the end, larger ones have more.
@@ -96,14 +95,10 @@ class VGG(nn.Module):
         """Images [B, channels, H, W] of at least 32x32 pixels to logits [B, classes]."""
         return self.head(F.dropout(self.features(images), self.config.dropout, self.training))
 
-    def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the weights and the shape; see `write_network`."""
-        write_network(folder, {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}, self, state)
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"model_type": MODEL_TYPE, **dataclasses.asdict(self.config)}
 
     @classmethod
-    def load(cls, folder: str | PathLike) -> VGG:
-        """Read back what `save` wrote."""
-        config = read_config(folder)
-        network = cls(VGGConfig(**{key: value for key, value in config.items() if key != "model_type"}))
-        network.load_state_dict(read_weights(folder), assign=True)
-        return network
+    def from_shape(cls, shape: Mapping[str, Any], draw: torch.Generator | None) -> VGG:
+        return cls(VGGConfig(**{key: value for key, value in shape.items() if key != "model_type"}), draw)

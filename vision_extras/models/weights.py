@@ -8,13 +8,16 @@ import json
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["CONFIG_NAME", "drawn_from", "read_config", "read_weights", "write_network"]
+from vision_extras.models.packed import unpack
+
+__all__ = ["CONFIG_NAME", "StoredNetwork", "drawn_from", "read_config", "read_weights", "write_network"]
 
 CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
@@ -36,21 +39,53 @@ def drawn_from(draw: torch.Generator | None) -> Iterator[None]:
         yield
 
 
+class StoredNetwork(nn.Module):
+    """A network that is written as its weights and its shape."""
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What its shape follows from, as plain JSON values; `model_type` says whose it is."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_shape(cls, shape: Mapping[str, Any], draw: torch.Generator | None) -> Self:
+        """A network of a shape.
+
+        Args:
+            shape: of another.
+            draw: gives the weights; None makes them on the meta device, with shapes alone.
+        """
+        raise NotImplementedError
+
+    def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the weights and the shape; see `write_network`."""
+        write_network(folder, self.shape, self.state_dict() if state is None else state)
+
+    @classmethod
+    def load(cls, folder: str | PathLike) -> Self:
+        """Read back what `save` wrote."""
+        network = cls.from_shape(read_config(folder), None)
+        network.load_state_dict(read_weights(folder), assign=True)
+        return network
+
+
 def write_network(
-    folder: str | PathLike, config: Mapping[str, Any], module: nn.Module, state: Mapping[str, Tensor] | None
+    folder: str | PathLike,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write weights as safetensors, and a shape as JSON.
 
     Args:
         folder: to write into.
         config: the shape; its `model_type` tells `load_network` who reads it.
-        module: that has the weights.
-        state: the weights, where the module holds only a share of them; None for its own.
+        state: the weights by name, which may be packed.
+        metadata: of `pack`, where they are.
     """
-    state = module.state_dict() if state is None else state
     # Of its own memory each: safetensors refuses tensors that share some.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(weights, Path(folder, _WEIGHTS_NAME), metadata={"format": "pt"})
+    save_file(weights, Path(folder, _WEIGHTS_NAME), metadata={"format": "pt", **(metadata or {})})
     Path(folder, CONFIG_NAME).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
 
 
@@ -60,5 +95,8 @@ def read_config(folder: str | PathLike) -> dict[str, Any]:
 
 
 def read_weights(folder: str | PathLike) -> dict[str, Tensor]:
-    """The weights of a network that was written, by name, on the CPU."""
-    return load_file(Path(folder, _WEIGHTS_NAME))
+    """The weights of a network that was written, by name, on the CPU; those that were packed are had back."""
+    path = Path(folder, _WEIGHTS_NAME)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    return unpack(load_file(path), metadata)

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from vision_extras.models.grid import Grid
 from vision_extras.subspaces.compression import Compression, compressible
 from vision_extras.subspaces.position import Position
 from vision_extras.subspaces.quantizer import InputQuantizer, WeightQuantizer
@@ -64,6 +65,22 @@ class Bits(Compression):
             quantizer = getattr(layer, "input_quantizer", None)
             if isinstance(quantizer, InputQuantizer):
                 layer.input_quantizer = quantizer.settled()
+
+    def grids(self, network: nn.Module) -> dict[str, Grid]:
+        return {
+            f"{name}.weight": _weight_grid(layer.parametrizations["weight"])
+            for name, layer in network.named_modules()
+            if hasattr(layer, "input_quantizer")
+        }
+
+
+def _weight_grid(parametrizations: parametrize.ParametrizationList) -> Grid:
+    """The grid of the weight that the last of its parametrizations is given."""
+    found = []
+    quantizer = parametrizations[-1]
+    with quantizer.register_forward_hook(lambda module, inputs, output: found.append(module.grid(*inputs))):
+        parametrizations()
+    return found[0]
 
 
 def _quantize_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

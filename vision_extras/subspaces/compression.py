@@ -8,11 +8,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from vision_extras.models.grid import Grid
 from vision_extras.subspaces.position import Position
 
-__all__ = ["Compression", "compressible"]
+__all__ = ["Compression", "classifiers", "compressible"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,27 @@ class Compression:
         """
         raise NotImplementedError
 
+    def check(self, network: nn.Module, images: Tensor) -> None:
+        """Refuse a network that runs at the present level, but not as the one that it is at others.
+
+        Args:
+            network: that is compressed.
+            images: [B, C, H, W], not constant.
+
+        Raises:
+            ValueError: saying what cannot be compressed.
+        """
+
     def settle(self, network: nn.Module) -> None:
         """Leave plain modules at the present level, in place, after all weights have become plain parameters."""
+
+    def grids(self, network: nn.Module) -> dict[str, Grid]:
+        """The grids of few bits that weights are on at the present level, by the weight's name.
+
+        Args:
+            network: compressed and not settled.
+        """
+        return {}
 
     def check_level(self, level: float) -> None:
         """Refuse a level that this compression does not have.
@@ -105,13 +125,19 @@ def compressible(network: nn.Module, keep: Collection[str] | None) -> dict[str, 
 
 
 def _outermost(layers: Mapping[str, nn.Module]) -> set[str]:
-    """The first layer, and the last with those of its shape beside it: a distilled DeiT has two classifiers."""
-    if not layers:
-        return set()
-    first, *_, last = [*layers][:1] + [*layers]
+    return {*[*layers][:1], *classifiers(layers)}
+
+
+def classifiers(layers: Mapping[str, nn.Module]) -> set[str]:
+    """Names of the last layer and of those of its shape beside it: a distilled DeiT has two classifiers.
+
+    Args:
+        layers: of a network, as `compressible` gives them.
+    """
+    last = next(reversed(layers), "")
 
     def classifies(name: str) -> bool:
         beside = name.rpartition(".")[0] == last.rpartition(".")[0]
         return beside and layers[name].weight.shape == layers[last].weight.shape
 
-    return {first, *itertools.takewhile(classifies, reversed(layers))}
+    return {*itertools.takewhile(classifies, reversed(layers))}

@@ -1,79 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Affine quantisation to a grid of signed integers, of weights and of what layers are given (Jacob et al., 2018)."""
+"""Layers whose weights, and what they are given, are on grids of few bits (section 3.2.4)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vision_extras.models.grid import Grid, grid_of
 from vision_extras.subspaces.position import Position
 
-__all__ = ["FixedQuantizer", "Grid", "InputQuantizer", "WeightQuantizer", "grid_of", "quantized"]
+__all__ = ["FixedQuantizer", "InputQuantizer", "WeightQuantizer", "quantized"]
 
 # The share of the present extremes in a moving range.
 _MOMENTUM = 0.1
 _WIDTHS = range(3, 9)
 
 
-class Grid(NamedTuple):
-    """The values `scale * (n - zero)` for n from -2^(bits - 1) to 2^(bits - 1) - 1, one of which is 0.
-
-    Attributes:
-        scale: the step, a tensor [] of floats; 0 for a range of nothing but 0, and what is then left as it is.
-        zero: the integer that stands for 0, likewise.
-        bits: of an integer, 3 to 8.
-    """
-
-    scale: Tensor
-    zero: Tensor
-    bits: int
-
-    @property
-    def lowest(self) -> int:
-        """The least integer."""
-        return -(2 ** (self.bits - 1))
-
-    def integers(self, x: Tensor) -> Tensor:
-        """The nearest integers for values of any shape, halves to the even one, as floats."""
-        rounded = (x / self._step()).round_().add_(self.zero)
-        return rounded.clamp_(self.lowest, -self.lowest - 1)
-
-    def values(self, integers: Tensor) -> Tensor:
-        """The values that integers stand for."""
-        return (integers - self.zero).mul_(self.scale)
-
-    def _step(self) -> Tensor:
-        return torch.where(self.scale > 0, self.scale, 1)
-
-
-def grid_of(low: Tensor, high: Tensor, bits: int) -> Grid:
-    """The grid of a range, which is widened to have 0 in it.
-
-    Args:
-        low, high: the range, tensors [] of floats.
-        bits: of an integer.
-    """
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    bare = Grid((high - low) / (2**bits - 1), torch.zeros_like(low), bits)
-    zero = (bare.lowest - low / bare._step()).round()
-    return bare._replace(zero=zero.clamp(bare.lowest, -bare.lowest - 1))
-
-
 def quantized(x: Tensor, grid: Grid) -> Tensor:
-    """The nearest values of a grid, in the shape and type of x; the gradient passes as if nothing happened."""
+    """The nearest values of a grid, in the shape and type of x; where it has no step, x itself.
+
+    The gradient passes as if nothing happened, outside of the range too.
+    """
     return _StraightThrough.apply(x, *grid)
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The gradient is the identity outside of the range too."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
         grid = Grid(scale, zero, bits)
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        return torch.where(scale > 0, grid.values(grid.integers(exact)).to(x.dtype), x)
+        return torch.where(scale > 0, grid.values(grid.integers(x)).to(x.dtype), x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,16 @@ from torch.nn.utils import parametrize
 from hylora.training.optimizer import trainable
 from vision_extras.subspaces.compression import Compression
 from vision_extras.subspaces.line import draw_lines
-from vision_extras.subspaces.norms import norm_parameters
+from vision_extras.subspaces.norms import norm_parameters, replace_batch_norms
 from vision_extras.subspaces.position import Position
+from vision_extras.subspaces.storage import StoredSubspace
 
 __all__ = ["CompressibleSubspace", "make_plain"]
 
+Norm = Literal["group", "instance", "keep"]
 
-class CompressibleSubspace(nn.Module):
+
+class CompressibleSubspace(StoredSubspace):
     """A network whose compression is chosen after training, without training it or its norms again.
 
     `line` and `point` make one. It stands at one of its levels, which a forward pass uses and its state holds; at
@@ -31,6 +34,9 @@ class CompressibleSubspace(nn.Module):
         compression: what the levels are, and from which to which they go.
         keep: names of layers that are not compressed; None for the first and the last.
         other: the network at the efficient end of a line, of the same shape; None for a point.
+        norm: what batch norms are replaced by (`replace_batch_norms`), since their statistics belong to one level;
+            `keep` for no change.
+        groups: of these norms.
 
     Raises:
         ValueError: if the network cannot be compressed in this way.
@@ -42,16 +48,28 @@ class CompressibleSubspace(nn.Module):
         compression: Compression,
         keep: Collection[str] | None = None,
         other: nn.Module | None = None,
+        norm: Norm = "keep",
+        groups: int = 32,
     ) -> None:
         super().__init__()
         self.network = network
         self.compression = compression
         self.keep = None if keep is None else tuple(keep)
+        self.norm, self.groups = norm, groups
         self.position = Position(compression.alpha(compression.weakest), compression.weakest)
+        if norm != "keep":
+            for end in {network, other} - {None}:
+                replace_batch_norms(end, norm, groups)
         # Taken before layers are changed, as that may change names.
         ends = {} if other is None else self._ends(network, other)
-        draw_lines(network, self.position, ends)
-        compression.compress(network, self.position, keep)
+        if compression.shares_weights:
+            # Slim layers are of other classes, and a line is added to the class of its layer.
+            compression.compress(network, self.position, keep)
+            draw_lines(network, self.position, ends)
+        else:
+            # What is compressed is the point of the line.
+            draw_lines(network, self.position, ends)
+            compression.compress(network, self.position, keep)
 
     def _ends(self, network: nn.Module, other: nn.Module) -> dict[str, Tensor]:
         """Where the efficient end of each parameter that becomes a line is."""
@@ -68,25 +86,34 @@ class CompressibleSubspace(nn.Module):
         compression: Compression,
         keep: Collection[str] | None = None,
         other: nn.Module | None = None,
+        norm: Norm = "keep",
+        groups: int = 32,
     ) -> Self:
         """A line from a network, where it is compressed least, to another, where it is compressed most (LCS+L).
 
         Where width is compressed, the ends share all weights but those of the norms.
 
         Args:
-            network, compression, keep: of the subspace.
+            network, compression, keep, norm, groups: of the subspace.
             other: the efficient end, of the network's shape; None begins with both ends at the network's weights.
         """
-        return cls(network, compression, keep, network if other is None else other)
+        return cls(network, compression, keep, network if other is None else other, norm, groups)
 
     @classmethod
-    def point(cls, network: nn.Module, compression: Compression, keep: Collection[str] | None = None) -> Self:
+    def point(
+        cls,
+        network: nn.Module,
+        compression: Compression,
+        keep: Collection[str] | None = None,
+        norm: Norm = "keep",
+        groups: int = 32,
+    ) -> Self:
         """One network that bears all levels (LCS+P).
 
         Args:
-            network, compression, keep: of the subspace.
+            network, compression, keep, norm, groups: of the subspace.
         """
-        return cls(network, compression, keep)
+        return cls(network, compression, keep, norm=norm, groups=groups)
 
     @property
     def is_line(self) -> bool:

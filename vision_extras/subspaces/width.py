@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from vision_extras.subspaces.compression import Compression
+from vision_extras.subspaces.channels import channels_given, check_channels
+from vision_extras.subspaces.compression import Compression, classifiers, compressible
 from vision_extras.subspaces.position import Position
+from vision_extras.subspaces.slim import Slim, make_slim, slim_class
 
 __all__ = ["Width"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,4 +52,75 @@ class Width(Compression):
         return level + (1 - level) * left
 
     def compress(self, network: nn.Module, position: Position, keep: Collection[str] | None) -> None:
-        raise NotImplementedError
+        """Make a network's layers give their first channels alone, and take what they are given, in place.
+
+        Layers whose outputs are as wide as what a layer norm normalises keep them, as its mean is of them all: of a
+        transformer the inner layers of its perceptrons alone become narrower.
+
+        Args:
+            network: whose layers are compressed.
+            position: that they look at.
+            keep: names of layers that keep all outputs; None for the last, which gives the logits.
+
+        Raises:
+            ValueError: if nothing is left to compress, or a layer cannot be compressed in this way.
+        """
+        modules = dict(network.named_modules())
+        layers = compressible(network, ())
+        norms = (module for module in modules.values() if isinstance(module, (nn.LayerNorm, nn.RMSNorm)))
+        normalised = {norm.normalized_shape[-1] for norm in norms}
+        whole = classifiers(layers) if keep is None else set(keep)
+        whole |= {name for name, layer in layers.items() if len(layer.weight) in normalised}
+        # Depthwise convolutions follow what they are given.
+        narrower = compressible(network, whole | {name for name in layers if getattr(layers[name], "groups", 1) > 1})
+        kinds = {name: _slim_class_of(name, module) for name, module in modules.items()}
+        for name, kind in kinds.items():
+            if kind is not None:
+                make_slim(modules[name], kind, position, name in whole)
+        if normalised:
+            logger.warning(
+                "layer norms keep their channels, so that %d of %d layers become narrower; adaptive widths of "
+                "transformers did not converge to high accuracies in the thesis (section 3.3.2)",
+                len(narrower),
+                len(layers),
+            )
+
+    def check(self, network: nn.Module, images: Tensor) -> None:
+        check_channels(network, images)
+
+    def settle(self, network: nn.Module) -> None:
+        slim = [module for module in network.modules() if isinstance(module, Slim)]
+        try:
+            given = channels_given(network, _blank(network))
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"the network fails on a blank image ({error}); call the subspace on an image of the size that it "
+                "takes, and export after that"
+            ) from error
+        for layer in slim:
+            if layer in given:
+                layer.settle(given[layer])
+            else:
+                # Others read its weights, or nobody does.
+                layer.release()
+
+
+def _slim_class_of(name: str, module: nn.Module) -> type[Slim] | None:
+    if isinstance(module, nn.TransformerEncoderLayer):
+        raise ValueError(f"{name} reads the weights of its layers past their forward passes, and cannot be narrower")
+    try:
+        return slim_class(module)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be narrower: {error}") from error
+
+
+def _blank(network: nn.Module) -> Tensor:
+    """An image as the network was last given, or else of a size that most take."""
+    first = next(module for module in network.modules() if isinstance(module, Slim))
+    shape = first.given
+    if shape is None:
+        stride = getattr(network, "stride", 1)
+        # Several positions at the end, without which norms of channels are not defined.
+        side = stride * max(2, -(-64 // stride))
+        shape = (first.weight.shape[1], side, side)
+    return first.weight.new_zeros(1, *shape)

@@ -28,8 +28,14 @@ OUTER = {
 LAYERS = (nn.Conv2d, nn.Linear)
 
 
+@torch.no_grad()
 def built(name, seed=0):
-    return build_network(TINY[name][0], 3, 5, torch.Generator().manual_seed(seed))
+    draw = torch.Generator().manual_seed(seed)
+    network = build_network(TINY[name][0], 3, 5, draw)
+    for parameter in network.parameters():
+        # Class tokens and biases begin at zero, and would keep gradients from others.
+        parameter += 0.05 * torch.randn(parameter.shape, generator=draw)
+    return network
 
 
 def subspace(name, kind):
