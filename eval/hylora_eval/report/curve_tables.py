@@ -25,6 +25,7 @@ _COSTS = (
     per_cent("Sparsity", "costs.sparsity"),
     Metric("Parameters", "costs.parameters", number="count"),
     Metric("Weights (kB)", "costs.bytes", scale=1e-3),
+    Metric("Stored (kB)", "costs.stored_bytes", scale=1e-3),
     Metric("Operations (10⁶)", "costs.operations", scale=1e-6),
     Metric("Time on the CPU (ms)", "costs.seconds", scale=1e3),
     Metric("Time on the CPU (×)", "costs.relative_seconds", number="ratio"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of chapter 4 (4.1 to 4.7, and the numbers of figure 4.3), and those of chapter 3, out of measurements of training runs."""
+"""The tables of chapters 3 and 4 out of measurements of training runs."""
 
 from __future__ import annotations
 
