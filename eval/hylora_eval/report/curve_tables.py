@@ -125,7 +125,7 @@ def _costs(members: list[Setting], levels: list[float]) -> Iterator[Section]:
         for cost in _COSTS:
             cells = tuple(replace(cost, length=level).cell(setting, setting) for level in levels)
             if seeds := seeds_of(cells):
-                rows.append(Row(cost.label, seeds, cells))
+                rows.append(Row(cost.label, seeds, cells, setting.subject))
         if rows:
             title = f"{setting.network}, {setting.name}" if networks > 1 else setting.name
             yield Section(title, tuple(rows))

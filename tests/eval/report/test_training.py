@@ -280,6 +280,17 @@ def test_what_levels_take_is_told_for_each_setting(tmp_path):
     assert chart(table, {}) is None
 
 
+def test_the_page_draws_curves_and_holds_what_levels_take(tmp_path):
+    curve, costs = {"0": (0.9, 0.3, 0.5), "0.5": (0.8, 0.4, 0.8)}, {"0": {"parameters": 9}, "0.5": {"parameters": 5}}
+    made.write(tmp_path, "runs/a.json", lcs("line", 0, curve, costs=costs))
+    write_report(tmp_path / "report", collect([tmp_path / "runs"]))
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert all(f'data-chart="training-{slug}-sparsity"' in text for slug in ("curve", "curve-loss", "reversed"))
+    assert "What a network takes by level of sparsity" in text and "| Parameters | 1 seed | 9 | 5 |" in (
+        tmp_path / "report" / "report.md"
+    ).read_text(encoding="utf-8")
+
+
 def test_a_damaged_curve_is_named(tmp_path):
     path = made.write(tmp_path, "a.json", {**lcs("line", 0, {}), "curve": {"0.5": 0.3}})
     with pytest.raises(ValueError, match=r"curve\['0.5'\] is 0.3, not of type dict"):
