@@ -18,7 +18,7 @@ from environment import describe
 
 from vision_extras.metrics.runtime import interleaved
 from vision_extras.models import ModelRecipe, build_network
-from vision_extras.subspaces import CompressibleSubspace, replace_batch_norms
+from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.subspaces.deployment import Deployed
 from vision_extras.subspaces.kinds import COMPRESSIONS
 
@@ -29,8 +29,8 @@ _CASES = {"resnet20": 32, "resnet18": 224}
 def subspace_of(name: str, kind: str, compression: str) -> CompressibleSubspace:
     """An untrained subspace, whose times are those of a trained one."""
     network = build_network(ModelRecipe(name=name), 3, 1000, torch.Generator().manual_seed(0))
-    replace_batch_norms(network, "instance" if compression == "width" else "group")
-    subspace = getattr(CompressibleSubspace, kind)(network, COMPRESSIONS[compression]())
+    norm = "instance" if compression == "width" else "group"
+    subspace = getattr(CompressibleSubspace, kind)(network, COMPRESSIONS[compression](), norm=norm)
     # So that ranges of what layers are given are known, and passes take the time to quantise that.
     subspace.position.activations = True
     with torch.no_grad():
