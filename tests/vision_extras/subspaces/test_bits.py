@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hylora.randomness import generator
+from vision_extras.metrics.flops import on_meta
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.models.grid import grid_of
 from vision_extras.subspaces import Bits, CompressibleSubspace
@@ -167,6 +168,15 @@ def test_a_copy_quantises_by_itself():
     assert torch.equal(subspace(IMAGES), before)
     assert all(torch.equal(value, state[name]) for name, value in subspace.state_dict().items())
     assert not torch.equal(taken.eval()(IMAGES), before)
+
+
+def test_no_pass_waits_for_a_value():
+    """Where there are none, whatever asks for one fails."""
+    subspace = on_meta(line().at_level(5))
+    images = torch.empty(3, 1, 8, 8, device="meta")
+    for _ in range(2):
+        assert subspace(images).is_meta
+        subspace.eval()
 
 
 def test_another_level_and_back_changes_nothing():

@@ -143,6 +143,21 @@ def test_a_network_of_ones_own_is_passed(tmp_path, wrap):
         load_network(tmp_path)
 
 
+@pytest.mark.parametrize("kind", LEVELS)
+def test_what_is_not_trained_is_no_line_when_it_is_had_back_either(tmp_path, kind):
+    def make(name, seed=0):
+        made = network(name, seed)
+        made.stages[0].requires_grad_(False)
+        return made
+
+    saved = subspace(kind=kind, make=make)
+    saved.save_pretrained(tmp_path)
+    found = load_network(tmp_path)
+    assert_same(found.state_dict(), saved.state_dict())
+    frozen = {name for name, value in saved.named_parameters() if not value.requires_grad}
+    assert frozen and frozen == {name for name, value in found.named_parameters() if not value.requires_grad}
+
+
 def test_a_state_from_elsewhere_is_written(tmp_path):
     saved = subspace()
     other = subspace(make=lambda name, seed=0: network(name, seed + 2)).at_level(0.5)
