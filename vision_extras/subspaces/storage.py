@@ -31,7 +31,7 @@ class StoredSubspace(nn.Module):
 
     `model.safetensors` has the state: the network's parameters twice for a line, once for a point (table 3.1).
     `config.json` has all else: the network's shape, the compression with its range, the layers that are kept, what
-    batch norms were replaced by, whether it is a line, and the position.
+    batch norms were replaced by, whether it is a line, the shape of an image, and the position.
     """
 
     network: nn.Module
@@ -40,6 +40,7 @@ class StoredSubspace(nn.Module):
     norm: str
     groups: int
     is_line: bool
+    image: tuple[int, ...] | None
 
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the subspace, which `vision_extras.models.load_network` reads too.
@@ -84,9 +85,10 @@ class StoredSubspace(nn.Module):
         Raises:
             ValueError: if the level is not one of those that were trained.
         """
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        weights, metadata = self._packed(level)
         position = dataclasses.replace(self.position, alpha=self.compression.alpha(level), level=level)
-        write_network(folder, self._config(LEVEL_TYPE, position), *self._packed(level))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_network(folder, self._config(LEVEL_TYPE, position), weights, metadata)
 
     def level_size(self, level: float) -> int:
         """Bytes that the tensors at a level take when `save_level` writes them."""
@@ -124,6 +126,7 @@ class StoredSubspace(nn.Module):
             "line": self.is_line,
             "norm": self.norm,
             "groups": self.groups,
+            "image": self.image,
             "position": dataclasses.asdict(position),
         }
 
@@ -135,6 +138,7 @@ class StoredSubspace(nn.Module):
         kind, levels = COMPRESSIONS[config["compression"].pop("name")], config["compression"]
         other = network if config["line"] else None
         subspace = cls(network, kind(**levels), config["keep"], other, config["norm"], config["groups"])
+        subspace.image = config["image"] and tuple(config["image"])
         position = config["position"]
         subspace.set_extra_state(torch.tensor([*position.values()], dtype=torch.float64))
         return subspace
