@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def main() -> None:
                     found = compare(subspace, images, options.rounds)
                     results.append(case | found)
                     print(*case.values(), *(f"{end} {found[f'over_{end}']:.3f}" for end in ("weakest", "strongest")))
-    options.output.write_text(json.dumps({"environment": describe(), "results": results}, indent=2) + "\n")
+    environment = {**describe(), "load": os.getloadavg()[1]}
+    options.output.write_text(json.dumps({"environment": environment, "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
