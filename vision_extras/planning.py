@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +24,15 @@ from vision_extras.models.resnet import ResNet
 from vision_extras.models.resnet_config import ResNetConfig
 from vision_extras.planned import refuse_sides
 from vision_extras.recipe import ImageRecipe
+from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceRecipe, Width
 
 __all__ = ["EpochPlan", "ImageSet", "RunPlan", "compound", "epoch_flops", "image_flops", "plan_run"]
 
 # Of an image in an epoch, at a resolution.
 Cost = Callable[[int, Shape], int]
 
-# Of an image [C, H, W].
-Count = Callable[[tuple[int, int, int]], int]
+# Of an image [C, H, W], at a level of a subspace; None for where the network stands.
+Count = Callable[[tuple[int, int, int], float | None], int]
 
 # What a factor may begin at, in the order in which it is reduced; the thesis goes down to a quarter.
 _FACTORS = tuple((100 - hundredth) / 100 for hundredth in range(76))
@@ -56,32 +57,63 @@ class ImageSet(NamedTuple):
 def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int, count: Count | None = None) -> Cost:
     """Operations that training takes for an image, by epoch and resolution.
 
-    What pruning takes away is counted, since the tensors keep their shapes; what signals take is not.
+    What pruning, sparsity and few bits take away is counted, since the tensors keep their shapes; what signals take is
+    not. Of a subspace all networks of an update are counted: of widths at random the mean, in the middle of the epoch.
 
     Args:
         recipe: of the run.
         network: that is trained; it may be on the meta device.
         channels: of the images.
-        count: of an image's operations by its shape, where it is known already.
+        count: of an image's operations (`counter`), where it has counted already.
 
     Returns:
         Called, it raises a `ValueError` if operations cannot be counted, as in `metrics.flops.training_flops`.
     """
-    passes = 2 if recipe.sharpness.radius else 1
-    if count is None and not isinstance(network, ResNet):
+    passes, epochs = 2 if recipe.sharpness.radius else 1, recipe.training.epochs
+    subspace = network if isinstance(network, CompressibleSubspace) else None
+    narrows = subspace is not None and isinstance(subspace.compression, Width)
+    plain = network if subspace is None else subspace.network
+    known = isinstance(plain, ResNet) and not narrows
+    if count is None and not known:
         # Now, as processes may come to hold shares of the weights.
-        count = cache(partial(training_flops, on_meta(network)))
+        count = counter(network)
+
+    def levels(epoch: int) -> list[tuple[float | None, float]]:
+        """How many networks an update has at each level; at None, where levels change no operations."""
+        if subspace is None:
+            return [(None, 1)]
+        expected = Curriculum(subspace.compression, recipe.subspace).expected((epoch + 0.5) / epochs)
+        return expected if narrows else [(None, sum(number for _, number in expected))]
 
     @cache
     def config_at(epoch: int) -> ResNetConfig:
-        return _scaled(network, recipe.growth.network_at(recipe.model, epoch, recipe.training.epochs))
+        return _scaled(plain, recipe.growth.network_at(recipe.model, epoch, epochs))
 
     @cache
     def cost(epoch: int, shape: Shape) -> int:
-        known = isinstance(network, ResNet)
-        return passes * (config_at(epoch).training_flops(*shape) if known else count((channels, *shape)))
+        def operations(level: float | None) -> int:
+            return config_at(epoch).training_flops(*shape) if known else count((channels, *shape), level)
+
+        return round(passes * sum(number * operations(level) for level, number in levels(epoch)))
 
     return cost
+
+
+def counter(network: nn.Module) -> Count:
+    """Counts a network's operations by `training_flops`, once for each image's shape and each level of a subspace.
+
+    Args:
+        network: that is trained; it may be on the meta device, and is not changed.
+    """
+    network = on_meta(network)
+
+    @cache
+    def count(shape: tuple[int, int, int], level: float | None = None) -> int:
+        if level is not None:
+            network.move(network.compression.alpha(level), level)
+        return training_flops(network, shape)
+
+    return count
 
 
 def _scaled(network: ResNet, model: ModelRecipe) -> ResNetConfig:
@@ -126,8 +158,9 @@ class RunPlan:
     Args:
         recipe: of the run.
         data: its images.
-        parameters: of the full network.
-        dense: operations of an epoch of the full network at the reference resolution (SSc-FBS).
+        parameters: of the full network; of both ends of a line.
+        dense: operations of an epoch of the full network at the reference resolution (SSc-FBS), in one pass for each
+            image.
         epochs: what each of them takes.
     """
 
@@ -238,18 +271,30 @@ def plan_run(recipe: ImageRecipe, data: ImageSet | None = None) -> RunPlan:
     """
     data = data or _image_set(recipe)
     network = _network(recipe, data)
-    return _planned(recipe, data, network, cache(partial(training_flops, network)))
+    return _planned(recipe, data, network, counter(network), _dense(recipe, data))
 
 
 def _network(recipe: ImageRecipe, data: ImageSet) -> nn.Module:
     """The full network on the meta device."""
     try:
-        return build_network(recipe.model, data.channels, data.classes, None)
+        network = build_network(recipe.model, data.channels, data.classes, None)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
+    if recipe.subspace.kind == "none":
+        return network
+    try:
+        return recipe.subspace.make(network)
+    except ValueError as error:
+        raise RecipeError(f"subspace.compression={recipe.subspace.compression!r}: {error}") from error
 
 
-def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Count) -> RunPlan:
+def _dense(recipe: ImageRecipe, data: ImageSet) -> int:
+    """Operations of an epoch of the full network alone at the reference resolution."""
+    plain = dataclasses.replace(recipe, growth=GrowthRecipe(), subspace=SubspaceRecipe())
+    return data.images * image_flops(plain, _network(plain, data), data.channels)(0, recipe.sampler.shape)
+
+
+def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Count, dense: int) -> RunPlan:
     loop, sampler = recipe.training, recipe.sampler
     plan = Plan(sampler, data.images, loop.epochs, loop.global_batch_size, loop.batch_size, loop.seed)
     refuse_sides(recipe, network)
@@ -271,8 +316,6 @@ def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Cou
                 flops=epoch_flops(plan, epoch, cost),
             )
         )
-    plain = dataclasses.replace(recipe, growth=GrowthRecipe())
-    dense = data.images * image_flops(plain, network, data.channels, count)(0, sampler.shape)
     return RunPlan(recipe, data, parameters, dense, tuple(epochs))
 
 
@@ -303,12 +346,12 @@ def compound(recipe: ImageRecipe, budget: float, data: ImageSet | None = None) -
         )
     data = data or _image_set(recipe)
     network = _network(recipe, data)
-    count = cache(partial(training_flops, network))
+    count, dense = counter(network), _dense(recipe, data)
 
     def planned(resolution: float, width: float, depth: float) -> RunPlan:
         sampler = dataclasses.replace(recipe.sampler, start=resolution)
         growth = dataclasses.replace(recipe.growth, width=width, depth=depth)
-        return _planned(dataclasses.replace(recipe, sampler=sampler, growth=growth), data, network, count)
+        return _planned(dataclasses.replace(recipe, sampler=sampler, growth=growth), data, network, count, dense)
 
     low = _FACTORS[-1]
     phases = [lambda factor: planned(factor, 1.0, 1.0)]

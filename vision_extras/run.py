@@ -119,10 +119,7 @@ def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> Compress
         draw = generator("other end", recipe.training.seed)
         other = _build(recipe.model, split.channels, len(split.classes), draw)
     try:
-        norms = {"norm": wanted.norm, "groups": wanted.groups}
-        if wanted.kind == "line":
-            return CompressibleSubspace.line(network, wanted.build(), other=other, **norms)
-        return CompressibleSubspace.point(network, wanted.build(), **norms)
+        return wanted.make(network, other)
     except ValueError as error:
         raise RecipeError(f"subspace.compression={wanted.compression!r}: {error}") from error
 

@@ -13,6 +13,8 @@ from vision_extras.subspaces.recipe import SubspaceRecipe
 
 __all__ = ["Curriculum", "Draw"]
 
+_PARTS = 16
+
 
 class Draw(NamedTuple):
     """A network of the subspace: a point of the line, and how much it is compressed."""
@@ -35,7 +37,7 @@ class Curriculum:
 
     def draws(self, moment: Moment) -> list[Draw]:
         """The networks of an update, whose losses are summed."""
-        compression, left = self._compression, self._left(moment)
+        compression, left = self._compression, self._left(moment.progress)
         draws = []
         for alpha in self._alphas(moment):
             level = compression.level(alpha)
@@ -43,16 +45,42 @@ class Curriculum:
             draws.append(Draw(alpha, compression.annealed(level, left) if left else level))
         return draws
 
+    def expected(self, progress: float) -> list[tuple[float, float]]:
+        """Levels, and how many of an update's networks are at each on the average.
+
+        Some levels, evenly spread, stand for a continuum.
+
+        Args:
+            progress: share of training that is done.
+        """
+        compression, recipe = self._compression, self._recipe
+        if recipe.targets:
+            found = [(level, 1.0) for level in recipe.targets]
+        elif recipe.curriculum == "hold" and progress < recipe.warmup:
+            found = [(compression.weakest, 1.0)]
+        else:
+            at_end, between = (1.0, recipe.samples - 2) if recipe.samples > 1 else (recipe.bias / 2, 1 - recipe.bias)
+            levels = compression.levels() or self._spread()
+            found = [(compression.strongest, at_end), (compression.weakest, at_end)]
+            found += [(level, between / len(levels)) for level in levels]
+        left = self._left(progress)
+        return [(compression.annealed(level, left) if left else level, count) for level, count in found if count]
+
+    def _spread(self) -> list[float]:
+        """The middles of equal parts of the range."""
+        low, high = self._compression.strongest, self._compression.weakest
+        return [low + (high - low) * (part + 0.5) / _PARTS for part in range(_PARTS)]
+
     def quantises_activations(self, moment: Moment) -> bool:
         """Whether what layers are given is quantised too, after the warm-up."""
         return moment.progress >= self._recipe.warmup
 
-    def _left(self, moment: Moment) -> float:
+    def _left(self, progress: float) -> float:
         """The share of the warm-up that is still to come."""
         recipe = self._recipe
         if recipe.curriculum != "anneal" or not recipe.warmup:
             return 0.0
-        return max(0.0, 1 - moment.progress / recipe.warmup)
+        return max(0.0, 1 - progress / recipe.warmup)
 
     def _alphas(self, moment: Moment) -> list[float]:
         compression, recipe = self._compression, self._recipe

@@ -6,9 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from hylora.training.fields import check_choice, check_range, refuse_unread
 from vision_extras.subspaces.compression import Compression
 from vision_extras.subspaces.kinds import COMPRESSIONS
+from vision_extras.subspaces.subspace import CompressibleSubspace
 
 __all__ = ["SubspaceRecipe"]
 
@@ -100,6 +103,21 @@ class SubspaceRecipe:
         for name, value in derived.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    def make(self, network: nn.Module, other: nn.Module | None = None) -> CompressibleSubspace:
+        """A network as the accurate end of a line, or as the point.
+
+        Args:
+            network: it becomes a part of the subspace and is changed in place; it may be on the meta device.
+            other: the efficient end of a line; None begins with both at the network's weights.
+
+        Raises:
+            ValueError: if the network cannot be compressed in this way.
+        """
+        norms = {"norm": self.norm, "groups": self.groups}
+        if self.kind == "line":
+            return CompressibleSubspace.line(network, self.build(), other=other, **norms)
+        return CompressibleSubspace.point(network, self.build(), **norms)
 
     def build(self) -> Compression:
         """The compression, with its range of levels."""

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from hylora.training.optimizer import trainable
 from vision_extras.subspaces.compression import Compression
 from vision_extras.subspaces.line import draw_lines
-from vision_extras.subspaces.norms import norm_parameters, replace_batch_norms
+from vision_extras.subspaces.norms import check_norms, norm_parameters, replace_batch_norms
 from vision_extras.subspaces.position import Position
 from vision_extras.subspaces.storage import StoredSubspace
 
@@ -174,6 +174,8 @@ class CompressibleSubspace(StoredSubspace):
         Raises:
             ValueError: naming what cannot be compressed.
         """
+        if self.norm != "keep":
+            check_norms(self.network, images)
         stood = self.position.alpha, self.position.level
         self.at_level(self.compression.strongest)
         self.compression.check(self.network, images)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 
@@ -88,12 +89,16 @@ def test_subspaces_have_the_levels_and_the_norms_of_the_thesis():
     assert mobile.groups == 8
 
 
+@functools.cache
+def split_of(images):
+    return load_split(images)
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_recipes_on_embedded_images_can_be_made(name, monkeypatch):
-    monkeypatch.setattr("vision_extras.run.load_split", lambda images: split)
-    split = load_split(ImageRecipe.load(RECIPES[name]).images)
+    monkeypatch.setattr("vision_extras.run.load_split", split_of)
     for overrides in ([], *offered(RECIPES[name]).values()):
         recipe = ImageRecipe.load(RECIPES[name], overrides)
         task = make_task(recipe, Accelerator(cpu=True))
         assert task.model.network.is_line == (recipe.subspace.kind == "line")
-        assert task.steps == recipe.training.epochs * -(-len(split.train) // 64)
+        assert task.steps == recipe.training.epochs * -(-len(split_of(recipe.images).train) // 64)
