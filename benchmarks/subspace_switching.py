@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from environment import describe
 
 from vision_extras.metrics.runtime import interleaved
 from vision_extras.models import ModelRecipe, build_network
-from vision_extras.subspaces import CompressibleSubspace, replace_batch_norms
+from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.subspaces.deployment import Deployed
 from vision_extras.subspaces.kinds import COMPRESSIONS
 
@@ -29,8 +30,8 @@ _CASES = {"resnet20": 32, "resnet18": 224}
 def subspace_of(name: str, kind: str, compression: str) -> CompressibleSubspace:
     """An untrained subspace, whose times are those of a trained one."""
     network = build_network(ModelRecipe(name=name), 3, 1000, torch.Generator().manual_seed(0))
-    replace_batch_norms(network, "instance" if compression == "width" else "group")
-    subspace = getattr(CompressibleSubspace, kind)(network, COMPRESSIONS[compression]())
+    norm = "instance" if compression == "width" else "group"
+    subspace = getattr(CompressibleSubspace, kind)(network, COMPRESSIONS[compression](), norm=norm)
     # So that ranges of what layers are given are known, and passes take the time to quantise that.
     subspace.position.activations = True
     with torch.no_grad():
@@ -84,7 +85,8 @@ def main() -> None:
                     found = compare(subspace, images, options.rounds)
                     results.append(case | found)
                     print(*case.values(), *(f"{end} {found[f'over_{end}']:.3f}" for end in ("weakest", "strongest")))
-    options.output.write_text(json.dumps({"environment": describe(), "results": results}, indent=2) + "\n")
+    environment = {**describe(), "load": os.getloadavg()[1]}
+    options.output.write_text(json.dumps({"environment": environment, "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

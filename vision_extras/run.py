@@ -106,12 +106,10 @@ def _check(network: nn.Module, shape: tuple[int, int], channels: int, classes: i
     """Try a network on an image, and a subspace at both its ends."""
     check_logits(network, shape, channels, classes)
     if isinstance(network, CompressibleSubspace):
-        compression = network.compression
-        network.at_level(compression.strongest)
-        check_logits(network, shape, channels, classes)
+        check_logits(network.at_level(network.compression.strongest), shape, channels, classes)
+        network.at_level(network.compression.weakest)
         ramp = torch.linspace(-1, 1, channels * math.prod(shape))
-        compression.check(network.network, ramp.reshape(1, channels, *shape))
-        network.at_level(compression.weakest)
+        network.check(ramp.reshape(1, channels, *shape))
 
 
 def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> CompressibleSubspace:

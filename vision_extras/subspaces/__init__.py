@@ -3,6 +3,7 @@
 
 from vision_extras.subspaces.bits import Bits
 from vision_extras.subspaces.curriculum import Curriculum, Draw
+from vision_extras.subspaces.deployment import Deployed
 from vision_extras.subspaces.norms import replace_batch_norms
 from vision_extras.subspaces.recipe import SubspaceRecipe
 from vision_extras.subspaces.sparsity import Sparsity
@@ -14,6 +15,7 @@ __all__ = [
     "Bits",
     "CompressibleSubspace",
     "Curriculum",
+    "Deployed",
     "Draw",
     "Sparsity",
     "SubspaceRecipe",

@@ -60,7 +60,7 @@ class Bits(Compression):
             layer.input_quantizer = InputQuantizer(position, layer.weight.device)
             layer.register_forward_pre_hook(_quantize_input)
 
-    def settle(self, network: nn.Module) -> None:
+    def settle(self, network: nn.Module, image: tuple[int, ...] | None) -> None:
         for layer in network.modules():
             quantizer = getattr(layer, "input_quantizer", None)
             if isinstance(quantizer, InputQuantizer):

@@ -77,8 +77,16 @@ class Compression:
             ValueError: saying what cannot be compressed.
         """
 
-    def settle(self, network: nn.Module) -> None:
-        """Leave plain modules at the present level, in place, after all weights have become plain parameters."""
+    def settle(self, network: nn.Module, image: tuple[int, ...] | None) -> None:
+        """Leave plain modules at the present level, in place, after all weights have become plain parameters.
+
+        Args:
+            network: that is compressed.
+            image: shape of an image that it takes, [C, H, W]; None where nobody has said one.
+
+        Raises:
+            ValueError: if the shape is needed.
+        """
 
     def grids(self, network: nn.Module) -> dict[str, Grid]:
         """The grids of few bits that weights are on at the present level, by the weight's name.

@@ -18,7 +18,7 @@ from vision_extras.subspaces.subspace import CompressibleSubspace
 
 __all__ = ["costs"]
 
-_ROUNDS = 15
+_ROUNDS = 31
 
 
 def costs(
@@ -39,7 +39,8 @@ def costs(
 
         - `sparsity`: share of the weights that are zero or gone.
         - `parameters`: numbers that are neither, with biases and norms.
-        - `bytes`: of the weights that are neither: 4 each, or an eighth for each bit.
+        - `bytes`: of the weights that are neither: 4 each, or an eighth for each bit where they are compressed.
+        - `stored_bytes`: of all tensors as `save_level` writes them.
         - `operations`: as `inference_flops` has them, two for what the thesis counts as one; for sparsities those of
           weights that are not zero, None where they cannot be counted.
         - For widths `seconds` on the CPU, the median of rounds in which the levels take turns, and `relative_seconds`,
@@ -49,24 +50,26 @@ def costs(
     whole = _weights(subspace.network, ())
     compressed = sum(weight.numel() for weight in _weights(subspace.network, keep).values())
     total = sum(weight.numel() for weight in whole.values())
-    networks = {level_name(level): subspace.export(level).eval() for level in levels}
-    found = {}
-    for level, (name, network) in zip(levels, networks.items(), strict=True):
+    found, narrower = {}, {}
+    for level in levels:
+        network = subspace.export(level).eval()
         weights = _weights(network, ())
         nonzero = {key: int(weight.count_nonzero()) for key, weight in weights.items()} if kind == "sparsity" else {}
         gone = sum(weights[key].numel() - count for key, count in nonzero.items())
         left = sum(weight.numel() for weight in weights.values()) - gone
         size = 4 * left - (4 - level / 8) * compressed if kind == "bits" else 4 * left
         shares = {key: count / weights[key].numel() for key, count in nonzero.items()}
-        found[name] = {
+        found[level_name(level)] = {
             "sparsity": (total - left) / total,
             "parameters": sum(parameter.numel() for parameter in network.parameters()) - gone,
             "bytes": size,
+            "stored_bytes": subspace.level_size(level),
             "operations": _operations(network, shape, shares),
         }
-    if kind == "width":
-        for name, times in _runtimes(networks, shape).items():
-            found[name] |= times
+        if kind == "width":
+            narrower[level_name(level)] = network
+    for name, times in _runtimes(narrower, shape).items():
+        found[name] |= times
     return found
 
 
@@ -86,7 +89,7 @@ def _runtimes(networks: Mapping[str, nn.Module], shape: tuple[int, int, int]) ->
     works = {name: partial(network.cpu(), image) for name, network in networks.items()}
     with torch.inference_mode():
         seconds = interleaved(works, _ROUNDS)
-    first = seconds[next(iter(seconds))]
+    first = next(iter(seconds.values()), [])
     return {
         name: {
             "seconds": statistics.median(times),

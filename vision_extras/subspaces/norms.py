@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-__all__ = ["norm_parameters", "replace_batch_norms"]
+from hylora.training.evaluation import evaluation_mode
 
-_INSTANCE_NORMS = {
-    nn.BatchNorm1d: nn.InstanceNorm1d,
-    nn.BatchNorm2d: nn.InstanceNorm2d,
-    nn.BatchNorm3d: nn.InstanceNorm3d,
-}
+__all__ = ["check_norms", "norm_parameters", "replace_batch_norms"]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def norm_parameters(network: nn.Module) -> list[str]:
@@ -37,7 +37,7 @@ def replace_batch_norms(network: nn.Module, norm: Literal["group", "instance"], 
 
     Args:
         network: any module; it may be on the meta device.
-        norm: of groups of channels, or of each channel.
+        norm: of groups of channels, or of each channel (instance norms, as group norms of one channel).
         groups: the most that divide the channels, up to this number, are taken; one for each channel where there are
             fewer channels.
 
@@ -54,18 +54,44 @@ def replace_batch_norms(network: nn.Module, norm: Literal["group", "instance"], 
 
 
 def _without_statistics(name: str, old: _BatchNorm, norm: Literal["group", "instance"], groups: int) -> nn.Module:
-    kind = next((kind for kind in _INSTANCE_NORMS if isinstance(old, kind)), None)
-    if kind is None or type(old).forward is not kind.forward:
+    if type(old).forward is not nn.BatchNorm2d.forward or not isinstance(old, _BATCH_NORMS):
         raise ValueError(
             f"{name} is of the kind {type(old).__name__}, which may do more than a batch norm of torch.nn; replace it "
-            f"by one of {', '.join(kind.__name__ for kind in _INSTANCE_NORMS)}, or keep the network's norms"
+            f"by one of {', '.join(kind.__name__ for kind in _BATCH_NORMS)}, or keep the network's norms"
         )
-    channels, affine = old.num_features, old.affine
-    # Their own parameters would be drawn for nothing.
-    if norm == "instance":
-        new: nn.Module = _INSTANCE_NORMS[kind](channels, old.eps, affine=affine, device="meta")
-    else:
-        fitting = max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
-        new = nn.GroupNorm(fitting, channels, old.eps, affine, device="meta")
+    channels, count = old.num_features, old.num_features
+    if norm == "group":
+        count = max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)
+    # Its own parameters would be drawn for nothing.
+    new = nn.GroupNorm(count, channels, old.eps, old.affine, device="meta")
     new.weight, new.bias = old.weight, old.bias
     return new.train(old.training)
+
+
+def check_norms(network: nn.Module, images: Tensor) -> None:
+    """Refuse images of which a norm would leave nothing, as it has a single value in each group of its channels.
+
+    Args:
+        network: that takes the images.
+        images: [B, C, H, W].
+
+    Raises:
+        ValueError: naming the norm and what else there is.
+    """
+
+    def look(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
+        channels, positions = inputs[0].shape[1], inputs[0].shape[2:].numel()
+        if positions == 1 and norm.num_groups >= channels:
+            raise ValueError(
+                f"{name} normalises each channel of an image, which has a single position there, and makes it a "
+                "constant; take larger images, or norms of several channels (norm='group' with fewer groups)"
+            )
+
+    named = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.GroupNorm)]
+    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in named]
+    try:
+        with evaluation_mode(network), torch.no_grad():
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()

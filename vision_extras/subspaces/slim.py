@@ -34,18 +34,15 @@ class Slim(nn.Module):
     Attributes:
         position: whose level is the width.
         whole: whether all output channels are given at every width.
-        given: shape of the last input without its batch; None before the first.
         axis: where an input has its channels.
     """
 
     position: Position
     whole: bool
-    given: tuple[int, ...] | None
     axis: int = 1
 
     def forward(self, input: Tensor) -> Tensor:
         """An input of any width to an output of the layer's width for it."""
-        self.given = tuple(input.shape[1:])
         return self._apply_corner(input, **self._corner(input.shape[self.axis]))
 
     def settle(self, channels: int) -> None:
@@ -61,7 +58,7 @@ class Slim(nn.Module):
 
     def release(self) -> None:
         """Become a plain layer of full width."""
-        del self.position, self.whole, self.given
+        del self.position, self.whole
         self.__class__ = type(self).__bases__[1]
 
     @property
@@ -235,7 +232,7 @@ def make_slim(layer: nn.Module, kind: type[Slim], position: Position, whole: boo
         whole: whether all output channels are given at every width.
     """
     layer.__class__ = kind
-    layer.position, layer.whole, layer.given = position, whole, None
+    layer.position, layer.whole = position, whole
 
 
 @functools.cache

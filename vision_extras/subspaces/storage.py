@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -30,8 +31,9 @@ class StoredSubspace(nn.Module):
     """The part of a compressible subspace that is about folders.
 
     `model.safetensors` has the state: the network's parameters twice for a line, once for a point (table 3.1).
-    `config.json` has all else: the network's shape, the compression with its range, the layers that are kept, what
-    batch norms were replaced by, whether it is a line, and the position.
+    `config.json` has all else: the network's shape, the compression with its range, the layers that are kept, the
+    parameters that are not trained, what batch norms were replaced by, whether it is a line, the shape of an image, and
+    the position.
     """
 
     network: nn.Module
@@ -40,6 +42,7 @@ class StoredSubspace(nn.Module):
     norm: str
     groups: int
     is_line: bool
+    image: tuple[int, ...] | None
 
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the subspace, which `vision_extras.models.load_network` reads too.
@@ -84,9 +87,10 @@ class StoredSubspace(nn.Module):
         Raises:
             ValueError: if the level is not one of those that were trained.
         """
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        weights, metadata = self._packed(level)
         position = dataclasses.replace(self.position, alpha=self.compression.alpha(level), level=level)
-        write_network(folder, self._config(LEVEL_TYPE, position), *self._packed(level))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_network(folder, self._config(LEVEL_TYPE, position), weights, metadata)
 
     def level_size(self, level: float) -> int:
         """Bytes that the tensors at a level take when `save_level` writes them."""
@@ -121,9 +125,11 @@ class StoredSubspace(nn.Module):
             "network": shape_of(self.network),
             "compression": {"name": self.compression.name, **dataclasses.asdict(self.compression)},
             "keep": self.keep,
+            "frozen": [_plain(name) for name, value in self.network.named_parameters() if not value.requires_grad],
             "line": self.is_line,
             "norm": self.norm,
             "groups": self.groups,
+            "image": self.image,
             "position": dataclasses.asdict(position),
         }
 
@@ -132,9 +138,18 @@ class StoredSubspace(nn.Module):
         """A subspace as that of a folder, with other weights."""
         config = read_config(folder)
         network = network_of(config["network"], network)
+        # They are no lines.
+        for name in config["frozen"]:
+            network.get_parameter(name).requires_grad_(False)
         kind, levels = COMPRESSIONS[config["compression"].pop("name")], config["compression"]
         other = network if config["line"] else None
         subspace = cls(network, kind(**levels), config["keep"], other, config["norm"], config["groups"])
+        subspace.image = config["image"] and tuple(config["image"])
         position = config["position"]
         subspace.set_extra_state(torch.tensor([*position.values()], dtype=torch.float64))
         return subspace
+
+
+def _plain(name: str) -> str:
+    """What a parameter is called in a network without parametrizations."""
+    return re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name)

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from hylora.training.optimizer import trainable
 from vision_extras.subspaces.compression import Compression
 from vision_extras.subspaces.line import draw_lines
-from vision_extras.subspaces.norms import norm_parameters, replace_batch_norms
+from vision_extras.subspaces.norms import check_norms, norm_parameters, replace_batch_norms
 from vision_extras.subspaces.position import Position
 from vision_extras.subspaces.storage import StoredSubspace
 
@@ -56,6 +56,7 @@ class CompressibleSubspace(StoredSubspace):
         self.compression = compression
         self.keep = None if keep is None else tuple(keep)
         self.norm, self.groups = norm, groups
+        self.image: tuple[int, ...] | None = None
         self.position = Position(compression.alpha(compression.weakest), compression.weakest)
         if norm != "keep":
             for end in {network, other} - {None}:
@@ -162,20 +163,40 @@ class CompressibleSubspace(StoredSubspace):
         """Go to a point of the line at a level of its own, as warm-ups and reversed lines have it."""
         self.position.alpha, self.position.level = alpha, level
 
+    def check(self, images: Tensor) -> None:
+        """Refuse a network that can be compressed, but would then be another, by trying it at the strongest level.
+
+        Networks that take images of one size alone can be exported at a width after that.
+
+        Args:
+            images: [B, C, H, W], not constant.
+
+        Raises:
+            ValueError: naming what cannot be compressed.
+        """
+        if self.norm != "keep":
+            check_norms(self.network, images)
+        stood = self.position.alpha, self.position.level
+        self.at_level(self.compression.strongest)
+        self.compression.check(self.network, images)
+        self.move(*stood)
+        self.image = tuple(images.shape[1:])
+
     def export(self, level: float) -> nn.Module:
         """A plain module that is this network at a level, to be deployed; the subspace stays where it is.
 
         Where width is compressed, its layers have fewer channels; else weights are zero, or multiples of a step.
 
         Raises:
-            ValueError: if the level is not one of those that were trained.
+            ValueError: if the level is not one of those that were trained, or the network takes images of one size
+                alone, which `check` was not given.
         """
         taken = copy.deepcopy(self).at_level(level)
         network = taken.network
         for module in list(network.modules()):
             if parametrize.is_parametrized(module):
                 make_plain(module)
-        taken.compression.settle(network)
+        taken.compression.settle(network, self.image)
         return network
 
     def get_extra_state(self) -> Tensor:

@@ -43,7 +43,8 @@ class Width(Compression):
             )
 
     def level(self, alpha: float) -> float:
-        return self.strongest + (self.weakest - self.strongest) * alpha
+        # So that the ends are the ends.
+        return round(self.strongest + (self.weakest - self.strongest) * alpha, 12)
 
     def alpha(self, level: float) -> float:
         return (level - self.strongest) / (self.weakest - self.strongest)
@@ -88,14 +89,14 @@ class Width(Compression):
     def check(self, network: nn.Module, images: Tensor) -> None:
         check_channels(network, images)
 
-    def settle(self, network: nn.Module) -> None:
+    def settle(self, network: nn.Module, image: tuple[int, ...] | None) -> None:
         slim = [module for module in network.modules() if isinstance(module, Slim)]
         try:
-            given = channels_given(network, _blank(network))
+            given = channels_given(network, _blank(network, image))
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
             raise ValueError(
-                f"the network fails on a blank image ({error}); call the subspace on an image of the size that it "
-                "takes, and export after that"
+                f"the network fails on a blank image ({error}); call the subspace's check with images that it takes, "
+                "and export after that"
             ) from error
         for layer in slim:
             if layer in given:
@@ -114,10 +115,9 @@ def _slim_class_of(name: str, module: nn.Module) -> type[Slim] | None:
         raise ValueError(f"{name} cannot be narrower: {error}") from error
 
 
-def _blank(network: nn.Module) -> Tensor:
-    """An image as the network was last given, or else of a size that most take."""
+def _blank(network: nn.Module, shape: tuple[int, ...] | None) -> Tensor:
+    """An image of a shape, or else of one that most networks take."""
     first = next(module for module in network.modules() if isinstance(module, Slim))
-    shape = first.given
     if shape is None:
         stride = getattr(network, "stride", 1)
         # Several positions at the end, without which norms of channels are not defined.

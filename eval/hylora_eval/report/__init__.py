@@ -2,7 +2,7 @@
 """The theses' tables out of result files: Markdown, CSV and one page of HTML.
 
 `collect` finds result files and reads their numbers, `thesis_tables` (language models: chapter 6, tables 6.1 to 6.6)
-and `training_tables` (training: chapter 4, tables 4.1 to 4.7) lay them out as `tables`, and `write` writes them.
+and `training_tables` (training: chapters 3 and 4) lay them out as `tables`, and `write` writes them.
 """
 
 __all__ = [

@@ -22,7 +22,7 @@ class _Series(NamedTuple):
 
     name: str
     subject: Subject
-    cells: list[tuple[int, Cell]]
+    cells: list[tuple[float, Cell]]
 
 
 def series_styles(tables: list[Table]) -> dict[Subject | str, dict[str, Any]]:
@@ -64,12 +64,12 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
 
     Returns:
         `slug`, `title`, `xLabel`, `yLabel`, `logX`, `logY`, `shareY` (one vertical axis for all panels) and `panels`.
-        A panel has a `title`, the `categories` of its horizontal axis (None where it has lengths) and its `series` of
+        A panel has a `title`, the `categories` of its horizontal axis (None where it has numbers) and its `series` of
         `points`; a point with a `gap` has no line to the one before it, for a value is missing between them.
     """
     if not table.x_label:
         return None
-    lengths = table.subjects_in == "columns" or all(column.label.isdigit() for column in table.columns)
+    lengths = table.subjects_in == "columns" or _places(table) is not None
     panels = [
         {
             "title": title,
@@ -96,7 +96,7 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
         "title": table.title,
         "xLabel": table.x_label,
         "yLabel": table.y_label,
-        "logX": lengths,
+        "logX": lengths and table.log_x,
         "logY": table.log_y,
         # Kinds of work take times of different orders.
         "shareY": not table.log_y,
@@ -119,7 +119,7 @@ def _panels(table: Table) -> Iterator[tuple[str, list[_Series]]]:
                 ],
             )
         return
-    places = [int(column.label) if column.label.isdigit() else i for i, column in enumerate(table.columns)]
+    places = _places(table) or range(len(table.columns))
     names = name_subjects(row.subject for section in table.sections for row in section.rows)
     for section in table.sections:
         yield (
@@ -131,7 +131,15 @@ def _panels(table: Table) -> Iterator[tuple[str, list[_Series]]]:
         )
 
 
-def _points(cells: Iterable[tuple[int, Cell]]) -> Iterator[dict[str, Any]]:
+def _places(table: Table) -> list[float] | None:
+    """Where columns stand on an axis of numbers; None where they are called otherwise."""
+    try:
+        return [int(column.label) if column.label.isdigit() else float(column.label) for column in table.columns]
+    except ValueError:
+        return None
+
+
+def _points(cells: Iterable[tuple[float, Cell]]) -> Iterator[dict[str, Any]]:
     """The points of a series, without those that cannot be drawn."""
     gap = False
     for x, cell in cells:
@@ -142,7 +150,7 @@ def _points(cells: Iterable[tuple[int, Cell]]) -> Iterator[dict[str, Any]]:
             gap = True
 
 
-def _point(x: int, cell: Cell) -> dict[str, Any]:
+def _point(x: float, cell: Cell) -> dict[str, Any]:
     measurement: Measurement = cell.measurement
     low, high = measurement.spread or (measurement.value, measurement.value)
     if measurement.error is not None:

@@ -115,7 +115,7 @@ class Measurement:
             where it was evaluated on others than its own.
         subject: what it is of.
         item: what was measured, where a kind has several: a task's name, a kind of work.
-        length: context length in tokens, or an image's side in pixels; None where there is none.
+        length: context length in tokens, an image's side in pixels, or a level of compression; None for none.
         value: the number; None where there should be one (see `remark`).
         error: its standard error; None where there is none.
         places: where it stands; several for an average.
@@ -130,7 +130,7 @@ class Measurement:
     kind: str
     subject: Subject
     item: str
-    length: int | None
+    length: float | None
     value: float | None
     error: float | None
     places: tuple[Place, ...]

@@ -115,7 +115,8 @@ class Table:
         subjects_in: "rows" or "columns": along these, values are compared.
         x_label: what a chart's horizontal axis is; "" where a chart makes no sense.
         y_label: what the numbers are.
-        log_y: whether a chart starts with a logarithmic axis.
+        log_x: whether a chart's horizontal axis starts as a logarithmic one, if its places are numbers.
+        log_y: whether a chart starts with a logarithmic axis of values.
         is_detail: whether a page shows it only when asked.
         details: what the details of rows are.
         notes: footnotes of cells, in order.
@@ -132,6 +133,7 @@ class Table:
     subjects_in: str = "rows"
     x_label: str = ""
     y_label: str = ""
+    log_x: bool = True
     log_y: bool = False
     is_detail: bool = False
     details: str = "run"

@@ -25,7 +25,11 @@ _DATA = {
 }
 
 # What depends on the machine.
-_OF_MACHINE = ("seconds", "peak_bytes")
+_OF_MACHINE = ("seconds", "relative_seconds", "peak_bytes")
+
+# Numbers by side in pixels, and by level of compression several at each.
+_BY_SIDE = "accuracy_by_side"
+_BY_LEVEL = ("curve", "costs")
 
 
 def read_training(result: Result, source: Source, *root: str | int) -> Iterator[Measurement]:
@@ -60,19 +64,27 @@ def _metrics(result: Result, *root: str | int) -> Iterator[tuple[str | int, ...]
         # The recipe has the seed.
         if name != "seed" and result.optional_number(*root, name) is not None:
             yield (*root, name)
-    for side in result.get_at(*root, "accuracy_by_side") or ():
-        yield (*root, "accuracy_by_side", side)
+    for side in result.get_at(*root, _BY_SIDE) or ():
+        yield (*root, _BY_SIDE, side)
+    for section in _BY_LEVEL:
+        for level in result.get_at(*root, section) or ():
+            for name in result.pick(*root, section, level, kind=dict):
+                if result.optional_number(*root, section, level, name) is not None:
+                    yield (*root, section, level, name)
 
 
 def _measurement(
     result: Result, source: Source, kind: str, keys: tuple[str | int, ...], **options: Any
 ) -> Measurement:
-    section, name = keys[-2:] if len(keys) > 1 else (None, keys[0])
-    by_side = section == "accuracy_by_side"
+    item, length = keys[-1], None
+    if keys[-2:-1] == (_BY_SIDE,):
+        item, length = _BY_SIDE, int(keys[-1])
+    elif keys[-3:-2] and keys[-3] in _BY_LEVEL:
+        item, length = f"{keys[-3]}.{keys[-1]}", float(keys[-2])
     return Measurement(
         kind=kind,
-        item=section if by_side else name,
-        length=int(name) if by_side else None,
+        item=item,
+        length=length,
         value=result.finite_number(*keys),
         error=None,
         places=(Place(source, pointer(*keys)),),

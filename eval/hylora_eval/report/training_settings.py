@@ -15,11 +15,13 @@ __all__ = ["Key", "Setting", "by_network", "gather", "over_seeds"]
 # As the thesis writes them, in its order.
 _SAMPLERS = {"ssc_fbs": "SSc-FBS", "msc_fbs": "MSc-FBS", "msc_vbs": "MSc-VBS", "msc_vbswc": "MSc-VBSWC"}
 
+_SUBSPACES = {"line": "LCS+L", "point": "LCS+P"}
+
 # Where recipes name the network, the most particular first.
 _NETWORK = ("model.config.architecture", "model.config.model_type", "model.path", "model.name")
 
 # Kind, item and length of measurements of the same thing.
-Key = tuple[str, str, int | None]
+Key = tuple[str, str, float | None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,21 @@ class Setting:
         return _SAMPLERS.get(name, name)
 
     @property
+    def compression(self) -> str:
+        """What a subspace was trained for levels of; "" where none was."""
+        return self.facts.get("subspace.compression", "") if self._kind else ""
+
+    @property
+    def subspace(self) -> str:
+        """The subspace as the thesis writes it, or the levels that a network was trained at; "" where it has none."""
+        targets = self.facts.get("subspace.targets", "[]").strip("[]")
+        return f"trained at {targets}" if self._kind and targets else self._kind
+
+    @property
+    def _kind(self) -> str:
+        return _SUBSPACES.get(self.facts.get("subspace.kind", ""), "")
+
+    @property
     def subject(self) -> Subject:
         """What rows and their charts are of."""
         return Subject(self.name, self.network, "", "")
@@ -79,11 +96,13 @@ def gather(measurements: list[Measurement]) -> list[Setting]:
 
 
 def _named(settings: list[Setting]) -> list[Setting]:
-    """Called by their samplers where samplers differ, and by what tells them from others that are alike."""
-    differ = len({setting.sampler for setting in settings}) > 1
+    """Called by subspaces, by samplers and compressions where these differ, and by what else tells them apart."""
+    samplers = len({setting.sampler for setting in settings}) > 1
+    compressions = len({setting.compression for setting in settings if setting.compression}) > 1
 
     def base(setting: Setting) -> str:
-        return setting.given or (setting.sampler if differ else "")
+        parts = setting.sampler if samplers else "", setting.subspace, setting.compression if compressions else ""
+        return setting.given or ", ".join(filter(None, parts))
 
     named = []
     for setting in settings:

@@ -1,88 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of chapter 4 (4.1 to 4.7, and the numbers of figure 4.3) out of measurements of training runs."""
+"""The tables of chapters 3 and 4 out of measurements of training runs."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+from hylora_eval.report.curve_tables import curve_tables
 from hylora_eval.report.measurements import Measurement
-from hylora_eval.report.tables import Cell, Column, Row, Section, Table
-from hylora_eval.report.training_settings import Key, Setting, by_network, gather, over_seeds
+from hylora_eval.report.tables import Column, Table
+from hylora_eval.report.training_metrics import SPREAD, Metric, per_cent, sections_of
+from hylora_eval.report.training_settings import by_network, gather
 
 __all__ = ["training_tables"]
 
-_SPREAD = "± is the standard deviation over seeds."
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """A column of numbers.
-
-    Attributes:
-        label: of the column.
-        item, kind, length: of its measurements.
-        scale: what they are multiplied by.
-        number: the kind of number, which says how many decimals it has.
-        relative: whether to divide by the mean of the section's first setting.
-    """
-
-    label: str
-    item: str
-    kind: str = "training"
-    length: int | None = None
-    scale: float = 1.0
-    number: str = "training"
-    relative: bool = False
-
-    @property
-    def key(self) -> Key:
-        return self.kind, self.item, self.length
-
-    def cell(self, setting: Setting, base: Setting) -> Cell:
-        """The mean over a setting's seeds; nothing where there is no number, or none to relate it to."""
-        runs, reference = setting.runs.get(self.key), 1 / self.scale
-        if self.relative:
-            reference = statistics.fmean([run.value for run in base.runs.get(self.key, ())] or [0.0])
-        if not (runs and reference):
-            return Cell(None)
-        return Cell(over_seeds(runs, setting.subject, self.number, 1 / reference))
-
-
-def _per_cent(label: str, item: str) -> _Metric:
-    return _Metric(f"{label} (%)", item, scale=100, number="per cent")
-
-
 _RATIOS = (
-    _Metric("Peak memory (×)", "peak_bytes", number="ratio", relative=True),
-    _Metric("Training FLOPs (×)", "flops", number="ratio", relative=True),
-    _Metric("Optimization updates (×)", "updates", number="ratio", relative=True),
-    _Metric("Training time (×)", "seconds", number="ratio", relative=True),
+    Metric("Peak memory (×)", "peak_bytes", number="ratio", relative=True),
+    Metric("Training FLOPs (×)", "flops", number="ratio", relative=True),
+    Metric("Optimization updates (×)", "updates", number="ratio", relative=True),
+    Metric("Training time (×)", "seconds", number="ratio", relative=True),
 )
-_ACCURACY = _per_cent("Top-1 accuracy", "accuracy")
-_QUALITY = (_ACCURACY, _per_cent("mAP", "ap"))
+_ACCURACY = per_cent("Top-1 accuracy", "accuracy")
+_QUALITY = (_ACCURACY, per_cent("mAP", "ap"))
 _MEASURED = (
     *_QUALITY,
-    _per_cent("AP at 0.5", "ap50"),
-    _per_cent("AP at 0.75", "ap75"),
-    _Metric("Loss", "loss"),
-    _per_cent("Averaged weights: top-1 accuracy", "average_accuracy"),
-    _Metric("Averaged weights: loss", "average_loss"),
-    _per_cent("Calibration error", "ece"),
-    _Metric("Entropy skewness", "entropy_skewness", number="ratio"),
-    _Metric("Embedding variance", "embedding_variance"),
-    _per_cent("Its share in all variance", "embedding_variance_share"),
+    per_cent("Top-1 accuracy at the strongest level", "strongest_accuracy"),
+    per_cent("AP at 0.5", "ap50"),
+    per_cent("AP at 0.75", "ap75"),
+    Metric("Loss", "loss"),
+    per_cent("Averaged weights: top-1 accuracy", "average_accuracy"),
+    Metric("Averaged weights: loss", "average_loss"),
+    per_cent("Calibration error", "ece"),
+    Metric("Entropy skewness", "entropy_skewness", number="ratio"),
+    Metric("Embedding variance", "embedding_variance"),
+    per_cent("Its share in all variance", "embedding_variance_share"),
 )
 _TAKEN = (
-    _Metric("Peak memory (MiB)", "peak_bytes", scale=2**-20),
-    _Metric("Training FLOPs (10¹²)", "flops", scale=1e-12),
-    _Metric("Updates", "updates", number="count"),
-    _Metric("Time (s)", "seconds"),
-    _Metric("Images seen", "images_seen", number="count"),
-    _Metric("Parameters", "parameters", number="count"),
-    _per_cent("Sparsity", "sparsity"),
+    Metric("Peak memory (MiB)", "peak_bytes", scale=2**-20),
+    Metric("Training FLOPs (10¹²)", "flops", scale=1e-12),
+    Metric("Updates", "updates", number="count"),
+    Metric("Time (s)", "seconds"),
+    Metric("Images seen", "images_seen", number="count"),
+    Metric("Parameters", "parameters", number="count"),
+    per_cent("Sparsity", "sparsity"),
 )
 
 
@@ -113,11 +74,11 @@ def _tables(part: list[Measurement]) -> list[Table]:
     learned = f"Task {task}; learned from {', '.join((source, *more))}." if conditions else f"Task {task}."
     known = {metric.item for metric in (*_MEASURED, *_TAKEN)}
     others = [item for kind, item, side in keys if kind == "training" and item not in known and side is None]
-    sides = sorted(side for kind, _, side in keys if kind == "training" and side is not None)
+    sides = sorted(side for _, item, side in keys if item == "accuracy_by_side")
     images = dict.fromkeys(measurement.data for measurement in part if measurement.kind == "images")
     baselines = ", ".join(dict.fromkeys(members[0].name for _, members in sections))
 
-    def table(slug: str, title: str, caption: str, metrics: Iterable[_Metric], **options: Any) -> list[Table]:
+    def table(slug: str, title: str, caption: str, metrics: Iterable[Metric], **options: Any) -> list[Table]:
         metrics = [metric for metric in metrics if metric.key in keys]
         if not metrics:
             return []
@@ -126,11 +87,11 @@ def _tables(part: list[Measurement]) -> list[Table]:
             Table(
                 slug=f"training-{slug}",
                 title=f"{title}: {source}",
-                caption=f"{caption} {_SPREAD} {learned}",
+                caption=f"{caption} {SPREAD} {learned}",
                 stub="Setting",
                 details="seeds",
                 columns=tuple(Column(metric.label) for metric in metrics),
-                sections=tuple(_sections(sections, metrics)),
+                sections=tuple(sections_of(sections, metrics)),
                 **options,
             )
         ]
@@ -146,7 +107,7 @@ def _tables(part: list[Measurement]) -> list[Table]:
             "measured",
             "What was measured",
             "On held-out images, when training was over.",
-            (*_MEASURED, *(_Metric(item.replace("_", " ").capitalize(), item) for item in others)),
+            (*_MEASURED, *(Metric(item.replace("_", " ").capitalize(), item) for item in others)),
         ),
         *table(
             "sides",
@@ -157,6 +118,7 @@ def _tables(part: list[Measurement]) -> list[Table]:
             x_label="height and width (pixels)",
             y_label="top-1 accuracy (%)",
         ),
+        *curve_tables(settings, source, learned),
         *table(
             "images",
             "Other images",
@@ -170,16 +132,3 @@ def _tables(part: list[Measurement]) -> list[Table]:
         ),
         *table("taken", "What training took", "The numbers behind the ratios.", _TAKEN, is_detail=True),
     ]
-
-
-def _sections(sections: Sequence[tuple[str, list[Setting]]], metrics: Sequence[_Metric]) -> Iterable[Section]:
-    """A section for each network, without settings that have no number."""
-    for network, members in sections:
-        rows = []
-        for setting in members:
-            cells = tuple(metric.cell(setting, members[0]) for metric in metrics)
-            seeds = max((len(cell.measurement.places) for cell in cells if cell.measurement), default=0)
-            if seeds:
-                rows.append(Row(setting.name, f"{seeds} seed{'s' if seeds > 1 else ''}", cells, setting.subject))
-        if rows:
-            yield Section(network, tuple(rows))

@@ -186,6 +186,117 @@ def test_accuracy_by_resolution_is_a_table_and_a_chart(tmp_path):
     assert len({series["style"]["color"] for series in panel["series"]}) == 2
 
 
+def lcs(kind, seed, curve, compression="sparsity", costs=None, **options):
+    """A run of a subspace, with `curve` of (accuracy, loss, reversed accuracy) by level."""
+    names = ("accuracy", "loss", "reversed_accuracy")
+    points = {level: dict(zip(names, values, strict=False)) for level, values in curve.items()}
+    run = made.training(f"out/{kind}-{seed}", seed, curve=points, costs=costs or {}, **options)
+    run["recipe"]["subspace"] = {"kind": kind, "compression": compression}
+    return run
+
+
+def test_accuracies_along_subspaces_are_a_table_and_a_chart(tmp_path):
+    """Lines, points and baselines in one picture, over seeds; and each line beside itself reversed."""
+    tables = tables_of(
+        tmp_path,
+        lcs("line", 0, {"0": (0.9, 0.3, 0.5), "0.5": (0.8, 0.4, 0.8), "0.975": (0.7, 1.5, 0.25)}),
+        lcs("line", 1, {"0": (0.8, 0.5, 0.3), "0.5": (0.8, 0.4, 0.8), "0.975": (0.6, 2.5, 0.15)}),
+        lcs("point", 0, {"0": (0.95, 0.2), "0.9": (0.5, 2.0)}),
+        made.training("out/plain"),
+    )
+    table = tables["training-curve-sparsity"]
+    assert texts(table) == {
+        ("resnet8", "LCS+L"): {
+            "0": "85.00 ± 7.07",
+            "0.5": "80.00 ± 0.00",
+            "0.9": "—",
+            "0.975": "65.00 ± 7.07",
+        },
+        ("resnet8", "LCS+P"): {"0": "95.00", "0.5": "—", "0.9": "50.00", "0.975": "—"},
+    }
+    drawn = chart(table, series_styles([table]))
+    (panel,) = drawn["panels"]
+    assert not drawn["logX"] and panel["categories"] is None and "share of weights that go" in drawn["xLabel"]
+    points = [[(point["x"], point["y"], point["gap"]) for point in series["points"]] for series in panel["series"]]
+    assert points[1] == [(0, 95.0, False), (0.9, 50.0, True)] and [x for x, _, _ in points[0]] == [0, 0.5, 0.975]
+    assert texts(tables["training-curve-loss-sparsity"])["resnet8", "LCS+L"]["0.975"] == "2.00 ± 0.71"
+    assert texts(tables["training-reversed-sparsity"]) == {
+        ("resnet8", "LCS+L"): {"0": "85.00 ± 7.07", "0.5": "80.00 ± 0.00", "0.975": "65.00 ± 7.07"},
+        ("resnet8", "LCS+L, reversed"): {
+            "0": "40.00 ± 14.14",
+            "0.5": "80.00 ± 0.00",
+            "0.975": "20.00 ± 7.07",
+        },
+    }
+    (panel,) = chart(tables["training-reversed-sparsity"], series_styles([tables["training-reversed-sparsity"]]))[
+        "panels"
+    ]
+    assert [series["name"] for series in panel["series"]] == ["LCS+L", "LCS+L, reversed"]
+
+
+def test_levels_of_other_compressions_stand_apart_from_the_weakest_on(tmp_path):
+    tables = tables_of(
+        tmp_path,
+        lcs("line", 0, {"1": (0.9, 0.3, 0.5), "0.25": (0.8, 0.4, 0.8)}, "width"),
+        lcs("line", 0, {"8": (0.7, 0.3, 0.5), "3": (0.6, 0.4, 0.8)}, "bits"),
+    )
+    assert ("resnet8", "LCS+L, bits") in texts(tables["training-measured"])
+    columns = {slug: [column.label for column in table.columns] for slug, table in tables.items() if "curve-" in slug}
+    assert columns["training-curve-width"] == ["1", "0.25"] and columns["training-curve-bits"] == ["8", "3"]
+    assert not any("costs" in slug for slug in tables)
+
+
+def test_networks_trained_at_fixed_levels_are_called_by_these(tmp_path):
+    runs = [lcs("point", seed, {"0": (0.9, 0.3), "0.9": (0.1, 2.0)}) for seed in (0, 0)]
+    runs[1]["recipe"]["subspace"] |= {"targets": [0.5, 0.9], "norm": "keep"}
+    assert [label for _, label in texts(tables_of(tmp_path, *runs)["training-curve-sparsity"])] == [
+        "LCS+P",
+        "trained at 0.5, 0.9",
+    ]
+
+
+def test_what_levels_take_is_told_for_each_setting(tmp_path):
+    """Tables 3.2 and 3.4 to 3.6."""
+    costs = {
+        "1": {"sparsity": 0.0, "parameters": 1234, "bytes": 4321, "operations": 5e7, "seconds": 0.003},
+        "0.25": {"sparsity": 0.93491, "parameters": 99, "bytes": 321, "operations": None, "relative_seconds": 0.4},
+    }
+    tables = tables_of(
+        tmp_path,
+        lcs("line", 0, {"1": (0.9, 0.3)}, "width", costs),
+        lcs("line", 1, {"1": (0.9, 0.3)}, "width", {"1": {**costs["1"], "seconds": 0.004}}),
+        lcs("point", 0, {"1": (0.9, 0.3)}, "width"),
+    )
+    table = tables["training-costs-width"]
+    assert texts(table) == {
+        ("LCS+L", "Sparsity (%)"): {"1": "0.00 ± 0.00", "0.25": "93.49"},
+        ("LCS+L", "Parameters"): {"1": "1234 ± 0", "0.25": "99"},
+        ("LCS+L", "Weights (kB)"): {"1": "4.32 ± 0.00", "0.25": "0.321"},
+        ("LCS+L", "Operations (10⁶)"): {"1": "50.0 ± 0.0", "0.25": "—"},
+        ("LCS+L", "Time on the CPU (ms)"): {"1": "3.50 ± 0.71", "0.25": "—"},
+        ("LCS+L", "Time on the CPU (×)"): {"1": "—", "0.25": "0.40"},
+    }
+    assert [row.detail for row in table.sections[0].rows] == ["2 seeds"] * 5 + ["1 seed"]
+    assert chart(table, {}) is None
+
+
+def test_the_page_draws_curves_and_holds_what_levels_take(tmp_path):
+    curve, costs = {"0": (0.9, 0.3, 0.5), "0.5": (0.8, 0.4, 0.8)}, {"0": {"parameters": 9}, "0.5": {"parameters": 5}}
+    made.write(tmp_path, "runs/a.json", lcs("line", 0, curve, costs=costs))
+    write_report(tmp_path / "report", collect([tmp_path / "runs"]))
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert all(f'data-chart="training-{slug}-sparsity"' in text for slug in ("curve", "curve-loss", "reversed"))
+    assert "What a network takes by level of sparsity" in text and "| Parameters | 1 seed | 9 | 5 |" in (
+        tmp_path / "report" / "report.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_a_damaged_curve_is_named(tmp_path):
+    path = made.write(tmp_path, "a.json", {**lcs("line", 0, {}), "curve": {"0.5": 0.3}})
+    with pytest.raises(ValueError, match=r"curve\['0.5'\] is 0.3, not of type dict"):
+        collect([path])
+
+
 def test_other_images_are_columns(tmp_path):
     """Table 4.3."""
     tables = tables_of(

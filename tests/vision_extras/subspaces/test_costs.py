@@ -8,23 +8,58 @@ import torch
 from torch import nn
 
 from vision_extras.models import ModelRecipe, build_network
-from vision_extras.subspaces import CompressibleSubspace, Sparsity
+from vision_extras.subspaces import Bits, CompressibleSubspace, Sparsity, Width
 from vision_extras.subspaces.costs import costs
 
 
-def test_sparse_resnet_18_takes_what_the_thesis_has():
-    """Rows of tables 3.4 and 3.5; of parameters the thesis has none."""
-    network = build_network(ModelRecipe(name="resnet18"), 3, 1000, torch.Generator())
-    subspace = CompressibleSubspace.point(network, Sparsity())
-    found = costs(subspace, (0.0, 0.875, 0.975), (3, 224, 224))
-    rows = {"0": (0, 1814.1, 46.72), "0.875": (83.59, 330.49, 7.66), "0.975": (93.15, 160.94, 3.2)}
-    for level, (sparsity, millions, megabytes) in rows.items():
-        assert 100 * found[level]["sparsity"] == pytest.approx(sparsity, abs=5e-3)
-        assert found[level]["operations"] / 2e6 == pytest.approx(millions, abs=0.05)
-        assert found[level]["bytes"] / 1e6 == pytest.approx(megabytes, abs=0.01)
-        # Norms have 9,600 and the classifier's bias 1,000.
-        assert found[level]["parameters"] == found[level]["bytes"] / 4 + 9600 + 1000
+def subspace_of(name, classes, compression, norm):
+    network = build_network(ModelRecipe(name=name), 3, classes, torch.Generator())
+    return CompressibleSubspace.point(network, compression, norm=norm)
+
+
+def assert_as_told(found, columns):
+    """Sparsities in per cent, millions of operations and megabytes, as the thesis rounds them."""
+    for level, (sparsity, millions, megabytes) in columns.items():
+        assert 100 * found[level]["sparsity"] == pytest.approx(sparsity, abs=6e-3)
+        # It counts the means before the classifier too.
+        assert found[level]["operations"] / 2e6 == pytest.approx(millions, abs=0.03)
+        assert found[level]["bytes"] / 1e6 == pytest.approx(megabytes, abs=6e-3)
+
+
+def test_sparse_networks_take_what_the_thesis_has():
+    """Columns of tables 3.4 and 3.5."""
+    columns = {
+        "0": (0, 33.75, 0.87),
+        "0.5": (49.31, 17.11, 0.44),
+        "0.875": (86.29, 4.62, 0.12),
+        "0.97": (95.66, 1.46, 0.04),
+        "0.995": (98.12, 0.63, 0.02),
+    }
+    subspace = subspace_of("cpreresnet20", 10, Sparsity(0, 0.995), "group")
+    assert_as_told(costs(subspace, tuple(map(float, columns)), (3, 32, 32)), columns)
     assert subspace.position.level == 0
+
+
+def test_narrow_networks_take_what_the_thesis_has():
+    """Columns of table 3.2."""
+    columns = {"1": (0, 33.75, 0.87), "0.75": (43.491, 19.07, 0.49), "0.25": (93.491, 2.2, 0.06)}
+    subspace = subspace_of("cpreresnet20", 10, Width(), "instance")
+    assert_as_told(costs(subspace, tuple(map(float, columns)), (3, 32, 32)), columns)
+
+
+@pytest.mark.slow
+def test_narrower_networks_are_faster():
+    subspace = subspace_of("resnet18", 1000, Width(), "instance")
+    found = costs(subspace, (1.0, 0.75, 0.5, 0.25), (3, 224, 224))
+    columns = {
+        "1": (0, 1814.1, 46.72),
+        "0.75": (42.91, 1042.66, 26.67),
+        "0.5": (73.88, 483.16, 12.2),
+        "0.25": (92.91, 135.61, 3.31),
+    }
+    assert_as_told(found, columns)
+    relative = [point["relative_seconds"] for point in found.values()]
+    assert relative[0] == 1 and sorted(relative, reverse=True) == relative and relative[-1] < 0.5
 
 
 @pytest.mark.parametrize("make", [CompressibleSubspace.line, CompressibleSubspace.point])
@@ -34,7 +69,42 @@ def test_exact_zeros_of_layers_that_are_kept_count_as_gone(make):
     with torch.no_grad():
         network[1].weight[0, :2] = 0
     (found,) = costs(make(network, Sparsity()), (0.3,), (1, 2, 2)).values()
+    assert found.pop("stored_bytes") <= 4 * (52 + 13)
     assert found == {"sparsity": 9 / 52, "parameters": 52 - 9 + 13, "bytes": 4 * 43, "operations": 2 * 43}
+
+
+@pytest.mark.parametrize("make", [CompressibleSubspace.line, CompressibleSubspace.point])
+def test_narrow_layers_counted_by_hand(make):
+    """Of 4 and 8 channels 3 and 6 stay, and at a quarter 1 and 2."""
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 8, 1), nn.InstanceNorm2d(8, affine=True), Head())
+    found = costs(make(network, Width()), (1.0, 0.75, 0.25), (2, 5, 5))
+    assert found["1"]["relative_seconds"] == 1
+    for level, (first, second) in {"1": (4, 8), "0.75": (3, 6), "0.25": (1, 2)}.items():
+        weights = 18 * first + first * second + 3 * second
+        assert found[level]["parameters"] == weights + first + second + 2 * second + 3
+        assert found[level]["bytes"] == 4 * weights and found[level]["sparsity"] == (128 - weights) / 128
+        assert found[level]["operations"] == 2 * (9 * (18 * first + first * second) + 3 * second)
+        assert found[level]["stored_bytes"] > 4 * weights and found[level]["seconds"] > 0
+
+
+class Head(nn.Module):
+    """A classifier of 8 channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, features):
+        return self.linear(features.mean((-2, -1)))
+
+
+def test_few_bits_are_of_compressed_layers_alone():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 8), nn.Linear(8, 2))
+    found = costs(CompressibleSubspace.point(network, Bits()), (8, 3), (1, 2, 2))
+    assert [found[bits]["bytes"] for bits in ("8", "3")] == [4 * 28 + 24, 4 * 28 + 9]
+    assert found["3"]["stored_bytes"] < found["8"]["stored_bytes"] < 4 * (52 + 13)
+    for point in found.values():
+        assert (point["sparsity"], point["parameters"], point["operations"]) == (0, 52 + 13, 2 * 52)
 
 
 class Asks(nn.Sequential):

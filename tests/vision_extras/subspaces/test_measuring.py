@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
+from tests.pages import ROOT
 from tests.vision_extras import small
 from vision_extras.run import make_task
 
@@ -68,3 +72,28 @@ def test_a_run_that_is_not_evaluated_ends_at_the_weakest_level_too(tmp_path):
     task.model.network.move(0.3, 0.7)
     assert task.measure(task.model, Accelerator(cpu=True), lambda: None) == {}
     assert (task.model.network.position.alpha, task.model.network.position.level) == (1, 0)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_curve_of_one(tmp_path):
+    """Images are dealt to them, and each goes to the same levels."""
+    settings = {**SETTINGS, "images.held_out": 0.1, "evaluation.at_end": True, "training.batch_size": 16}
+    recipe = small.recipe(tmp_path / "run", **settings)
+    recipe.save(tmp_path / "recipe.yaml")
+
+    def run(processes):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        folder = tmp_path / str(processes)
+        call = [sys.executable, *launcher, "-m", "tests.vision_extras.command", str(tmp_path / "recipe.yaml")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(
+            [*call, f"output.path={folder}"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads((folder / "results.json").read_text())
+
+    one, two = run(1), run(2)
+    for level, point in one["curve"].items():
+        assert two["curve"][level] == pytest.approx(point, rel=1e-2, abs=6e-3)
+    assert two["costs"] == one["costs"]
+    assert two["evaluation"] == pytest.approx(one["evaluation"], rel=1e-2, abs=6e-3)

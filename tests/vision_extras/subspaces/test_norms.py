@@ -7,7 +7,7 @@ from torch import nn
 
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.subspaces import replace_batch_norms
-from vision_extras.subspaces.norms import norm_parameters
+from vision_extras.subspaces.norms import check_norms, norm_parameters
 
 _KINDS = [((5,), nn.BatchNorm1d), ((3, 5), nn.BatchNorm2d), ((2, 3, 5), nn.BatchNorm3d)]
 
@@ -58,7 +58,7 @@ def test_parameters_stay_the_same_under_their_names():
     assert not list(network.buffers())
     assert not any(module.training for module in network.modules())
     assert first not in norm_parameters(network)
-    assert len(norm_parameters(network)) == 2 * sum(isinstance(m, nn.InstanceNorm2d) for m in network.modules()) - 1
+    assert len(norm_parameters(network)) == 2 * sum(isinstance(m, nn.GroupNorm) for m in network.modules()) - 1
 
 
 def test_a_norm_without_scale_and_shift_gets_none():
@@ -99,3 +99,14 @@ def test_a_norm_that_does_more_is_refused_before_any_is_replaced():
     with pytest.raises(ValueError, match=r"1 is of the kind Activated, .* keep the network's norms"):
         replace_batch_norms(network, "group")
     assert isinstance(network[0], nn.BatchNorm2d)
+
+
+def test_norms_that_leave_nothing_are_refused():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    replace_batch_norms(network, "instance")
+    check_norms(network, torch.randn(2, 1, 3, 4))
+    with pytest.raises(ValueError, match="1 normalises each channel of an image, which has a single position there"):
+        check_norms(network, torch.randn(2, 1, 3, 3))
+    grouped = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    replace_batch_norms(grouped, "group", 2)
+    check_norms(grouped, torch.randn(2, 1, 3, 3))

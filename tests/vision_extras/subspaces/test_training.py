@@ -81,8 +81,9 @@ def test_updates_stand_where_the_curriculum_says(tmp_path):
         SPARSE,
         {**SPARSE, "subspace.samples": 3, "sharpness.radius": 0.1, "average.decay": 0.9},
         {**SPARSE, "subspace.kind": "point", "subspace.targets": (0.5, 0.9)},
+        {**SPARSE, "subspace.compression": "bits", "subspace.warmup": 0.5},
     ],
-    ids=["line", "sandwich with other methods", "targets"],
+    ids=["line", "sandwich with other methods", "targets", "bits"],
 )
 def test_every_interruption_gives_the_same_run(tmp_path, settings):
     _, whole = small.train(tmp_path / "whole", **settings)
@@ -97,7 +98,7 @@ def test_every_interruption_gives_the_same_run(tmp_path, settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compression", ["sparsity", "width"])
+@pytest.mark.parametrize("compression", ["sparsity", "width", "bits"])
 def test_two_processes_are_one(tmp_path, compression):
     """Every process draws the same levels, and gradients of all of them are averaged."""
     settings = {**SPARSE, "subspace.compression": compression, "training.batch_size": 16, "evaluation.at_end": True}
@@ -117,7 +118,10 @@ def test_two_processes_are_one(tmp_path, compression):
 
     (one, expected), (two, found) = run(1), run(2)
     assert one.keys() == two.keys()
+    # Inputs' ranges are of the images that a process sees in a pass.
+    loose = 10 if compression == "bits" else 1
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-3)
+        times = loose if name.endswith(".ranges") else 1
+        torch.testing.assert_close(two[name], one[name], rtol=times * 1e-2, atol=times * 1e-3)
     for record, reference in zip(found, expected, strict=True):
-        assert record == pytest.approx(reference, rel=1e-2, abs=1e-3)
+        assert record == pytest.approx(reference, rel=loose * 1e-2, abs=loose * 1e-3)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from hylora.randomness import generator
 from hylora.training.moment import Moment
-from vision_extras.models import ModelRecipe, build_network
+from vision_extras.models import ModelRecipe, OwnNetwork, build_network
 from vision_extras.subspaces import (
     CompressibleSubspace,
     Curriculum,
@@ -120,6 +120,15 @@ def test_losses_of_a_sandwich_are_summed():
         torch.testing.assert_close(parameter.grad, slope, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("ends", [(1.0, 0.25), (0.9, 0.55), (1.0, 0.57), (0.7, 0.1)])
+def test_points_of_the_line_are_widths_and_back(ends):
+    width = Width(*ends)
+    assert [width.level(alpha) for alpha in (1.0, 0.0)] == list(ends)
+    assert [width.alpha(level) for level in ends] == [1.0, 0.0]
+    assert width.level(width.alpha(0.6)) == pytest.approx(0.6)
+    assert width.level(0.25) == pytest.approx(0.25 * ends[0] + 0.75 * ends[1])
+
+
 def test_only_scales_and_shifts_of_norms_are_lines():
     names = dict(subspace("line", nn.InstanceNorm2d).network.named_parameters())
     assert {name for name in names if "original" in name} == {
@@ -189,7 +198,7 @@ def test_an_export_is_a_smaller_plain_network_that_is_the_subspace_there(name, k
     for level in (0.25, 0.45, 0.7, 1.0):
         plain = subspace.export(level)
         assert torch.equal(plain(images), subspace.at_level(level)(images))
-        subspace.compression.check(subspace.network, images)
+        subspace.check(images)
         assert [type(module) for module in plain.modules()] == [type(module) for module in full.modules()]
         assert plain.state_dict().keys() == full.state_dict().keys()
         counts.append(sum(value.numel() for value in plain.parameters()))
@@ -237,12 +246,19 @@ def test_an_export_needs_no_forward_pass_before_and_is_of_any_size():
     subspace, images = made("resnet8")
     plain = subspace.export(0.45)
     assert plain(images[..., :7, :]).shape == (2, 5)
-    flat = CompressibleSubspace.point(Flat(), Width())
-    with pytest.raises(ValueError, match="fails on a blank image .* call the subspace on an image"):
+
+
+def test_a_network_of_one_size_is_exported_after_it_was_checked(tmp_path):
+    flat, images = CompressibleSubspace.point(Flat(), Width()), torch.randn(3, 1, 6, 6)
+    with pytest.raises(ValueError, match="fails on a blank image .* call the subspace's check with images"):
         flat.export(0.5)
-    images = torch.randn(3, 1, 6, 6)
     expected = flat.at_level(0.5)(images)
-    assert torch.equal(flat.export(0.5)(images), expected)
+    flat.check(images)
+    assert flat.position.level == 0.5 and torch.equal(flat.export(0.5)(images), expected)
+    own = CompressibleSubspace.point(OwnNetwork(Flat()), Width())
+    own.check(images)
+    own.save_level(tmp_path, 0.5)
+    assert torch.equal(CompressibleSubspace.load_level(tmp_path, Flat())(images), own.at_level(0.5)(images))
 
 
 @pytest.mark.slow
@@ -311,12 +327,12 @@ def test_networks_whose_first_channels_are_others_are_refused(network, message):
     images = torch.linspace(-1, 1, 36).reshape(1, 1, 6, 6)
     assert subspace(images).shape == (1, 3)
     with pytest.raises(ValueError, match=message):
-        subspace.compression.check(network, images)
+        subspace.check(images)
 
 
 def test_channels_are_checked_by_their_values():
-    subspace = CompressibleSubspace.point(Flat(), Width()).at_level(0.25)
-    subspace.compression.check(subspace.network, torch.linspace(-1, 1, 36).reshape(1, 1, 6, 6))
+    subspace = CompressibleSubspace.point(Flat(), Width())
+    subspace.check(torch.linspace(-1, 1, 36).reshape(1, 1, 6, 6))
     # The hooks are gone.
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in subspace.modules())
 

@@ -183,7 +183,7 @@ class Panel {
 
   words({ point, series }) {
     const { categories } = this.panel;
-    const place = categories ? categories[point.x] : `${point.x} tokens`;
+    const place = categories ? categories[point.x] : `${this.chart.xLabel} ${point.x}`;
     return [series.name, `${place}: ${point.text}`, ...point.places];
   }
 
@@ -244,9 +244,10 @@ class Figure {
     const bar = document.createElement("div");
     bar.className = "toolbar";
     const lengths = this.chart.panels.every((panel) => panel.categories === null);
-    const positive = this.chart.panels.every((panel) => panel.series.every((s) => s.points.every((p) => p.y > 0)));
-    if (lengths) bar.append(this.switch("logX", "log lengths", true));
-    bar.append(this.switch("logY", "log values", positive));
+    const positive = (axis) =>
+      this.chart.panels.every((panel) => panel.series.every((s) => s.points.every((p) => p[axis] > 0)));
+    if (lengths) bar.append(this.switch("logX", "log lengths", positive("x")));
+    bar.append(this.switch("logY", "log values", positive("y")));
     return bar;
   }
 

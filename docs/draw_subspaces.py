@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw subspaces.png among the images from studies/vision/results/subspaces_*.json, and print its tables.
+
+Run from the repository's root: `python docs/draw_subspaces.py`. A folder of other results and another picture may be
+named; comparisons that are not there are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+# What is compared, and what a level is there.
+COMPARISONS = {
+    "sparsity": ("Sparsity", "share of weights that goes"),
+    "high_sparsity": ("High sparsity", "share of weights that goes"),
+    "transformers": ("Sparsity of a transformer", "share of weights that goes"),
+    "width": ("Width", "share of channels that stays"),
+    "bits": ("Bits", "bits"),
+}
+
+Run = dict[str, Any]
+
+
+def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each setting, one for each seed."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run["setting"], []).append(run)
+    return found
+
+
+def along(runs: list[Run], name: str) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation over seeds, in percent, of what was measured at each level."""
+    found = {}
+    for level in runs[0]["curve"]:
+        values = [100 * run["curve"][level][name] for run in runs]
+        found[level] = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return found
+
+
+def curves(runs: Iterable[Run]) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    """The accuracy along each setting, and along the lines reversed."""
+    settings = by_setting(runs)
+    for name, group in settings.items():
+        yield name, along(group, "accuracy")
+    for name, group in settings.items():
+        if "reversed_accuracy" in next(iter(group[0]["curve"].values())):
+            yield f"{name}, reversed", along(group, "reversed_accuracy")
+
+
+def table(runs: list[Run]) -> Iterator[str]:
+    """Accuracy by level, of each setting."""
+    levels = list(runs[0]["curve"])
+    yield _line(["", *levels])
+    yield _line(["---", *("--:" for _ in levels)])
+    for name, curve in curves(runs):
+        yield _line([name, *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in curve.values())])
+
+
+def costs_table(runs: list[Run]) -> Iterator[str]:
+    """What each level takes of what the weakest takes, by the first setting."""
+    group = next(iter(by_setting(runs).values()))
+    levels = list(group[0]["costs"])
+    yield _line(["", *levels])
+    yield _line(["---", *("--:" for _ in levels)])
+    first = group[0]["costs"][levels[0]]
+    for name in ("parameters", "bytes", "operations", "seconds"):
+        if name not in first:
+            continue
+        key = "relative_seconds" if name == "seconds" else name
+        shares = [
+            statistics.median(run["costs"][level][key] / run["costs"][levels[0]][key] for run in group)
+            for level in levels
+        ]
+        yield _line([name, *(f"{share:.3f}x" for share in shares)])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(found: dict[str, list[Run]], path: Path) -> None:
+    """A panel for each comparison."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.6), layout="constrained", squeeze=False)
+    for axis, (name, runs) in zip(axes[0], found.items(), strict=True):
+        title, unit = COMPARISONS[name]
+        for number, (setting, curve) in enumerate(curves(runs)):
+            middles, spreads = zip(*curve.values(), strict=True)
+            style = "-" if setting.startswith("LCS") and "reversed" not in setting else "--"
+            style = ":" if "reversed" in setting else style
+            axis.errorbar(
+                range(len(curve)), middles, spreads, linestyle=style, marker=".", capsize=2, label=setting,
+                color=f"C{number % 10}", linewidth=1.8 if style == "-" else 1.0
+            )  # fmt: skip
+        axis.set_xticks(range(len(curve)), list(curve), fontsize=7)
+        axis.set_xlabel(unit)
+        axis.set_title(title)
+        axis.legend(fontsize=6)
+    axes[0][0].set_ylabel("accuracy [%]")
+    figure.savefig(path, dpi=75)
+
+
+def read(folder: Path) -> dict[str, list[Run]]:
+    """The runs of each comparison that is there."""
+    files = {name: folder / f"subspaces_{name}.json" for name in COMPARISONS}
+    return {name: json.loads(path.read_text())["runs"] for name, path in files.items() if path.exists()}
+
+
+def main() -> None:
+    """Draw, and print the tables."""
+    defaults = [ROOT / "studies/vision/results", ROOT / "docs/images" / "subspaces.png"]
+    folder, picture = [*map(Path, sys.argv[1:]), *defaults[len(sys.argv) - 1 :]]
+    found = read(folder)
+    draw(found, picture)
+    for name, runs in found.items():
+        print(f"\n### {COMPARISONS[name][0]}\n")
+        print("\n".join(table(runs)))
+        print()
+        print("\n".join(costs_table(runs)))
+
+
+if __name__ == "__main__":
+    main()
