@@ -7,13 +7,15 @@ import itertools
 import json
 
 import pytest
+import torch
+from accelerate import Accelerator
 
 from hylora.training.run import run
 from tests import command_line
 from tests.pages import ROOT
 from vision_extras import planning
 from vision_extras.curricula import Plan, SamplerRecipe
-from vision_extras.metrics.flops import training_flops
+from vision_extras.metrics.flops import on_meta, training_flops
 from vision_extras.models import build_network
 from vision_extras.planning import ImageSet, compound, plan_run
 from vision_extras.recipe import ImageRecipe
@@ -79,6 +81,89 @@ def test_images_by_shape_are_those_of_the_updates(processes, own):
             seen[shape] = seen.get(shape, 0) + rows
     assert [plan.images_by_shape(epoch) for epoch in range(4)] == expected
     assert all(sum(images.values()) == 333 for images in expected)
+
+
+# Subspaces
+
+
+@pytest.mark.parametrize(
+    ("subspace", "networks"),
+    [
+        ({"kind": "line"}, 1),
+        ({"kind": "point"}, 1),
+        ({"kind": "line", "compression": "bits"}, 1),
+        ({"kind": "point", "targets": [0.5, 0.9]}, 2),
+        ({"kind": "line", "compression": "bits", "samples": 3}, 3),
+    ],
+)
+@pytest.mark.parametrize("name", ["resnet20", "vgg11"])
+def test_zeros_and_few_bits_spare_no_operation_of_training(subspace, networks, name):
+    sections = {"model": {"name": name}, "sampler": {"side": 32}, "training": {"epochs": 2}}
+    dense, plan = (plan_run(recipe(**sections, **more), DATA) for more in ({}, {"subspace": subspace}))
+    assert plan.flops == networks * dense.flops and plan.dense == dense.dense and plan.share == networks
+    assert plan.parameters == dense.parameters * (2 if subspace["kind"] == "line" else 1)
+
+
+def of_widths(made, widths):
+    """Operations of an image in plain networks of these widths, summed."""
+    subspace = made.subspace.make(build_network(made.model, 1, 10, torch.Generator()))
+    return sum(training_flops(on_meta(subspace.export(width)), (1, 8, 8)) for width in widths)
+
+
+def test_of_widths_those_that_are_trained_are_counted():
+    subspace = {"kind": "point", "compression": "width", "targets": [0.25, 0.5, 0.75, 1.0]}
+    made = recipe(model={"name": "resnet8"}, training={"epochs": 2}, subspace=subspace)
+    plan = plan_run(made, DATA)
+    assert [epoch.flops for epoch in plan.epochs] == [DATA.images * of_widths(made, made.subspace.targets)] * 2
+
+
+def test_of_widths_at_random_the_mean_is_counted():
+    subspace = {"kind": "line", "compression": "width", "curriculum": "hold", "warmup": 0.5}
+    made = recipe(model={"name": "resnet8", "width": 2.0}, training={"epochs": 2}, subspace=subspace)
+    plan = plan_run(made, DATA)
+    assert plan.epochs[0].flops == DATA.images * of_widths(made, [1.0]) == plan.dense
+    parts = 24
+    between = of_widths(made, [0.25 + 0.75 * (part + 0.5) / parts for part in range(parts)]) / parts
+    assert plan.epochs[1].flops / DATA.images == pytest.approx(of_widths(made, [0.25, 1.0]) + 2 * between, rel=3e-3)
+
+
+@pytest.mark.parametrize("compression", ["sparsity", "width", "bits"])
+def test_the_results_of_a_subspace_are_what_was_planned(compression):
+    made = recipe(
+        model={"name": "resnet8"},
+        training={"epochs": 2},
+        subspace={
+            "kind": "line",
+            "compression": compression,
+            "measured": [{"width": 1.0, "bits": 8}.get(compression, 0)],
+        },
+    )
+    found, plan = make_task(made, Accelerator(cpu=True)).results(), plan_run(made)
+    assert (found["flops"], found["parameters"]) == (plan.flops, plan.parameters)
+
+
+def test_a_budget_is_kept_by_resolution_alone_where_a_subspace_is_trained():
+    made = recipe(
+        sampler=EXPANDING, training={"epochs": 8}, subspace={"kind": "point", "compression": "width", "samples": 2}
+    )
+    plan = compound(made, 0.8, DATA)
+    assert 0.25 <= begins(plan)[0] < 1 and begins(plan)[1:] == (1.0, 1.0) and plan.share <= 0.8
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "recipes/vision").glob("lcs_*.yaml")))
+def test_the_command_plans_recipes_of_subspaces(name, tmp_path):
+    file = tmp_path / "plan.json"
+    path = str(ROOT / "recipes/vision" / name)
+    result = command_line.run("plan", path, "training.epochs=2", "images.name=digits", "--json", str(file))
+    assert result.exit_code == 0, result.output
+    share = json.loads(file.read_text())["flops_over_dense"]
+    assert 1.8 < share < 2.1 if "width" in name else share == 1
+
+
+def test_a_network_that_a_compression_cannot_take_is_refused_by_the_plan():
+    made = recipe(model={"name": "resnet8", "norm": "group"}, subspace={"kind": "point", "compression": "width"})
+    with pytest.raises(ValueError, match="subspace.compression='width': .*groups would not divide"):
+        plan_run(made, DATA)
 
 
 @pytest.mark.slow

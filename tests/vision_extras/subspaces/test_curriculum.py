@@ -93,3 +93,35 @@ def test_activations_are_quantised_after_the_warm_up():
 
 def test_draws_follow_from_the_moment():
     assert draws(kind="line") == draws(kind="line") != draws(kind="line", seed=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "line", "strongest": 0.9},
+        {"kind": "point", "strongest": 0.9},
+        {"kind": "line", "compression": "width"},
+        {"kind": "line", "compression": "width", "samples": 3, "curriculum": "anneal"},
+        {"kind": "point", "compression": "width", "curriculum": "hold", "warmup": 0.4},
+        {"kind": "point", "compression": "width", "targets": [0.25, 0.5, 1.0]},
+        {"kind": "line", "compression": "bits"},
+        {"kind": "point", "compression": "bits", "bias": 1.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("progress", [0.1, 0.5, 0.9])
+def test_what_is_expected_is_the_mean_of_what_is_drawn(settings, progress):
+    recipe = SubspaceRecipe(**settings)
+    curriculum = Curriculum(recipe.build(), recipe)
+    expected = curriculum.expected(progress)
+    drawn = [[draw.level for draw in curriculum.draws(Moment(round(10 * progress), 10, seed))] for seed in range(600)]
+    assert sum(count for _, count in expected) == pytest.approx(sum(map(len, drawn)) / 600)
+    span = abs(recipe.weakest - recipe.strongest)
+    for power in (1, 2):
+        mean = sum(level**power for levels in drawn for level in levels) / 600
+        # Six standard deviations of a draw that is one end or the other.
+        spread = (recipe.weakest**power - recipe.strongest**power) / 2
+        assert (
+            abs(sum(count * level**power for level, count in expected) - mean)
+            <= 6 * abs(spread) * (max(map(len, drawn)) / 600) ** 0.5 + 1e-3 * span**power
+        )
