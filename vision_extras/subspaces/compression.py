@@ -59,7 +59,8 @@ class Compression:
         Args:
             network: whose layers are compressed.
             position: that they look at.
-            keep: names of layers that stay as they are; None for the first and the last.
+            keep: names of layers that stay as they are; None for the first and the last, or for what the compression
+                says.
 
         Raises:
             ValueError: if the network has nothing to compress, or cannot be compressed in this way.

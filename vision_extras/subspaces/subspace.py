@@ -32,7 +32,8 @@ class CompressibleSubspace(StoredSubspace):
     Args:
         network: from images to logits; it becomes a part of the subspace and is changed in place.
         compression: what the levels are, and from which to which they go.
-        keep: names of layers that are not compressed; None for the first and the last.
+        keep: names of layers that are not compressed; None for the first and the last. Of widths they keep their
+            outputs, and None is for the last.
         other: the network at the efficient end of a line, of the same shape; None for a point.
         norm: what batch norms are replaced by (`replace_batch_norms`), since their statistics belong to one level;
             `keep` for no change.

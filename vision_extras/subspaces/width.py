@@ -68,26 +68,26 @@ class Width(Compression):
         """
         modules = dict(network.named_modules())
         layers = compressible(network, ())
-        norms = (module for module in modules.values() if isinstance(module, (nn.LayerNorm, nn.RMSNorm)))
-        normalised = {norm.normalized_shape[-1] for norm in norms}
+        normalised = _normalised(network)
         whole = classifiers(layers) if keep is None else set(keep)
         whole |= {name for name, layer in layers.items() if len(layer.weight) in normalised}
         # Depthwise convolutions follow what they are given.
-        narrower = compressible(network, whole | {name for name in layers if getattr(layers[name], "groups", 1) > 1})
+        compressible(network, whole | {name for name in layers if getattr(layers[name], "groups", 1) > 1})
         kinds = {name: _slim_class_of(name, module) for name, module in modules.items()}
         for name, kind in kinds.items():
             if kind is not None:
                 make_slim(modules[name], kind, position, name in whole)
-        if normalised:
-            logger.warning(
-                "layer norms keep their channels, so that %d of %d layers become narrower; adaptive widths of "
-                "transformers did not converge to high accuracies in the thesis (section 3.3.2)",
-                len(narrower),
-                len(layers),
-            )
 
     def check(self, network: nn.Module, images: Tensor) -> None:
         check_channels(network, images)
+        if _normalised(network):
+            layers = compressible(network, ())
+            logger.warning(
+                "%d of %d layers become narrower, as layer norms keep their channels; adaptive widths of transformers "
+                "did not converge to high accuracies in the thesis (section 3.3.2)",
+                sum(not layer.whole for layer in layers.values()),
+                len(layers),
+            )
 
     def settle(self, network: nn.Module, image: tuple[int, ...] | None) -> None:
         slim = [module for module in network.modules() if isinstance(module, Slim)]
@@ -104,6 +104,12 @@ class Width(Compression):
             else:
                 # Others read its weights, or nobody does.
                 layer.release()
+
+
+def _normalised(network: nn.Module) -> set[int]:
+    """How many channels the layer norms of a network normalise."""
+    norms = (module for module in network.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm)))
+    return {norm.normalized_shape[-1] for norm in norms}
 
 
 def _slim_class_of(name: str, module: nn.Module) -> type[Slim] | None:

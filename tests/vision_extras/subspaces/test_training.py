@@ -153,7 +153,7 @@ def test_widths_come_out_of_a_run(tmp_path, settings):
     subspace, images = load_network(result.folder).eval(), torch.rand(2, 1, 8, 8)
     kinds = {type(module) for module in subspace.export(1.0).modules()}
     batch_norms = "norm" in settings or "targets" in settings
-    assert ((nn.BatchNorm2d in kinds), (nn.InstanceNorm2d in kinds)) == (batch_norms, not batch_norms)
+    assert ((nn.BatchNorm2d in kinds), (nn.GroupNorm in kinds)) == (batch_norms, not batch_norms)
     sizes = []
     for level in (0.25, 0.6, 1.0):
         plain = subspace.export(level)
