@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.func import functional_call
 
 from hylora.randomness import generator
 from hylora.training.moment import Moment
+from hylora.training.recipe import RecipeError
+from tests.vision_extras import small as runs
 from vision_extras.models import ModelRecipe, OwnNetwork, build_network
+from vision_extras.run import make_task
 from vision_extras.subspaces import (
     CompressibleSubspace,
     Curriculum,
@@ -300,10 +304,10 @@ class Flat(nn.Module):
 class Joined(nn.Module):
     """Concatenated channels, of which the second ones are first of nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = 6, classes: int = 3) -> None:
         super().__init__()
         self.left, self.right = nn.Conv2d(1, 6, 1), nn.Conv2d(1, 6, 1)
-        self.head = nn.Conv2d(12, 3, 6)
+        self.head = nn.Conv2d(12, classes, side)
 
     def forward(self, images):
         return self.head(torch.cat([self.left(images), self.right(images)], 1)).flatten(1)
@@ -368,6 +372,66 @@ def test_what_cannot_be_narrower_is_refused_and_left_as_it_was(network, message)
     with pytest.raises(ValueError, match=message):
         CompressibleSubspace.point(network, Width())
     assert [type(module) for module in network.modules()] == kinds
+
+
+class Fixed(nn.Module):
+    """A reshape to a fixed number of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(1, 6, 1), nn.Linear(6 * 64, 10)
+
+    def forward(self, images):
+        return self.head(self.convolution(images).reshape(-1, 6 * 64))
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "message"),
+    [
+        (None, {"model.norm": "group"}, "subspace.compression='width': stem.1 cannot be narrower: its 2 groups would"),
+        (Joined(8, 10), {}, "head is not given the first of its channels"),
+        (Fixed(), {}, "the network fails on an image of 1x8x8: shape .* is invalid"),
+    ],
+    ids=["groups", "concatenated", "reshaped"],
+)
+def test_a_run_refuses_before_it_trains(network, settings, message):
+    recipe = runs.recipe(
+        **{
+            "growth": {},
+            "pruning": {},
+            "sampler": {},
+            "model.name": "resnet8",
+            "subspace": {"kind": "point", "compression": "width"},
+            **settings,
+        }
+    )
+    with pytest.raises(RecipeError, match=message):
+        make_task(recipe, Accelerator(cpu=True), network)
+
+
+def test_layers_whose_weights_others_read_stay_whole():
+    """The projection of an attention of torch."""
+
+    class Attentive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.norm, self.attention = (
+                nn.Conv2d(1, 8, 2, 2),
+                nn.LayerNorm(8),
+                nn.MultiheadAttention(8, 2),
+            )
+            self.inner, self.outer, self.head = nn.Linear(8, 20), nn.Linear(20, 8), nn.Linear(8, 3)
+
+        def forward(self, images):
+            x = self.patches(images).flatten(2).permute(2, 0, 1)
+            x = x + self.attention(*[self.norm(x)] * 3)[0]
+            return self.head((x + self.outer(self.inner(x).relu())).mean(0))
+
+    subspace, images = CompressibleSubspace.point(Attentive(), Width()).eval(), torch.randn(2, 1, 6, 6)
+    plain = subspace.export(0.45)
+    assert torch.equal(plain(images), subspace.at_level(0.45)(images))
+    assert (plain.inner.out_features, plain.attention.out_proj.out_features) == (9, 8)
+    assert not any(isinstance(module, Slim) for module in plain.modules())
 
 
 def test_which_layers_keep_their_outputs_can_be_said():
