@@ -24,7 +24,7 @@ def channels_given(network: nn.Module, images: Tensor) -> dict[Slim, int]:
         images: [B, C, H, W].
 
     Raises:
-        ValueError: if a layer is run several times, on different numbers of channels.
+        ValueError: if the network fails, or a layer is run several times, on different numbers of channels.
     """
     names = {module: name for name, module in network.named_modules()}
     found: dict[Slim, int] = {}
@@ -53,7 +53,7 @@ def check_channels(network: nn.Module, images: Tensor) -> None:
         images: [B, C, H, W], not constant.
 
     Raises:
-        ValueError: naming the layer that is given others.
+        ValueError: naming the layer that is given others, or if the network fails.
     """
     channels_given(network, images)
     names = {module: name for name, module in network.named_modules()}
@@ -99,5 +99,9 @@ def _watched(
 
 
 def _run(network: nn.Module, images: Tensor) -> None:
-    with evaluation_mode(network), torch.no_grad():
-        network(images)
+    try:
+        with evaluation_mode(network), torch.no_grad():
+            network(images)
+    except (TypeError, RuntimeError, IndexError) as error:
+        channels, height, width = images.shape[1:]
+        raise ValueError(f"the network fails on an image of {channels}x{height}x{width}: {error}") from error

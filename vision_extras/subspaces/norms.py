@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import partial
 from typing import Literal
 
@@ -32,8 +33,8 @@ def norm_parameters(network: nn.Module) -> list[str]:
 def replace_batch_norms(network: nn.Module, norm: Literal["group", "instance"], groups: int = 32) -> None:
     """Replace batch norms by norms of each image alone, in place.
 
-    The new ones have the parameters of the old, under their names. Other norms stay: a transformer, whose norms are of
-    layers, is as it was.
+    The new ones have the parameters of the old, under their names; one of timm that has an activation inside becomes a
+    sequence whose `norm` has them. Other norms stay: a transformer, whose norms are of layers, is as it was.
 
     Args:
         network: any module; it may be on the meta device.
@@ -54,11 +55,18 @@ def replace_batch_norms(network: nn.Module, norm: Literal["group", "instance"], 
 
 
 def _without_statistics(name: str, old: _BatchNorm, norm: Literal["group", "instance"], groups: int) -> nn.Module:
+    if type(old).__name__ == "BatchNormAct2d" and [*old._modules] == ["drop", "act"]:
+        parts = {"norm": _of_groups(old, norm, groups), "drop": old.drop, "act": old.act}
+        return nn.Sequential(OrderedDict(parts)).train(old.training)
     if type(old).forward is not nn.BatchNorm2d.forward or not isinstance(old, _BATCH_NORMS):
         raise ValueError(
             f"{name} is of the kind {type(old).__name__}, which may do more than a batch norm of torch.nn; replace it "
             f"by one of {', '.join(kind.__name__ for kind in _BATCH_NORMS)}, or keep the network's norms"
         )
+    return _of_groups(old, norm, groups)
+
+
+def _of_groups(old: _BatchNorm, norm: Literal["group", "instance"], groups: int) -> nn.GroupNorm:
     channels, count = old.num_features, old.num_features
     if norm == "group":
         count = max(count for count in range(1, min(groups, channels) + 1) if channels % count == 0)

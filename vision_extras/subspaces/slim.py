@@ -194,6 +194,9 @@ _SLIM: dict[type[nn.Module], type[Slim]] = {
     nn.GroupNorm: SlimGroupNorm,
 }
 
+# Layers with forward passes of their own that come to those of torch.
+_ALIKE = ("timm.layers.linear.Linear",)
+
 
 def slim_class(layer: nn.Module) -> type[Slim] | None:
     """The class of a layer's slim counterpart; None for a module that has no channels of its own.
@@ -203,11 +206,10 @@ def slim_class(layer: nn.Module) -> type[Slim] | None:
     """
     if not isinstance(layer, (_ConvNd, _NormBase, nn.Linear, nn.GroupNorm)):
         return None
-    kind = next((kind for kind in _SLIM if isinstance(layer, kind)), None)
-    if kind is None or type(layer).forward is not kind.forward:
+    kind, own = next((kind for kind in _SLIM if isinstance(layer, kind)), None), type(layer)
+    if kind is None or (own.forward is not kind.forward and f"{own.__module__}.{own.__name__}" not in _ALIKE):
         raise ValueError(
-            f"the forward pass of {type(layer).__name__} may use more than the first of its channels; take a layer of "
-            "torch.nn"
+            f"the forward pass of {own.__name__} may use more than the first of its channels; take a layer of torch.nn"
         )
     if isinstance(layer, _ConvNd) and layer.groups not in (1, layer.in_channels):
         raise ValueError(
@@ -219,7 +221,7 @@ def slim_class(layer: nn.Module) -> type[Slim] | None:
             f"its {layer.num_groups} groups would not divide what stays of its {layer.num_channels} channels; take "
             "norms of each channel, as subspace.norm='instance' makes of batch norms, or one group of all channels"
         )
-    return _slim_class(kind, type(layer))
+    return _slim_class(kind, own)
 
 
 def make_slim(layer: nn.Module, kind: type[Slim], position: Position, whole: bool) -> None:

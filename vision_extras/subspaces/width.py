@@ -55,8 +55,8 @@ class Width(Compression):
     def compress(self, network: nn.Module, position: Position, keep: Collection[str] | None) -> None:
         """Make a network's layers give their first channels alone, and take what they are given, in place.
 
-        Layers whose outputs are as wide as what a layer norm normalises keep them, as its mean is of them all: of a
-        transformer the inner layers of its perceptrons alone become narrower.
+        What a layer norm normalises keeps its channels, as its mean is of them all, and so does attention: of a
+        network with layer norms the inner layers of its perceptrons alone become narrower.
 
         Args:
             network: whose layers are compressed.
@@ -68,9 +68,9 @@ class Width(Compression):
         """
         modules = dict(network.named_modules())
         layers = compressible(network, ())
-        normalised = _normalised(network)
         whole = classifiers(layers) if keep is None else set(keep)
-        whole |= {name for name, layer in layers.items() if len(layer.weight) in normalised}
+        if normalised := _normalised(network):
+            whole |= {name for name, layer in layers.items() if not _is_inner(layer, normalised)}
         # Depthwise convolutions follow what they are given.
         compressible(network, whole | {name for name in layers if getattr(layers[name], "groups", 1) > 1})
         kinds = {name: _slim_class_of(name, module) for name, module in modules.items()}
@@ -93,11 +93,8 @@ class Width(Compression):
         slim = [module for module in network.modules() if isinstance(module, Slim)]
         try:
             given = channels_given(network, _blank(network, image))
-        except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            raise ValueError(
-                f"the network fails on a blank image ({error}); call the subspace's check with images that it takes, "
-                "and export after that"
-            ) from error
+        except ValueError as error:
+            raise ValueError(f"{error}; call the subspace's check with images that it takes, then export") from error
         for layer in slim:
             if layer in given:
                 layer.settle(given[layer])
@@ -110,6 +107,13 @@ def _normalised(network: nn.Module) -> set[int]:
     """How many channels the layer norms of a network normalise."""
     norms = (module for module in network.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm)))
     return {norm.normalized_shape[-1] for norm in norms}
+
+
+def _is_inner(layer: nn.Module, normalised: set[int]) -> bool:
+    """Whether a layer leads from what layer norms normalise to something else than that, or than attention."""
+    outputs, inputs = layer.weight.shape[:2]
+    # Three times as many are queries, keys and values in one.
+    return inputs in normalised and not {outputs, outputs / 3} & normalised
 
 
 def _slim_class_of(name: str, module: nn.Module) -> type[Slim] | None:

@@ -110,3 +110,23 @@ def test_norms_that_leave_nothing_are_refused():
     grouped = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
     replace_batch_norms(grouped, "group", 2)
     check_norms(grouped, torch.randn(2, 1, 3, 3))
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm has it."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, images):
+        return self.act(self.drop(super().forward(images)))
+
+
+@pytest.mark.parametrize("norm, count", [("group", 3), ("instance", 6)])
+def test_a_norm_of_timm_keeps_its_activation(norm, count):
+    network, images = nn.Sequential(BatchNormAct2d(6)), torch.randn(2, 6, 3, 4)
+    weight, bias = network[0].weight, network[0].bias
+    replace_batch_norms(network, norm, 3)
+    assert network[0].norm.weight is weight and network[0].norm.bias is bias
+    torch.testing.assert_close(network(images), torch.relu(torch.group_norm(images, count)))

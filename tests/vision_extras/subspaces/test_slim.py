@@ -156,6 +156,19 @@ def test_layers_whose_first_channels_are_no_layer_are_refused(layer, message):
         slim_class(layer)
 
 
+def test_linear_layers_of_timm_are_as_those_of_torch():
+    class Linear(nn.Linear):
+        __module__ = "timm.layers.linear"
+
+        def forward(self, input):
+            return nn.functional.linear(input, self.weight, self.bias)
+
+    layer, x = slimmed(Linear(8, 6), 0.5), torch.randn(2, 4)
+    expected = layer(x)
+    layer.settle(4)
+    assert type(layer) is Linear and torch.equal(layer(x), expected)
+
+
 def test_other_modules_have_no_slim_counterpart():
     assert all(slim_class(module) is None for module in (nn.ReLU(), nn.LayerNorm(4), nn.Sequential(nn.Linear(2, 2))))
     assert issubclass(slim_class(nn.Linear(2, 2)), Slim)

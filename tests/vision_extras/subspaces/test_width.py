@@ -262,7 +262,7 @@ def test_an_export_needs_no_forward_pass_before_and_is_of_any_size():
 
 def test_a_network_of_one_size_is_exported_after_it_was_checked(tmp_path):
     flat, images = CompressibleSubspace.point(Flat(), Width()), torch.randn(3, 1, 6, 6)
-    with pytest.raises(ValueError, match="fails on a blank image .* call the subspace's check with images"):
+    with pytest.raises(ValueError, match="fails on an image of 1x64x64: .* call the subspace's check with images"):
         flat.export(0.5)
     expected = flat.at_level(0.5)(images)
     flat.check(images)
@@ -432,6 +432,24 @@ def test_layers_whose_weights_others_read_stay_whole():
     assert torch.equal(plain(images), subspace.at_level(0.45)(images))
     assert (plain.inner.out_features, plain.attention.out_proj.out_features) == (9, 8)
     assert not any(isinstance(module, Slim) for module in plain.modules())
+
+
+def test_attention_stays():
+    """Queries, keys and values in one, and heads that are mixed, as in CaiT."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.norm = nn.Conv2d(1, 8, 2), nn.LayerNorm(8)
+            self.all, self.heads = nn.Linear(8, 24), nn.Linear(2, 2)
+            self.joined, self.inner, self.outer = nn.Linear(8, 8), nn.Linear(8, 30), nn.Linear(30, 8)
+            self.head = nn.Linear(8, 3)
+
+    network = Block()
+    CompressibleSubspace.point(network, Width())
+    assert [name for name, module in network.named_modules() if isinstance(module, Slim) and not module.whole] == [
+        "inner"
+    ]
 
 
 def test_which_layers_keep_their_outputs_can_be_said():
