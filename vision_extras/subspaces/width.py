@@ -71,7 +71,7 @@ class Width(Compression):
         whole = classifiers(layers) if keep is None else set(keep)
         if normalised := _normalised(network):
             whole |= {name for name, layer in layers.items() if not _is_inner(layer, normalised)}
-        # Depthwise convolutions follow what they are given.
+        # Refused where nothing is left but depthwise convolutions, which follow what they are given.
         compressible(network, whole | {name for name in layers if getattr(layers[name], "groups", 1) > 1})
         kinds = {name: _slim_class_of(name, module) for name, module in modules.items()}
         for name, kind in kinds.items():
