@@ -61,17 +61,22 @@ class Bits(Compression):
             layer.register_forward_pre_hook(_quantize_input)
 
     def settle(self, network: nn.Module, image: tuple[int, ...] | None) -> None:
-        for layer in network.modules():
-            quantizer = getattr(layer, "input_quantizer", None)
-            if isinstance(quantizer, InputQuantizer):
-                layer.input_quantizer = quantizer.settled()
+        for layer in _quantized_layers(network).values():
+            layer.input_quantizer = layer.input_quantizer.settled()
 
     def grids(self, network: nn.Module) -> dict[str, Grid]:
         return {
-            f"{name}.weight": _weight_grid(layer.parametrizations["weight"])
-            for name, layer in network.named_modules()
-            if hasattr(layer, "input_quantizer")
+            f"{name}.weight".lstrip("."): _weight_grid(layer.parametrizations["weight"])
+            for name, layer in _quantized_layers(network).items()
         }
+
+
+def _quantized_layers(network: nn.Module) -> dict[str, nn.Module]:
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(getattr(layer, "input_quantizer", None), InputQuantizer)
+    }
 
 
 def _weight_grid(parametrizations: parametrize.ParametrizationList) -> Grid:

@@ -32,8 +32,8 @@ class StoredSubspace(nn.Module):
 
     `model.safetensors` has the state: the network's parameters twice for a line, once for a point (table 3.1).
     `config.json` has all else: the network's shape, the compression with its range, the layers that are kept, the
-    parameters that are not trained, what batch norms were replaced by, whether it is a line, the shape of an image, and
-    the position.
+    parameters that are not trained, what batch norms were replaced by, whether it is a line, the shape of an image,
+    and the position.
     """
 
     network: nn.Module

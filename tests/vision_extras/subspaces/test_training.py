@@ -17,10 +17,20 @@ from torch import nn
 from hylora.training.moment import Moment
 from tests.outcomes import assert_same, records_of
 from tests.vision_extras import small
+from vision_extras.models import load_network
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, Sparsity, SubspaceRecipe, SubspaceTraining
 
 ROOT = Path(__file__).parents[3]
 SPARSE = {"growth": {}, "pruning": {}, "model.name": "resnet8", "subspace.kind": "line"}
+# Images stay as large as they are, since norms of channels need several positions; a low rate keeps rounding small.
+WIDE = {
+    **SPARSE,
+    "model.norm": "batch",
+    "sampler": {},
+    "subspace.compression": "width",
+    "optimizer.lr": 0.005,
+    "training.epochs": 2,
+}
 
 
 def test_losses_of_a_sandwich_are_summed():
@@ -82,8 +92,10 @@ def test_updates_stand_where_the_curriculum_says(tmp_path):
         {**SPARSE, "subspace.samples": 3, "sharpness.radius": 0.1, "average.decay": 0.9},
         {**SPARSE, "subspace.kind": "point", "subspace.targets": (0.5, 0.9)},
         {**SPARSE, "subspace.compression": "bits", "subspace.warmup": 0.5},
+        WIDE,
+        pytest.param({**WIDE, "subspace.kind": "point", "subspace.norm": "keep"}, marks=pytest.mark.slow),
     ],
-    ids=["line", "sandwich with other methods", "targets", "bits"],
+    ids=["line", "sandwich with other methods", "targets", "bits", "widths", "widths with batch norms"],
 )
 def test_every_interruption_gives_the_same_run(tmp_path, settings):
     _, whole = small.train(tmp_path / "whole", **settings)
@@ -98,10 +110,12 @@ def test_every_interruption_gives_the_same_run(tmp_path, settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compression", ["sparsity", "width", "bits"])
-def test_two_processes_are_one(tmp_path, compression):
+@pytest.mark.parametrize(
+    "settings", [SPARSE, WIDE, {**SPARSE, "subspace.compression": "bits"}], ids=["sparsity", "width", "bits"]
+)
+def test_two_processes_are_one(tmp_path, settings):
     """Every process draws the same levels, and gradients of all of them are averaged."""
-    settings = {**SPARSE, "subspace.compression": compression, "training.batch_size": 16, "evaluation.at_end": True}
+    settings = {**settings, "training.batch_size": 16, "evaluation.at_end": True}
     recipe = small.recipe(tmp_path / "run", **settings)
     recipe.save(tmp_path / "recipe.yaml")
 
@@ -119,9 +133,32 @@ def test_two_processes_are_one(tmp_path, compression):
     (one, expected), (two, found) = run(1), run(2)
     assert one.keys() == two.keys()
     # Inputs' ranges are of the images that a process sees in a pass.
-    loose = 10 if compression == "bits" else 1
+    loose = 10 if settings.get("subspace.compression") == "bits" else 1
     for name in one:
         times = loose if name.endswith(".ranges") else 1
         torch.testing.assert_close(two[name], one[name], rtol=times * 1e-2, atol=times * 1e-3)
     for record, reference in zip(found, expected, strict=True):
         assert record == pytest.approx(reference, rel=loose * 1e-2, abs=loose * 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"kind": "point"}, {"kind": "point", "norm": "keep"}, {"kind": "point", "targets": (0.25, 0.5, 0.75, 1)}],
+    ids=["LCS+L", "LCS+P", "Sandwich", "Discrete"],
+)
+def test_widths_come_out_of_a_run(tmp_path, settings):
+    chosen = {f"subspace.{name}": value for name, value in settings.items()}
+    result, state = small.train(tmp_path, **{**WIDE, "evaluation.at_end": True, **chosen})
+    subspace, images = load_network(result.folder).eval(), torch.rand(2, 1, 8, 8)
+    kinds = {type(module) for module in subspace.export(1.0).modules()}
+    batch_norms = "norm" in settings or "targets" in settings
+    assert ((nn.BatchNorm2d in kinds), (nn.InstanceNorm2d in kinds)) == (batch_norms, not batch_norms)
+    sizes = []
+    for level in (0.25, 0.6, 1.0):
+        plain = subspace.export(level)
+        assert torch.equal(plain(images), subspace.at_level(level)(images))
+        sizes.append(sum(value.numel() for value in plain.parameters()))
+    assert sizes[0] < 0.15 * sizes[2] < sizes[1] < sizes[2]
+    for name, value in subspace.network.state_dict().items():
+        assert torch.equal(value, state[f"network.network.{name}"])
