@@ -13,7 +13,7 @@ from vision_extras.subspaces.recipe import SubspaceRecipe
 
 __all__ = ["Curriculum", "Draw"]
 
-# What widths cost is close to a parabola. With a power of two, all channels of all parts would be rounded the same way.
+# What widths cost is close to a parabola. With a power of two, channels of all parts would be rounded the same way.
 _PARTS = 9
 
 
