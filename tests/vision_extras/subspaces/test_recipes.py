@@ -86,8 +86,11 @@ def test_subspaces_have_the_levels_and_the_norms_of_the_thesis():
     transformer = settings("imagenet/lcs_transformer.yaml", "high sparsities").subspace
     assert (transformer.weakest, transformer.strongest, transformer.warmup) == (0.8, 0.95, 0.65)
     assert transformer.curriculum == "anneal"
-    mobile = settings("imagenet/lcs_sparsity.yaml", "MobileNetV2").subspace
-    assert mobile.groups == 8
+    assert settings("imagenet/lcs_sparsity.yaml", "MobileNetV2").subspace.groups == 8
+    assert settings("imagenet/lcs_width.yaml", "MobileNetV2").subspace.strongest == 0.55
+    for name in ("sparsity", "width"):
+        optimizer = settings(f"imagenet/lcs_{name}.yaml", "its optimizer").optimizer
+        assert (optimizer.lr, optimizer.weight_decay) == (0.045, 4e-5)
 
 
 @functools.cache
