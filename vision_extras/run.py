@@ -91,10 +91,12 @@ def make_task(
     refuse_sides(recipe, network, recipe.evaluation.sides)
     shapes = recipe.sampler.shapes(recipe.training.epochs)
     try:
-        for shape in {shapes[0], shapes[-1]}:
+        for shape in {shapes[0], shapes[-1], *((side, side) for side in recipe.evaluation.sides)}:
             _check(network, shape, split.channels, len(split.classes))
     except ValueError as error:
-        raise RecipeError(f"model.name={recipe.model.name!r}: {error}") from error
+        instance = recipe.subspace.norm == "instance"
+        remedy = "; norms of each channel need several positions, which larger images have" if instance else ""
+        raise RecipeError(f"model.name={recipe.model.name!r}: {error}{remedy}") from error
     model = Classification(network, loss, recipe.augment.label_smoothing)
     try:
         return ImageTask(model, split, recipe, share_of(accelerator))

@@ -13,8 +13,8 @@ from vision_extras.subspaces.recipe import SubspaceRecipe
 
 __all__ = ["Curriculum", "Draw"]
 
-# What widths cost is close to a parabola, whose mean so many parts give to a thousandth.
-_PARTS = 8
+# What widths cost is close to a parabola. With a power of two, channels of all parts would be rounded the same way.
+_PARTS = 9
 
 
 class Draw(NamedTuple):

@@ -26,6 +26,7 @@ TINY = {
     "vgg19": (ModelRecipe(name="vgg19", width=0.125), 32, 1),
     "own": (ModelRecipe(name=f"{__name__}:own", config={"width": 4}), 2, 2),
     "resnet": (_hub("resnet", embedding_size=8, layer_type="basic", **_STAGES), 32, 1),
+    "bit": (_hub("bit", embedding_size=8, num_groups=4, **_STAGES), 32, 1),
     "vit": (_hub("vit", image_size=32, patch_size=8, intermediate_size=32, **_LAYER), 8, 8),
     "deit": (_hub("deit", image_size=32, patch_size=8, intermediate_size=32, **_LAYER), 8, 8),
     "dinov2": (_hub("dinov2", image_size=42, patch_size=14, **_LAYER), 14, 14),

@@ -24,7 +24,7 @@ ROW = re.compile(r"^\| .* \| `(.*)` \| ([\d.]+) \| (\d+) \| (\d+) \|$", flags=re
 @pytest.mark.slow
 def test_the_table_is_what_the_networks_are():
     rows = ROW.findall(page(PAGE))
-    assert len(rows) == 17
+    assert len(rows) == 20
     for how, millions, stride, multiple in rows:
         config = yaml.safe_load(how)
         recipe = (

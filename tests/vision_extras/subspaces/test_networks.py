@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
+from tests.pages import page
 from tests.vision_extras.models.architectures import TINY
 from vision_extras.models import build_network
-from vision_extras.subspaces import CompressibleSubspace, Sparsity
+from vision_extras.subspaces import Bits, CompressibleSubspace, Sparsity, Width
 
+PAGE = "docs/guides/image_models.md"
 # Where images come in, and where logits come out.
 OUTER = {
     "resnet8": {"stem.0", "head"},
@@ -25,6 +28,12 @@ OUTER = {
     "vit": {"model.vit.embeddings.patch_embeddings.projection", "model.classifier"},
     "deit": {"model.deit.embeddings.patch_embeddings.projection", "model.classifier"},
 }
+ROWS = [
+    (set(re.findall(r"`(\w+)`", networks)), width)
+    for networks, sparsity, width, bits in re.findall(
+        r"^\| (.*) \| (yes) \| (yes|refused|perceptrons) \| (yes) \|$", page(PAGE), flags=re.MULTILINE
+    )
+]
 LAYERS = (nn.Conv2d, nn.Linear)
 
 
@@ -81,6 +90,38 @@ def test_what_is_exported_is_the_subspace_at_a_level_bit_for_bit(name, kind):
             key: value.shape for key, value in built(name).state_dict().items()
         }
         assert torch.equal(exported(images), made.at_level(0.63)(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TINY if name != "own"])
+@pytest.mark.parametrize("compression", [Sparsity(), Width(), Bits()], ids=lambda compression: compression.name)
+def test_networks_can_be_compressed_as_the_page_says(name, compression):
+    recipe, stride, _ = TINY[name]
+    row = next(row for row in ROWS if recipe.name in row[0] or (recipe.config or {}).get("model_type") in row[0])
+    narrows = compression.name == "width"
+    network = built(name) if "group norm" not in name else built(name.split()[0])
+    images = torch.rand(2, 3, 2 * stride, 2 * stride, generator=torch.Generator().manual_seed(0))
+
+    def compressed():
+        norm = "instance" if narrows else "group"
+        made = CompressibleSubspace.line(network, compression, norm=norm).eval()
+        for level in (compression.strongest, compression.weakest):
+            with torch.no_grad():
+                assert torch.equal(made.export(level)(images), made.at_level(level)(images))
+        return made
+
+    if narrows and row[1] == "refused":
+        with pytest.raises((ValueError, RuntimeError)):
+            compressed()
+        return
+    made, inputs = compressed(), {}
+    for level in (compression.weakest, compression.strongest):
+        plain = made.export(level)
+        inputs[level] = sum(parameter.numel() for parameter in plain.parameters())
+    if narrows:
+        # At a quarter of all widths about a sixteenth of the weights stays.
+        share = inputs[compression.strongest] / inputs[compression.weakest]
+        assert (share < 0.3) == (row[1] == "yes"), share
 
 
 def test_both_classifiers_of_a_distilled_transformer_are_kept():

@@ -10,6 +10,7 @@ import shlex
 import pytest
 from accelerate import Accelerator
 
+from hylora.training.recipe import RecipeError
 from tests.pages import ROOT
 from vision_extras.curricula import Plan
 from vision_extras.images import load_split
@@ -85,8 +86,11 @@ def test_subspaces_have_the_levels_and_the_norms_of_the_thesis():
     transformer = settings("imagenet/lcs_transformer.yaml", "high sparsities").subspace
     assert (transformer.weakest, transformer.strongest, transformer.warmup) == (0.8, 0.95, 0.65)
     assert transformer.curriculum == "anneal"
-    mobile = settings("imagenet/lcs_sparsity.yaml", "MobileNetV2").subspace
-    assert mobile.groups == 8
+    assert settings("imagenet/lcs_sparsity.yaml", "MobileNetV2").subspace.groups == 8
+    assert settings("imagenet/lcs_width.yaml", "MobileNetV2").subspace.strongest == 0.55
+    for name in ("sparsity", "width"):
+        optimizer = settings(f"imagenet/lcs_{name}.yaml", "its optimizer").optimizer
+        assert (optimizer.lr, optimizer.weight_decay) == (0.045, 4e-5)
 
 
 @functools.cache
@@ -102,3 +106,12 @@ def test_recipes_on_embedded_images_can_be_made(name, monkeypatch):
         task = make_task(recipe, Accelerator(cpu=True))
         assert task.model.network.is_line == (recipe.subspace.kind == "line")
         assert task.steps == recipe.training.epochs * -(-len(split_of(recipe.images).train) // 64)
+
+
+@pytest.mark.parametrize("sides", ["sampler.side=32", "evaluation.sides=[64,32]"])
+def test_images_too_small_for_norms_of_each_channel_are_refused(sides, monkeypatch):
+    """A ResNet-18 leaves one position of 32x32 pixels."""
+    monkeypatch.setattr("vision_extras.run.load_split", split_of)
+    settings = ["model.name=resnet18", "model.width=0.125", "images.name=digits", "sampler.side=64", sides]
+    with pytest.raises(RecipeError, match="of 1x32x32: .*; norms of each channel need several positions"):
+        make_task(ImageRecipe.load(RECIPES["lcs_width.yaml"], settings), Accelerator(cpu=True))
