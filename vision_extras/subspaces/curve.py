@@ -86,7 +86,7 @@ def curve(
         levels: of its compression, from the weakest to the strongest.
         evaluate: gives `loss` and `accuracy` of the subspace as it stands, and `drift` where it has batch norms. If
             there are several processes, each calls this with the same levels.
-        images: batches that batch norms are calibrated on, [B, C, H, W] each, on any device; the same in every process.
+        images: batches [B, C, H, W] that batch norms are calibrated on, on any device; the same in every process.
 
     Returns:
         By `level_name`: `alpha`, `loss`, `accuracy`; for a line `reversed_accuracy`; with batch norms `drift`, and
