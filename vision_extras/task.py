@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,6 +19,7 @@ from hylora.randomness import generator
 from hylora.training.feed import Batch, Share
 from hylora.training.method import Method
 from hylora.training.moment import Moment
+from hylora.training.processes import sum_over_processes
 from vision_extras.averaging import Averages, WeightAverage, write_average
 from vision_extras.curricula import Growth
 from vision_extras.images import IGNORED, Augmented, Split
@@ -31,8 +33,12 @@ from vision_extras.sharpness import Sharpness
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTraining
 from vision_extras.subspaces.costs import costs
 from vision_extras.subspaces.curve import curve, measured_levels, standing
+from vision_extras.subspaces.drift import batch_norm_drift
 
 __all__ = ["Classification", "ImageTask", "Loss"]
+
+# Images on which the statistics of batch norms are taken anew.
+_CALIBRATION = 1000
 
 # From logits and labels to the loss of each image.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -177,7 +183,7 @@ class ImageTask(PlannedTask):
             return found
         evaluation = self._evaluation(model, accelerator, check_stop)
         if self._subspace is not None:
-            found["curve"] = curve(self._subspace, self._levels(), lambda: evaluation.predictions(shape))
+            found["curve"] = self._curve(evaluation)
         with self._at_weakest():
             if recipe.sides:
                 found["accuracy_by_side"] = evaluation.accuracies(recipe.sides)
@@ -185,6 +191,23 @@ class ImageTask(PlannedTask):
             if find_head(self.model.network) is not None:
                 found |= evaluation.embeddings(self.model.network, shape)
         return found
+
+    def _curve(self, evaluation: ImageEvaluation) -> dict[str, dict[str, float]]:
+        """What is measured at each level."""
+        subspace, accelerator = self._subspace, evaluation.accelerator
+
+        def evaluate() -> dict[str, float]:
+            with batch_norm_drift(subspace) as drift:
+                found = evaluation.predictions(self._recipe.sampler.shape)
+            if by_layer := drift.by_layer():
+                (total,) = sum_over_processes(accelerator, statistics.fmean(by_layer.values()))
+                found["drift"] = total / accelerator.num_processes
+            return found
+
+        # Other norms have no statistics.
+        keeps = self._recipe.subspace.norm == "keep"
+        images = self._probe(_CALIBRATION).split(self._recipe.evaluation.batch_size) if keeps else ()
+        return curve(subspace, self._levels(), evaluate, images)
 
     def _levels(self) -> tuple[float, ...]:
         """Those at which a subspace is measured."""

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor
 from torch.nn.utils import parametrize
 
 from vision_extras.subspaces.compression import Compression
+from vision_extras.subspaces.drift import recalibrate
 from vision_extras.subspaces.subspace import CompressibleSubspace
 
 __all__ = ["curve", "level_name", "measured_levels", "standing"]
@@ -53,8 +56,25 @@ def standing(subspace: CompressibleSubspace, level: float, alpha: float | None =
         yield
 
 
+@contextmanager
+def _recalibrated(subspace: CompressibleSubspace, images: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block batch norms have the statistics of images at the present level, after it those before."""
+    before = {name: buffer.clone() for name, buffer in subspace.named_buffers()}
+    device = next(subspace.parameters()).device
+    recalibrate(subspace, (batch.to(device) for batch in images))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in subspace.named_buffers():
+                buffer.copy_(before[name])
+
+
 def curve(
-    subspace: CompressibleSubspace, levels: Sequence[float], evaluate: Callable[[], Mapping[str, float]]
+    subspace: CompressibleSubspace,
+    levels: Sequence[float],
+    evaluate: Callable[[], Mapping[str, float]],
+    images: Sequence[Tensor] = (),
 ) -> dict[str, dict[str, float]]:
     """The loss and the accuracy at some levels; afterwards the subspace is at its accurate end.
 
@@ -64,11 +84,13 @@ def curve(
     Args:
         subspace: in evaluation mode.
         levels: of its compression, from the weakest to the strongest.
-        evaluate: gives `loss` and `accuracy` of the subspace as it stands. Where there are several processes, each
-            calls this with the same levels.
+        evaluate: gives `loss` and `accuracy` of the subspace as it stands, and `drift` where it has batch norms. If
+            there are several processes, each calls this with the same levels.
+        images: batches [B, C, H, W] that batch norms are calibrated on, on any device; the same in every process.
 
     Returns:
-        By `level_name`: `alpha`, `loss`, `accuracy` and, for a line, `reversed_accuracy`.
+        By `level_name`: `alpha`, `loss`, `accuracy`; for a line `reversed_accuracy`; with batch norms `drift`, and
+        `recalibrated_accuracy`, that after their statistics were taken anew at the level (section 3.2.5).
     """
     compression, found = subspace.compression, {}
     ends = compression.alpha(compression.weakest) + compression.alpha(compression.strongest)
@@ -80,6 +102,10 @@ def curve(
                 at_level["reversed_accuracy"] = evaluate()["accuracy"]
         with standing(subspace, level):
             measured = evaluate()
-        found[level_name(level)] = at_level | {name: measured[name] for name in ("loss", "accuracy")}
+            at_level |= {name: measured[name] for name in ("loss", "accuracy", "drift") if name in measured}
+            if "drift" in measured and images:
+                with _recalibrated(subspace, images):
+                    at_level["recalibrated_accuracy"] = evaluate()["accuracy"]
+        found[level_name(level)] = at_level
     subspace.at_level(compression.weakest)
     return dict(reversed(found.items()))

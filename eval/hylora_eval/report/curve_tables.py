@@ -20,6 +20,8 @@ _UNITS = {
 }
 _ACCURACY = per_cent("Top-1 accuracy", "curve.accuracy")
 _REVERSED = replace(_ACCURACY, item="curve.reversed_accuracy")
+_RECALIBRATED = replace(_ACCURACY, item="curve.recalibrated_accuracy")
+_DRIFT = Metric("Drift", "curve.drift")
 _LOSS = Metric("Loss", "curve.loss")
 _COSTS = (
     per_cent("Sparsity", "costs.sparsity"),
@@ -84,8 +86,25 @@ def _of_compression(compression: str, members: list[Setting], source: str, learn
         "The reversed line",
         "Top-1 accuracy (%); reversed, weights are those of the level that is mirrored in the middle of the range.",
         _ACCURACY,
-        [row for setting in members if _levels([setting], _REVERSED.item) for row in (setting, _reversed(setting))],
+        _beside(members, _REVERSED, "reversed"),
         **accuracy,
+    )
+    yield from curves(
+        "recalibrated",
+        "Recalibrated batch norms",
+        "Top-1 accuracy (%); recalibrated, statistics of batch norms are taken anew at each level.",
+        _ACCURACY,
+        _beside(members, _RECALIBRATED, "recalibrated"),
+        **accuracy,
+    )
+    yield from curves(
+        "drift",
+        "Drift of batch norms",
+        "Mean absolute difference of stored means from those of batches, over layers; lower is better.",
+        _DRIFT,
+        members,
+        higher_is_better=False,
+        y_label="difference of means",
     )
     levels = _levels(members, "costs.", compression)
     yield from table(
@@ -107,14 +126,15 @@ def _levels(settings: Iterable[Setting], item: str, compression: str = "") -> li
     return sorted(found, reverse=compression != "sparsity")
 
 
-def _reversed(setting: Setting) -> Setting:
-    """A line with the accuracies of the reversed one."""
-    accuracies = {
-        (kind, _ACCURACY.item, level): runs
-        for (kind, item, level), runs in setting.runs.items()
-        if item == _REVERSED.item
-    }
-    return replace(setting, name=f"{setting.name}, reversed", runs=accuracies)
+def _beside(settings: Iterable[Setting], other: Metric, suffix: str) -> list[Setting]:
+    """Each setting that has another accuracy too, and after it that one in the accuracy's place."""
+    rows = []
+    for setting in settings:
+        levels = {key[2]: runs for key, runs in setting.runs.items() if key[1] == other.item}
+        if levels:
+            runs = {replace(_ACCURACY, length=level).key: runs for level, runs in levels.items()}
+            rows += [setting, replace(setting, name=f"{setting.name}, {suffix}", runs=runs)]
+    return rows
 
 
 def _costs(members: list[Setting], levels: list[float]) -> Iterator[Section]:

@@ -234,6 +234,17 @@ def test_accuracies_along_subspaces_are_a_table_and_a_chart(tmp_path):
     assert [series["name"] for series in panel["series"]] == ["LCS+L", "LCS+L, reversed"]
 
 
+def test_batch_norms_of_baselines_are_told_of(tmp_path):
+    points = {"0": {"accuracy": 0.9, "recalibrated_accuracy": 0.9, "drift": 0.01}}
+    points["0.9"] = {"accuracy": 0.1, "recalibrated_accuracy": 0.4, "drift": 0.25}
+    tables = tables_of(tmp_path, lcs("line", 0, {"0": (0.9, 0.3)}), {**lcs("point", 0, {}), "curve": points})
+    assert texts(tables["training-drift-sparsity"]) == {("resnet8", "LCS+P"): {"0": "0.0100", "0.9": "0.250"}}
+    assert texts(tables["training-recalibrated-sparsity"]) == {
+        ("resnet8", "LCS+P"): {"0": "90.00", "0.9": "10.00"},
+        ("resnet8", "LCS+P, recalibrated"): {"0": "90.00", "0.9": "40.00"},
+    }
+
+
 def test_levels_of_other_compressions_stand_apart_from_the_weakest_on(tmp_path):
     tables = tables_of(
         tmp_path,

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.outcomes import assert_same
 from vision_extras.subspaces import Bits, CompressibleSubspace, Sparsity, Width
 from vision_extras.subspaces.curve import curve, measured_levels, standing
 from vision_extras.subspaces.sparsity import TopK
@@ -70,6 +73,23 @@ def test_the_accurate_end_comes_last_and_points_have_no_reverse():
     found = curve(subspace, measured_levels(subspace.compression, (0.9, 0.5)), look)
     assert seen == [0.9, 0.5] and [*found["0.5"]] == ["alpha", "loss", "accuracy"]
     assert subspace.position.level == 0
+
+
+def test_calibration_is_for_one_level_and_is_undone():
+    """Batch norms are at 0 and 1, and calibrated as they would be in training mode on the same inputs."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)).eval()
+    subspace = CompressibleSubspace.point(copy.deepcopy(plain), Sparsity())
+    before, levels = copy.deepcopy(subspace.state_dict()), (0.0, 0.9)
+    found = curve(subspace, levels, lambda: measure(subspace) | {"drift": 0.25}, [INPUTS])
+    assert_same(subspace.state_dict(), before)
+    for level in levels:
+        point, network = found[f"{level:g}"], subspace.export(level).eval()
+        assert (point["accuracy"], point["drift"]) == (measure(network)["accuracy"], 0.25)
+        network[2].train()
+        network[2].momentum = 0.0
+        assert point["recalibrated_accuracy"] == measure(network)["accuracy"] != point["accuracy"]
+    assert "recalibrated_accuracy" not in curve(subspace, levels, lambda: measure(subspace), [INPUTS])["0"]
 
 
 def test_weights_are_computed_once_for_a_level(monkeypatch):

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from tests.pages import ROOT
 from tests.vision_extras import small
 from vision_extras.run import make_task
+from vision_extras.subspaces.drift import recalibrate
 
 SETTINGS = {
     "growth": {},
@@ -53,6 +54,21 @@ def test_both_ends_are_told_in_training_and_the_curve_in_the_end(tmp_path):
     assert results["accuracy_by_side"]["8"] == evaluation["accuracy"] and "embedding_variance" in results
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum("eval_strongest_accuracy" in record for record in records) == 2
+
+
+def test_baselines_with_batch_norms_tell_their_drift_and_what_calibration_mends(tmp_path):
+    made = []
+    settings = {**SETTINGS, "model": {"name": "resnet8", "width": 0.5}, "evaluation.at_end": True}
+    settings["subspace"] = {"kind": "point", "targets": (0.0,), "strongest": 0.9, "measured": (0.0, 0.9)}
+    small.train(tmp_path, made.append, **settings)
+    curve = json.loads((tmp_path / "results.json").read_text())["curve"]
+    assert all(
+        point.keys() == {"alpha", "loss", "accuracy", "drift", "recalibrated_accuracy"} for point in curve.values()
+    )
+    assert curve["0.9"]["drift"] > curve["0"]["drift"] > 0
+    subspace, images = made[0].model.network, made[0]._probe(181)
+    recalibrate(subspace.at_level(0.9), images.split(128))
+    assert curve["0.9"]["recalibrated_accuracy"] == pytest.approx(accuracy(subspace, made[0])[0])
 
 
 def test_averaged_weights_are_those_at_the_weakest_level(tmp_path):
