@@ -24,6 +24,8 @@ from vision_extras.images import ImagesRecipe, Split, load_split, plain_batches
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import check_sides, load_network
 from vision_extras.recipe import ImageRecipe
+from vision_extras.subspaces import CompressibleSubspace
+from vision_extras.subspaces.curve import curve, measured_levels
 
 __all__ = ["evaluate", "outputs_by_name", "read_outputs"]
 
@@ -43,7 +45,9 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Where to write the result, as JSON.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")] = False,
 ) -> None:
-    """Evaluate a trained classifier: accuracy, loss, calibration, entropies, embeddings; and accuracy by resolution.
+    """Evaluate a trained classifier: accuracy, loss, calibration, entropies, embeddings; accuracy by resolution.
+
+    Of a compressible subspace also the accuracy at each level that subspace.measured has.
 
     The images held out are looked at, or all where none are. Their channels are those that the network has learned
     from, and so are the mean and deviation that pixels are normalised by. Of the network's outputs only those count
@@ -80,6 +84,9 @@ def evaluate(
             found |= evaluation.embeddings(network, shape)
         if sides:
             found["accuracy_by_side"] = evaluation.accuracies(sides)
+        if isinstance(network, CompressibleSubspace):
+            levels = measured_levels(network.compression, recipe.subspace.measured)
+            found["curve"] = curve(network, levels, lambda: evaluation.predictions(shape))
     result = {
         "kind": "images",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -176,7 +183,9 @@ def _table(result: dict[str, Any]) -> Table:
     table = Table("metric", title=title, title_justify="left")
     table.add_column("value", justify="right")
     metrics = dict(result["evaluation"])
-    by_side = metrics.pop("accuracy_by_side", {})
-    for metric, value in (metrics | {f"accuracy at {side}": value for side, value in by_side.items()}).items():
+    by_side, along = metrics.pop("accuracy_by_side", {}), metrics.pop("curve", {})
+    metrics |= {f"accuracy at {side}": value for side, value in by_side.items()}
+    metrics |= {f"accuracy at level {level}": measured["accuracy"] for level, measured in along.items()}
+    for metric, value in metrics.items():
         table.add_row(metric.replace("_", " "), f"{value:.4f}")
     return table

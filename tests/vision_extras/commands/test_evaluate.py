@@ -62,6 +62,15 @@ def test_it_measures_what_the_run_did(folder, tmp_path):
     assert trained["images_seen"] == 1797 - found["data"]["images"]
 
 
+def test_a_subspace_is_measured_at_its_levels(tmp_path):
+    tree = {**TREE, "subspace": {"kind": "line"}, "output": {"path": str(tmp_path / "run"), "checkpoint_every": 0}}
+    train(ImageRecipe.from_tree(tree), make_task)
+    trained = json.loads((tmp_path / "run/results.json").read_text())["curve"]
+    found = result_of(tmp_path / "eval.json", tmp_path / "run", "subspace.measured=[0.5,0.975]")["evaluation"]
+    assert found["accuracy"] == pytest.approx(trained["0"]["accuracy"])
+    assert found["curve"] == {level: pytest.approx(trained[level], rel=1e-4) for level in ("0.5", "0.975")}
+
+
 @pytest.mark.slow
 def test_several_processes_measure_what_one_does(tmp_path):
     """With an odd share of the images for each."""
