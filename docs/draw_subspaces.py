@@ -37,40 +37,44 @@ def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def along(runs: list[Run], name: str) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation over seeds, in percent, of what was measured at each level."""
+def along(runs: list[Run], name: str, scale: float = 100) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation over seeds of what was measured at each level; in percent, unless told otherwise."""
     found = {}
     for level in runs[0]["curve"]:
-        values = [100 * run["curve"][level][name] for run in runs]
+        values = [scale * run["curve"][level][name] for run in runs]
         found[level] = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
     return found
 
 
 def curves(runs: Iterable[Run]) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
-    """The accuracy along each setting, and along the lines reversed."""
-    settings = by_setting(runs)
-    for name, group in settings.items():
-        yield name, along(group, "accuracy")
-    for name, group in settings.items():
-        if "reversed_accuracy" in next(iter(group[0]["curve"].values())):
-            yield f"{name}, reversed", along(group, "reversed_accuracy")
+    """The accuracy along each setting, along the lines reversed, and with batch norms calibrated at each level."""
+    for suffix, name in (("", ""), (", reversed", "reversed_"), (", calibrated", "recalibrated_")):
+        for setting, group in by_setting(runs).items():
+            if f"{name}accuracy" in next(iter(group[0]["curve"].values())):
+                yield setting + suffix, along(group, f"{name}accuracy")
 
 
 def table(runs: list[Run]) -> Iterator[str]:
     """Accuracy by level, of each setting."""
-    levels = list(runs[0]["curve"])
-    yield _line(["", *levels])
-    yield _line(["---", *("--:" for _ in levels)])
+    yield from _head(runs[0]["curve"])
     for name, curve in curves(runs):
         yield _line([name, *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in curve.values())])
+
+
+def drift_table(runs: list[Run]) -> Iterator[str]:
+    """How far the stored means of batch norms are from those of batches, by level, of the settings that have any."""
+    drifting = [run for run in runs if "drift" in next(iter(run["curve"].values()))]
+    if drifting:
+        yield from _head(drifting[0]["curve"])
+    for name, group in by_setting(drifting).items():
+        yield _line([name, *(f"{middle:.2f}" for middle, _ in along(group, "drift", 1).values())])
 
 
 def costs_table(runs: list[Run]) -> Iterator[str]:
     """What each level takes of what the weakest takes, by the first setting."""
     group = next(iter(by_setting(runs).values()))
     levels = list(group[0]["costs"])
-    yield _line(["", *levels])
-    yield _line(["---", *("--:" for _ in levels)])
+    yield from _head(levels)
     first = group[0]["costs"][levels[0]]
     for name in ("parameters", "bytes", "operations", "seconds"):
         if name not in first:
@@ -81,6 +85,12 @@ def costs_table(runs: list[Run]) -> Iterator[str]:
             for level in levels
         ]
         yield _line([name, *(f"{share:.3f}x" for share in shares)])
+
+
+def _head(levels: Iterable[str]) -> Iterator[str]:
+    levels = list(levels)
+    yield _line(["", *levels])
+    yield _line(["---", *("--:" for _ in levels)])
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -94,8 +104,8 @@ def draw(found: dict[str, list[Run]], path: Path) -> None:
         title, unit = COMPARISONS[name]
         for number, (setting, curve) in enumerate(curves(runs)):
             middles, spreads = zip(*curve.values(), strict=True)
-            style = "-" if setting.startswith("LCS") and "reversed" not in setting else "--"
-            style = ":" if "reversed" in setting else style
+            style = "-" if setting.startswith("LCS") and "," not in setting else "--"
+            style = ":" if "," in setting else style
             axis.errorbar(
                 range(len(curve)), middles, spreads, linestyle=style, marker=".", capsize=2, label=setting,
                 color=f"C{number % 10}", linewidth=1.8 if style == "-" else 1.0
@@ -122,9 +132,8 @@ def main() -> None:
     draw(found, picture)
     for name, runs in found.items():
         print(f"\n### {COMPARISONS[name][0]}\n")
-        print("\n".join(table(runs)))
-        print()
-        print("\n".join(costs_table(runs)))
+        for rows in (table, drift_table, costs_table):
+            print("\n".join([*rows(runs), ""]))
 
 
 if __name__ == "__main__":
