@@ -99,23 +99,32 @@ def _line(cells: Iterable[str]) -> str:
 
 def draw(found: dict[str, list[Run]], path: Path) -> None:
     """A panel for each comparison."""
-    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.6), layout="constrained", squeeze=False)
-    for axis, (name, runs) in zip(axes[0], found.items(), strict=True):
+    figure, axes = plt.subplots(-(-len(found) // 3), 3, figsize=(11, 3.9 * -(-len(found) // 3)), layout="constrained")
+    for axis, (name, runs) in zip(axes.flat, found.items(), strict=False):
         title, unit = COMPARISONS[name]
-        for number, (setting, curve) in enumerate(curves(runs)):
+        shown = [(setting, curve) for setting, curve in curves(runs) if not setting.endswith("calibrated")]
+        for number, (setting, curve) in enumerate(shown):
             middles, spreads = zip(*curve.values(), strict=True)
-            style = "-" if setting.startswith("LCS") and "," not in setting else "--"
-            style = ":" if "," in setting else style
+            ours = setting.startswith("LCS")
             axis.errorbar(
-                range(len(curve)), middles, spreads, linestyle=style, marker=".", capsize=2, label=setting,
-                color=f"C{number % 10}", linewidth=1.8 if style == "-" else 1.0
-            )  # fmt: skip
-        axis.set_xticks(range(len(curve)), list(curve), fontsize=7)
+                range(len(curve)),
+                middles,
+                spreads,
+                linestyle=":" if "," in setting else "-" if ours else "--",
+                linewidth=1.8 if ours else 1,
+                marker=".",
+                capsize=2,
+                color=f"C{number % 10}",
+                label=setting,
+            )
+        axis.set_xticks(range(len(curve)), list(curve), fontsize=8)
         axis.set_xlabel(unit)
+        axis.set_ylabel("accuracy [%]")
         axis.set_title(title)
-        axis.legend(fontsize=6)
-    axes[0][0].set_ylabel("accuracy [%]")
-    figure.savefig(path, dpi=75)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    figure.savefig(path, dpi=62)
 
 
 def read(folder: Path) -> dict[str, list[Run]]:
