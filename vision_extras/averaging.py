@@ -16,6 +16,7 @@ from hylora.training.fields import check_range
 from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.state import changing
+from vision_extras.subspaces.quantizer import InputQuantizer
 
 __all__ = ["AverageRecipe", "Averages", "WeightAverage", "write_average"]
 
@@ -83,8 +84,9 @@ def _key(name: str) -> str:
 class WeightAverage(Method):
     """Moves averages towards the weights after each update: decay * average + (1 - decay) * weight.
 
-    Batch statistics are averaged as weights are. A weight that is exactly 0 is taken to be pruned, and so is its
-    average. Where others change the network's structure, this method comes after them.
+    Batch statistics are averaged as weights are; ranges of quantisers are not, which are moving averages already. A
+    weight that is exactly 0 is taken to be pruned, and so is its average. Where others change the network's structure,
+    this method comes after them.
 
     Args:
         network: whose weights are averaged.
@@ -128,4 +130,8 @@ class WeightAverage(Method):
 
     def _weights(self) -> dict[str, Tensor]:
         """What is averaged: numbers that training changes, and not counters."""
-        return {name: value for name, value in changing(self._network).items() if value.is_floating_point()}
+        moving = {
+            f"{name}.ranges" for name, module in self._network.named_modules() if isinstance(module, InputQuantizer)
+        }
+        found = changing(self._network).items()
+        return {name: value for name, value in found if value.is_floating_point() and name not in moving}

@@ -80,6 +80,7 @@ def make_task(
         split = load_split(recipe.images)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
+    drawn = network is None and recipe.model.path is None
     if network is None:
         model = recipe.growth.network_at(recipe.model, 0, recipe.training.epochs)
         draw = generator("network", recipe.training.seed)
@@ -87,7 +88,7 @@ def make_task(
     else:
         network = OwnNetwork(network)
     if recipe.subspace.kind != "none":
-        network = _subspace(recipe, network, split)
+        network = _subspace(recipe, network, split, drawn)
     refuse_sides(recipe, network, recipe.evaluation.sides)
     shapes = recipe.sampler.shapes(recipe.training.epochs)
     try:
@@ -114,10 +115,10 @@ def _check(network: nn.Module, shape: tuple[int, int], channels: int, classes: i
         network.check(ramp.reshape(1, channels, *shape))
 
 
-def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split) -> CompressibleSubspace:
-    """A network as the accurate end of a subspace, or the whole of it."""
+def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split, drawn: bool) -> CompressibleSubspace:
+    """A network as the accurate end of a subspace, or the whole of it; where it is drawn, so is the other end."""
     wanted, other = recipe.subspace, None
-    if wanted.kind == "line" and recipe.model.path is None and not isinstance(network, OwnNetwork):
+    if wanted.kind == "line" and drawn:
         draw = generator("other end", recipe.training.seed)
         other = _build(recipe.model, split.channels, len(split.classes), draw)
     try:

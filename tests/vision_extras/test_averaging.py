@@ -20,6 +20,7 @@ from vision_extras.images import load_split
 from vision_extras.models import load_network
 from vision_extras.recipe import ImageRecipe
 from vision_extras.run import make_task
+from vision_extras.subspaces import Bits, CompressibleSubspace
 
 DECAY = 0.75
 
@@ -174,3 +175,20 @@ def test_without_a_decay_nothing_is_averaged(tmp_path):
 def test_bad_decays_are_refused(decay):
     with pytest.raises(ValueError, match=f"decay={decay} must be at least 0 and below 1"):
         AverageRecipe(decay=decay)
+
+
+def test_ranges_of_quantisers_are_those_of_the_weights_network():
+    """They begin at nothing, which a decay of their own would hold on to."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2))
+    subspace, averages, inputs = CompressibleSubspace.point(layers, Bits()), Averages(), torch.randn(6, 3)
+    method = WeightAverage(subspace, averages, 0.99)
+    for step in range(3):
+        method.begin(Moment(step, 3, 0))
+        subspace(inputs)
+        method.end(Moment(step, 3, 0))
+    subspace.position.activations = True
+    subspace.eval()
+    expected = subspace(inputs)
+    with method.applied():
+        torch.testing.assert_close(subspace(inputs), expected)

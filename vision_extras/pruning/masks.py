@@ -49,10 +49,12 @@ def smallest(scores: Mapping[str, Tensor], sparsity: float, scope: Scope) -> dic
     return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
 
 
+# How many elements there are must be known, which no compiled graph does.
+@torch.compiler.disable
 def smallest_of(scores: Tensor, sparsity: float) -> Tensor:
     """Where the smallest of a list of scores [N] are, as a boolean tensor [N]; see `smallest`."""
     # In binary, 0.29 of 100 would be 28.
-    count = math.floor(Fraction(str(sparsity)) * len(scores))
+    count = math.floor(Fraction(str(sparsity)) * scores.numel())
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = scores.kthvalue(count).values

@@ -39,7 +39,8 @@ class Bits(Compression):
         whole = float(self.weakest).is_integer() and float(self.strongest).is_integer()
         if not (whole and 3 <= self.strongest <= self.weakest <= 8):
             raise ValueError(
-                f"weakest={self.weakest!r} and strongest={self.strongest!r} must be numbers of bits from 8 to 3"
+                f"weakest={self.weakest!r} and strongest={self.strongest!r} must be numbers of bits from 8 to 3, "
+                "and the strongest not above the weakest"
             )
 
     def level(self, alpha: float) -> float:

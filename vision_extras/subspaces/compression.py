@@ -108,7 +108,7 @@ class Compression:
         if not low <= level <= high or (allowed is not None and level not in allowed):
             raise ValueError(
                 f"level={level!r} must be {' or '.join(map(str, allowed)) if allowed else f'from {low} to {high}'}, "
-                f"the range that {self.name} was trained for"
+                f"the levels of {self.name} between weakest and strongest"
             )
 
 
@@ -147,6 +147,9 @@ def classifiers(layers: Mapping[str, nn.Module]) -> set[str]:
 
     def classifies(name: str) -> bool:
         beside = name.rpartition(".")[0] == last.rpartition(".")[0]
-        return beside and layers[name].weight.shape == layers[last].weight.shape
+        outputs, *inputs = layers[name].weight.shape
+        # Layers that give as much as they take may as well be one after another.
+        alike = layers[name].weight.shape == layers[last].weight.shape and outputs != inputs[0]
+        return name == last or (beside and alike)
 
     return {*itertools.takewhile(classifies, reversed(layers))}

@@ -39,7 +39,7 @@ def measured_levels(compression: Compression, chosen: Sequence[float] = ()) -> t
 
 def level_name(level: float) -> str:
     """A level as results have it for a key."""
-    return f"{level:g}"
+    return f"{level:.12g}"
 
 
 @contextmanager

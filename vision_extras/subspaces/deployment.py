@@ -25,7 +25,8 @@ class Deployed(nn.Module):
 
     Args:
         subspace: trained. Its tensors are shared and not changed, and it stays where it is; of its own a deployed
-            network has one copy of the weights that depend on the level.
+            network has one copy of the weights that depend on the level. Move it to its device and type before this,
+            and where it is trained on, `switch` after that.
     """
 
     def __init__(self, subspace: CompressibleSubspace) -> None:
@@ -56,8 +57,8 @@ class Deployed(nn.Module):
         for name, module in self._subspace.network.named_modules():
             if parametrize.is_parametrized(module):
                 plain = self.network.get_submodule(name)
-                for tensor in module.parametrizations:
-                    getattr(plain, tensor).copy_(getattr(module, tensor))
+                for tensor, point in module.parametrizations.items():
+                    getattr(plain, tensor).copy_(point())
 
     @torch.no_grad()
     def forward(self, *inputs: Any, **options: Any) -> Any:

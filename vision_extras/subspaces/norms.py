@@ -20,7 +20,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def norm_parameters(network: nn.Module) -> list[str]:
     """Names of the trained scales and shifts of a network's norms."""
-    kinds = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+    kinds = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     return [
         f"{name}.{own}" if name else own
         for name, module in network.named_modules()

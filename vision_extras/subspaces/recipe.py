@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from torch import nn
@@ -57,24 +57,19 @@ class SubspaceRecipe:
     def __post_init__(self) -> None:
         check_choice(self, "kind", "compression")
         if self.kind == "none":
-            refuse_unread(
-                self,
-                "weakest",
-                "strongest",
-                "targets",
-                "curriculum",
-                "bias",
-                "samples",
-                "norm",
-                "measured",
-                choice="kind",
-            )
+            refuse_unread(self, *(item.name for item in fields(self) if item.name != "kind"), choice="kind")
             return
+        if self.targets:
+            refuse_unread(self, "samples", "bias", choice="targets")
         self._fill()
         check_choice(self, "curriculum", "norm")
         check_range(self, "warmup", least=0, below=1)
         check_range(self, "bias", least=0, most=1)
         check_range(self, "samples", "groups", least=1)
+        if self.samples > 1 and self.bias:
+            raise ValueError(f"bias={self.bias!r} must be left out where samples={self.samples!r} have both ends")
+        if self.norm != "group":
+            refuse_unread(self, "groups", choice="norm")
         if self.targets and self.kind == "line":
             raise ValueError(f"targets={self.targets!r} are for kind='point'; a line has all levels between its ends")
         compression = self.build()
@@ -87,18 +82,15 @@ class SubspaceRecipe:
 
     def _fill(self) -> None:
         widths, plain = self.compression == "width", COMPRESSIONS[self.compression]()
-        if self.targets:
-            curriculum = "none" if widths else "anneal"
-        else:
-            curriculum = "none" if widths else ("anneal" if self.kind == "line" else "hold")
-        norm = "keep" if self.targets else ("instance" if widths else "group")
+        annealed = self.kind == "line" or self.targets
+        samples = self.samples or (4 if widths and not self.targets else 1)
         derived = {
             "weakest": plain.weakest,
             "strongest": plain.strongest,
-            "curriculum": curriculum,
-            "bias": 0.5 if self.kind == "line" and self.compression == "sparsity" else 0.0,
-            "samples": 4 if widths and not self.targets else 1,
-            "norm": norm,
+            "curriculum": "none" if widths else "anneal" if annealed else "hold",
+            "bias": 0.5 if self.kind == "line" and self.compression == "sparsity" and samples == 1 else 0.0,
+            "samples": samples,
+            "norm": "keep" if self.targets else "instance" if widths else "group",
         }
         for name, value in derived.items():
             if getattr(self, name) is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -32,8 +31,7 @@ class StoredSubspace(nn.Module):
 
     `model.safetensors` has the state: the network's parameters twice for a line, once for a point (table 3.1).
     `config.json` has all else: the network's shape, the compression with its range, the layers that are kept, the
-    parameters that are not trained, what batch norms were replaced by, whether it is a line, the shape of an image,
-    and the position.
+    parameters that are lines, what batch norms were replaced by, the shape of an image, and the position.
     """
 
     network: nn.Module
@@ -41,7 +39,7 @@ class StoredSubspace(nn.Module):
     keep: tuple[str, ...] | None
     norm: str
     groups: int
-    is_line: bool
+    lines: tuple[str, ...]
     image: tuple[int, ...] | None
 
     def save(self, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
@@ -52,7 +50,7 @@ class StoredSubspace(nn.Module):
             state: of the subspace, where this process holds only a share of it; None for its own.
         """
         weights = dict(self.state_dict() if state is None else state)
-        alpha, level, activations = weights.pop(_POSITION).tolist()
+        alpha, level, activations = weights.pop(_POSITION, self.get_extra_state()).tolist()
         write_network(folder, self._config(SUBSPACE_TYPE, Position(alpha, level, bool(activations))), weights)
 
     def save_pretrained(self, folder: str | PathLike) -> None:
@@ -72,7 +70,7 @@ class StoredSubspace(nn.Module):
             ValueError: if the network cannot be made.
         """
         subspace = cls._made(folder, network)
-        subspace.load_state_dict({**read_weights(folder), _POSITION: subspace.get_extra_state()})
+        subspace.load_state_dict({**read_weights(folder), _POSITION: subspace.get_extra_state()}, assign=True)
         return subspace
 
     def save_level(self, folder: str | PathLike, level: float) -> None:
@@ -112,7 +110,7 @@ class StoredSubspace(nn.Module):
         """
         subspace = cls._made(folder, network)
         plain = subspace.export(subspace.position.level)
-        plain.load_state_dict(read_weights(folder))
+        plain.load_state_dict(read_weights(folder), assign=True)
         return plain
 
     def _packed(self, level: float) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -125,8 +123,7 @@ class StoredSubspace(nn.Module):
             "network": shape_of(self.network),
             "compression": {"name": self.compression.name, **dataclasses.asdict(self.compression)},
             "keep": self.keep,
-            "frozen": [_plain(name) for name, value in self.network.named_parameters() if not value.requires_grad],
-            "line": self.is_line,
+            "lines": self.lines,
             "norm": self.norm,
             "groups": self.groups,
             "image": self.image,
@@ -138,18 +135,10 @@ class StoredSubspace(nn.Module):
         """A subspace as that of a folder, with other weights."""
         config = read_config(folder)
         network = network_of(config["network"], network)
-        # They are no lines.
-        for name in config["frozen"]:
-            network.get_parameter(name).requires_grad_(False)
         kind, levels = COMPRESSIONS[config["compression"].pop("name")], config["compression"]
-        other = network if config["line"] else None
-        subspace = cls(network, kind(**levels), config["keep"], other, config["norm"], config["groups"])
+        lines, norms = config["lines"], (config["norm"], config["groups"])
+        subspace = cls(network, kind(**levels), config["keep"], network if lines else None, *norms, lines)
         subspace.image = config["image"] and tuple(config["image"])
         position = config["position"]
         subspace.set_extra_state(torch.tensor([*position.values()], dtype=torch.float64))
         return subspace
-
-
-def _plain(name: str) -> str:
-    """What a parameter is called in a network without parametrizations."""
-    return re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name)

@@ -35,6 +35,8 @@ class CompressibleSubspace(StoredSubspace):
         keep: names of layers that are not compressed; None for the first and the last. Of widths they keep their
             outputs, and None is for the last.
         other: the network at the efficient end of a line, of the same shape; None for a point.
+        lines: names of the parameters that differ between the ends, where batch norms are replaced; None for all that
+            are trained, and of widths those of the norms.
         norm: what batch norms are replaced by (`replace_batch_norms`), since their statistics belong to one level;
             `keep` for no change.
         groups: of these norms.
@@ -51,6 +53,7 @@ class CompressibleSubspace(StoredSubspace):
         other: nn.Module | None = None,
         norm: Norm = "keep",
         groups: int = 32,
+        lines: Collection[str] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -63,7 +66,8 @@ class CompressibleSubspace(StoredSubspace):
             for end in {network, other} - {None}:
                 replace_batch_norms(end, norm, groups)
         # Taken before layers are changed, as that may change names.
-        ends = {} if other is None else self._ends(network, other)
+        ends = {} if other is None else self._ends(network, other, lines)
+        self.lines = tuple(ends)
         if compression.shares_weights:
             # Slim layers are of other classes, and a line is added to the class of its layer.
             compression.compress(network, self.position, keep)
@@ -73,12 +77,23 @@ class CompressibleSubspace(StoredSubspace):
             draw_lines(network, self.position, ends)
             compression.compress(network, self.position, keep)
 
-    def _ends(self, network: nn.Module, other: nn.Module) -> dict[str, Tensor]:
+    def _ends(self, network: nn.Module, other: nn.Module, lines: Collection[str] | None) -> dict[str, Tensor]:
         """Where the efficient end of each parameter that becomes a line is."""
-        names = norm_parameters(network) if self.compression.shares_weights else trainable(network)
-        values = dict(other.named_parameters())
+        names = lines
+        if names is None:
+            names = norm_parameters(network) if self.compression.shares_weights else trainable(network)
+        if not names:
+            raise ValueError("the network has no parameter that could differ between the ends of a line; make a point")
+        values, every = dict(other.named_parameters()), dict(network.named_parameters(remove_duplicate=False))
         if missing := set(names) - values.keys():
             raise ValueError(f"other has no {', '.join(sorted(missing))}; both ends must be networks of one shape")
+        holders = {id(every[name]): name for name in names}
+        for name, parameter in every.items():
+            if name not in names and id(parameter) in holders:
+                raise ValueError(
+                    f"{name} and {holders[id(parameter)]} are one parameter, which cannot become a line in both "
+                    "places; give each its own, or make a point"
+                )
         return {name: values[name] for name in names}
 
     @classmethod
@@ -120,7 +135,7 @@ class CompressibleSubspace(StoredSubspace):
     @property
     def is_line(self) -> bool:
         """Whether it has two ends."""
-        return any(name.endswith(".original1") for name, _ in self.network.named_parameters())
+        return bool(self.lines)
 
     @property
     def stride(self) -> int:
@@ -145,9 +160,11 @@ class CompressibleSubspace(StoredSubspace):
         Raises:
             ValueError: if it is out of that range.
         """
-        level = self.compression.level(alpha)
-        self.compression.check_level(level)
-        self.move(alpha, level)
+        compression = self.compression
+        low, high = compression.alpha(compression.strongest), compression.alpha(compression.weakest)
+        if not low <= alpha <= high:
+            raise ValueError(f"alpha={alpha!r} must be from {low:g} to {high:g}, the ends of the subspace")
+        self.move(alpha, compression.level(alpha))
         return self
 
     def at_level(self, level: float) -> Self:
@@ -178,9 +195,11 @@ class CompressibleSubspace(StoredSubspace):
         if self.norm != "keep":
             check_norms(self.network, images)
         stood = self.position.alpha, self.position.level
-        self.at_level(self.compression.strongest)
-        self.compression.check(self.network, images)
-        self.move(*stood)
+        try:
+            self.at_level(self.compression.strongest)
+            self.compression.check(self.network, images)
+        finally:
+            self.move(*stood)
         self.image = tuple(images.shape[1:])
 
     def export(self, level: float) -> nn.Module:
@@ -213,7 +232,11 @@ class CompressibleSubspace(StoredSubspace):
 
 def make_plain(module: nn.Module) -> None:
     """Give a module its parametrized tensors as parameters of its own."""
-    values = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in module.parametrizations}
+    values = {
+        # Not by its name, as copies share what torch caches by names.
+        name: nn.Parameter(point().detach().clone(), any(end.requires_grad for end in point.parameters()))
+        for name, point in module.parametrizations.items()
+    }
     # A copy has its class in common with what it was copied from, so that torch's own removal would break that.
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module.parametrizations

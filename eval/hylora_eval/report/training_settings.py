@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -60,7 +61,7 @@ class Setting:
     @property
     def subspace(self) -> str:
         """The subspace as the thesis writes it, or the levels that a network was trained at; "" where it has none."""
-        targets = self.facts.get("subspace.targets", "[]").strip("[]")
+        targets = ", ".join(f"{level:g}" for level in json.loads(self.facts.get("subspace.targets", "[]")))
         return f"trained at {targets}" if self._kind and targets else self._kind
 
     @property

@@ -119,3 +119,19 @@ def test_operations_that_cannot_be_counted_are_none():
     network = Asks(nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 8), nn.Linear(8, 2))
     (found,) = costs(CompressibleSubspace.point(network, Sparsity()), (0.5,), (1, 2, 2)).values()
     assert found["operations"] is None and found["sparsity"] == 12 / 52
+
+
+def test_narrow_networks_need_not_have_layers_between_the_outer_ones():
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    found = costs(CompressibleSubspace.point(network, Width()), (1.0, 0.5), (1, 7, 7))
+    assert [found[level]["parameters"] for level in ("1", "0.5")] == [8 * 10 + 3 * 9, 4 * 10 + 3 * 5]
+
+
+@pytest.mark.parametrize(("bits", "megabytes"), [(8, 11.69), (3, 4.38)])
+def test_few_bits_take_what_the_thesis_has_but_for_the_outer_layers(bits, megabytes):
+    """Table 3.6 has all parameters in so many bits, biases and norms too."""
+    subspace = subspace_of("resnet18", 1000, Bits(), "group")
+    outer = 4 * (3 * 64 * 49 + 512 * 1000)
+    found = costs(subspace, (bits,), (3, 32, 32))[str(bits)]["bytes"]
+    norms = (2 * 4800 + 1000) * bits / 8
+    assert (found - outer * (1 - bits / 32) + norms) / 1e6 == pytest.approx(megabytes, abs=6e-3)

@@ -78,6 +78,6 @@ def test_nothing_is_computed_in_a_pass_or_kept_twice(subspace, monkeypatch):
 def test_a_level_that_was_not_trained_changes_nothing(subspace):
     deployed = Deployed(subspace)
     before = deployed(IMAGES)
-    with pytest.raises(ValueError, match="level=9 must be .*, the range that "):
+    with pytest.raises(ValueError, match="level=9 must be .*, the levels of "):
         deployed.switch(9)
     assert deployed.level == subspace.compression.weakest and torch.equal(deployed(IMAGES), before)

@@ -21,6 +21,7 @@ PLAIN = {"growth": {}, "pruning": {}}
             {"kind": "line", "compression": "width"},
             {"curriculum": "none", "samples": 4, "norm": "instance", "weakest": 1.0, "strongest": 0.25},
         ),
+        ({"kind": "line", "samples": 4}, {"bias": 0.0, "samples": 4}),
         ({"kind": "line", "compression": "bits"}, {"bias": 0.0, "weakest": 8, "strongest": 3, "norm": "group"}),
         ({"kind": "point", "targets": (0.9,)}, {"curriculum": "anneal", "samples": 1, "norm": "keep"}),
         (
@@ -48,6 +49,10 @@ def test_what_is_left_open(settings, expected):
         ({"kind": "point", "targets": (0.99,)}, "targets=(0.99,): level=0.99 must be from 0.0 to 0.975"),
         ({"kind": "point", "compression": "bits", "measured": (5.5,)}, "level=5.5 must be 8 or 7 or 6 or 5 or 4 or 3"),
         ({"kind": "line", "bias": 1.5}, "bias=1.5 must be at least 0 and at most 1"),
+        ({"compression": "bits"}, "compression='bits' must be left out; kind='none' does not read it"),
+        ({"kind": "point", "targets": (0.5,), "samples": 2}, "samples=2 must be left out; targets=(0.5,) does not"),
+        ({"kind": "line", "samples": 4, "bias": 0.5}, "bias=0.5 must be left out where samples=4 have both ends"),
+        ({"kind": "line", "norm": "instance", "groups": 8}, "groups=8 must be left out; norm='instance' does not"),
         ({"kind": "line", "warmup": 1.0}, "warmup=1.0 must be at least 0 and below 1"),
     ],
 )

@@ -154,8 +154,26 @@ def test_what_is_not_trained_is_no_line_when_it_is_had_back_either(tmp_path, kin
     saved.save_pretrained(tmp_path)
     found = load_network(tmp_path)
     assert_same(found.state_dict(), saved.state_dict())
-    frozen = {name for name, value in saved.named_parameters() if not value.requires_grad}
-    assert frozen and frozen == {name for name, value in found.named_parameters() if not value.requires_grad}
+    lines = {name for name in found.state_dict() if name.endswith(".original1")}
+    assert lines and not any(name.startswith("network.stages.0.") for name in lines)
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_what_is_frozen_later_is_had_back(tmp_path, kind):
+    saved = subspace(kind=kind)
+    for parameter in saved.parameters():
+        parameter.requires_grad_(False)
+    saved.save_pretrained(tmp_path)
+    assert_same(load_network(tmp_path).state_dict(), saved.state_dict())
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_half_precision_is_had_back(tmp_path, kind):
+    saved = subspace(kind=kind).to(torch.bfloat16)
+    saved.save_pretrained(tmp_path / "all")
+    saved.save_level(tmp_path / "level", LEVELS[kind][1])
+    assert_same(load_network(tmp_path / "all").state_dict(), saved.state_dict())
+    assert_same(load_network(tmp_path / "level").state_dict(), saved.export(LEVELS[kind][1]).state_dict())
 
 
 def test_a_state_from_elsewhere_is_written(tmp_path):

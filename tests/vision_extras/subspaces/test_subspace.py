@@ -12,13 +12,19 @@ from torch.nn.utils import parametrize
 
 from hylora.randomness import generator
 from vision_extras.models import ModelRecipe, build_network
-from vision_extras.subspaces import CompressibleSubspace, Sparsity
+from vision_extras.subspaces import Bits, CompressibleSubspace, Sparsity, Width
 
 IMAGES = torch.randn(3, 1, 9, 11, generator=torch.Generator().manual_seed(0))
 
 
 def network(seed=0, name="resnet8"):
     return build_network(ModelRecipe(name=name, norm="group"), 1, 5, generator("weights", seed)).eval()
+
+
+def tied():
+    layers = [nn.Linear(4, 4) for _ in range(4)]
+    layers[2].weight = layers[1].weight
+    return nn.Sequential(*layers)
 
 
 def line():
@@ -53,6 +59,45 @@ def test_an_export_is_a_plain_network_that_is_the_subspace_there(make):
         assert all(isinstance(value, nn.Parameter) for value in dict(plain.named_parameters()).values())
         assert torch.equal(plain(IMAGES), subspace.at_level(level)(IMAGES))
     assert subspace.position.level == 0.9
+
+
+def test_what_torch_has_cached_of_another_level_is_not_exported():
+    subspace = line()
+    with torch.no_grad(), parametrize.cached():
+        subspace.at_level(0.0)(IMAGES)
+        plain = subspace.export(0.9)
+    assert torch.equal(plain(IMAGES), subspace.at_level(0.9)(IMAGES))
+
+
+def test_what_is_frozen_is_exported_so():
+    subspace = line()
+    for name, parameter in subspace.named_parameters():
+        parameter.requires_grad_("stem" not in name)
+    assert {name: value.requires_grad for name, value in subspace.export(0.5).named_parameters()} == {
+        name: not name.startswith("stem") for name, _ in network().named_parameters()
+    }
+
+
+def test_points_may_have_tied_weights():
+    subspace = CompressibleSubspace.point(tied(), Sparsity()).at_level(0.5)
+    assert not subspace.is_line
+    assert torch.equal(subspace.network[1].weight, subspace.network[2].weight)
+
+
+def test_a_point_of_weights_with_parametrizations_of_their_own_is_no_line():
+    made = network()
+    nn.utils.parametrizations.weight_norm(made.stages[0][0].convolutions[0][0])
+    subspace = CompressibleSubspace.point(made, Sparsity())
+    assert not subspace.is_line
+    assert torch.equal(subspace.export(0.9)(IMAGES), subspace.at_level(0.9)(IMAGES))
+
+
+def test_a_compiled_subspace_follows_its_level():
+    subspace = line()
+    compiled = torch.compile(subspace, backend="eager")
+    for level in (0.0, 0.9, 0.3):
+        subspace.at_level(level)
+        torch.testing.assert_close(compiled(IMAGES), subspace(IMAGES))
 
 
 def test_an_export_shares_no_memory():
@@ -126,7 +171,13 @@ def test_points_have_as_many_parameters_as_the_network_and_lines_twice():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: line().at(0.01), "level=0.99 must be from 0.0 to 0.975"),
+        (lambda: line().at(0.01), "alpha=0.01 must be from 0.025 to 1, the ends of the subspace"),
+        (lambda: CompressibleSubspace.point(network(), Bits()).at(1.1), "alpha=1.1 must be from 0.166667 to 1"),
+        (lambda: CompressibleSubspace.line(tied(), Sparsity()), "2.weight and 1.weight are one parameter"),
+        (
+            lambda: CompressibleSubspace.line(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)), Width()),
+            "no parameter that could differ between the ends of a line; make a point",
+        ),
         (lambda: line().at_level(0.98), "level=0.98 must be from 0.0 to 0.975"),
         (lambda: line().export(1.0), "level=1.0 must be from 0.0 to 0.975"),
         (lambda: CompressibleSubspace.point(nn.Linear(2, 2), Sparsity()), "none is left to compress"),

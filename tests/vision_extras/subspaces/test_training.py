@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
@@ -18,6 +19,7 @@ from hylora.training.moment import Moment
 from tests.outcomes import assert_same, records_of
 from tests.vision_extras import small
 from vision_extras.models import load_network
+from vision_extras.run import make_task
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, Sparsity, SubspaceRecipe, SubspaceTraining
 
 ROOT = Path(__file__).parents[3]
@@ -162,3 +164,27 @@ def test_widths_come_out_of_a_run(tmp_path, settings):
     assert sizes[0] < 0.15 * sizes[2] < sizes[1] < sizes[2]
     for name, value in subspace.network.state_dict().items():
         assert torch.equal(value, state[f"network.network.{name}"])
+
+
+def plain_network(channels, classes):
+    """A factory of one's own."""
+
+    class Means(nn.Module):
+        def forward(self, x):
+            return x.mean((-2, -1))
+
+    return nn.Sequential(nn.Conv2d(channels, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), Means(), nn.Linear(8, classes))
+
+
+@pytest.mark.parametrize("name", ["resnet8", f"{__name__}:plain_network"])
+def test_lines_of_drawn_networks_begin_with_two_ends(name):
+    network = make_task(small.recipe(**{**SPARSE, "model": {"name": name}}), Accelerator(cpu=True)).model.network
+    weights = [value for name, value in network.named_parameters() if "weight.original" in name and value.ndim > 1]
+    assert all((first != second).any() for first, second in zip(weights[::2], weights[1::2], strict=True))
+
+
+def test_lines_of_networks_that_are_given_begin_at_their_weights():
+    recipe = small.recipe(**{**SPARSE, "model": {"name": "resnet8"}})
+    network = make_task(recipe, Accelerator(cpu=True), network=plain_network(1, 10)).model.network
+    weights = [value for name, value in network.named_parameters() if "weight.original" in name]
+    assert all(torch.equal(first, second) for first, second in zip(weights[::2], weights[1::2], strict=True))
