@@ -117,6 +117,7 @@ def test_of_widths_those_that_are_trained_are_counted():
     assert [epoch.flops for epoch in plan.epochs] == [DATA.images * of_widths(made, made.subspace.targets)] * 2
 
 
+@pytest.mark.slow
 def test_of_widths_at_random_the_mean_is_counted():
     subspace = {"kind": "line", "compression": "width", "curriculum": "hold", "warmup": 0.5}
     made = recipe(model={"name": "resnet8", "width": 2.0}, training={"epochs": 2}, subspace=subspace)
@@ -127,7 +128,7 @@ def test_of_widths_at_random_the_mean_is_counted():
     assert plan.epochs[1].flops / DATA.images == pytest.approx(of_widths(made, [0.25, 1.0]) + 2 * between, rel=3e-3)
 
 
-@pytest.mark.parametrize("compression", ["sparsity", "width", "bits"])
+@pytest.mark.parametrize("compression", ["sparsity", pytest.param("width", marks=pytest.mark.slow), "bits"])
 def test_the_results_of_a_subspace_are_what_was_planned(compression):
     measured = {"sparsity": 0.0, "width": 1.0, "bits": 8}[compression]
     subspace = {"kind": "line", "compression": compression, "measured": [measured]}

@@ -71,6 +71,7 @@ def test_baselines_with_batch_norms_tell_their_drift_and_what_calibration_mends(
     assert curve["0.9"]["recalibrated_accuracy"] == pytest.approx(accuracy(subspace, made[0])[0])
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_those_at_the_weakest_level(tmp_path):
     """Weights that were computed before are not taken for theirs."""
     made = []

@@ -92,6 +92,7 @@ def test_a_point_of_weights_with_parametrizations_of_their_own_is_no_line():
     assert torch.equal(subspace.export(0.9)(IMAGES), subspace.at_level(0.9)(IMAGES))
 
 
+@pytest.mark.slow
 def test_a_compiled_subspace_follows_its_level():
     subspace = line()
     compiled = torch.compile(subspace, backend="eager")

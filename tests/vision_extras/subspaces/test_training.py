@@ -91,9 +91,11 @@ def test_updates_stand_where_the_curriculum_says(tmp_path):
     "settings",
     [
         SPARSE,
-        {**SPARSE, "subspace.samples": 3, "sharpness.radius": 0.1, "average.decay": 0.9},
-        {**SPARSE, "subspace.kind": "point", "subspace.targets": (0.5, 0.9)},
-        {**SPARSE, "subspace.compression": "bits", "subspace.warmup": 0.5},
+        pytest.param(
+            {**SPARSE, "subspace.samples": 3, "sharpness.radius": 0.1, "average.decay": 0.9}, marks=pytest.mark.slow
+        ),
+        pytest.param({**SPARSE, "subspace.kind": "point", "subspace.targets": (0.5, 0.9)}, marks=pytest.mark.slow),
+        pytest.param({**SPARSE, "subspace.compression": "bits", "subspace.warmup": 0.5}, marks=pytest.mark.slow),
         pytest.param(WIDE, marks=pytest.mark.slow),
         pytest.param({**WIDE, "subspace.kind": "point", "subspace.norm": "keep"}, marks=pytest.mark.slow),
     ],
