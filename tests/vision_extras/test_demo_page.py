@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page about the comparisons has the numbers of their results."""
+"""The pages about the comparisons have the numbers of their results."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import yaml
 
 from tests.pages import ROOT, page
 from vision_extras.recipe import ImageRecipe
+
+SUBSPACES = [path.stem for path in sorted((ROOT / "studies/vision").glob("subspaces_*.yaml"))]
 
 
 def script(path):
@@ -28,7 +30,17 @@ def test_the_page_has_the_tables_of_the_results(name):
         assert line in lines
 
 
-@pytest.mark.parametrize("name", ["samplers", "growth"])
+def test_the_page_on_subspaces_has_the_tables_of_the_results():
+    drawing = script("docs/draw_subspaces.py")
+    found = drawing.read(ROOT / "studies/vision/results")
+    assert found.keys() == drawing.COMPARISONS.keys()
+    lines = page("docs/guides/subspace_figures.md").splitlines()
+    for runs in found.values():
+        for row in [*drawing.table(runs), *drawing.drift_table(runs), *drawing.costs_table(runs)]:
+            assert row in lines
+
+
+@pytest.mark.parametrize("name", ["samplers", "growth", *SUBSPACES])
 def test_results_are_of_the_settings_that_are_there(name):
     """Each with three seeds, as the comparison's file and the recipe that it names have them now."""
     plan = yaml.safe_load((ROOT / f"studies/vision/{name}.yaml").read_text())

@@ -59,8 +59,6 @@ class SubspaceRecipe:
         if self.kind == "none":
             refuse_unread(self, *(item.name for item in fields(self) if item.name != "kind"), choice="kind")
             return
-        if self.targets:
-            refuse_unread(self, "samples", "bias", choice="targets")
         self._fill()
         check_choice(self, "curriculum", "norm")
         check_range(self, "warmup", least=0, below=1)
@@ -72,6 +70,12 @@ class SubspaceRecipe:
             refuse_unread(self, "groups", choice="norm")
         if self.targets and self.kind == "line":
             raise ValueError(f"targets={self.targets!r} are for kind='point'; a line has all levels between its ends")
+        # A recipe that was filled and written has both.
+        if self.targets and (self.samples > 1 or self.bias):
+            raise ValueError(
+                f"samples={self.samples!r} and bias={self.bias!r} must be left out where targets={self.targets!r} are "
+                "all in each update"
+            )
         compression = self.build()
         for name in ("targets", "measured"):
             for level in getattr(self, name):

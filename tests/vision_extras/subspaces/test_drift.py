@@ -125,6 +125,8 @@ def test_a_set_of_statistics_is_two_numbers_for_each_channel():
     assert statistics_size(Two(), 1) == 2 * 4 * (8 + 6)
     assert statistics_size(Two().half(), 7) == 7 * 2 * 2 * (8 + 6)
     assert statistics_size(build_network(ModelRecipe(norm="group"), 1, 10, None), 3) == 0
+    for name, size in (("cpreresnet20", 10880), ("resnet18", 38400)):
+        assert statistics_size(build_network(ModelRecipe(name=name), 3, 10, None), 1) == size
     resnet = build_network(ModelRecipe(name="resnet20"), 3, 10, None)
     # 7 norms of 16 channels, and 7 of 32 and of 64 with those of the shortcuts.
     assert statistics_size(resnet, 100) == 100 * 2 * 4 * (7 * 16 + 7 * 32 + 7 * 64)

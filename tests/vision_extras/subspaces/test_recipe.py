@@ -50,7 +50,10 @@ def test_what_is_left_open(settings, expected):
         ({"kind": "point", "compression": "bits", "measured": (5.5,)}, "level=5.5 must be 8 or 7 or 6 or 5 or 4 or 3"),
         ({"kind": "line", "bias": 1.5}, "bias=1.5 must be at least 0 and at most 1"),
         ({"compression": "bits"}, "compression='bits' must be left out; kind='none' does not read it"),
-        ({"kind": "point", "targets": (0.5,), "samples": 2}, "samples=2 must be left out; targets=(0.5,) does not"),
+        (
+            {"kind": "point", "targets": (0.5,), "samples": 2},
+            "samples=2 and bias=0.0 must be left out where targets=(0.5,)",
+        ),
         ({"kind": "line", "samples": 4, "bias": 0.5}, "bias=0.5 must be left out where samples=4 have both ends"),
         ({"kind": "line", "norm": "instance", "groups": 8}, "groups=8 must be left out; norm='instance' does not"),
         ({"kind": "line", "warmup": 1.0}, "warmup=1.0 must be at least 0 and below 1"),
@@ -72,6 +75,9 @@ def test_what_changes_weights_in_another_way_is_refused(settings, key):
         small.recipe(**{"subspace.kind": "line", **settings})
 
 
-def test_a_written_recipe_reads_back():
-    recipe = small.recipe(**PLAIN, **{"subspace.kind": "line", "subspace.compression": "bits"})
+@pytest.mark.parametrize("compression", ["sparsity", "width", "bits"])
+@pytest.mark.parametrize("settings", [{"kind": "line"}, {"kind": "point"}, {"kind": "point", "targets": True}])
+def test_a_written_recipe_reads_back(compression, settings):
+    targets = {"targets": [{"sparsity": 0.5, "width": 0.5, "bits": 4}[compression]]} if "targets" in settings else {}
+    recipe = small.recipe(**PLAIN, subspace={**settings, "compression": compression, **targets})
     assert type(recipe).from_tree(recipe.to_tree()) == recipe
