@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,7 +13,7 @@ from hylora.training.run import run as train
 from hylora_cli import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
-from tests.pages import ROOT
+from tests.processes import launch
 from vision_extras import commands
 from vision_extras.commands.evaluate import read_outputs
 from vision_extras.images import Images
@@ -76,10 +73,8 @@ def test_several_processes_measure_what_one_does(tmp_path):
     """With an odd share of the images for each."""
     recipe = ImageRecipe.from_tree({**TREE, "output": {"path": str(tmp_path / "run"), "checkpoint_every": 0}})
     recipe.save(tmp_path / "recipe.yaml")
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    call += ["-m", "hylora.train", str(tmp_path / "recipe.yaml"), "training.batch_size=32", "evaluation.batch_size=97"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    subprocess.run(call, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    settings = ["training.batch_size=32", "evaluation.batch_size=97"]
+    launch(2, "-m", "hylora.train", tmp_path / "recipe.yaml", *settings)
     trained = json.loads((tmp_path / "run" / "results.json").read_text())
     found = result_of(tmp_path / "eval.json", tmp_path / "run")["evaluation"]
     by_side = found.pop("accuracy_by_side")

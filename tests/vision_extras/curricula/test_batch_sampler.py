@@ -4,11 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from hylora.training.feed import RowFeed, Share
 from hylora.training.moment import Moment
+from tests.processes import launch
 from vision_extras.curricula import MultiscaleBatchSampler, MultiscaleDataset, Plan, SamplerRecipe
 
-ROOT = Path(__file__).parents[3]
 POOL = {"side": 28, "smallest": 16, "largest": 40, "multiple": 4}
 RECIPES = {
     "ssc_fbs": SamplerRecipe(side=28),
@@ -205,9 +201,5 @@ if accelerator.is_main_process:
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_real_processes_see_every_image_once(tmp_path, processes):
     (tmp_path / "program.py").write_text(PROGRAM)
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    call += [str(tmp_path / "program.py"), str(tmp_path / "found.json")]
-    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    launch(processes, tmp_path / "program.py", tmp_path / "found.json", folder=tmp_path)
     assert json.loads((tmp_path / "found.json").read_text()) == [[1.0] * 211] * 2

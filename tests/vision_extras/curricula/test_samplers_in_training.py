@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -17,7 +14,7 @@ from safetensors.torch import load_file
 from hylora.training.recipe import RecipeError
 from hylora.training.run import run
 from tests.outcomes import assert_same, records_of
-from tests.pages import ROOT
+from tests.processes import launch
 from vision_extras.images import load_split
 from vision_extras.recipe import ImageRecipe
 from vision_extras.run import make_task
@@ -116,14 +113,6 @@ def test_passes_without_images_are_refused():
         make_task(recipe("unused", "msc_vbs", **settings), accelerator)
 
 
-def launch(path, processes):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    call = [sys.executable, *launcher, "-m", "hylora.train", str(path)]
-    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
 def test_two_processes_make_the_updates_of_one(tmp_path):
     """But for rounding, which grows with the updates."""
@@ -131,7 +120,7 @@ def test_two_processes_make_the_updates_of_one(tmp_path):
     for processes in (1, 2):
         path = tmp_path / f"{processes}.yaml"
         recipe(tmp_path / str(processes), "msc_vbswc", training={"batch_size": 8}).save(path)
-        launch(path, processes)
+        launch(processes, "-m", "hylora.train", path)
         runs[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
     for name, value in runs[1].items():
         torch.testing.assert_close(runs[2][name], value, rtol=0, atol=1e-3)
@@ -143,7 +132,7 @@ def test_two_processes_make_the_updates_of_one(tmp_path):
 def test_two_processes_have_shapes_of_their_own(tmp_path):
     """Every image is counted once in each epoch, at resolutions that are often no one process's own."""
     recipe(tmp_path / "run", "msc_vbs", sampler={"shape_per_rank": True}).save(tmp_path / "run.yaml")
-    launch(tmp_path / "run.yaml", 2)
+    launch(2, "-m", "hylora.train", tmp_path / "run.yaml")
     found, images = records_of(tmp_path / "run"), Counter()
     for record in found:
         images[record["epoch"]] += record["images"]

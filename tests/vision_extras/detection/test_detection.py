@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +13,7 @@ from transformers import AutoModelForObjectDetection
 
 from hylora.training.recipe import RecipeError
 from tests.outcomes import assert_same, records_of
+from tests.processes import launch
 from vision_extras.detection import run
 from vision_extras.detection.detector import Detection, DetectorRecipe, build_detector, load_detector
 from vision_extras.detection.recipe import DetectionRecipe
@@ -204,10 +202,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         recipe(folder, training={"epochs": 1, "global_batch_size": 4, "batch_size": 1}).save(tmp_path / "recipe.yaml")
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
-        call = [*launcher, str(tmp_path / "command.py"), str(tmp_path / "recipe.yaml")]
-        subprocess.run(call, env=environment, check=True, capture_output=True, timeout=600)
+        launch(processes, tmp_path / "command.py", tmp_path / "recipe.yaml")
         records.append(records_of(folder))
     for one, two in zip(*records, strict=True):
         assert one == pytest.approx(two, rel=1e-4)

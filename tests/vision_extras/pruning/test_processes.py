@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.outcomes import records_of
-from tests.pages import ROOT
+from tests.processes import launch
 
 OVERRIDES = [
     "images.held_out=0",
@@ -30,12 +26,9 @@ OVERRIDES = [
 
 
 def run(folder, processes, *overrides):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    call = [sys.executable, *(launcher if processes > 1 else ()), "-m", "hylora.train", "recipes/vision/digits.yaml"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    call += [*OVERRIDES, *overrides, f"output.path={folder}"]
-    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert not done.returncode, done.stderr
+    launch(
+        processes, "-m", "hylora.train", "recipes/vision/digits.yaml", *OVERRIDES, *overrides, f"output.path={folder}"
+    )
     return records_of(folder), load_file(folder / "model.safetensors")
 
 

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
-from tests.pages import ROOT
+from tests.processes import launch
 from tests.vision_extras import small
 from vision_extras.run import make_task
 from vision_extras.subspaces.drift import recalibrate
@@ -99,14 +96,8 @@ def test_two_processes_measure_the_curve_of_one(tmp_path):
     recipe.save(tmp_path / "recipe.yaml")
 
     def run(processes):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         folder = tmp_path / str(processes)
-        call = [sys.executable, *launcher, "-m", "tests.vision_extras.command", str(tmp_path / "recipe.yaml")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(
-            [*call, f"output.path={folder}"], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        launch(processes, "-m", "tests.vision_extras.command", tmp_path / "recipe.yaml", f"output.path={folder}")
         return json.loads((folder / "results.json").read_text())
 
     one, two = run(1), run(2)

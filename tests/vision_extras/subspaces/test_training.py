@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +14,12 @@ from torch import nn
 
 from hylora.training.moment import Moment
 from tests.outcomes import assert_same, records_of
+from tests.processes import launch
 from tests.vision_extras import small
 from vision_extras.models import load_network
 from vision_extras.run import make_task
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, Sparsity, SubspaceRecipe, SubspaceTraining
 
-ROOT = Path(__file__).parents[3]
 SPARSE = {"growth": {}, "pruning": {}, "model.name": "resnet8", "subspace.kind": "line"}
 # Images stay as large as they are, since norms of channels need several positions; a low rate keeps rounding small.
 WIDE = {
@@ -124,14 +121,8 @@ def test_two_processes_are_one(tmp_path, settings):
     recipe.save(tmp_path / "recipe.yaml")
 
     def run(processes):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         folder = tmp_path / str(processes)
-        call = [sys.executable, *launcher, "-m", "tests.vision_extras.command", str(tmp_path / "recipe.yaml")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(
-            [*call, f"output.path={folder}"], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        launch(processes, "-m", "tests.vision_extras.command", tmp_path / "recipe.yaml", f"output.path={folder}")
         return load_file(folder / "model.safetensors"), records_of(folder)
 
     (one, expected), (two, found) = run(1), run(2)
