@@ -115,7 +115,7 @@ def draw(found: dict[str, list[Run]], path: Path) -> None:
                 linewidth=1.8 if ours else 1,
                 marker=".",
                 capsize=2,
-                color=f"C{number % 10}",
+                color=plt.get_cmap("tab20")(number % 20),
                 label=setting,
             )
         axis.set_xticks(range(len(curve)), list(curve), fontsize=8)
