@@ -106,12 +106,12 @@ def draw(found: dict[str, list[Run]], path: Path) -> None:
         shown = [(setting, curve) for setting, curve in curves(runs) if not setting.endswith("calibrated")]
         for number, (setting, curve) in enumerate(shown):
             middles, spreads = zip(*curve.values(), strict=True)
-            ours = setting.startswith("LCS")
+            ours, backwards = setting.startswith("LCS"), setting.endswith("reversed")
             axis.errorbar(
                 range(len(curve)),
                 middles,
-                spreads if ours and "," not in setting else None,
-                linestyle=":" if "," in setting else "-" if ours else "--",
+                spreads if ours and not backwards else None,
+                linestyle=":" if backwards else "-" if ours else "--",
                 linewidth=1.8 if ours else 1,
                 marker=".",
                 capsize=2,
