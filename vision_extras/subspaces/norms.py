@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from hylora.training.evaluation import evaluation_mode
-
-__all__ = ["check_norms", "norm_parameters", "replace_batch_norms"]
+__all__ = ["norm_parameters", "replace_batch_norms"]
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -74,32 +70,3 @@ def _of_groups(old: _BatchNorm, norm: Literal["group", "instance"], groups: int)
     new = nn.GroupNorm(count, channels, old.eps, old.affine, device="meta")
     new.weight, new.bias = old.weight, old.bias
     return new.train(old.training)
-
-
-def check_norms(network: nn.Module, images: Tensor) -> None:
-    """Refuse images of which a norm would leave nothing, as it has a single value in each group of its channels.
-
-    Args:
-        network: that takes the images.
-        images: [B, C, H, W].
-
-    Raises:
-        ValueError: naming the norm and what else there is.
-    """
-
-    def look(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
-        channels, positions = inputs[0].shape[1], inputs[0].shape[2:].numel()
-        if positions == 1 and norm.num_groups >= channels:
-            raise ValueError(
-                f"{name} normalises each channel of an image, which has a single position there, and makes it a "
-                "constant; take larger images, or norms of several channels (norm='group' with fewer groups)"
-            )
-
-    named = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.GroupNorm)]
-    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in named]
-    try:
-        with evaluation_mode(network), torch.no_grad():
-            network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -11,7 +11,7 @@ from torch import nn
 from hylora.training.fields import check_choice, check_range, refuse_unread
 from vision_extras.subspaces.compression import Compression
 from vision_extras.subspaces.kinds import COMPRESSIONS
-from vision_extras.subspaces.subspace import CompressibleSubspace
+from vision_extras.subspaces.subspace import CompressibleSubspace, Norm
 
 __all__ = ["SubspaceRecipe"]
 
@@ -50,7 +50,7 @@ class SubspaceRecipe:
     warmup: float = 0.8
     bias: float | None = None
     samples: int | None = None
-    norm: Literal["group", "instance", "keep"] | None = None
+    norm: Norm | None = None
     groups: int = 32
     measured: tuple[float, ...] = ()
 

@@ -14,11 +14,11 @@ from torch.nn.utils import parametrize
 from hylora.training.optimizer import trainable
 from vision_extras.subspaces.compression import Compression
 from vision_extras.subspaces.line import draw_lines
-from vision_extras.subspaces.norms import check_norms, norm_parameters, replace_batch_norms
+from vision_extras.subspaces.norms import norm_parameters, replace_batch_norms
 from vision_extras.subspaces.position import Position
 from vision_extras.subspaces.storage import StoredSubspace
 
-__all__ = ["CompressibleSubspace", "make_plain"]
+__all__ = ["CompressibleSubspace", "Norm", "make_plain"]
 
 Norm = Literal["group", "instance", "keep"]
 
@@ -103,34 +103,30 @@ class CompressibleSubspace(StoredSubspace):
         compression: Compression,
         keep: Collection[str] | None = None,
         other: nn.Module | None = None,
-        norm: Norm = "keep",
-        groups: int = 32,
+        **options: Any,
     ) -> Self:
         """A line from a network, where it is compressed least, to another, where it is compressed most (LCS+L).
 
         Where width is compressed, the ends share all weights but those of the norms.
 
         Args:
-            network, compression, keep, norm, groups: of the subspace.
+            network, compression, keep: of the subspace.
             other: the efficient end, of the network's shape; None begins with both ends at the network's weights.
+            **options: `norm`, `groups` and `lines` of the subspace.
         """
-        return cls(network, compression, keep, network if other is None else other, norm, groups)
+        return cls(network, compression, keep, network if other is None else other, **options)
 
     @classmethod
     def point(
-        cls,
-        network: nn.Module,
-        compression: Compression,
-        keep: Collection[str] | None = None,
-        norm: Norm = "keep",
-        groups: int = 32,
+        cls, network: nn.Module, compression: Compression, keep: Collection[str] | None = None, **options: Any
     ) -> Self:
         """One network that bears all levels (LCS+P).
 
         Args:
-            network, compression, keep, norm, groups: of the subspace.
+            network, compression, keep: of the subspace.
+            **options: `norm` and `groups` of the subspace.
         """
-        return cls(network, compression, keep, norm=norm, groups=groups)
+        return cls(network, compression, keep, **options)
 
     @property
     def is_line(self) -> bool:
@@ -192,8 +188,6 @@ class CompressibleSubspace(StoredSubspace):
         Raises:
             ValueError: naming what cannot be compressed.
         """
-        if self.norm != "keep":
-            check_norms(self.network, images)
         stood = self.position.alpha, self.position.level
         try:
             self.at_level(self.compression.strongest)

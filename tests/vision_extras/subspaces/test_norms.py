@@ -7,7 +7,7 @@ from torch import nn
 
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.subspaces import replace_batch_norms
-from vision_extras.subspaces.norms import check_norms, norm_parameters
+from vision_extras.subspaces.norms import norm_parameters
 
 _KINDS = [((5,), nn.BatchNorm1d), ((3, 5), nn.BatchNorm2d), ((2, 3, 5), nn.BatchNorm3d)]
 
@@ -99,34 +99,3 @@ def test_a_norm_that_does_more_is_refused_before_any_is_replaced():
     with pytest.raises(ValueError, match=r"1 is of the kind Activated, .* keep the network's norms"):
         replace_batch_norms(network, "group")
     assert isinstance(network[0], nn.BatchNorm2d)
-
-
-def test_norms_that_leave_nothing_are_refused():
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    replace_batch_norms(network, "instance")
-    check_norms(network, torch.randn(2, 1, 3, 4))
-    with pytest.raises(ValueError, match="1 normalises each channel of an image, which has a single position there"):
-        check_norms(network, torch.randn(2, 1, 3, 3))
-    grouped = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    replace_batch_norms(grouped, "group", 2)
-    check_norms(grouped, torch.randn(2, 1, 3, 3))
-
-
-class BatchNormAct2d(nn.BatchNorm2d):
-    """As timm has it."""
-
-    def __init__(self, channels):
-        super().__init__(channels)
-        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
-
-    def forward(self, images):
-        return self.act(self.drop(super().forward(images)))
-
-
-@pytest.mark.parametrize("norm, count", [("group", 3), ("instance", 6)])
-def test_a_norm_of_timm_keeps_its_activation(norm, count):
-    network, images = nn.Sequential(BatchNormAct2d(6)), torch.randn(2, 6, 3, 4)
-    weight, bias = network[0].weight, network[0].bias
-    replace_batch_norms(network, norm, 3)
-    assert network[0].norm.weight is weight and network[0].norm.bias is bias
-    torch.testing.assert_close(network(images), torch.relu(torch.group_norm(images, count)))
