@@ -44,8 +44,8 @@ def samplers_table(runs: list[Run]) -> Iterator[str]:
     first = next(iter(settings.values()))
     sides = sorted(first[0].get("accuracy_by_side", {}), key=int)
     columns = ["memory", "FLOPs", "updates", "time", "accuracy", "ECE", "embedding variance"]
-    yield _line(["sampler", *columns, *(f"at {side} px" for side in sides)])
-    yield _line(["---", *("--:" for _ in (*columns, *sides))])
+    yield line(["sampler", *columns, *(f"at {side} px" for side in sides)])
+    yield line(["---", *("--:" for _ in (*columns, *sides))])
     for name, group in settings.items():
         ratios = [
             f"{mean(group, lambda run, key=key: run[key])[0] / mean(first, lambda run, key=key: run[key])[0]:.2f}x"
@@ -57,22 +57,23 @@ def samplers_table(runs: list[Run]) -> Iterator[str]:
             "{:.3f} ± {:.3f}".format(*mean(group, lambda run: run["embedding_variance_share"])),
         ]
         at = [f"{100 * mean(group, lambda run, side=side: run['accuracy_by_side'][side])[0]:.1f}" for side in sides]
-        yield _line([name, *ratios, *others, *at])
+        yield line([name, *ratios, *others, *at])
 
 
 def growth_table(runs: list[Run]) -> Iterator[str]:
     """Accuracy by the share of the dense run's operations."""
     settings = by_setting(runs)
     dense = mean(next(iter(settings.values())), lambda run: run["flops"])[0]
-    yield _line(["starts with", "FLOPs", "updates", "accuracy"])
-    yield _line(["---", "--:", "--:", "--:"])
+    yield line(["starts with", "FLOPs", "updates", "accuracy"])
+    yield line(["---", "--:", "--:", "--:"])
     for name, group in settings.items():
         share = mean(group, lambda run: run["flops"])[0] / dense
         updates = mean(group, lambda run: run["updates"])[0]
-        yield _line([name, f"{share:.2f}x", f"{updates:.0f}", "{:.2f} ± {:.2f}".format(*mean(group, accuracy))])
+        yield line([name, f"{share:.2f}x", f"{updates:.0f}", "{:.2f} ± {:.2f}".format(*mean(group, accuracy))])
 
 
-def _line(cells: Iterable[str]) -> str:
+def line(cells: Iterable[str]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"
 
 

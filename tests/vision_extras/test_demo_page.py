@@ -30,8 +30,10 @@ def test_the_page_has_the_tables_of_the_results(name):
         assert line in lines
 
 
-def test_the_page_on_subspaces_has_the_tables_of_the_results():
-    drawing = script("docs/draw_subspaces.py")
+def test_the_page_on_subspaces_has_the_tables_of_the_results(monkeypatch):
+    # As if it were run: it has another script of its folder.
+    monkeypatch.syspath_prepend(ROOT / "studies/vision")
+    drawing = script("studies/vision/tell_subspaces.py")
     found = drawing.read(ROOT / "studies/vision/results")
     assert found.keys() == drawing.COMPARISONS.keys()
     lines = page("docs/guides/subspace_figures.md").splitlines()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw subspaces.png among the images from studies/vision/results/subspaces_*.json, and print its tables.
+"""Draw subspaces.png among the documentation's images from results/subspaces_*.json, and print its tables.
 
-Run from the repository's root: `python docs/draw_subspaces.py`. A folder of other results and another picture may be
-named; comparisons that are not there are left out.
+    python studies/vision/tell_subspaces.py
+
+A folder of other results and another picture may be named; comparisons that are not there are left out.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 from PIL import Image
+from tell import Run, by_setting, line, mean
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # What is compared, and what a level is there.
 COMPARISONS = {
     "sparsity": ("Sparsity", "share of weights that goes"),
@@ -27,24 +28,12 @@ COMPARISONS = {
     "bits": ("Bits", "bits"),
 }
 
-Run = dict[str, Any]
-
-
-def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs of each setting, one for each seed."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run["setting"], []).append(run)
-    return found
-
 
 def along(runs: list[Run], name: str, scale: float = 100) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation over seeds of what was measured at each level; in percent, unless told otherwise."""
-    found = {}
-    for level in runs[0]["curve"]:
-        values = [scale * run["curve"][level][name] for run in runs]
-        found[level] = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    return found
+    return {
+        level: mean(runs, lambda run, level=level: scale * run["curve"][level][name]) for level in runs[0]["curve"]
+    }
 
 
 def curves(runs: Iterable[Run]) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
@@ -59,7 +48,7 @@ def table(runs: list[Run]) -> Iterator[str]:
     """Accuracy by level, of each setting."""
     yield from _head(runs[0]["curve"])
     for name, curve in curves(runs):
-        yield _line([name, *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in curve.values())])
+        yield line([name, *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in curve.values())])
 
 
 def drift_table(runs: list[Run]) -> Iterator[str]:
@@ -68,7 +57,7 @@ def drift_table(runs: list[Run]) -> Iterator[str]:
     if drifting:
         yield from _head(drifting[0]["curve"])
     for name, group in by_setting(drifting).items():
-        yield _line([name, *(f"{middle:.3g}" for middle, _ in along(group, "drift", 1).values())])
+        yield line([name, *(f"{middle:.3g}" for middle, _ in along(group, "drift", 1).values())])
 
 
 def costs_table(runs: list[Run]) -> Iterator[str]:
@@ -85,17 +74,13 @@ def costs_table(runs: list[Run]) -> Iterator[str]:
             statistics.median(run["costs"][level][key] / run["costs"][levels[0]][key] for run in group)
             for level in levels
         ]
-        yield _line([name, *(f"{share:.3f}x" for share in shares)])
+        yield line([name, *(f"{share:.3f}x" for share in shares)])
 
 
 def _head(levels: Iterable[str]) -> Iterator[str]:
     levels = list(levels)
-    yield _line(["", *levels])
-    yield _line(["---", *("--:" for _ in levels)])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    yield line(["", *levels])
+    yield line(["---", *("--:" for _ in levels)])
 
 
 def draw(found: dict[str, list[Run]], path: Path) -> None:
