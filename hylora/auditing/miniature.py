@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model small enough for a laptop that is built as a large one is: same layers and wiring, fewer and narrower."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+__all__ = ["miniature"]
+
+# What may be divided by one number together: sizes and counts of heads. Sizes of a head stay.
+_WIDTHS = {
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "shared_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+    "ffn_hidden_size",
+    "block_dim",
+    "conv_dim",
+    "block_ff_dim",
+    "attention_hidden_size",
+    "mamba_d_ssm",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "mamba_n_heads",
+    "n_mamba_heads",
+    "mamba_num_heads",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "n_groups",
+    "mamba_n_groups",
+    "mamba_ngroups",
+    "n_embd",
+    "n_head",
+    "n_inner",
+    "d_model",
+    "num_heads",
+}
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+_NARROW, _VOCABULARY, _MOST_EXPERTS, _SCAN = 256, 512, 4, 16
+
+
+def miniature(config: PretrainedConfig) -> tuple[PretrainedConfig, str]:
+    """A config of the same architecture with one or two layers of each kind, and narrow ones where that can be done.
+
+    Args:
+        config: of the model, which is left as it is.
+
+    Returns:
+        The config, and what was changed, in words.
+    """
+    text = config.get_text_config()
+    kinds = _kinds(text)
+    chosen = [index for index, kind in enumerate(kinds) if kinds[:index].count(kind) < 2]
+    # Configs that place layers by a period, and not one by one, keep their beginning.
+    last = max(kinds.index(kind) for kind in set(kinds)) + 1
+    for layers in (chosen, range(last)):
+        for factor in (_factor(text), 1):
+            small = _with(text, list(layers), factor)
+            if small is not None and _kinds(small) == [kinds[index] for index in layers] and _can_be_built(small):
+                width = f"divided by {factor}" if factor > 1 else "as they are"
+                changes = f"random weights, {len(layers)} of {len(kinds)} layers, widths {width}"
+                return small, f"{changes}, {small.vocab_size} of {text.vocab_size} tokens"
+    raise ValueError(f"model_type={text.model_type!r} cannot be made small; audit it with its own weights")
+
+
+def _kinds(config: PretrainedConfig) -> list[Any]:
+    """What each layer is."""
+    count = config.num_hidden_layers
+    mixers = getattr(config, "layer_types", None) or ["full_attention"] * count
+    experts = getattr(config, "mlp_layer_types", None) or [""] * count
+    return list(zip(mixers, experts, strict=False))
+
+
+def _factor(config: PretrainedConfig) -> int:
+    """The largest power of two that divides all widths and leaves the model wide enough."""
+    widths = [value for name in _WIDTHS if isinstance(value := getattr(config, name, None), int) and value > 1]
+    common = math.gcd(*widths)
+    common &= -common
+    while common > 1 and config.hidden_size // common < _NARROW:
+        common //= 2
+    return common
+
+
+def _with(config: PretrainedConfig, layers: list[int], factor: int) -> PretrainedConfig | None:
+    count = config.num_hidden_layers
+    values = copy.deepcopy(config.to_dict())
+    for name, value in values.items():
+        if name in _WIDTHS and isinstance(value, int) and value > 1:
+            values[name] = value // factor
+        elif name in _EXPERTS and isinstance(value, int):
+            values[name] = min(value, max(_MOST_EXPERTS, getattr(config, "num_experts_per_tok", 1)))
+        elif name in _TOKENS:
+            values[name] = None
+        elif name in ("chunk_size", "mamba_chunk_size") and isinstance(value, int):
+            values[name] = min(value, _SCAN)
+        elif isinstance(value, (list, tuple)) and len(value) == count:
+            values[name] = [value[index] for index in layers]
+        elif isinstance(value, (list, tuple)) and name.endswith(("layer_indices", "layer_ids", "layer_idx")):
+            values[name] = [layers.index(index) for index in value if index in layers]
+    values |= {"num_hidden_layers": len(layers), "vocab_size": min(config.vocab_size, _VOCABULARY)}
+    # Layers must matter beside rounding: a random model this small is close to the identity.
+    if "initializer_range" in values:
+        values["initializer_range"] = max(
+            values["initializer_range"] or 0.0, 0.5 * (config.hidden_size // factor) ** -0.5
+        )
+    try:
+        return type(config).from_dict(values)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _can_be_built(config: PretrainedConfig) -> bool:
+    """Whether a model of this config takes tokens: some widths must fit together."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
+            model(torch.ones(1, 20, dtype=torch.long), use_cache=False)
+    except Exception:  # whatever a modelling file does with sizes that do not fit
+        return False
+    return True
