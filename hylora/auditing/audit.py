@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers.utils import logging
 
 from hylora.adapters.structure import base_model
-from hylora.attention import resolve_name, set_attention
+from hylora.attention import SpanConfig, check_options, expand_preset, resolve_name, set_attention
 from hylora.auditing.answers import NO, NOT_ASKED, REFUSED, YES, Answer, Audit
 from hylora.auditing.comparison import Differs, Probe
 from hylora.auditing.preserve import preserved
@@ -62,6 +64,11 @@ def audit(
     skip = set(skip)
     for name in skip - QUESTIONS.keys():
         raise ValueError(f"skip={name!r} is not a question; did you mean {nearest(name, QUESTIONS)!r}?")
+    if attention is None and options:
+        raise ValueError(f"{', '.join(options)} must come with an attention; name it")
+    if attention is not None:
+        check_options(attention, options)
+        SpanConfig.from_dict(expand_preset(options, attention))
     base = base_model(model)
     text = base.config.get_text_config()
     embedding = base.get_input_embeddings().weight
@@ -69,7 +76,7 @@ def audit(
     subject = Subject(model, probe, packing, checkpointing)
     conditions = [f"{probe.length} random tokens, float32, differences up to {tolerance:g} are rounding"]
     answers = []
-    with preserved(model):
+    with preserved(model), _quiet():
         refusal = _choose(subject, attention, options, conditions)
         for name, question in QUESTIONS.items():
             progress(question.text)
@@ -86,6 +93,18 @@ def audit(
             conditions.append("what the adapter trains was changed by noise, as training would")
     conditions.append(f"attention: {attention or base.config._attn_implementation}")
     return Audit(_describe(model), tuple(conditions), tuple(answers))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars of saving and loading, which an audit does to models of no account."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _choose(

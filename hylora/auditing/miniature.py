@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from typing import Any
 
 import torch
@@ -13,35 +14,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 __all__ = ["miniature"]
 
 # What may be divided by one number together: sizes and counts of heads. Sizes of a head stay.
-_WIDTHS = {
-    "hidden_size",
-    "intermediate_size",
-    "moe_intermediate_size",
-    "shared_expert_intermediate_size",
-    "shared_intermediate_size",
-    "moe_shared_expert_intermediate_size",
-    "ffn_hidden_size",
-    "block_dim",
-    "conv_dim",
-    "block_ff_dim",
-    "attention_hidden_size",
-    "mamba_d_ssm",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "mamba_n_heads",
-    "n_mamba_heads",
-    "mamba_num_heads",
-    "linear_num_key_heads",
-    "linear_num_value_heads",
-    "n_groups",
-    "mamba_n_groups",
-    "mamba_ngroups",
-    "n_embd",
-    "n_head",
-    "n_inner",
-    "d_model",
-    "num_heads",
-}
+_WIDTHS = re.compile(
+    r"(hidden_size|intermediate_size|heads|n_groups|ngroups|block_dim|conv_dim|ff_dim|d_ssm|d_model|n_embd|n_inner|n_head)$"
+)
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _NARROW, _VOCABULARY, _MOST_EXPERTS, _SCAN = 256, 512, 4, 16
@@ -81,7 +56,7 @@ def _kinds(config: PretrainedConfig) -> list[Any]:
 
 def _factor(config: PretrainedConfig) -> int:
     """The largest power of two that divides all widths and leaves the model wide enough."""
-    widths = [value for name in _WIDTHS if isinstance(value := getattr(config, name, None), int) and value > 1]
+    widths = [value for name, value in config.to_dict().items() if _is_width(name, value)]
     common = math.gcd(*widths)
     common &= -common
     while common > 1 and config.hidden_size // common < _NARROW:
@@ -89,11 +64,15 @@ def _factor(config: PretrainedConfig) -> int:
     return common
 
 
+def _is_width(name: str, value: Any) -> bool:
+    return bool(_WIDTHS.search(name)) and isinstance(value, int) and value > 1
+
+
 def _with(config: PretrainedConfig, layers: list[int], factor: int) -> PretrainedConfig | None:
     count = config.num_hidden_layers
     values = copy.deepcopy(config.to_dict())
     for name, value in values.items():
-        if name in _WIDTHS and isinstance(value, int) and value > 1:
+        if _is_width(name, value):
             values[name] = value // factor
         elif name in _EXPERTS and isinstance(value, int):
             values[name] = min(value, max(_MOST_EXPERTS, getattr(config, "num_experts_per_tok", 1)))
