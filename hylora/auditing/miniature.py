@@ -36,14 +36,22 @@ def miniature(config: PretrainedConfig) -> tuple[PretrainedConfig, str]:
     chosen = [index for index, kind in enumerate(kinds) if kinds[:index].count(kind) < 2]
     # Configs that place layers by a period, and not one by one, keep their beginning.
     last = max(kinds.index(kind) for kind in set(kinds)) + 1
+    problem = None
     for layers in (chosen, range(last)):
         for factor in (_factor(text), 1):
-            small = _with(text, list(layers), factor)
-            if small is not None and _kinds(small) == [kinds[index] for index in layers] and _can_be_built(small):
-                width = f"divided by {factor}" if factor > 1 else "as they are"
-                changes = f"random weights, {len(layers)} of {len(kinds)} layers, widths {width}"
-                return small, f"{changes}, {small.vocab_size} of {text.vocab_size} tokens"
-    raise ValueError(f"model_type={text.model_type!r} cannot be made small; audit it with its own weights")
+            try:
+                small = _with(text, list(layers), factor)
+                if _kinds(small) == [kinds[index] for index in layers]:
+                    _try_out(small)
+                    width = f"divided by {factor}" if factor > 1 else "as they are"
+                    changes = f"random weights, {len(layers)} of {len(kinds)} layers, widths {width}"
+                    return small, f"{changes}, {small.vocab_size} of {text.vocab_size} tokens"
+            except Exception as error:  # whatever a modelling file does with sizes that do not fit together
+                problem = error
+    raise ValueError(
+        f"model_type={text.model_type!r} cannot be made small ({type(problem).__name__}: {problem}); audit it with "
+        "its own weights"
+    ) from problem
 
 
 def _kinds(config: PretrainedConfig) -> list[Any]:
@@ -68,7 +76,7 @@ def _is_width(name: str, value: Any) -> bool:
     return bool(_WIDTHS.search(name)) and isinstance(value, int) and value > 1
 
 
-def _with(config: PretrainedConfig, layers: list[int], factor: int) -> PretrainedConfig | None:
+def _with(config: PretrainedConfig, layers: list[int], factor: int) -> PretrainedConfig:
     count = config.num_hidden_layers
     values = copy.deepcopy(config.to_dict())
     for name, value in values.items():
@@ -90,18 +98,10 @@ def _with(config: PretrainedConfig, layers: list[int], factor: int) -> Pretraine
         values["initializer_range"] = max(
             values["initializer_range"] or 0.0, 0.5 * (config.hidden_size // factor) ** -0.5
         )
-    try:
-        return type(config).from_dict(values)
-    except (ValueError, TypeError, AttributeError):
-        return None
+    return type(config).from_dict(values)
 
 
-def _can_be_built(config: PretrainedConfig) -> bool:
-    """Whether a model of this config takes tokens: some widths must fit together."""
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
-            model(torch.ones(1, 20, dtype=torch.long), use_cache=False)
-    except Exception:  # whatever a modelling file does with sizes that do not fit
-        return False
-    return True
+def _try_out(config: PretrainedConfig) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
+        model(torch.ones(1, 20, dtype=torch.long), use_cache=False)
