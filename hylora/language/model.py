@@ -19,8 +19,8 @@ from hylora.attention import check_attention, resolve_name
 from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
 from hylora.randomness import derive_key
-from hylora.runs.loading import check_exists
 from hylora.runs.weights import load_weights
+from hylora.runs.whereabouts import check_exists
 from hylora.training.recipe import RecipeError
 from hylora.words import nearest
 

@@ -7,8 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from hylora.attention import SpanConfig
-from hylora.attention.config import PRESET_NAMES, PRESETS, expand_preset
+from hylora.attention.config import PRESET_NAMES, PRESETS, SpanConfig, expand_preset
 from hylora.language.data.recipe import DataRecipe
 from hylora.rope import RopeScaling
 from hylora.training.fields import check_choice, check_range, expand_home
