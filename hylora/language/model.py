@@ -233,16 +233,15 @@ def _original_name(name: str) -> str:
 
 
 def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None:
-    adapter = recipe.adapter
-    if adapter.variant == "none":
+    """The adapter, put on the model that has no weights to see that it can be."""
+    if recipe.adapter.variant == "none":
         return None
+    # PEFT tells lists, and what is not given, from tuples and null.
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(recipe.adapter).items()}
     try:
-        return HyLoraConfig.for_model(
-            model,
-            variant=adapter.variant,
-            r=adapter.r,
-            lora_alpha=adapter.lora_alpha,
-            lora_dropout=adapter.lora_dropout,
-        )
-    except ValueError as error:
+        config = HyLoraConfig.for_model(model, **{name: value for name, value in options.items() if value is not None})
+        with torch.device("meta"):
+            add_adapter(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise RecipeError(f"adapter: {error}") from error
+    return config
