@@ -65,8 +65,11 @@ class HyLoraConfig:
             raise ValueError(f"variant={variant!r} must be one of {', '.join(VARIANTS)}")
         if isinstance(r, bool) or not isinstance(r, int) or r < 1:
             raise ValueError(f"r={r!r} must be an integer of at least 1; the thesis uses 32 for hybrids")
-        for name in options.keys() - (known := {item.name for item in fields(LoraConfig)}):
-            raise ValueError(f"{name}={options[name]!r} is no field of LoraConfig; the nearest is {nearest(name, known)}")
+        known = {item.name for item in fields(LoraConfig)}
+        for name in options.keys() - known:
+            raise ValueError(
+                f"{name}={options[name]!r} is no field of LoraConfig; the nearest is {nearest(name, known)}"
+            )
         base = base_model(model)
         groups = find_groups(model)
         names = [name for name, _ in base_modules(base) if name]

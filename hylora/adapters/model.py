@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_p
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from hylora.adapters.structure import base_model, base_modules
 from hylora.adapters.targets import check_options, check_targets
@@ -144,7 +144,7 @@ def _return_base_dtype(wrapper, args, output):
     """
     dtype = next(wrapper.original_module.parameters()).dtype
     # routers of experts return several tensors, some of them indices
-    return tree_map(lambda part: part.to(dtype) if torch.is_tensor(part) and part.is_floating_point() else part, output)
+    return tree_map_only(torch.Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part, output)
 
 
 def _saved_modules(model):

@@ -51,13 +51,13 @@ def check_options(config: LoraConfig) -> None:
         value = getattr(config, item.name)
         default = item.default if item.default_factory is MISSING else item.default_factory()
         if item.name not in _KEPT and value != default:
-            reason = _REASONS.get(item.name, "it has not been tested with what HyLoRA trains in full, and with merging")
+            reason = _REASONS.get(item.name, "it has not been tested with modules trained in full, and with merging")
             raise ValueError(f"{item.name}={value!r} must be left out: {reason}")
     if config.init_lora_weights not in _INITS:
         raise ValueError(
-            f"init_lora_weights={config.init_lora_weights!r} must be one of {', '.join(map(str, _INITS))}: the others "
-            "change the base's own weights (and change shared ones once for each use), or need data; the saved adapter "
-            "would belong to a base that exists nowhere"
+            f"init_lora_weights={config.init_lora_weights!r} must be one of {', '.join(map(str, _INITS))}: others "
+            "need data, or change the base's own weights (shared ones once for each use), and the saved adapter would "
+            "belong to a base that is saved nowhere"
         )
 
 

@@ -22,6 +22,7 @@ from hylora.randomness import derive_key
 from hylora.runs.loading import check_exists
 from hylora.runs.weights import load_weights
 from hylora.training.recipe import RecipeError
+from hylora.training.recipe_loading import to_tree
 from hylora.words import nearest
 
 __all__ = ["ModelPlan", "load_model", "plan_model", "prepare_model", "weights_dtype"]
@@ -236,10 +237,10 @@ def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None
     """The adapter, put on the model that has no weights to see that it can be."""
     if recipe.adapter.variant == "none":
         return None
-    # PEFT tells lists, and what is not given, from tuples and null.
-    options = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(recipe.adapter).items()}
+    # PEFT takes no tuples, and no null for what is not given.
+    given = {name: value for name, value in to_tree(recipe.adapter).items() if value is not None}
     try:
-        config = HyLoraConfig.for_model(model, **{name: value for name, value in options.items() if value is not None})
+        config = HyLoraConfig.for_model(model, **given)
         with torch.device("meta"):
             add_adapter(model, config)
     except (ValueError, TypeError, NotImplementedError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters that people bring: other targets, experts, DoRA, ranks by pattern; each trains and merges, or is refused."""
+"""Adapters people bring: other targets, experts, DoRA, ranks by pattern. Each trains and merges, or is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.tolerances import assert_close
 
 def trained(model, **options):
     """The model with an adapter that does something, after a backward pass."""
-    model = nudge(add_adapter(model, HyLoraConfig.for_model(model, "lora", r=2, lora_alpha=4, **options)), seed=1, size=0.05)
+    config = HyLoraConfig.for_model(model, "lora", r=2, lora_alpha=4, **options)
+    model = nudge(add_adapter(model, config), seed=1, size=0.05)
     model.train()(IDS, labels=IDS, use_cache=False).loss.backward()
     return model.eval()
 
@@ -130,7 +131,7 @@ def test_layers_and_exclusions():
     assert lora_on(add_adapter(model, config)) == {f"model.layers.1.self_attn.{p}_proj" for p in "qvo"}
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], r".*layers\.1\.self_attn\.q_proj"], ids=["name", "regex"])
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], r".*layers\.1\.self_attn\.q_proj"])
 def test_names_that_peft_takes_for_others(targets):
     """Of Qwen3-Next's shared expert PEFT makes the experts, and of one layer all."""
     with pytest.raises(ValueError, match=r"must not match model\.layers\..*PEFT would make of it target_modules=\["):
@@ -142,8 +143,8 @@ REFUSALS = {
     "biases of the base": ({"bias": "all"}, "bias='all' must be left out: it trains the base's own biases"),
     "tokens": ({"trainable_token_indices": [1]}, "trainable_token_indices.*variant='longlora'"),
     "an option that nobody tried": ({"use_qalora": True}, "use_qalora=True must be left out: it has not been tested"),
-    "principal components": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' must be one of True, False, g"),
-    "a layer without attention": ({"layers_to_transform": [0, 1]}, "layers_to_transform=0 must be a layer with a target"),
+    "principal components": ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' must be one of True, F"),
+    "a layer without attention": ({"layers_to_transform": [0, 1]}, "layers_to_transform=0 must be a layer with a"),
     "a pattern for nothing": (
         {"rank_pattern": {"q_prj": 4}},
         r"rank_pattern='q_prj' must match a target; the nearest is 'model\.layers\.",
