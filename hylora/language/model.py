@@ -22,6 +22,7 @@ from hylora.randomness import derive_key
 from hylora.runs.weights import load_weights
 from hylora.runs.whereabouts import check_exists
 from hylora.training.recipe import RecipeError
+from hylora.training.recipe_loading import to_tree
 from hylora.words import nearest
 
 __all__ = ["ModelPlan", "load_model", "plan_model", "prepare_model", "weights_dtype"]
@@ -233,16 +234,15 @@ def _original_name(name: str) -> str:
 
 
 def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None:
-    adapter = recipe.adapter
-    if adapter.variant == "none":
+    """The adapter, put on the model that has no weights to see that it can be."""
+    if recipe.adapter.variant == "none":
         return None
+    # PEFT takes no tuples, and no null for what is not given.
+    given = {name: value for name, value in to_tree(recipe.adapter).items() if value is not None}
     try:
-        return HyLoraConfig.for_model(
-            model,
-            variant=adapter.variant,
-            r=adapter.r,
-            lora_alpha=adapter.lora_alpha,
-            lora_dropout=adapter.lora_dropout,
-        )
-    except ValueError as error:
+        config = HyLoraConfig.for_model(model, **given)
+        with torch.device("meta"):
+            add_adapter(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise RecipeError(f"adapter: {error}") from error
+    return config
