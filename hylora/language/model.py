@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -72,6 +74,8 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
         raise RecipeError(
             f"training.gradient_checkpointing=True is not supported by {type(skeleton).__name__}; set it to false"
         )
+    if recipe.training.offload:
+        _check_offload(skeleton)
     _check_freeze(skeleton, recipe.model.freeze)
     return ModelPlan(config, resolve_name(attention), _plan_adapter(skeleton, recipe), rope)
 
@@ -125,7 +129,9 @@ def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> 
         base = model.get_base_model() if plan.adapter is not None else model
         # The older name, until every supported transformers has the newer one, warns that it will go.
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        # Where there is no accelerator activations are on the host already, and transformers would fail to pin them.
+        offload = {"offload": True} if recipe.training.offload and torch.accelerator.is_available() else {}
+        enable({"use_reentrant": False}, **offload)
         # Only re-entrant checkpointing needs inputs that require gradients.
         base.disable_input_require_grads()
     return model.train()
@@ -212,6 +218,16 @@ def _check_losses(config: PretrainedConfig) -> None:
         raise RecipeError(
             f"z_loss_coefficient={config.z_loss_coefficient} in the model's config adds a loss that is not computed "
             "here; set it to 0 in the config"
+        )
+
+
+def _check_offload(model: nn.Module) -> None:
+    """Refuse offloading where transformers cannot, which older versions do not know of."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None or "offload" not in inspect.signature(enable).parameters:
+        raise RecipeError(
+            f"training.offload=True is not supported by transformers {transformers.__version__}, which keeps "
+            "activations on the device; upgrade transformers, or leave training.offload out"
         )
 
 
