@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.rope import RopeScaling
 from hylora.runs.loading import check_exists, load, read_manifest
 from hylora.runs.manifest import RunManifest
@@ -85,7 +85,7 @@ class ModelOptions:
 
     def _read_span_options(self) -> dict[str, Any]:
         pairs, name = self.attention_option or [], self.attention_name
-        if pairs and name not in FUNCTIONS:
+        if pairs and name not in PLUG_INS:
             raise ValueError(
                 f"--attention-option {pairs[0]!r}: {self.attention!r} attention is {name!r}, which has no options"
             )
