@@ -15,7 +15,7 @@ from hylora.adapters import merge_adapter
 from hylora.adapters.structure import base_model
 from hylora.architecture import is_recurrent, shows_positions
 from hylora.attention import SpanConfig, set_attention
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.auditing import properties, training
 from hylora.auditing.boundaries import untold
 from hylora.auditing.comparison import Differs, Probe
@@ -57,7 +57,7 @@ class Subject:
     def span(self) -> SpanConfig | None:
         """The options of the attention, where it is one of this package's."""
         text = self.base.config.get_text_config()
-        return SpanConfig.of(text) if self.attention in FUNCTIONS else None
+        return SpanConfig.of(text) if self.attention in PLUG_INS else None
 
     @property
     def attention(self) -> str:
@@ -105,7 +105,7 @@ def _with_kernels(subject: Subject) -> str:
     remedy = (
         "install causal-conv1d and mamba-ssm, or flash-linear-attention: its layers hand the boundaries to kernels"
     )
-    told = shows_positions(subject.base.config) or subject.attention in FUNCTIONS
+    told = shows_positions(subject.base.config) or subject.attention in PLUG_INS
     return remedy if told else f"{remedy}, and take an attention that reads seq_idx, as 'se_attn' does"
 
 
@@ -202,7 +202,7 @@ def _context_parallel(subject: Subject) -> float:
     causes = []
     if is_recurrent(subject.base.config):
         causes.append("recurrent layers would begin anew on each device, for their state is not passed on")
-    if subject.attention in FUNCTIONS:
+    if subject.attention in PLUG_INS:
         causes.append(f"{subject.attention!r} has no form in which keys travel around a ring")
     elif subject.attention != "sdpa":
         causes.append(f"accelerate's ring replaces 'sdpa' alone, and not {subject.attention!r}")

@@ -50,7 +50,7 @@ def audit(
     from hylora.cli.model_options import read_pairs
     from hylora.files import write_atomically
     from hylora.language.recipe import LanguageRecipe
-    from hylora.runs.loading import check_exists
+    from hylora.runs.whereabouts import check_exists
     from hylora.training.recipe_loading import parse_overrides, read_yaml
 
     if model is None and recipe is None:

@@ -9,7 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from hylora.auditing.audit import audit
+from hylora import audit
 from hylora.auditing.questions import QUESTIONS
 from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import HYBRIDS, ZOO
