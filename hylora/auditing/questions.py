@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -122,6 +123,8 @@ def _adapted(check: Callable[[Subject], float]) -> Callable[[Subject], float]:
     def ask(subject: Subject) -> float:
         if not isinstance(subject.model, PeftModel):
             raise NotAsked("it has no adapter")
+        if not isinstance(subject.model.base_model, BaseTuner):
+            raise NotAsked(f"an adapter of {type(subject.model.base_model).__name__} changes no modules")
         return check(subject)
 
     return ask
