@@ -20,7 +20,7 @@ from hylora.attention.names import PLUG_INS
 from hylora.auditing import properties, training
 from hylora.auditing.boundaries import untold
 from hylora.auditing.comparison import Differs, Probe
-from hylora.auditing.features import survives
+from hylora.auditing.features import BEYOND_CAUSAL, survives
 from hylora.generation import SpanCache
 
 __all__ = ["QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
@@ -209,7 +209,7 @@ def _context_parallel(subject: Subject) -> float:
         causes.append(f"{subject.attention!r} has no form in which keys travel around a ring")
     elif subject.attention != "sdpa":
         causes.append(f"accelerate's ring replaces 'sdpa' alone, and not {subject.attention!r}")
-    own = [name for name, verdict in survives(subject.model, subject.probe) if name != "its own scale"]
+    own = [name for name, _ in survives(subject.model, subject.probe) if name in BEYOND_CAUSAL]
     if own:
         causes.append(f"the ring knows causal masks alone, and not the model's own {', '.join(own)}")
     if causes:
