@@ -11,15 +11,15 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-from peft import PeftModel
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 import hylora
-from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.names import PLUG_INS
+from hylora.attention.config import SpanConfig, expand_preset
+from hylora.attention.names import PLUG_INS, resolve_name
 from hylora.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["MANIFEST_NAME", "RunManifest", "absolute"]
 
@@ -80,6 +80,8 @@ class RunManifest:
         Raises:
             ValueError: if the adapter's base has neither, or its attention is unknown to this package.
         """
+        from peft import PeftModel  # reading a manifest does not take the seconds that this takes to import
+
         adapted = isinstance(model, PeftModel)
         base = model.get_base_model() if adapted else model
         config, name = base.config.get_text_config(), base.config.name_or_path

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import nn
 
 from hylora.cli.model_options import options_of, with_options
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.results import Result, check_output
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Evaluation", "Overwrite", "evaluation_command", "number_table", "with_error"]
 
