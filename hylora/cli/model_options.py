@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["AttentionOption", "ModelOptions", "options_of", "with_options"]
+__all__ = ["AttentionOption", "ModelOptions", "options_of", "read_pairs", "with_options"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -88,16 +88,7 @@ class ModelOptions:
             raise ValueError(
                 f"--attention-option {pairs[0]!r}: {self.attention!r} attention is {name!r}, which has no options"
             )
-        options = {}
-        for pair in pairs:
-            key, equals, text = pair.partition("=")
-            if not equals:
-                raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
-            try:
-                options[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                options[key] = text
-        options = expand_preset(options, self.attention)
+        options = expand_preset(read_pairs(pairs), self.attention)
         SpanConfig.from_dict({**self.manifest.span_attention, **options})
         return options
 
@@ -129,6 +120,24 @@ class ModelOptions:
             trainable=trainable,
             **self.span_options,
         )
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Attention options given as KEY=VALUE.
+
+    Raises:
+        ValueError: if one is not of that form.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return options
 
 
 def _check_device(device: str | None) -> str:
