@@ -122,6 +122,8 @@ WRONG = [
     ("plan", "nowhere.yaml"),
     ("plan", "recipe.yaml", "model.pth=x"),
     ("plan", "--model", "./nowhere"),
+    ("audit", "./nowhere"),
+    ("audit", "--recipe", "recipe.yaml", "--small", "nowhere/a/b"),
     ("generate", "./nowhere", "--prompt", "a"),
     ("export", "./nowhere", "elsewhere"),
     ("convert", "mamba2attn", "nowhere", "elsewhere"),
@@ -134,7 +136,17 @@ WRONG = [
     ("images", "eval", "nowhere"),
 ]
 MISTYPED = [("trian",), ("train",), ("eval", "ppl", "--lenghts", "16"), ("eval", "ppl", "--lengths", "many")]
-HELP = [(), ("train",), ("plan",), ("generate",), ("export",), ("convert", "mamba2attn"), ("env",), ("demo",)]
+HELP = [
+    (),
+    ("train",),
+    ("plan",),
+    ("audit",),
+    ("generate",),
+    ("export",),
+    ("convert", "mamba2attn"),
+    ("env",),
+    ("demo",),
+]
 HELP += [("eval", name) for name in commands.COMMANDS] + [("images", name) for name in vision_commands.COMMANDS]
 
 
