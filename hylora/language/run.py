@@ -36,6 +36,11 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         RecipeError: if the recipe cannot work here.
     """
     plan = plan_model(recipe)
+    if plan.quantization is not None and accelerator.distributed_type in SHARDED:
+        raise RecipeError(
+            f"model.quantization={plan.quantization.method!r} must not come with FSDP or DeepSpeed, which would "
+            "spread quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+        )
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
     base = load_model(recipe, plan, accelerator.mixed_precision)
