@@ -35,7 +35,7 @@ class Quantization:
         kept: suffixes of the linear layers that stay as they are.
 
     Raises:
-        ValueError: the method is unknown, or its library is not installed.
+        ValueError: the method is unknown.
     """
 
     method: str
@@ -61,7 +61,7 @@ class Quantization:
             adapter: what will be trained.
 
         Raises:
-            ValueError: also where nothing of the model can be quantized.
+            ValueError: nothing of the model can be quantized.
         """
         base = base_model(model)
         head, saved = base.get_output_embeddings(), tuple(adapter.modules_to_save or ())
@@ -104,6 +104,11 @@ class Quantization:
             "base with the arguments of Quantization.plan(...).arguments(dtype)"
         )
 
+    def check_installed(self) -> None:
+        """Raise ValueError where the method's library is missing."""
+        if importlib.util.find_spec(library := METHODS[self.method]) is None:
+            raise ValueError(f"quantization={self.method!r} needs {library}: pip install 'hylora[quantization]'")
+
     def arguments(self, dtype: torch.dtype) -> dict[str, Any]:
         """Arguments of `from_pretrained` that quantize.
 
@@ -113,9 +118,8 @@ class Quantization:
         Raises:
             ValueError: if the method's library is not installed.
         """
-        library, kept = METHODS[self.method], list(self.kept)
-        if importlib.util.find_spec(library) is None:
-            raise ValueError(f"quantization={self.method!r} needs {library}: pip install 'hylora[quantization]'")
+        self.check_installed()
+        kept = list(self.kept)
         if self.method == "nf4":
             config = BitsAndBytesConfig(
                 load_in_4bit=True,

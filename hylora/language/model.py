@@ -262,9 +262,6 @@ def _plan_quantization(model: nn.Module, recipe: LanguageRecipe, adapter: LoraCo
     if method is None or adapter is None:
         return None
     try:
-        planned = Quantization.plan(method, model, adapter)
-        # Whether the library is there.
-        planned.arguments(torch.float32)
+        return Quantization.plan(method, model, adapter)
     except ValueError as error:
         raise RecipeError(f"model.{error}") from error
-    return planned
