@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -20,8 +22,8 @@ from hylora.attention import check_attention, resolve_name
 from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
 from hylora.randomness import derive_key
-from hylora.runs.loading import check_exists
 from hylora.runs.weights import load_weights
+from hylora.runs.whereabouts import check_exists
 from hylora.training.recipe import RecipeError
 from hylora.training.recipe_loading import to_tree
 from hylora.words import nearest
@@ -80,6 +82,8 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
         raise RecipeError(
             f"training.gradient_checkpointing=True is not supported by {type(skeleton).__name__}; set it to false"
         )
+    if recipe.training.offload:
+        _check_offload(skeleton)
     _check_freeze(skeleton, recipe.model.freeze)
     adapter = _plan_adapter(skeleton, recipe)
     return ModelPlan(config, resolve_name(attention), adapter, rope, _plan_quantization(skeleton, recipe, adapter))
@@ -134,7 +138,9 @@ def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> 
         base = model.get_base_model() if plan.adapter is not None else model
         # The older name, until every supported transformers has the newer one, warns that it will go.
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        # Where there is no accelerator activations are on the host already, and transformers would fail to pin them.
+        offload = {"offload": True} if recipe.training.offload and torch.accelerator.is_available() else {}
+        enable({"use_reentrant": False}, **offload)
         # Only re-entrant checkpointing needs inputs that require gradients.
         base.disable_input_require_grads()
     return model.train()
@@ -221,6 +227,16 @@ def _check_losses(config: PretrainedConfig) -> None:
         raise RecipeError(
             f"z_loss_coefficient={config.z_loss_coefficient} in the model's config adds a loss that is not computed "
             "here; set it to 0 in the config"
+        )
+
+
+def _check_offload(model: nn.Module) -> None:
+    """Refuse offloading where transformers cannot, which older versions do not know of."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None or "offload" not in inspect.signature(enable).parameters:
+        raise RecipeError(
+            f"training.offload=True is not supported by transformers {transformers.__version__}, which keeps "
+            "activations on the device; upgrade transformers, or leave training.offload out"
         )
 
 

@@ -7,8 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from hylora.attention import SpanConfig
-from hylora.attention.config import PRESET_NAMES, PRESETS, expand_preset
+from hylora.attention.config import PRESET_NAMES, PRESETS, SpanConfig, expand_preset
 from hylora.language.data.recipe import DataRecipe
 from hylora.rope import RopeScaling
 from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
@@ -150,11 +149,13 @@ class TrainingRecipe(LoopRecipe):
 
     Args:
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        offload: keep what they are recomputed from, the input of every layer, in the host's memory.
         sequence_length: tokens per sequence.
         loss_slice: positions per slice of the language-model head.
     """
 
     gradient_checkpointing: bool = True
+    offload: bool = False
     sequence_length: int = 8192
     loss_slice: int = 1024
 
@@ -162,6 +163,11 @@ class TrainingRecipe(LoopRecipe):
         super().__post_init__()
         check_range(self, "sequence_length", least=2)
         check_range(self, "loss_slice", least=1)
+        if self.offload and not self.gradient_checkpointing:
+            raise ValueError(
+                "offload=True must come with gradient_checkpointing=true, for it is what layers are recomputed from "
+                "that leaves the device"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +205,7 @@ class LanguageRecipe(Recipe):
     FREE_ON_RESUME: ClassVar[tuple[str, ...]] = (
         *Recipe.FREE_ON_RESUME,
         "training.gradient_checkpointing",
+        "training.offload",
         "training.loss_slice",
         "data.num_proc",
         "data.cache_dir",

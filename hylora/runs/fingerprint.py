@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hylora.tensors import stored_tensors
-from hylora_kernels.interface import CONFIG_ATTRIBUTE
+from hylora_kernels.options import CONFIG_ATTRIBUTE
 
 __all__ = ["fingerprint", "model_fingerprint", "tokenizer_fingerprint", "weights_fingerprint"]
 

@@ -19,7 +19,7 @@ from torch import nn
 import hylora
 from hylora.adapters.quantization import Quantization
 from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.files import write_atomically
 
 __all__ = ["MANIFEST_NAME", "RunManifest", "absolute"]
@@ -96,12 +96,12 @@ class RunManifest:
                 "it and load it with from_pretrained"
             )
         attention = resolve_name(config._attn_implementation)
-        quantization = Quantization.of(base.config)
+        quantization = Quantization.of(base.config) if adapted else None
         rope = getattr(config, "rope_parameters", None) or {}
         scaled = rope.get("rope_type", "default") != "default"
         return cls(
             attention=attention,
-            span_attention=SpanConfig.of(config).to_dict() if attention in FUNCTIONS else {},
+            span_attention=SpanConfig.of(config).to_dict() if attention in PLUG_INS else {},
             base_model=absolute(name) if adapted else None,
             base_revision=model.active_peft_config.revision if adapted else None,
             rope_parameters=rope if scaled else None,

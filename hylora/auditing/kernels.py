@@ -7,11 +7,15 @@ import importlib.machinery
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
-import pytest
 import torch
-from transformers import PreTrainedModel
+from torch import nn
+
+from hylora.adapters.structure import base_model
+
+__all__ = ["boundary_kernels"]
 
 # What modelling files call: the dimension along which its tensors hold tokens, and the argument with boundaries.
 _FUNCTIONS = {
@@ -22,21 +26,22 @@ _FUNCTIONS = {
 
 
 @contextmanager
-def boundary_kernels(model: PreTrainedModel) -> Iterator[None]:
+def boundary_kernels(model: nn.Module) -> Iterator[None]:
     """Let a model's recurrent layers run as with the kernels installed.
 
     The stand-ins are transformers' own torch code, called for each sequence by itself if, and only if, the layer tells
     them of boundaries.
     """
-    modules = {type(module).__module__ for module in model.modules()}
-    with pytest.MonkeyPatch.context() as patch:
-        for code in map(sys.modules.get, sorted(modules)):
+    codes = {type(module).__module__ for module in base_model(model).modules()}
+    with ExitStack() as stack:
+        for code in map(sys.modules.get, sorted(codes)):
             for name in _FUNCTIONS.keys() & vars(code).keys():
-                patch.setattr(code, name, _apart(getattr(code, name), *_FUNCTIONS[name]))
-        for package in ("causal_conv1d", "mamba_ssm", "fla"):
+                stack.enter_context(patch.object(code, name, _apart(getattr(code, name), *_FUNCTIONS[name])))
+        for package in {"causal_conv1d", "mamba_ssm", "fla"} - sys.modules.keys():
             module = types.ModuleType(package)
             module.__spec__ = importlib.machinery.ModuleSpec(package, None)
-            patch.setitem(sys.modules, package, module)
+            sys.modules[package] = module
+            stack.callback(sys.modules.pop, package)
         yield
 
 
