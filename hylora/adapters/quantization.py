@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from peft import LoraConfig
@@ -40,6 +40,9 @@ class Quantization:
 
     method: str
     kept: tuple[str, ...]
+
+    # With the scales of blocks; those of whole rows are left out.
+    BYTES: ClassVar[dict[str, float]] = {"nf4": 0.516, "int8": 1.0, "torchao_int8": 1.0}
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -103,6 +106,16 @@ class Quantization:
             f"quantization_config={found!r} of the base is none that hylora can write down and apply again; load the "
             "base with the arguments of Quantization.plan(...).arguments(dtype)"
         )
+
+    def stored_bytes(self, model: nn.Module) -> dict[nn.Parameter, int]:
+        """Bytes that each weight to be quantized will take.
+
+        Args:
+            model: bare or with the adapter, before anything of it is quantized.
+        """
+        linear = [(n, unwrapped(m)) for n, m in base_modules(base_model(model)) if isinstance(unwrapped(m), nn.Linear)]
+        weights = [module.weight for name, module in linear if not name.endswith(self.kept)]
+        return {weight: math.ceil(weight.numel() * self.BYTES[self.method]) for weight in weights}
 
     def check_installed(self) -> None:
         """Raise ValueError where the method's library is missing."""
