@@ -73,7 +73,13 @@ class Subject:
             set_attention(self.model, self.attention, **wide.to_dict())
 
 
-def _packed(subject: Subject, **arguments: Any) -> float:
+def _packed(subject: Subject) -> float:
+    if subject.packing == "documents" and is_recurrent(subject.base.config):
+        raise NotAsked("training passes seq_idx as well, see below")
+    return _pack(subject)
+
+
+def _pack(subject: Subject, **arguments: Any) -> float:
     if subject.packing not in (None, "documents"):
         raise NotAsked(f"the recipe packs no documents side by side (data.packing={subject.packing!r})")
     try:
@@ -90,7 +96,7 @@ def _packed(subject: Subject, **arguments: Any) -> float:
 
 def _indexed(subject: Subject) -> float:
     try:
-        return _packed(subject, **properties.boundaries(subject.probe))
+        return _pack(subject, **properties.boundaries(subject.probe))
     except (Differs, *REFUSALS) as error:
         if is_recurrent(subject.base.config):
             error.add_note(_with_kernels(subject))

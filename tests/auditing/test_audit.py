@@ -97,6 +97,19 @@ def test_the_published_rule_is_told_for_what_it_is():
     assert chosen["causal"].status == chosen["span_cached"].status == "yes"
 
 
+@pytest.mark.parametrize(
+    ("packing", "model_type", "statuses"),
+    [
+        ("eos", "bamba", ("not asked", "not asked")),
+        ("documents", "bamba", ("not asked", "refused")),
+        ("documents", "llama", ("yes", "yes")),
+    ],
+)
+def test_packing_is_asked_as_a_recipe_packs(packing, model_type, statuses):
+    found = ask(ZOO[model_type].build(), "packed", "indexed", attention="se_attn", packing=packing)
+    assert (found["packed"].status, found["indexed"].status) == statuses
+
+
 def test_outputs_that_are_no_numbers_are_no_difference():
     model = ZOO["llama"].build()
     torch.nn.init.constant_(model.lm_head.weight, torch.nan)
