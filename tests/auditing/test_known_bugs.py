@@ -12,7 +12,8 @@ from transformers.masking_utils import sdpa_mask
 from hylora import audit
 from hylora.auditing.questions import QUESTIONS
 from tests.architectures.matrix import MATRIX, YES
-from tests.architectures.zoo import HYBRIDS, ZOO
+from tests.architectures.zoo import HYBRIDS, SIZES, ZOO
+from tests.tiny import tiny_bamba, tiny_model
 
 
 def ask(model, *names, **arguments):
@@ -31,6 +32,13 @@ def test_packing_leaks_state_on_every_hybrid(architecture):
     assert answer.difference > 0.01
     cause = "shows position_ids neither" if architecture.model_type == "granitemoehybrid" else "recurrent layers carry"
     assert cause in answer.cause
+
+
+def test_packing_leaks_where_the_mask_is_not_told_of_positions():
+    fields = {"num_hidden_layers": 2, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}
+    answer = ask(tiny_model("gpt_oss", {**SIZES, **fields}, 0, {}), "packed")["packed"]
+    assert answer.status == "no"
+    assert "attention reads over the boundary" in answer.cause
 
 
 def test_packing_is_right_where_nothing_carries_state():
@@ -103,6 +111,14 @@ def test_a_cache_that_forgets_when_continued_by_pieces():
     found = ask(ZOO["jamba"].build(), "cached", "continued")
     assert found["cached"].status == "yes"
     assert found["continued"].status == "no"
+
+
+def test_a_bound_on_the_step_that_decoding_forgets():
+    """transformers applies `time_step_limit` to prompts and not to single tokens."""
+    assert ask(tiny_bamba(), "cached").passed
+    answer = ask(tiny_bamba(time_step_limit=(1.0, 100.0)), "cached")["cached"]
+    assert answer.status == "no"
+    assert answer.cause.startswith("step 2 of generate differs")
 
 
 def test_a_broken_cache(monkeypatch):
