@@ -21,8 +21,8 @@ def ask(model, *names, **arguments):
     return audit(model, skip=QUESTIONS.keys() - set(names), **arguments)
 
 
-def adapted(model_type, *targets, **options):
-    return get_peft_model(ZOO[model_type].build(), LoraConfig(r=2, target_modules=list(targets), **options))
+def adapted(model_type, *targets, **fields):
+    return get_peft_model(ZOO[model_type].build(**fields), LoraConfig(r=2, target_modules=list(targets)))
 
 
 @pytest.mark.parametrize("architecture", HYBRIDS, ids=lambda architecture: architecture.model_type)
@@ -99,8 +99,13 @@ def test_an_adapter_target_that_is_no_module():
     assert "'gate_proj' matches no module" in answer.cause
 
 
-def test_a_shared_weight_whose_merge_changes_the_output():
-    found = ask(adapted("zamba2", "q_proj"), "merged", "merged_by_peft")
+@pytest.mark.parametrize(
+    ("model_type", "target", "fields"),
+    [("zamba2", "q_proj", {}), ("llama", "lm_head", {"tie_word_embeddings": True})],
+    ids=["blocks of several layers", "embedding and head"],
+)
+def test_a_shared_weight_whose_merge_changes_the_output(model_type, target, fields):
+    found = ask(adapted(model_type, target, **fields), "merged", "merged_by_peft")
     assert found["merged_by_peft"].status == "no"
     assert found["merged_by_peft"].difference > 1e-3
     assert "hylora.merge_adapter" in found["merged_by_peft"].remedy
