@@ -44,10 +44,16 @@ class TrainingSetup:
 
     def __post_init__(self) -> None:
         check_sharding(self.sharding, self.hardware)
-        if self.recipe.model.quantization and self.sharding != "none":
+        quantization = self.recipe.model.quantization
+        if quantization and self.sharding != "none":
             raise ValueError(
-                f"sharding={self.sharding!r} must not come with model.quantization={self.recipe.model.quantization!r}, "
-                "which trains with whole copies of the base; use none"
+                f"sharding={self.sharding!r} must not come with model.quantization={quantization!r}, of whose base "
+                "each GPU holds a whole copy; use none"
+            )
+        if self.recipe.training.loss == "liger":
+            raise ValueError(
+                "training.loss='liger' cannot be planned, for its kernel chooses the slices; plan with "
+                "training.loss=sliced"
             )
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels={self.kernels!r} must be one of {', '.join(KERNELS)}")
