@@ -249,7 +249,7 @@ class LanguageRecipe(Recipe):
             )
         if self.model.quantization and self.adapter.variant == "none":
             raise RecipeError(
-                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantized weights "
+                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantised weights "
                 "cannot be trained; set adapter.variant, or leave model.quantization out"
             )
         if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
