@@ -23,7 +23,7 @@ from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
 from hylora.randomness import derive_key
 from hylora.runs.weights import load_weights
-from hylora.runs.whereabouts import check_exists
+from hylora.runs.whereabouts import find_folder
 from hylora.training.recipe import RecipeError
 from hylora.training.recipe_loading import to_tree
 from hylora.words import nearest
@@ -175,7 +175,7 @@ def _read_config(recipe: ModelRecipe) -> PretrainedConfig:
     try:
         # Of a model that is only planned, a config.json is enough.
         if not Path(recipe.path).is_file():
-            check_exists(recipe.path)
+            find_folder(recipe.path, recipe.revision)
         return AutoConfig.from_pretrained(
             recipe.path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
         )

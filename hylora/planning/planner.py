@@ -44,11 +44,11 @@ class TrainingSetup:
 
     def __post_init__(self) -> None:
         check_sharding(self.sharding, self.hardware)
-        quantization = self.recipe.model.quantization
-        if quantization and self.sharding != "none":
+        if self.recipe.model.quantization and self.sharding != "none":
             raise ValueError(
-                f"sharding={self.sharding!r} must not come with model.quantization={quantization!r}, of whose base "
-                "each GPU holds a whole copy; use none"
+                f"sharding={self.sharding!r} must not come with "
+                f"model.quantization={self.recipe.model.quantization!r}, which trains with whole copies of the base; "
+                "use none"
             )
         if self.recipe.training.loss == "liger":
             raise ValueError(

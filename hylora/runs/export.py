@@ -16,10 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from hylora.adapters import merge_adapter
 from hylora.files import atomic_folder
 from hylora.runs.card import model_card
-from hylora.runs.loading import load, read_manifest
+from hylora.runs.loading import load
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.tokenizer import find_tokenizer
-from hylora.runs.whereabouts import check_exists
+from hylora.runs.whereabouts import read_manifest
 
 __all__ = ["DTYPES", "export"]
 
@@ -56,7 +56,6 @@ def export(
         ValueError: `run` is no run, its tokenizer cannot be found, or an argument is wrong.
     """
     run, destination = os.fspath(run), Path(destination)
-    check_exists(run)
     manifest = read_manifest(run, revision)
     if manifest == RunManifest():
         raise ValueError(

@@ -11,16 +11,15 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-from peft import PeftModel
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 import hylora
-from hylora.adapters.quantization import Quantization
-from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.names import PLUG_INS
+from hylora.attention.config import SpanConfig, expand_preset
+from hylora.attention.names import PLUG_INS, resolve_name
 from hylora.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["MANIFEST_NAME", "RunManifest", "absolute"]
 
@@ -87,6 +86,11 @@ class RunManifest:
             ValueError: if the adapter's base has neither, or its attention or its quantization is unknown to this
                 package.
         """
+        # Reading a manifest does not take the seconds that these take to import.
+        from peft import PeftModel
+
+        from hylora.adapters.quantization import Quantization
+
         adapted = isinstance(model, PeftModel)
         base = model.get_base_model() if adapted else model
         config, name = base.config.get_text_config(), base.config.name_or_path
