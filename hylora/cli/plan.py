@@ -57,13 +57,11 @@ def plan(
 
     Nothing is downloaded but the model's config, and nothing of the model's size is allocated.
     """
-    # Building the command line must not take the seconds that the training stack takes to import.
+    # Nobody waits for a recipe's imports who only reads the options.
     from hylora.files import write_atomically
     from hylora.language.recipe import LanguageRecipe
-    from hylora.planning import Hardware, TrainingSetup, advise
-    from hylora.planning.planner import Estimator
-    from hylora.planning.report import print_parameters, print_step, print_verdict, to_dict
-    from hylora.runs.loading import check_exists
+    from hylora.planning.hardware import Hardware
+    from hylora.runs.whereabouts import check_exists
     from hylora.training.recipe_loading import parse_overrides, read_yaml
     from hylora.training.tasks import find_task
 
@@ -105,11 +103,14 @@ def plan(
     planned = LanguageRecipe.from_tree(parse_overrides(tree, [*given, *overrides]))
     if not planned.model.from_scratch and not Path(planned.model.path).is_file():
         check_exists(planned.model.path)
-    setup = TrainingSetup(planned, hardware, sharding, kernels)
-
     console = Console()
     with _telling("Making the model without weights"):
-        estimator = Estimator(setup)
+        # Nor for torch whose input is wrong.
+        from hylora.planning import TrainingSetup, advise
+        from hylora.planning.planner import Estimator
+        from hylora.planning.report import print_parameters, print_step, print_verdict, to_dict
+
+        estimator = Estimator(TrainingSetup(planned, hardware, sharding, kernels))
     print_parameters(estimator.parameters, console)
     with _telling(f"Trying a step of {planned.training.sequence_length:,} tokens"):
         found = estimator.plan()
