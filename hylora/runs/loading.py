@@ -48,8 +48,8 @@ def load(
         trainable: load an adapter so that it can be trained further.
         trust_remote_code: run code that comes with the base model.
         rope: stretch the rotary positions of a model that was not trained so; its factor must be a number.
-        dequantize: give the base of an adapter that was trained on quantized weights ordinary ones with the same
-            values, as merging needs; by default they are quantized as in training.
+        dequantize: give the base of an adapter that was trained on quantised weights ordinary ones with the same
+            values, as merging needs; by default they are quantised as in training.
         **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:
