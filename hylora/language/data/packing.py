@@ -260,8 +260,8 @@ def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray
         capacity: of a row.
 
     Returns:
-        The pieces row by row, int64 [n], and where in them each row begins, int64 [rows + 1]. Pieces of a row, and rows
-        by their first piece, keep their order.
+        The pieces row by row, int64 [n], and where in them each row begins, int64 [rows + 1]. Pieces of a row, and
+        rows by their first piece, keep their order.
     """
     row_of = np.empty(len(lengths), dtype=np.int64)
     rows_with: dict[int, list[int]] = {}  # by free space

@@ -64,8 +64,8 @@ class DataRecipe:
         validation_fraction: instead of `validation`, the share of documents held out of `sources`. A hash of its
             content decides for each document, so it stays on its side when sources grow or the seed changes.
         packing: "eos" joins documents by the EOS token and cuts rows of the full length, without marking boundaries;
-            "documents" does the same and keeps them apart: positions restart at each document, and recurrent layers are
-            told too, which takes kernels that listen; "none" keeps to one document per row.
+            "documents" does the same and keeps them apart: positions restart at each document, and recurrent layers
+            are told too, which takes kernels that listen; "none" keeps to one document per row.
         packing_strategy: which documents share a row: "sequential" cuts the documents, laid end to end, every so many
             tokens; "best_fit" splits none that fits a row and fills rows with whole ones, longest first.
         streaming: read and tokenise while training instead of before it; nothing is cached.
