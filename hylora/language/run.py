@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from hylora.language.data import TokenData, build_datasets
+from hylora.language.data.packing import check_kernels
 from hylora.language.head import verify_head
 from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
 from hylora.language.recipe import LanguageRecipe
@@ -36,6 +37,7 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         RecipeError: if the recipe cannot work here.
     """
     plan = plan_model(recipe)
+    _check_kernels(recipe, plan)
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
     base = load_model(recipe, plan, accelerator.mixed_precision)
@@ -57,6 +59,13 @@ TASK = TaskKind(
     make_task,
     advice="next: hylora eval ppl --model {folder} --attention same --lengths LENGTH ... --data FILE",
 )
+
+
+def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan) -> None:
+    try:
+        check_kernels(recipe.data, plan.config.get_text_config())
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:

@@ -17,6 +17,7 @@ from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
 from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
+from hylora.language.packed import tell_boundaries, verify_boundaries
 from hylora.language.recipe import LanguageRecipe
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest, absolute
 from hylora.training.evaluation import deal, mean_loss
@@ -45,6 +46,7 @@ class CausalLoss(nn.Module):
         self.model = model
         self.slice_length = slice_length
         self.predictions = nn.Identity()
+        self._verified: set[bool] = set()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
@@ -54,9 +56,20 @@ class CausalLoss(nn.Module):
         Args:
             input_ids: [B, L].
             labels: [B, L], at the positions of the inputs; -100 is ignored.
-            **inputs: further inputs of the decoder, such as `attention_mask`.
+            **inputs: further inputs of the decoder, such as `attention_mask`. With `position_ids` a row holds several
+                documents, which begin where those do not count on.
+
+        Raises:
+            ValueError: if documents of one row are not kept apart.
         """
         parts = decoder_and_head(self.model)
+        if "position_ids" in inputs:
+            # In training other kernels may run than in evaluation.
+            if self.training not in self._verified:
+                verify_boundaries(parts.decoder, input_ids.device)
+                self._verified.add(self.training)
+            inputs = tell_boundaries(parts.decoder.config, {"input_ids": input_ids, "labels": labels, **inputs})
+            input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
         hidden = parts.decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
         return sliced_causal_loss(
             hidden,

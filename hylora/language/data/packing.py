@@ -21,8 +21,9 @@ from torch import Tensor
 from hylora.architecture import is_recurrent, shows_positions
 from hylora.language.data.recipe import DataRecipe
 from hylora.language.loss import IGNORED
+from hylora.recurrence import boundary_arguments, deaf_packages
 
-__all__ = ["PackedRows", "Padding", "Piece", "assemble", "best_fit", "check_packing", "has_target"]
+__all__ = ["PackedRows", "Padding", "Piece", "assemble", "best_fit", "check_kernels", "check_packing", "has_target"]
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,48 @@ class Piece:
     labels: np.ndarray
 
 
-def check_packing(data: DataRecipe, config: Any) -> None:
-    """Refuse packing that the model cannot honour.
+def check_packing(data: DataRecipe, config: Any, attention: str = "full") -> None:
+    """Refuse packing that the model cannot honour on any machine.
 
     Args:
         data: the recipe.
         config: the model's transformers config.
+        attention: the attention's name in a recipe.
 
     Raises:
-        ValueError: if documents are to be kept apart in a row and the model has recurrent layers, or does not look at
-            the positions that mark boundaries.
+        ValueError: if documents are to be kept apart in a row, and nothing tells the model's recurrent layers or its
+            attention of boundaries.
     """
     if data.packing != "documents":
         return
-    if is_recurrent(config):
+    if is_recurrent(config) and not boundary_arguments(config):
         raise ValueError(
-            f"data.packing='documents' must come with a model without recurrent layers, and {config.model_type!r} "
-            "carries its state from one document into the next; use 'eos' or 'none'"
+            f"data.packing='documents' must come with a model whose layers can be told where documents begin, and "
+            f"{config.model_type!r} carries its state from one into the next; use 'eos' or 'none'"
         )
-    if not shows_positions(config):
+    if attention == "full" and not shows_positions(config):
         raise ValueError(
-            f"data.packing='documents' must come with a model whose attention sees position_ids, which mark the "
-            f"boundaries, and {config.model_type!r} does not; use 'eos' or 'none'"
+            f"data.packing='documents' must come with an attention that sees boundaries, and {config.model_type!r} "
+            "shows full attention neither positions nor seq_idx; set attention.name=se_attn, or use 'eos' or 'none'"
+        )
+
+
+def check_kernels(data: DataRecipe, config: Any) -> None:
+    """Refuse packing that recurrent layers cannot honour here, for want of kernels.
+
+    Args:
+        data: the recipe.
+        config: of a model that `check_packing` lets pass.
+
+    Raises:
+        ValueError: naming the packages that are missing.
+    """
+    if data.packing == "documents" and (deaf := deaf_packages(config)):
+        raise ValueError(
+            f"data.packing='documents' must come with kernels that keep documents apart, and without "
+            f"{' and '.join(deaf)} torch code runs in the recurrent layers of {config.model_type!r}, which carries "
+            "its state from one into the next; install them on a GPU, set model.use_kernels=true there, or use 'eos' "
+            "or 'none'"
         )
 
 
