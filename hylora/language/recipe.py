@@ -39,6 +39,8 @@ class ModelRecipe:
         trust_remote_code: run code that comes with the model.
         freeze: regular expressions; parameters whose name one of them finds are not trained.
         rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
+        use_kernels: let transformers load prebuilt kernels of the Hub for the model's layers (on a GPU, with the
+            package `kernels`), for example where mamba-ssm is not installed.
     """
 
     path: str | None = None
@@ -50,6 +52,7 @@ class ModelRecipe:
     trust_remote_code: bool = False
     freeze: tuple[str, ...] = ()
     rope: RopeScaling | None = None
+    use_kernels: bool = False
 
     def __post_init__(self) -> None:
         expand_home(self, "path", "config", "tokenizer")
@@ -170,6 +173,7 @@ class LanguageRecipe(Recipe):
         *Recipe.FREE_ON_RESUME,
         "training.gradient_checkpointing",
         "training.loss_slice",
+        "model.use_kernels",
         "data.num_proc",
         "data.cache_dir",
     )

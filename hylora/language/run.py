@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from hylora.hub_kernels import check_hub_kernels
 from hylora.language.data import TokenData, build_datasets
 from hylora.language.data.packing import check_kernels
 from hylora.language.head import verify_head
@@ -37,7 +38,7 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         RecipeError: if the recipe cannot work here.
     """
     plan = plan_model(recipe)
-    _check_kernels(recipe, plan)
+    _check_kernels(recipe, plan, accelerator)
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
     base = load_model(recipe, plan, accelerator.mixed_precision)
@@ -48,7 +49,7 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         "base model": None if recipe.model.from_scratch else model_fingerprint(base),
     }
     model = prepare_model(base, recipe, plan)
-    loss = CausalLoss(model, recipe.training.loss_slice)
+    loss = CausalLoss(model, recipe.training.loss_slice, recipe.model.use_kernels)
     task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
     return task
@@ -61,11 +62,15 @@ TASK = TaskKind(
 )
 
 
-def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan) -> None:
+def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan, accelerator: Accelerator) -> None:
     try:
-        check_kernels(recipe.data, plan.config.get_text_config())
+        if recipe.model.use_kernels:
+            # What they do with packed documents shows in the first forward pass.
+            check_hub_kernels(accelerator.device)
+        else:
+            check_kernels(recipe.data, plan.config.get_text_config())
     except ValueError as error:
-        raise RecipeError(str(error)) from error
+        raise RecipeError(f"model.{error}" if recipe.model.use_kernels else str(error)) from error
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import hylora
+from hylora.hub_kernels import use_hub_kernels
 from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
 from hylora.language.loss import IGNORED, sliced_causal_loss
@@ -27,6 +29,8 @@ from hylora.training.task import Task
 
 __all__ = ["CausalLoss", "LanguageTask"]
 
+logger = logging.getLogger(__name__)
+
 
 class CausalLoss(nn.Module):
     """A causal language model whose forward pass gives its loss.
@@ -36,16 +40,18 @@ class CausalLoss(nn.Module):
     Args:
         model: a transformers causal language model, or a PEFT model around one.
         slice_length: positions per slice of the head.
+        hub_kernels: use kernels of the Hub from the first forward pass on, when the model lies where it will run.
 
     Attributes:
         predictions: passes on the logits [n, V] of each slice; a forward hook on it sees them at no cost.
     """
 
-    def __init__(self, model: nn.Module, slice_length: int) -> None:
+    def __init__(self, model: nn.Module, slice_length: int, hub_kernels: bool = False) -> None:
         super().__init__()
         self.model = model
         self.slice_length = slice_length
         self.predictions = nn.Identity()
+        self._kernels_due = hub_kernels
         self._verified: set[bool] = set()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
@@ -62,6 +68,9 @@ class CausalLoss(nn.Module):
         Raises:
             ValueError: if documents of one row are not kept apart.
         """
+        if self._kernels_due:
+            logger.info("kernels of the Hub: %s", ", ".join(use_hub_kernels(self.model)))
+            self._kernels_due = False
         parts = decoder_and_head(self.model)
         if "position_ids" in inputs:
             # In training other kernels may run than in evaluation.

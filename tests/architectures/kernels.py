@@ -44,10 +44,9 @@ def boundary_kernels(model: PreTrainedModel, leave_out: tuple[str, ...] = ()) ->
             if isinstance(function, torch.nn.Module):  # the package `kernels` makes modules of functions
                 function = cell_of(type(function).forward, "func").cell_contents
             cells = {name: cell_of(function, name) for name in ("implementation", "applicable_params")}
-            dim, argument = _FUNCTIONS[name]
-            plain = fused if "combined" in name else cells["implementation"].cell_contents
-            patch.setattr(cells["implementation"], "cell_contents", _apart(plain, dim, argument))
-            known = (*cells["applicable_params"].cell_contents, argument)
+            kernel = keep_apart(name, cells["implementation"].cell_contents)
+            patch.setattr(cells["implementation"], "cell_contents", kernel)
+            known = (*cells["applicable_params"].cell_contents, _FUNCTIONS[name][1])
             patch.setattr(cells["applicable_params"], "cell_contents", known)
             patch.setattr(cell_of(function, "is_new_implementation"), "cell_contents", True)
         yield
@@ -98,7 +97,12 @@ def fused(
     return linear(y.to(outproj_weight.dtype), outproj_weight, outproj_bias)
 
 
-def _apart(function: Callable, dim: int, argument: str) -> Callable:
+def keep_apart(name: str, torch_code: Callable) -> Callable:
+    """The stand-in for the kernel of a function, made of its torch code."""
+    dim, argument = _FUNCTIONS[name]
+    # There is no torch code of the fused kernel.
+    function = fused if "split_conv1d" in name else torch_code
+
     def kernel(*tensors, **named):
         boundaries = {name: named.pop(name, None) for name in ("seq_idx", "cu_seqlens")}[argument]
         if boundaries is None:
