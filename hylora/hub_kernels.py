@@ -66,7 +66,7 @@ def use_hub_kernels(model: nn.Module) -> list[str]:
     if not replaced:
         raise ValueError(
             f"use_kernels=True must find kernels on the Hub for the layers of {type(base).__name__}, and could not "
-            f"load them ({cause}); run once with a network, install mamba-ssm and causal-conv1d instead, or leave it out"
+            f"load them ({cause}); run once with a network, install mamba-ssm and causal-conv1d, or leave it out"
         )
     return replaced
 
