@@ -17,7 +17,7 @@ from torch import nn
 
 from hylora.architecture import is_recurrent
 
-__all__ = ["boundary_arguments", "deaf_packages"]
+__all__ = ["boundary_arguments", "deaf_packages", "enclosed", "wrapped_function"]
 
 # Functions of modelling files: their argument with the boundaries, and the package that brings the kernel.
 _CONVOLUTION = {"causal_conv1d_fn": ("seq_idx", "causal_conv1d")}
@@ -76,20 +76,22 @@ def deaf_packages(config: Any) -> list[str]:
 
 def _reads(function: Callable, argument: str) -> bool:
     """Whether a function of a modelling file hands the argument to a kernel that has it."""
-    if isinstance(function, nn.Module):
-        # The package `kernels` makes a module of a function, and puts a kernel of the Hub in place of its forward.
-        if function.forward.__func__ is not type(function).forward:
-            parameters = inspect.signature(function.forward).parameters
-            return argument in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values())
-        function = _enclosed(type(function).forward)["func"]
+    if isinstance(function, nn.Module) and function.forward.__func__ is not type(function).forward:
+        # The package `kernels` has put a kernel of the Hub there.
+        parameters = inspect.signature(function.forward).parameters
+        return argument in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values())
     # transformers' wrapper found an installed package when the file was imported, or did not.
-    found = _enclosed(function)
+    found = {name: cell.cell_contents for name, cell in enclosed(wrapped_function(function)).items()}
     return found.get("is_new_implementation", False) and argument in found["applicable_params"]
 
 
-def _enclosed(function: Callable) -> dict[str, Any]:
-    """The variables that a function holds from where it was made."""
-    return {
-        name: cell.cell_contents
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    }
+def wrapped_function(function: Callable) -> Callable:
+    """transformers' wrapper around a function of a modelling file, of which the package `kernels` makes a module."""
+    if isinstance(function, nn.Module):
+        return enclosed(type(function).forward)["func"].cell_contents
+    return function
+
+
+def enclosed(function: Callable) -> dict[str, Any]:
+    """The cells of the variables that a function holds from where it was made, by name."""
+    return dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))

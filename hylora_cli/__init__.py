@@ -21,6 +21,7 @@ __all__ = ["build_app", "main"]
 _COMMANDS = {
     "train": ("hylora.cli.train", "train", "Fine-tune a model as a recipe says."),
     "plan": ("hylora.cli.plan", "plan", "Tell what fine-tuning takes and whether it fits, before renting a GPU."),
+    "audit": ("hylora.cli.audit", "audit", "Ask a model whether packing, LoRA, merging and so on do what they say."),
     "convert": ("hylora.cli.convert", "COMMANDS", "Convert a checkpoint to safetensors in transformers' format."),
     "generate": ("hylora.cli.generate", "generate", "Continue a text with a model, under its own sparse attention."),
     "export": ("hylora.cli.export", "export", "Write a run as an ordinary model, merged."),

@@ -10,7 +10,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-__all__ = ["GROUPS", "base_model", "base_modules", "find_groups", "is_depthwise", "unwrapped"]
+__all__ = ["GROUPS", "base_model", "base_modules", "find_groups", "is_attention", "is_depthwise", "unwrapped"]
 
 GROUPS = ("attention", "embeddings", "norms", "convs")
 
@@ -49,7 +49,7 @@ def find_groups(model: nn.Module) -> dict[str, dict[str, nn.Module]]:
     groups = {group: {} for group in GROUPS}
     for name, module in base_modules(base):
         original = unwrapped(module)
-        if getattr(original, "is_causal", False) and hasattr(original, "scaling"):
+        if is_attention(original):
             for child_name, child in original.named_children():
                 if isinstance(unwrapped(child), nn.Linear):
                     groups["attention"][f"{name}.{child_name}"] = child
@@ -80,6 +80,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
     if isinstance(module, BaseTunerLayer):
         return module.get_base_layer()
     return module
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is softmax attention, as transformers' attention functions know it; linear attention is not."""
+    return getattr(module, "is_causal", False) and hasattr(module, "scaling")
 
 
 def is_depthwise(module: nn.Module) -> bool:

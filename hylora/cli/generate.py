@@ -16,7 +16,7 @@ from transformers import DynamicCache, TextStreamer, set_seed
 
 from hylora.architecture import continues_by_pieces
 from hylora.attention import resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.cli.model_options import ModelOptions, options_of, with_options
 from hylora.generation import SpanCache, bytes_held
 from hylora.runs.tokenizer import check_vocabulary
@@ -55,7 +55,7 @@ def _generate(
             "--offload is for a SpanCache, which goes with --attention se_attn or se_attn_recall, and without "
             "--full-cache"
         )
-    if prefill_chunk_size is not None and name in FUNCTIONS and not spans:
+    if prefill_chunk_size is not None and name in PLUG_INS and not spans:
         raise ValueError(
             f"--prefill-chunk-size {prefill_chunk_size}: with a full cache, pieces behind the first would attend to "
             f"all before them, and not as {name!r} does; leave it out"

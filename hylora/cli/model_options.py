@@ -15,14 +15,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.hub_kernels import check_hub_kernels
 from hylora.rope import RopeScaling
 from hylora.runs.loading import check_exists, load, read_manifest
 from hylora.runs.manifest import RunManifest
 from hylora.runs.tokenizer import find_tokenizer
 
-__all__ = ["AttentionOption", "ModelOptions", "options_of", "with_options"]
+__all__ = ["AttentionOption", "ModelOptions", "options_of", "read_pairs", "with_options"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -92,20 +92,11 @@ class ModelOptions:
 
     def _read_span_options(self) -> dict[str, Any]:
         pairs, name = self.attention_option or [], self.attention_name
-        if pairs and name not in FUNCTIONS:
+        if pairs and name not in PLUG_INS:
             raise ValueError(
                 f"--attention-option {pairs[0]!r}: {self.attention!r} attention is {name!r}, which has no options"
             )
-        options = {}
-        for pair in pairs:
-            key, equals, text = pair.partition("=")
-            if not equals:
-                raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
-            try:
-                options[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                options[key] = text
-        options = expand_preset(options, self.attention)
+        options = expand_preset(read_pairs(pairs), self.attention)
         SpanConfig.from_dict({**self.manifest.span_attention, **options})
         return options
 
@@ -134,6 +125,24 @@ class ModelOptions:
             use_kernels=self.use_kernels,
             **self.span_options,
         )
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Attention options given as KEY=VALUE.
+
+    Raises:
+        ValueError: if one is not of that form.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return options
 
 
 def _check_device(device: str | None) -> str:

@@ -57,7 +57,7 @@ def plan(
     from hylora.language.recipe import LanguageRecipe
     from hylora.planning import Hardware, TrainingSetup, advise, plan_training
     from hylora.planning.report import print_plan, to_dict
-    from hylora.runs.loading import check_exists
+    from hylora.runs.whereabouts import check_exists
     from hylora.training.recipe_loading import parse_overrides, read_yaml
     from hylora.training.tasks import find_task
 

@@ -16,9 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from hylora.adapters import merge_adapter
 from hylora.files import atomic_folder
 from hylora.runs.card import model_card
-from hylora.runs.loading import check_exists, load, read_manifest
+from hylora.runs.loading import load, read_manifest
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.tokenizer import find_tokenizer
+from hylora.runs.whereabouts import check_exists
 
 __all__ = ["DTYPES", "export"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora_kernels.interface import CONFIG_ATTRIBUTE
+from hylora_kernels.options import CONFIG_ATTRIBUTE
 
 __all__ = ["fingerprint", "model_fingerprint", "tokenizer_fingerprint", "weights_fingerprint"]
 

@@ -18,8 +18,9 @@ from hylora.hub_kernels import check_hub_kernels, use_hub_kernels
 from hylora.rope import RopeScaling
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.weights import check_finite, load_weights
+from hylora.runs.whereabouts import check_exists
 
-__all__ = ["check_exists", "load", "read_manifest"]
+__all__ = ["load", "read_manifest"]
 
 _ADAPTER = "adapter_config.json"
 
@@ -152,19 +153,3 @@ def _base_model(manifest: RunManifest, folder: Path) -> str:
             f"base_model {base!r} in {path} does not exist; move the model back, or correct the path there"
         )
     return base
-
-
-def check_exists(folder: str) -> None:
-    """Refuse a folder that is not there, before anyone looks for it on the hub.
-
-    Raises:
-        FileNotFoundError: if `folder` looks like a path and does not exist.
-    """
-    # A hub id has the form "owner/name" or "name"; anything that looks more like a path must exist here. So must what
-    # lies in a folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
-    within = "/" in folder and Path(folder).parent.is_dir()
-    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") > 1 or within
-    if looks_like_path and not Path(folder).is_dir():
-        raise FileNotFoundError(
-            f"folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name)"
-        )

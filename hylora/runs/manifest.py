@@ -18,7 +18,7 @@ from torch import nn
 
 import hylora
 from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.files import write_atomically
 
 __all__ = ["MANIFEST_NAME", "RunManifest", "absolute"]
@@ -93,7 +93,7 @@ class RunManifest:
         scaled = rope.get("rope_type", "default") != "default"
         return cls(
             attention=attention,
-            span_attention=SpanConfig.of(config).to_dict() if attention in FUNCTIONS else {},
+            span_attention=SpanConfig.of(config).to_dict() if attention in PLUG_INS else {},
             base_model=absolute(name) if adapted else None,
             base_revision=model.active_peft_config.revision if adapted else None,
             rope_parameters=rope if scaled else None,

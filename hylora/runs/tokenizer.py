@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hylora.runs.loading import check_exists
 from hylora.runs.manifest import RunManifest
+from hylora.runs.whereabouts import check_exists
 
 __all__ = ["check_vocabulary", "find_tokenizer", "read_tokenizer"]
 

@@ -13,10 +13,10 @@ import hylora
 from hylora.adapters.structure import find_groups
 from hylora.architecture import attention_layers, is_recurrent
 from hylora.attention import check_attention
+from hylora.auditing.kernels import boundary_kernels
 from hylora.language.data import DataRecipe, SourceRecipe, check_packing
 from hylora.language.data.packing import check_kernels
-from hylora.recurrence import deaf_packages
-from tests.architectures.kernels import boundary_kernels, cell_of
+from hylora.recurrence import deaf_packages, enclosed, wrapped_function
 from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import SIZES, ZOO
 from tests.tiny import tiny_model
@@ -64,11 +64,12 @@ def test_only_functions_that_read_boundaries_count():
     model = ZOO["bamba"].build()
     code = sys.modules["transformers.models.bamba.modeling_bamba"]
     assert deaf_packages(model.config) == ["causal_conv1d", "mamba_ssm"]
-    with boundary_kernels(model, leave_out=("mamba2_chunk_scan",)):
+    with boundary_kernels(model, {"mamba2_chunk_scan": None}):
         assert deaf_packages(model.config) == ["mamba_ssm"]
     with boundary_kernels(model), pytest.MonkeyPatch.context() as patch:
         assert deaf_packages(model.config) == []
-        patch.setattr(cell_of(code.causal_conv1d_fn, "applicable_params"), "cell_contents", ("x", "weight"))
+        known = enclosed(wrapped_function(code.causal_conv1d_fn))["applicable_params"]
+        patch.setattr(known, "cell_contents", ("x", "weight"))
         assert deaf_packages(model.config) == ["causal_conv1d"]
 
 

@@ -14,12 +14,12 @@ from transformers.models.bamba import modeling_bamba as code
 
 import hylora
 from hylora import hub_kernels
-from hylora.language import LanguageRecipe, train
-from hylora.language import run as language_run
-from hylora.recurrence import deaf_packages
+from hylora.auditing.kernels import keep_apart
+from hylora.language import LanguageRecipe, assembly, train
+from hylora.recurrence import deaf_packages, enclosed, wrapped_function
 from hylora.runs import loading
 from kernels import Mode, register_kernel_mapping
-from tests.architectures.kernels import cell_of, keep_apart
+from tests.architectures.fused import fused
 
 calls = []
 
@@ -29,8 +29,8 @@ class Repository:
 
     def __init__(self, name: str, mode: str) -> None:
         function = getattr(code, name)
-        wrapper = cell_of(type(function).forward, "func").cell_contents
-        kernel = keep_apart(name, cell_of(wrapper, "torch_function").cell_contents)
+        torch_code = enclosed(wrapped_function(function))["torch_function"].cell_contents
+        kernel = keep_apart(name, fused if "split_conv1d" in name else torch_code)
 
         def forward(self, *args, **kwargs):
             calls.append((name, mode, torch.is_grad_enabled(), kwargs.get("seq_idx") is not None))
@@ -49,7 +49,7 @@ NAMES = {
     "mamba_split_conv1d_scan_combined": "mamba2_split_conv1d_scan_combined",
 }
 if __name__ == "__main__":
-    for module in (hub_kernels, language_run, loading):
+    for module in (hub_kernels, assembly, loading):
         module.check_hub_kernels = lambda device: None
     register_kernel_mapping(
         {

@@ -8,6 +8,7 @@ import torch
 
 import hylora
 from hylora.adapters import HyLoraConfig, add_adapter
+from hylora.auditing.kernels import boundary_kernels
 from hylora.language import train
 from hylora.language.data import Padding
 from hylora.language.data.packing import Piece, assemble
@@ -15,7 +16,7 @@ from hylora.language.packed import tell_boundaries, verify_boundaries
 from hylora.language.task import CausalLoss
 from hylora.training import RecipeError
 from tests.architectures.checks import SMALL, assert_same
-from tests.architectures.kernels import boundary_kernels
+from tests.architectures.fused import fused
 from tests.architectures.zoo import ZOO
 
 # Granite's own attention is told of nothing.
@@ -28,6 +29,10 @@ ACCEPTED = [
 ]
 # Two rows, the second shorter.
 LENGTHS = ((9, 1, 21), (14, 5))
+
+
+# In training mixers of Mamba-2 run in one kernel.
+FUSED = {"mamba2_split_conv1d_scan_combined": fused}
 
 
 def batches():
@@ -60,7 +65,7 @@ def test_loss_and_gradients_are_those_of_separate_documents(name, attention):
     loss = CausalLoss(model, slice_length=16)
     packed, alone = batches()
     loss.train()
-    with boundary_kernels(model):
+    with boundary_kernels(model, FUSED):
         total, count, found = gradients(loss, packed)
         single = [gradients(loss, batch) for batch in alone]
         with torch.no_grad():
@@ -100,7 +105,7 @@ def test_a_leak_is_found(name, leave_out, dtype):
     """In layers that nothing tells, in Granite's full attention, and where a kernel is missing."""
     model = ZOO[name].build(dtype=dtype)
     loss = CausalLoss(model, slice_length=16).train()
-    with boundary_kernels(model, leave_out):
+    with boundary_kernels(model, dict.fromkeys(leave_out)):
         # Newer transformers refuses by itself.
         with pytest.raises(ValueError, match="must be kept apart|can't keep packed sequences apart"):
             loss(**batches()[0])
@@ -127,5 +132,5 @@ def test_a_run_packs_whole_documents_where_kernels_keep_them_apart(recipe):
     settings = recipe({**packing, "training.steps": 2, "evaluation.at_end": True})
     with pytest.raises(RecipeError, match="without causal_conv1d and mamba_ssm .*'eos'"):
         train(settings)
-    with boundary_kernels(ZOO["bamba"].build()):
+    with boundary_kernels(ZOO["bamba"].build(), FUSED):
         assert train(settings).evaluation["loss"] < 10

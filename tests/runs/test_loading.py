@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora.runs.loading import check_exists
+from hylora.runs.whereabouts import check_exists
 from tests.tiny import tiny_bamba, tiny_llama
 
 IDS = torch.arange(1, 49)[None]

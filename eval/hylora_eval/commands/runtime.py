@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hylora.attention import SpanConfig, check_attention, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table
 from hylora_eval.commands.model_options import AttentionOption, ModelOptions
 from hylora_eval.results import Result
@@ -66,7 +66,7 @@ def runtime(
     if min(lengths) < 2:
         raise ValueError(f"--lengths {min(lengths)} must be at least 2")
     # Options belong to the plug-ins; without one of those, the first attention says that it takes none.
-    subject = next((name for name in names if name in FUNCTIONS), names[0])
+    subject = next((name for name in names if name in PLUG_INS), names[0])
     options = evaluation.options = replace(evaluation.options, attention=subject, attention_option=attention_option)
     span = SpanConfig.from_dict({**options.manifest.span_attention, **options.span_options})
     evaluation.check_outputs(plot)
