@@ -18,9 +18,12 @@ from transformers.utils import import_utils
 
 import hylora
 from hylora import hub_kernels
+from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.hub_kernels import check_hub_kernels, replaced_by_kernels, use_hub_kernels
+from hylora.language import train
 from hylora.language.task import CausalLoss
 from hylora.training.evaluation import evaluation_mode
+from hylora.training.recipe import RecipeError
 from tests.command_line import run
 from tests.tiny import tiny_bamba
 
@@ -92,9 +95,13 @@ def test_a_loaded_model_has_them(asked, tmp_path, monkeypatch):
     assert asked == ["inference"]
 
 
-def test_training_asks_in_its_first_pass_and_again_after_an_evaluation(asked):
+@pytest.mark.parametrize("adapted", [False, True])
+def test_training_asks_in_its_first_pass_and_again_after_an_evaluation(asked, adapted):
     """A kernel for evaluation may have no backward pass."""
-    loss = CausalLoss(tiny_bamba(), 16, hub_kernels=True).train()
+    model = tiny_bamba()
+    if adapted:
+        model = add_adapter(model, HyLoraConfig.for_model(model, r=2, lora_alpha=4))
+    loss = CausalLoss(model, 16, hub_kernels=True).train()
     batch = {"input_ids": torch.arange(12)[None], "labels": torch.arange(12)[None]}
     assert asked == []
     loss(**batch)
@@ -103,6 +110,11 @@ def test_training_asks_in_its_first_pass_and_again_after_an_evaluation(asked):
     with evaluation_mode(loss):
         loss(**batch)
     assert asked[0] == asked[-1] == "training"
+
+
+def test_a_run_on_a_cpu_is_refused(installed, recipe):
+    with pytest.raises(RecipeError, match=r"model\.use_kernels=True must come with a model on a GPU"):
+        train(recipe({"model.use_kernels": True}))
 
 
 @pytest.mark.slow
