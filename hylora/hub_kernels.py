@@ -15,7 +15,7 @@ from transformers.utils.import_utils import KERNELS_MAX_VERSION, KERNELS_MIN_VER
 
 from hylora.environment import version_of
 
-__all__ = ["check_hub_kernels", "replaced_by_kernels", "use_hub_kernels"]
+__all__ = ["check_hub_kernels", "confirm_kernels", "replaced_by_kernels", "use_hub_kernels"]
 
 
 def check_hub_kernels(device: torch.device | str) -> None:
@@ -42,9 +42,7 @@ def check_hub_kernels(device: torch.device | str) -> None:
 
 
 def use_hub_kernels(model: nn.Module) -> list[str]:
-    """Let transformers put kernels of the Hub into a model, and see to it that it has.
-
-    transformers goes on in silence where a kernel cannot be downloaded or has no build for this machine.
+    """Let transformers put kernels of the Hub into a model, as `from_pretrained(use_kernels=True)` does.
 
     Args:
         model: a transformers model on its device and in its mode, or a PEFT model around one.
@@ -53,22 +51,40 @@ def use_hub_kernels(model: nn.Module) -> list[str]:
         The names of what runs in kernels now.
 
     Raises:
-        ValueError: as `check_hub_kernels`, or if the package fails, or no kernel could be had.
+        ValueError: as `check_hub_kernels` and `confirm_kernels`, or if the package fails.
     """
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     check_hub_kernels(base.device)
-    replaced, cause = [], "the download failed, or there is no build for this device and this torch"
     try:
         base.set_use_kernels(True)
-        replaced = replaced_by_kernels(base)
     except (OSError, ValueError) as error:
-        cause = str(error)
+        raise ValueError(_none_loaded(base, str(error))) from error
+    return confirm_kernels(base)
+
+
+def confirm_kernels(model: nn.Module) -> list[str]:
+    """Make sure that a model has kernels of the Hub: transformers goes on in silence where none could be had.
+
+    Args:
+        model: that was to have them.
+
+    Returns:
+        The names of what runs in kernels.
+
+    Raises:
+        ValueError: if nothing does.
+    """
+    replaced = replaced_by_kernels(model)
     if not replaced:
-        raise ValueError(
-            f"use_kernels=True must find kernels on the Hub for the layers of {type(base).__name__}, and could not "
-            f"load them ({cause}); run once with a network, install mamba-ssm and causal-conv1d, or leave it out"
-        )
+        raise ValueError(_none_loaded(model, "the download failed, or there is no build for this device and torch"))
     return replaced
+
+
+def _none_loaded(model: nn.Module, cause: str) -> str:
+    return (
+        f"use_kernels=True must find kernels on the Hub for the layers of {type(model).__name__}, and could not load "
+        f"them ({cause}); run once with a network, install mamba-ssm and causal-conv1d, or leave it out"
+    )
 
 
 def replaced_by_kernels(model: nn.Module) -> list[str]:
@@ -82,6 +98,7 @@ def replaced_by_kernels(model: nn.Module) -> list[str]:
     names = {
         getattr(part, "kernel_layer_name", None): None
         for part in parts
-        if "forward" in vars(part) and getattr(part.forward, "__func__", None) is not type(part).forward
+        # A kernel's forward is bound as a method; what accelerate puts there is not.
+        if getattr(vars(part).get("forward"), "__func__", type(part).forward) is not type(part).forward
     }
     return sorted(name for name in names if name is not None)

@@ -14,7 +14,7 @@ from transformers import CONFIG_NAME, AutoConfig, PretrainedConfig
 
 from hylora.adapters import load_adapter
 from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
-from hylora.hub_kernels import check_hub_kernels, use_hub_kernels
+from hylora.hub_kernels import check_hub_kernels, confirm_kernels
 from hylora.rope import RopeScaling
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.weights import check_finite, load_weights
@@ -105,14 +105,20 @@ def load(
     if manifest.span_attention or asked:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)
     model = load_weights(
-        base, config=config, attn_implementation=name, dtype=dtype, device_map=device_map, **arguments
+        base,
+        config=config,
+        attn_implementation=name,
+        dtype=dtype,
+        device_map=device_map,
+        use_kernels=use_kernels,
+        **arguments,
     )
     if has_adapter:
         model = load_adapter(model, local, trainable=trainable)
         check_finite(model, folder)
     model.train(trainable)
     if use_kernels:
-        use_hub_kernels(model)
+        confirm_kernels(model)
     return model
 
 
