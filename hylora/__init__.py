@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hylora.adapters.report import print_trainable_parameters, trainable_groups
     from hylora.attention.config import SpanConfig
     from hylora.attention.switch import set_attention
+    from hylora.auditing.audit import audit
     from hylora.generation.cache import SpanCache
     from hylora.rope import RopeScaling
     from hylora.runs.loading import load
@@ -33,6 +34,7 @@ __all__ = [
     "SpanConfig",
     "__version__",
     "add_adapter",
+    "audit",
     "load",
     "merge_adapter",
     "print_trainable_parameters",
@@ -47,6 +49,7 @@ _EXPORTS = {
     "SpanCache": "hylora.generation.cache",
     "SpanConfig": "hylora.attention.config",
     "add_adapter": "hylora.adapters.model",
+    "audit": "hylora.auditing.audit",
     "load": "hylora.runs.loading",
     "merge_adapter": "hylora.adapters.merge",
     "print_trainable_parameters": "hylora.adapters.report",

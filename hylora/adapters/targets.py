@@ -19,7 +19,7 @@ from torch import nn
 from hylora.adapters.structure import base_model, base_modules, is_attention, is_depthwise, unwrapped
 from hylora.words import nearest
 
-__all__ = ["check_options", "check_targets", "linear_targets"]
+__all__ = ["check_options", "check_targets", "is_bypassed", "linear_targets"]
 
 # Fields of `LoraConfig` that keep what HyLoRA promises: tested, or set by PEFT itself.
 _KEPT = {
@@ -87,7 +87,7 @@ def check_targets(model: nn.Module, config: LoraConfig) -> None:
                 f"target_modules must not name {name}, a depthwise convolution: the rank would have to be a multiple "
                 "of the channels, and the mixer never calls the module; train it in full: variant='hylora'"
             )
-        if _is_bypassed(base, name):
+        if is_bypassed(base, name):
             parent, _, child = name.rpartition(".")
             raise ValueError(
                 f"target_modules must not name {name}: {type(base.get_submodule(parent)).__name__} reads "
@@ -107,7 +107,7 @@ def linear_targets(base: nn.Module) -> list[str]:
     """
     head = base.get_output_embeddings()
     linear = [n for n, m in base_modules(base) if isinstance(unwrapped(m), nn.Linear) and m is not head]
-    able = LoraConfig(target_modules=[name for name in linear if not _is_bypassed(base, name)])
+    able = LoraConfig(target_modules=[name for name in linear if not is_bypassed(base, name)])
     return _target_modules(base, _as_peft_reads(base, able))
 
 
@@ -138,7 +138,7 @@ def _check_experts(base, config, targets) -> None:
         )
 
 
-def _is_bypassed(base: nn.Module, name: str) -> bool:
+def is_bypassed(base: nn.Module, name: str) -> bool:
     """Whether the module `name` is a child of a recurrent mixer whose code reads the weight past the child's forward.
 
     Softmax attention calls its projections, whatever else its code says of their weights.

@@ -18,8 +18,9 @@ from hylora.adapters import add_adapter
 from hylora.auditing.miniature import miniature
 from hylora.language.model import load_model, plan_model, prepare_model
 from hylora.language.recipe import LanguageRecipe
-from hylora.runs.loading import load, read_manifest
+from hylora.runs.loading import load
 from hylora.runs.manifest import MANIFEST_NAME
+from hylora.runs.whereabouts import read_manifest
 
 __all__ = ["Opened", "open_model", "open_recipe"]
 

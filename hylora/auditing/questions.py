@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -14,11 +15,11 @@ from hylora.adapters import merge_adapter
 from hylora.adapters.structure import base_model
 from hylora.architecture import is_recurrent, shows_positions
 from hylora.attention import SpanConfig, set_attention
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.auditing import properties, training
+from hylora.auditing.boundaries import untold
 from hylora.auditing.comparison import Differs, Probe
 from hylora.auditing.features import survives
-from hylora.auditing.kernels import boundary_kernels
 from hylora.generation import SpanCache
 
 __all__ = ["QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
@@ -56,7 +57,7 @@ class Subject:
     def span(self) -> SpanConfig | None:
         """The options of the attention, where it is one of this package's."""
         text = self.base.config.get_text_config()
-        return SpanConfig.of(text) if self.attention in FUNCTIONS else None
+        return SpanConfig.of(text) if self.attention in PLUG_INS else None
 
     @property
     def attention(self) -> str:
@@ -71,26 +72,24 @@ class Subject:
             set_attention(self.model, self.attention, **wide.to_dict())
 
 
-def _packed(subject: Subject) -> float:
+def _packed(subject: Subject, **arguments: Any) -> float:
     if subject.packing not in (None, "documents"):
         raise NotAsked(f"the recipe packs no documents side by side (data.packing={subject.packing!r})")
     try:
-        return properties.packed(subject.model, subject.probe)
+        return properties.packed(subject.model.eval(), subject.probe, **arguments)
     except Differs as differs:
         if not shows_positions(subject.base.config):
             cause = f"{subject.base.config.model_type!r} shows position_ids neither to its mask nor to attention"
         elif is_recurrent(subject.base.config):
-            cause = "recurrent layers carry their state over the boundary, and position_ids do not tell them of it"
+            cause = "recurrent layers carry their state over the boundary"
         else:
             cause = "attention reads over the boundary"
         raise Differs(f"{differs}: {cause}", differs.difference) from differs
 
 
 def _indexed(subject: Subject) -> float:
-    if subject.packing not in (None, "documents"):
-        raise NotAsked(f"the recipe packs no documents side by side (data.packing={subject.packing!r})")
     try:
-        return properties.indexed(subject.model, subject.probe)
+        return _packed(subject, **properties.boundaries(subject.probe))
     except (Differs, *REFUSALS) as error:
         if is_recurrent(subject.base.config):
             error.add_note(_with_kernels(subject))
@@ -98,16 +97,16 @@ def _indexed(subject: Subject) -> float:
 
 
 def _with_kernels(subject: Subject) -> str:
-    """What to do where packing fails on this machine, from what the layers tell kernels that listen."""
-    with boundary_kernels(subject.model):
-        try:
-            properties.indexed(subject.model, subject.probe)
-        except (Differs, *REFUSALS) as error:
-            return f"kernels for the recurrent layers would not be enough: with stand-ins for them, {error}"
-    return (
-        "install causal-conv1d and mamba-ssm (or flash-linear-attention): its layers do pass the boundaries on, and "
-        "with stand-ins for those kernels packed rows are right"
+    """What to do where boundaries in `seq_idx` are not heeded on this machine."""
+    silent = untold(subject.model, subject.probe)
+    if silent is None or silent:
+        named = f" ({', '.join(sorted(silent))})" if silent else ""
+        return f"no kernels would help: its recurrent layers do not hand the boundaries on{named}"
+    remedy = (
+        "install causal-conv1d and mamba-ssm, or flash-linear-attention: its layers hand the boundaries to kernels"
     )
+    told = shows_positions(subject.base.config) or subject.attention in PLUG_INS
+    return remedy if told else f"{remedy}, and take an attention that reads seq_idx, as 'se_attn' does"
 
 
 def _trains(check: Callable[[nn.Module, Probe], float]) -> Callable[[Subject], float]:
@@ -203,7 +202,7 @@ def _context_parallel(subject: Subject) -> float:
     causes = []
     if is_recurrent(subject.base.config):
         causes.append("recurrent layers would begin anew on each device, for their state is not passed on")
-    if subject.attention in FUNCTIONS:
+    if subject.attention in PLUG_INS:
         causes.append(f"{subject.attention!r} has no form in which keys travel around a ring")
     elif subject.attention != "sdpa":
         causes.append(f"accelerate's ring replaces 'sdpa' alone, and not {subject.attention!r}")

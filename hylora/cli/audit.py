@@ -44,13 +44,11 @@ def audit(
 
     Exit status 1 says that an answer is no.
     """
-    # Building the command line must not take the seconds that the training stack takes to import.
-    from hylora.auditing.audit import audit as ask
-    from hylora.auditing.opening import open_model, open_recipe
+    # Nobody waits for a recipe's imports who only reads the options.
     from hylora.cli.model_options import read_pairs
     from hylora.files import write_atomically
     from hylora.language.recipe import LanguageRecipe
-    from hylora.runs.loading import check_exists
+    from hylora.runs.whereabouts import find_folder
     from hylora.training.recipe_loading import parse_overrides, read_yaml
 
     if model is None and recipe is None:
@@ -58,13 +56,19 @@ def audit(
     if recipe is not None and (attention or attention_option):
         raise ValueError(f"attention={attention!r} must not come with a recipe, which names one; change it there")
     if model is not None and not Path(model).is_file():
-        check_exists(model)
+        find_folder(model, revision)
     options = read_pairs(attention_option or [])
+    if recipe is not None:
+        overrides = [] if model is None else [f"model.path={json.dumps(model)}"]
+        asked = LanguageRecipe.from_tree(parse_overrides(read_yaml(recipe), overrides))
+    # Nor for torch whose input is wrong.
+    from hylora.auditing.audit import audit as ask
+    from hylora.auditing.opening import open_model, open_recipe
+
     console, errors = Console(), Console(stderr=True)
     with errors.status("") as status:
         if recipe is not None:
-            overrides = [] if model is None else [f"model.path={json.dumps(model)}"]
-            opened = open_recipe(LanguageRecipe.from_tree(parse_overrides(read_yaml(recipe), overrides)), small=small)
+            opened = open_recipe(asked, small=small)
         else:
             opened = open_model(model, small=small, revision=revision)
         found = ask(

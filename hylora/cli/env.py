@@ -8,14 +8,11 @@ import importlib.util
 import os
 from pathlib import Path
 
-import torch
-from huggingface_hub.constants import HF_HUB_CACHE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from hylora.environment import environment, version_of
-from hylora.hub_kernels import check_hub_kernels
 
 __all__ = ["env"]
 
@@ -66,6 +63,8 @@ def env() -> None:
 
 
 def _choices() -> list[tuple[str, str, str]]:
+    import torch
+
     cuda = torch.cuda.is_available()
     triton = importlib.util.find_spec("triton")
     if not cuda:
@@ -88,6 +87,8 @@ def _choices() -> list[tuple[str, str, str]]:
 
 def _layer_kernels(layers: str, *modules: str) -> tuple[str, str, str]:
     """What runs in some layers without `use_kernels`. A package that is installed may still fail to load."""
+    import torch
+
     names, failures = [_OPTIONAL[module][0] for module in modules], []
     for module, name in zip(modules, names, strict=True):
         try:
@@ -104,6 +105,10 @@ def _layer_kernels(layers: str, *modules: str) -> tuple[str, str, str]:
 
 def _hub_kernels(cuda: bool) -> tuple[str, str]:
     """Whether kernels of the Hub can be had, and which lie here already."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from hylora.hub_kernels import check_hub_kernels
+
     try:
         check_hub_kernels("cuda" if cuda else "cpu")
     except ValueError as error:

@@ -7,20 +7,19 @@ import ast
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.names import PLUG_INS
-from hylora.hub_kernels import check_hub_kernels
+from hylora.attention.config import SpanConfig, expand_preset
+from hylora.attention.names import PLUG_INS, resolve_name
 from hylora.rope import RopeScaling
-from hylora.runs.loading import check_exists, load, read_manifest
 from hylora.runs.manifest import RunManifest
-from hylora.runs.tokenizer import find_tokenizer
+from hylora.runs.whereabouts import read_manifest
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["AttentionOption", "ModelOptions", "options_of", "read_pairs", "with_options"]
 
@@ -72,7 +71,6 @@ class ModelOptions:
     rope_scaling: RopeScaling | None = field(init=False)
 
     def __post_init__(self) -> None:
-        check_exists(self.model)
         self.manifest = read_manifest(self.model, self.revision)
         self.span_options = self._read_span_options()
         try:
@@ -83,6 +81,8 @@ class ModelOptions:
             raise ValueError(f"--dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
         self.device = _check_device(self.device)
         if self.use_kernels:
+            from hylora.hub_kernels import check_hub_kernels
+
             check_hub_kernels(self.device)
 
     @property
@@ -106,6 +106,8 @@ class ModelOptions:
         Raises:
             ValueError: if there is none in either.
         """
+        from hylora.runs.tokenizer import find_tokenizer
+
         return find_tokenizer(self.model, self.manifest, self.revision)
 
     def load_model(self, trainable: bool = False) -> nn.Module:
@@ -114,6 +116,8 @@ class ModelOptions:
         Args:
             trainable: in training mode, with an adapter that can be trained further, instead of evaluation mode.
         """
+        from hylora.runs.loading import load
+
         return load(
             self.model,
             None if self.attention == "same" else self.attention,
@@ -147,6 +151,8 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
 
 def _check_device(device: str | None) -> str:
     """The device to run on: CUDA by default where there is one."""
+    import torch  # what is wrong with a model's name shows before the second that this takes
+
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from hylora.adapters.quantization import Quantization
 from hylora.hub_kernels import check_hub_kernels
 from hylora.language.data import TokenData, build_datasets
 from hylora.language.data.packing import check_kernels
@@ -32,6 +33,8 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     """
     plan = plan_model(recipe)
     _check_kernels(recipe, plan, accelerator)
+    if plan.quantization is not None:
+        _check_quantization(plan.quantization, accelerator)
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
     base = load_model(recipe, plan, accelerator.mixed_precision)
@@ -57,6 +60,18 @@ def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan, accelerator: Acceler
             check_kernels(recipe.data, plan.config.get_text_config())
     except ValueError as error:
         raise RecipeError(f"model.{error}" if recipe.model.use_kernels else str(error)) from error
+
+
+def _check_quantization(quantization: Quantization, accelerator: Accelerator) -> None:
+    try:
+        quantization.check_installed()
+    except ValueError as error:
+        raise RecipeError(f"model.{error}") from error
+    if accelerator.distributed_type in SHARDED:
+        raise RecipeError(
+            f"model.quantization={quantization.method!r} must not come with FSDP or DeepSpeed, which would spread "
+            "quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+        )
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:

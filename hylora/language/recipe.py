@@ -35,6 +35,8 @@ class ModelRecipe:
         tokenizer: hub id or folder of the tokenizer; the model's own where it is null.
         dtype: type of the weights; `auto` is bfloat16 under an adapter where bf16 is used, else float32. What is
             trained is float32 in any case.
+        quantization: load the frozen base of an adapter in fewer bits: `nf4` (QLoRA's four) or `int8` of
+            bitsandbytes, or `torchao_int8` (weights only); null for none.
         trust_remote_code: run code that comes with the model.
         freeze: regular expressions; parameters whose name one of them finds are not trained.
         rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
@@ -48,6 +50,7 @@ class ModelRecipe:
     from_scratch: bool = False
     tokenizer: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["nf4", "int8", "torchao_int8"] | None = None
     trust_remote_code: bool = False
     freeze: tuple[str, ...] = ()
     rope: RopeScaling | None = None
@@ -242,6 +245,11 @@ class LanguageRecipe(Recipe):
             raise RecipeError(
                 f"adapter.variant={self.adapter.variant!r} must not come with model.from_scratch=true, most of which "
                 "would stay at its random weights; set adapter.variant=none"
+            )
+        if self.model.quantization and self.adapter.variant == "none":
+            raise RecipeError(
+                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantized weights "
+                "cannot be trained; set adapter.variant, or leave model.quantization out"
             )
         if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
             raise RecipeError(

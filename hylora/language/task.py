@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ class LanguageTask(Task):
             base_model=None if self._plan.adapter is None else absolute(model.path),
             base_revision=model.revision,
             **self._plan.rope,
+            quantization=None if self._plan.quantization is None else asdict(self._plan.quantization),
             context_length=self._recipe.training.sequence_length,
             hylora_version=hylora.__version__,
         ).save(folder)

@@ -34,7 +34,7 @@ class TrainingSetup:
         kernels: "fused" (mamba-ssm is installed there) or "torch", for Mamba layers.
 
     Raises:
-        ValueError: if the sharding or the kernels are unknown, or do not go with the hardware.
+        ValueError: if the sharding or the kernels are unknown, or do not go with the hardware or the recipe.
     """
 
     recipe: LanguageRecipe
@@ -44,6 +44,12 @@ class TrainingSetup:
 
     def __post_init__(self) -> None:
         check_sharding(self.sharding, self.hardware)
+        if self.recipe.model.quantization and self.sharding != "none":
+            raise ValueError(
+                f"sharding={self.sharding!r} must not come with "
+                f"model.quantization={self.recipe.model.quantization!r}, which trains with whole copies of the base; "
+                "use none"
+            )
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels={self.kernels!r} must be one of {', '.join(KERNELS)}")
 

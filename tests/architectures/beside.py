@@ -18,10 +18,10 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as SFTCollat
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.adapters.config import check_targets
 from hylora.adapters.structure import base_model, find_groups
-from hylora.auditing.kernels import boundary_kernels
 from hylora.language.data import DataRecipe, SourceRecipe, check_packing
 from hylora.language.data.packing import check_kernels
 from tests.architectures.checks import logits, tokens
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.table import markdown_table, replace_between
 from tests.architectures.zoo import HYBRIDS, ZOO, Architecture
 

@@ -13,10 +13,10 @@ import hylora
 from hylora.adapters.structure import find_groups
 from hylora.architecture import attention_layers, is_recurrent
 from hylora.attention import check_attention
-from hylora.auditing.kernels import boundary_kernels
 from hylora.language.data import DataRecipe, SourceRecipe, check_packing
 from hylora.language.data.packing import check_kernels
 from hylora.recurrence import deaf_packages, enclosed, wrapped_function
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import SIZES, ZOO
 from tests.tiny import tiny_model

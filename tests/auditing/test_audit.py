@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import hylora
+from hylora import audit
 from hylora.adapters import HyLoraConfig, add_adapter
-from hylora.auditing.audit import audit
 from hylora.auditing.preserve import preserved
 from hylora.auditing.questions import QUESTIONS
 from tests.architectures.zoo import ZOO

@@ -14,12 +14,12 @@ from transformers.models.bamba import modeling_bamba as code
 
 import hylora
 from hylora import hub_kernels
-from hylora.auditing.kernels import keep_apart
 from hylora.language import LanguageRecipe, assembly, train
 from hylora.recurrence import deaf_packages, enclosed, wrapped_function
 from hylora.runs import loading
 from kernels import Mode, register_kernel_mapping
 from tests.architectures.fused import fused
+from tests.architectures.kernels import keep_apart
 
 calls = []
 

@@ -8,7 +8,6 @@ import torch
 
 import hylora
 from hylora.adapters import HyLoraConfig, add_adapter
-from hylora.auditing.kernels import boundary_kernels
 from hylora.language import train
 from hylora.language.data import Padding
 from hylora.language.data.packing import Piece, assemble
@@ -17,6 +16,7 @@ from hylora.language.task import CausalLoss
 from hylora.training import RecipeError
 from tests.architectures.checks import SMALL, assert_same
 from tests.architectures.fused import fused
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.zoo import ZOO
 
 # Granite's own attention is told of nothing.

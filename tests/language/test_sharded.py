@@ -11,12 +11,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from hylora.adapters import HyLoraConfig, add_adapter
-from hylora.auditing.kernels import boundary_kernels
 from hylora.language.task import CausalLoss
 from hylora.training.optimizer import build_optimizer, load_optimizer_state, parameter_names
 from hylora.training.processes import like, whole
 from hylora.training.recipe import OptimizerRecipe
 from hylora.training.state import take
+from tests.architectures.kernels import boundary_kernels
 from tests.tiny import tiny_bamba
 
 

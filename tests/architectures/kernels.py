@@ -13,8 +13,6 @@ from torch import nn
 from hylora.adapters.structure import base_model
 from hylora.recurrence import enclosed, wrapped_function
 
-__all__ = ["boundary_kernels", "keep_apart"]
-
 # What modelling files call: the dimension along which its tensors hold tokens, and the argument with boundaries.
 _FUNCTIONS = {
     "causal_conv1d_fn": (-1, "seq_idx"),
