@@ -12,7 +12,8 @@ from hylora.adapters.quantization import Quantization
 from hylora.hub_kernels import check_hub_kernels
 from hylora.language.data import TokenData, build_datasets
 from hylora.language.data.packing import check_kernels
-from hylora.language.head import verify_head
+from hylora.language.head import LogitTransform, verify_head
+from hylora.language.liger import check_liger
 from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss, LanguageTask
@@ -35,6 +36,8 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     _check_kernels(recipe, plan, accelerator)
     if plan.quantization is not None:
         _check_quantization(plan.quantization, accelerator)
+    if recipe.training.loss == "liger":
+        _check_liger(plan, accelerator)
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
     base = load_model(recipe, plan, accelerator.mixed_precision)
@@ -45,7 +48,7 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         "base model": None if recipe.model.from_scratch else model_fingerprint(base),
     }
     model = prepare_model(base, recipe, plan)
-    loss = CausalLoss(model, recipe.training.loss_slice, recipe.model.use_kernels)
+    loss = CausalLoss(model, recipe.training.loss_slice, recipe.training.loss, hub_kernels=recipe.model.use_kernels)
     task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
     return task
@@ -72,6 +75,13 @@ def _check_quantization(quantization: Quantization, accelerator: Accelerator) ->
             f"model.quantization={quantization.method!r} must not come with FSDP or DeepSpeed, which would spread "
             "quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
         )
+
+
+def _check_liger(plan: ModelPlan, accelerator: Accelerator) -> None:
+    try:
+        check_liger(accelerator.device, LogitTransform.of(plan.config.get_text_config()))
+    except ValueError as error:
+        raise RecipeError(f"training.{error}") from error
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:

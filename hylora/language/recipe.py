@@ -154,18 +154,23 @@ class TrainingRecipe(LoopRecipe):
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         offload: keep what they are recomputed from, the input of every layer, in the host's memory.
         sequence_length: tokens per sequence.
+        loss: `sliced`, or `liger` for Liger's kernel, which needs a GPU and chooses the slices itself.
         loss_slice: positions per slice of the language-model head.
     """
 
     gradient_checkpointing: bool = True
     offload: bool = False
     sequence_length: int = 8192
+    loss: Literal["sliced", "liger"] = "sliced"
     loss_slice: int = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "sequence_length", least=2)
         check_range(self, "loss_slice", least=1)
+        check_choice(self, "loss")
+        if self.loss == "liger":
+            refuse_unread(self, "loss_slice", choice="loss")
         if self.offload and not self.gradient_checkpointing:
             raise ValueError(
                 "offload=True must come with gradient_checkpointing=true, for it is what layers are recomputed from "
@@ -248,7 +253,7 @@ class LanguageRecipe(Recipe):
             )
         if self.model.quantization and self.adapter.variant == "none":
             raise RecipeError(
-                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantized weights "
+                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantised weights "
                 "cannot be trained; set adapter.variant, or leave model.quantization out"
             )
         if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):

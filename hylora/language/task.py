@@ -18,6 +18,7 @@ import hylora
 from hylora.hub_kernels import use_hub_kernels
 from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
+from hylora.language.liger import liger_causal_loss
 from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
 from hylora.language.packed import tell_boundaries, verify_boundaries
@@ -41,16 +42,18 @@ class CausalLoss(nn.Module):
     Args:
         model: a transformers causal language model, or a PEFT model around one.
         slice_length: positions per slice of the head.
+        kernel: "sliced", or "liger" for Liger's, which chooses the slices itself.
         hub_kernels: use kernels of the Hub from the first forward pass on, when the model lies where it will run.
 
     Attributes:
         predictions: passes on the logits [n, V] of each slice; a forward hook on it sees them at no cost.
     """
 
-    def __init__(self, model: nn.Module, slice_length: int, hub_kernels: bool = False) -> None:
+    def __init__(self, model: nn.Module, slice_length: int, kernel: str = "sliced", hub_kernels: bool = False) -> None:
         super().__init__()
         self.model = model
         self.slice_length = slice_length
+        self.kernel = kernel
         self.predictions = nn.Identity()
         self._kernels_due = hub_kernels
         self._verified: set[bool] = set()
@@ -67,8 +70,11 @@ class CausalLoss(nn.Module):
                 documents, which begin where those do not count on.
 
         Raises:
-            ValueError: if documents of one row are not kept apart.
+            ValueError: if documents of one row are not kept apart, or Liger's kernel is asked for predictions, of
+                which it shows none.
         """
+        if self.kernel == "liger" and self.predictions._forward_hooks:
+            raise ValueError("loss='liger' shows no logits to hooks on `predictions`; use sliced")
         if self._kernels_due:
             logger.info("kernels of the Hub: %s", ", ".join(use_hub_kernels(self.model)))
             self._kernels_due = False
@@ -81,6 +87,8 @@ class CausalLoss(nn.Module):
             inputs = tell_boundaries(parts.decoder.config, {"input_ids": input_ids, "labels": labels, **inputs})
             input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
         hidden = parts.decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        if self.kernel == "liger":
+            return liger_causal_loss(hidden, parts.weight, labels, parts.bias, parts.transform)
         return sliced_causal_loss(
             hidden,
             parts.weight,

@@ -52,8 +52,8 @@ def load(
         rope: stretch the rotary positions of a model that was not trained so; its factor must be a number.
         use_kernels: let transformers load prebuilt kernels of the Hub for the model's layers; needs a `device_map`
             with a GPU, and the package `kernels`.
-        dequantize: give the base of an adapter that was trained on quantized weights ordinary ones with the same
-            values, as merging needs; by default they are quantized as in training.
+        dequantize: give the base of an adapter that was trained on quantised weights ordinary ones with the same
+            values, as merging needs; by default they are quantised as in training.
         **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:

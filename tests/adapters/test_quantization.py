@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters on bases in four and eight bits: what is quantized, that it trains, and that it comes back."""
+"""Adapters on bases in four and eight bits: what is quantised, that it trains, and that it comes back."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_shared_blocks_and_layers_trained_in_full_stay_as_they_are():
 
 def test_nothing_to_quantize():
     model = tiny_llama(hidden_size=32, intermediate_size=32)
-    with pytest.raises(ValueError, match="quantization='nf4' has nothing to quantize in LlamaForCausalLM"):
+    with pytest.raises(ValueError, match="quantization='nf4' has nothing to quantise in LlamaForCausalLM"):
         Quantization.plan("nf4", model, HyLoraConfig.for_model(model, "lora"))
 
 

@@ -47,7 +47,7 @@ def test_a_run_in_four_bits(changes, recipe, tmp_path):
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits
         assert (plain(ids, use_cache=False).logits - logits).abs().max() < 1e-3 * logits.abs().max()
-    assert "quantized, nf4" in (tmp_path / "plain" / "README.md").read_text()
+    assert "quantised, nf4" in (tmp_path / "plain" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_a_base_that_is_quantized_already(changes, recipe, tmp_path):
     path = tmp_path / "base" / "config.json"
     config = path.read_text().rstrip().removesuffix("}")
     path.write_text(config + ', "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}')
-    with pytest.raises(RecipeError, match=r"model\.path=.* holds quantized weights.*set model\.quantization"):
+    with pytest.raises(RecipeError, match=r"model\.path=.* holds quantised weights.*set model\.quantization"):
         plan_model(recipe(changes))
