@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from hylora.adapters.quantization import Quantization
+from hylora.hub_kernels import check_hub_kernels
 from hylora.language.data import TokenData, build_datasets
+from hylora.language.data.packing import check_kernels
 from hylora.language.head import LogitTransform, verify_head
 from hylora.language.liger import check_liger
 from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
@@ -31,6 +33,7 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         RecipeError: if the recipe cannot work here.
     """
     plan = plan_model(recipe)
+    _check_kernels(recipe, plan, accelerator)
     if plan.quantization is not None:
         _check_quantization(plan.quantization, accelerator)
     if recipe.training.loss == "liger":
@@ -45,10 +48,21 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         "base model": None if recipe.model.from_scratch else model_fingerprint(base),
     }
     model = prepare_model(base, recipe, plan)
-    loss = CausalLoss(model, recipe.training.loss_slice, recipe.training.loss)
+    loss = CausalLoss(model, recipe.training.loss_slice, recipe.training.loss, hub_kernels=recipe.model.use_kernels)
     task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
     return task
+
+
+def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan, accelerator: Accelerator) -> None:
+    try:
+        if recipe.model.use_kernels:
+            # What they do with packed documents shows in the first forward pass.
+            check_hub_kernels(accelerator.device)
+        else:
+            check_kernels(recipe.data, plan.config.get_text_config())
+    except ValueError as error:
+        raise RecipeError(f"model.{error}" if recipe.model.use_kernels else str(error)) from error
 
 
 def _check_quantization(quantization: Quantization, accelerator: Accelerator) -> None:

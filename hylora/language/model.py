@@ -67,7 +67,7 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     attention = recipe.attention.name
     try:
         check_attention(config, attention)
-        check_packing(recipe.data, text)
+        check_packing(recipe.data, text, attention)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     _check_losses(text)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,11 +15,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import hylora
+from hylora.hub_kernels import use_hub_kernels
 from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
 from hylora.language.liger import liger_causal_loss
 from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
+from hylora.language.packed import tell_boundaries, verify_boundaries
 from hylora.language.recipe import LanguageRecipe
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest, absolute
 from hylora.training.evaluation import deal, mean_loss
@@ -27,6 +30,8 @@ from hylora.training.processes import share_of
 from hylora.training.task import Task
 
 __all__ = ["CausalLoss", "LanguageTask"]
+
+logger = logging.getLogger(__name__)
 
 
 class CausalLoss(nn.Module):
@@ -38,17 +43,20 @@ class CausalLoss(nn.Module):
         model: a transformers causal language model, or a PEFT model around one.
         slice_length: positions per slice of the head.
         kernel: "sliced", or "liger" for Liger's, which chooses the slices itself.
+        hub_kernels: use kernels of the Hub from the first forward pass on, when the model lies where it will run.
 
     Attributes:
         predictions: passes on the logits [n, V] of each slice; a forward hook on it sees them at no cost.
     """
 
-    def __init__(self, model: nn.Module, slice_length: int, kernel: str = "sliced") -> None:
+    def __init__(self, model: nn.Module, slice_length: int, kernel: str = "sliced", hub_kernels: bool = False) -> None:
         super().__init__()
         self.model = model
         self.slice_length = slice_length
         self.kernel = kernel
         self.predictions = nn.Identity()
+        self._kernels_due = hub_kernels
+        self._verified: set[bool] = set()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
@@ -58,14 +66,26 @@ class CausalLoss(nn.Module):
         Args:
             input_ids: [B, L].
             labels: [B, L], at the positions of the inputs; -100 is ignored.
-            **inputs: further inputs of the decoder, such as `attention_mask`.
+            **inputs: further inputs of the decoder, such as `attention_mask`. With `position_ids` a row holds several
+                documents, which begin where those do not count on.
 
         Raises:
-            ValueError: Liger's kernel is asked for predictions, of which it shows none.
+            ValueError: if documents of one row are not kept apart, or Liger's kernel is asked for predictions, of
+                which it shows none.
         """
         if self.kernel == "liger" and self.predictions._forward_hooks:
             raise ValueError("loss='liger' shows no logits to hooks on `predictions`; use sliced")
+        if self._kernels_due:
+            logger.info("kernels of the Hub: %s", ", ".join(use_hub_kernels(self.model)))
+            self._kernels_due = False
         parts = decoder_and_head(self.model)
+        if "position_ids" in inputs:
+            # In training other kernels may run than in evaluation.
+            if self.training not in self._verified:
+                verify_boundaries(parts.decoder, input_ids.device)
+                self._verified.add(self.training)
+            inputs = tell_boundaries(parts.decoder.config, {"input_ids": input_ids, "labels": labels, **inputs})
+            input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
         hidden = parts.decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
         if self.kernel == "liger":
             return liger_causal_loss(hidden, parts.weight, labels, parts.bias, parts.transform)
