@@ -73,7 +73,12 @@ def _check_quantization(quantization: Quantization, accelerator: Accelerator) ->
     if accelerator.distributed_type in SHARDED:
         raise RecipeError(
             f"model.quantization={quantization.method!r} must not come with FSDP or DeepSpeed, which would spread "
-            "quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+            "quantised weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+        )
+    if quantization.method == "torchao_int8" and accelerator.num_processes > 1:
+        raise RecipeError(
+            "model.quantization='torchao_int8' must not come with several processes, between which torch cannot send "
+            "its weights; use int8"
         )
 
 
