@@ -10,7 +10,7 @@ from peft import LoraConfig
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 
-from hylora.adapters.structure import base_model, base_modules, find_groups, unwrapped
+from hylora.adapters.structure import base_model, base_modules, find_groups, shortest_suffixes, unwrapped
 from hylora.adapters.targets import check_options, check_targets, linear_targets
 from hylora.words import nearest
 
@@ -76,9 +76,9 @@ class HyLoraConfig:
         _require_groups(type(base).__name__, groups, variant, target_modules)
 
         if target_modules is None:
-            target_modules = _shortest_suffixes(groups["attention"], names)
+            target_modules = shortest_suffixes(groups["attention"], names)
         elif target_modules == "all-linear":
-            target_modules = _shortest_suffixes(linear_targets(base), names)
+            target_modules = shortest_suffixes(linear_targets(base), names)
         elif not isinstance(target_modules, str):
             _require_matches(type(base).__name__, target_modules, names)
         saved = {name for group in VARIANTS[variant] for name in groups[group]}
@@ -93,7 +93,7 @@ class HyLoraConfig:
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
             target_modules=target_modules,
-            modules_to_save=_shortest_suffixes(saved, names) or None,
+            modules_to_save=shortest_suffixes(saved, names) or None,
             ensure_weight_tying=_trains_tied_embedding(base, saved),
             **{"task_type": "CAUSAL_LM" if base.can_generate() else None, **options},
         )
@@ -127,24 +127,6 @@ def _require_matches(model_name: str, targets: Iterable[str], names: list[str]) 
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise ValueError(f"target_modules={target!r} must match a module of {model_name}")
-
-
-def _shortest_suffixes(wanted: Iterable[str], names: list[str]) -> list[str]:
-    """The shortest dotted suffixes that pick `wanted` out of `names`, and nothing more.
-
-    PEFT matches modules_to_save by `str.endswith`, without regard for the dots: "norm" would take "input_layernorm".
-    """
-    wanted = set(wanted)
-    others = [name for name in names if name not in wanted]
-    suffixes = set()
-    for name in wanted:
-        parts = name.split(".")
-        candidates = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
-        exact = [suffix for suffix in candidates if not any(other.endswith(suffix) for other in others)]
-        if not exact:
-            raise ValueError(f"{name!r} must not end another module's name, for PEFT matches modules by suffix")
-        suffixes.add(exact[0])
-    return sorted(suffixes)
 
 
 def _trains_tied_embedding(base, saved) -> bool:

@@ -19,7 +19,7 @@ from torch import nn
 from hylora.adapters.structure import base_model, base_modules, is_attention, is_depthwise, unwrapped
 from hylora.words import nearest
 
-__all__ = ["check_options", "check_targets", "linear_targets"]
+__all__ = ["check_options", "check_targets", "is_bypassed", "linear_targets"]
 
 # Fields of `LoraConfig` that keep what HyLoRA promises: tested, or set by PEFT itself.
 _KEPT = {
@@ -70,10 +70,11 @@ def check_targets(model: nn.Module, config: LoraConfig) -> None:
 
     Raises:
         ValueError: no module is a target; a target is a depthwise convolution, or a projection of a recurrent mixer
-            whose weight the mixer reads past the projection's forward; a parameter, a layer or a pattern matches no
-            target, which PEFT would pass over; PEFT would put the LoRA somewhere else.
+            whose weight the mixer reads past the projection's forward; a parameter, an exclusion, a layer or a pattern
+            matches nothing, which PEFT would pass over; PEFT would put the LoRA somewhere else.
     """
     base = base_model(model)
+    _check_excluded(base, config)
     targets = _target_modules(base, config)
     parameters = _target_parameters(base, config.target_parameters or ())
     if not targets and not parameters:
@@ -87,7 +88,7 @@ def check_targets(model: nn.Module, config: LoraConfig) -> None:
                 f"target_modules must not name {name}, a depthwise convolution: the rank would have to be a multiple "
                 "of the channels, and the mixer never calls the module; train it in full: variant='hylora'"
             )
-        if _is_bypassed(base, name):
+        if is_bypassed(base, name):
             parent, _, child = name.rpartition(".")
             raise ValueError(
                 f"target_modules must not name {name}: {type(base.get_submodule(parent)).__name__} reads "
@@ -107,7 +108,7 @@ def linear_targets(base: nn.Module) -> list[str]:
     """
     head = base.get_output_embeddings()
     linear = [n for n, m in base_modules(base) if isinstance(unwrapped(m), nn.Linear) and m is not head]
-    able = LoraConfig(target_modules=[name for name in linear if not _is_bypassed(base, name)])
+    able = LoraConfig(target_modules=[name for name in linear if not is_bypassed(base, name)])
     return _target_modules(base, _as_peft_reads(base, able))
 
 
@@ -138,7 +139,7 @@ def _check_experts(base, config, targets) -> None:
         )
 
 
-def _is_bypassed(base: nn.Module, name: str) -> bool:
+def is_bypassed(base: nn.Module, name: str) -> bool:
     """Whether the module `name` is a child of a recurrent mixer whose code reads the weight past the child's forward.
 
     Softmax attention calls its projections, whatever else its code says of their weights.
@@ -162,6 +163,18 @@ def _target_parameters(base, suffixes) -> list[str]:
                 f"{nearest(suffix, names)!r}"
             )
     return [name for name in names if any(name.endswith(f".{suffix}") for suffix in suffixes)]
+
+
+def _check_excluded(base, config) -> None:
+    """Raise for an exclusion that excludes nothing."""
+    excluded = config.exclude_modules or ()
+    for suffix in [] if isinstance(excluded, str) else excluded:
+        names = [name for name, _ in base_modules(base)]
+        if not any(name == suffix or name.endswith(f".{suffix}") for name in names):
+            raise ValueError(
+                f"exclude_modules={suffix!r} must match a module of {type(base).__name__}; the nearest is "
+                f"{nearest(suffix, names)!r}"
+            )
 
 
 def _check_layers(config, targets) -> None:

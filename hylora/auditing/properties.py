@@ -18,12 +18,13 @@ from hylora.adapters.structure import base_model
 from hylora.auditing.comparison import Differs, Probe, assert_same, logits, outcome, same_outcome, takes
 
 __all__ = [
+    "boundaries",
     "cached",
     "causal",
     "checkpointed",
     "continued",
-    "indexed",
     "packed",
+    "packed_row",
     "padded",
     "padded_prompt",
     "saved",
@@ -33,43 +34,48 @@ STEPS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_toke
 STEPS |= {"output_logits": True, "return_dict_in_generate": True}
 
 
+def packed_row(probe: Probe) -> tuple[Tensor, Tensor]:
+    """Two sequences of different lengths in one row [1, L], and positions that restart with the second."""
+    parts = _parts(probe)
+    positions = [torch.arange(ids.shape[1], device=ids.device) for ids in parts]
+    return torch.cat(parts, dim=1), torch.cat(positions)[None]
+
+
+def boundaries(probe: Probe) -> dict[str, Any]:
+    """What transformers' collator passes with a `packed_row` beside positions."""
+    lengths = [ids.shape[1] for ids in _parts(probe)]
+    numbers = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])
+    bounds = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32, device=probe.device)
+    return {
+        "seq_idx": numbers[None].to(probe.device, torch.int32),
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+
+
+def _parts(probe: Probe) -> tuple[Tensor, Tensor]:
+    return probe.tokens(length=3 * probe.length // 4), probe.tokens(seed=1)
+
+
 def packed(model: nn.Module, probe: Probe, **arguments: Any) -> float:
     """Two sequences in one row, told apart by `position_ids`, equal each in its own row.
 
     Args:
-        model: in any state.
+        model: in evaluation mode.
         probe: tokens.
-        **arguments: further arguments of the forward pass over the row.
+        **arguments: further arguments of the forward pass over the row, such as `boundaries`.
     """
-    first, second = probe.tokens(length=_first(probe)), probe.tokens(seed=1)
-    positions = torch.cat([torch.arange(ids.shape[1], device=ids.device) for ids in (first, second)])[None]
-    row = logits(model, torch.cat([first, second], dim=1), position_ids=positions, **arguments)
-    parts = row.split([first.shape[1], second.shape[1]], dim=1)
+    ids, positions = packed_row(probe)
+    row = logits(model, ids, position_ids=positions, **arguments)
+    parts = _parts(probe)
+    outputs = row.split([ids.shape[1] for ids in parts], dim=1)
     names = ("the first document's output", "the second document's output")
     return max(
-        assert_same(part, logits(model, ids), name, probe.tolerance)
-        for part, ids, name in zip(parts, (first, second), names, strict=True)
+        assert_same(output, logits(model, ids), name, probe.tolerance)
+        for output, ids, name in zip(outputs, parts, names, strict=True)
     )
-
-
-def indexed(model: nn.Module, probe: Probe) -> float:
-    """As `packed`, with all that transformers' collator for packed rows passes as well."""
-    lengths = (_first(probe), probe.length)
-    number = torch.cat([torch.full((length,), i) for i, length in enumerate(lengths)]).to(probe.device, torch.int32)
-    bounds = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32, device=probe.device)
-    return packed(
-        model,
-        probe,
-        seq_idx=number[None],
-        cu_seq_lens_q=bounds,
-        cu_seq_lens_k=bounds,
-        max_length_q=max(lengths),
-        max_length_k=max(lengths),
-    )
-
-
-def _first(probe: Probe) -> int:
-    return 3 * probe.length // 4
 
 
 def padded(model: nn.Module, probe: Probe, left: int = 0, right: int = 0) -> float:

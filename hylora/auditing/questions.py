@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -14,11 +16,11 @@ from hylora.adapters import merge_adapter
 from hylora.adapters.structure import base_model
 from hylora.architecture import is_recurrent, shows_positions
 from hylora.attention import SpanConfig, set_attention
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.auditing import properties, training
+from hylora.auditing.boundaries import untold
 from hylora.auditing.comparison import Differs, Probe
-from hylora.auditing.features import survives
-from hylora.auditing.kernels import boundary_kernels
+from hylora.auditing.features import BEYOND_CAUSAL, survives
 from hylora.generation import SpanCache
 
 __all__ = ["QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
@@ -56,7 +58,7 @@ class Subject:
     def span(self) -> SpanConfig | None:
         """The options of the attention, where it is one of this package's."""
         text = self.base.config.get_text_config()
-        return SpanConfig.of(text) if self.attention in FUNCTIONS else None
+        return SpanConfig.of(text) if self.attention in PLUG_INS else None
 
     @property
     def attention(self) -> str:
@@ -72,25 +74,29 @@ class Subject:
 
 
 def _packed(subject: Subject) -> float:
+    if subject.packing == "documents" and is_recurrent(subject.base.config):
+        raise NotAsked("training passes seq_idx as well, see below")
+    return _pack(subject)
+
+
+def _pack(subject: Subject, **arguments: Any) -> float:
     if subject.packing not in (None, "documents"):
         raise NotAsked(f"the recipe packs no documents side by side (data.packing={subject.packing!r})")
     try:
-        return properties.packed(subject.model, subject.probe)
+        return properties.packed(subject.model.eval(), subject.probe, **arguments)
     except Differs as differs:
         if not shows_positions(subject.base.config):
             cause = f"{subject.base.config.model_type!r} shows position_ids neither to its mask nor to attention"
         elif is_recurrent(subject.base.config):
-            cause = "recurrent layers carry their state over the boundary, and position_ids do not tell them of it"
+            cause = "recurrent layers carry their state over the boundary"
         else:
             cause = "attention reads over the boundary"
         raise Differs(f"{differs}: {cause}", differs.difference) from differs
 
 
 def _indexed(subject: Subject) -> float:
-    if subject.packing not in (None, "documents"):
-        raise NotAsked(f"the recipe packs no documents side by side (data.packing={subject.packing!r})")
     try:
-        return properties.indexed(subject.model, subject.probe)
+        return _pack(subject, **properties.boundaries(subject.probe))
     except (Differs, *REFUSALS) as error:
         if is_recurrent(subject.base.config):
             error.add_note(_with_kernels(subject))
@@ -98,16 +104,16 @@ def _indexed(subject: Subject) -> float:
 
 
 def _with_kernels(subject: Subject) -> str:
-    """What to do where packing fails on this machine, from what the layers tell kernels that listen."""
-    with boundary_kernels(subject.model):
-        try:
-            properties.indexed(subject.model, subject.probe)
-        except (Differs, *REFUSALS) as error:
-            return f"kernels for the recurrent layers would not be enough: with stand-ins for them, {error}"
-    return (
-        "install causal-conv1d and mamba-ssm (or flash-linear-attention): its layers do pass the boundaries on, and "
-        "with stand-ins for those kernels packed rows are right"
+    """What to do where boundaries in `seq_idx` are not heeded on this machine."""
+    silent = untold(subject.model, subject.probe)
+    if silent is None or silent:
+        named = f" ({', '.join(sorted(silent))})" if silent else ""
+        return f"no kernels would help: its recurrent layers do not hand the boundaries on{named}"
+    remedy = (
+        "install causal-conv1d and mamba-ssm, or flash-linear-attention: its layers hand the boundaries to kernels"
     )
+    told = shows_positions(subject.base.config) or subject.attention in PLUG_INS
+    return remedy if told else f"{remedy}, and take an attention that reads seq_idx, as 'se_attn' does"
 
 
 def _trains(check: Callable[[nn.Module, Probe], float]) -> Callable[[Subject], float]:
@@ -123,6 +129,8 @@ def _adapted(check: Callable[[Subject], float]) -> Callable[[Subject], float]:
     def ask(subject: Subject) -> float:
         if not isinstance(subject.model, PeftModel):
             raise NotAsked("it has no adapter")
+        if not isinstance(subject.model.base_model, BaseTuner):
+            raise NotAsked(f"an adapter of {type(subject.model.base_model).__name__} changes no modules")
         return check(subject)
 
     return ask
@@ -203,11 +211,11 @@ def _context_parallel(subject: Subject) -> float:
     causes = []
     if is_recurrent(subject.base.config):
         causes.append("recurrent layers would begin anew on each device, for their state is not passed on")
-    if subject.attention in FUNCTIONS:
+    if subject.attention in PLUG_INS:
         causes.append(f"{subject.attention!r} has no form in which keys travel around a ring")
     elif subject.attention != "sdpa":
         causes.append(f"accelerate's ring replaces 'sdpa' alone, and not {subject.attention!r}")
-    own = [name for name, verdict in survives(subject.model, subject.probe) if name != "its own scale"]
+    own = [name for name, _ in survives(subject.model, subject.probe) if name in BEYOND_CAUSAL]
     if own:
         causes.append(f"the ring knows causal masks alone, and not the model's own {', '.join(own)}")
     if causes:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from hylora.adapters.quantization import Quantization
 from hylora.language.data import TokenData, build_datasets
-from hylora.language.head import verify_head
+from hylora.language.head import LogitTransform, verify_head
+from hylora.language.liger import check_liger
 from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss, LanguageTask
@@ -29,6 +31,10 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         RecipeError: if the recipe cannot work here.
     """
     plan = plan_model(recipe)
+    if plan.quantization is not None:
+        _check_quantization(plan.quantization, accelerator)
+    if recipe.training.loss == "liger":
+        _check_liger(plan, accelerator)
     tokenizer = _load_tokenizer(recipe, plan)
     data = _read_data(recipe, tokenizer, accelerator)
     base = load_model(recipe, plan, accelerator.mixed_precision)
@@ -39,10 +45,29 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         "base model": None if recipe.model.from_scratch else model_fingerprint(base),
     }
     model = prepare_model(base, recipe, plan)
-    loss = CausalLoss(model, recipe.training.loss_slice)
+    loss = CausalLoss(model, recipe.training.loss_slice, recipe.training.loss)
     task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
     return task
+
+
+def _check_quantization(quantization: Quantization, accelerator: Accelerator) -> None:
+    try:
+        quantization.check_installed()
+    except ValueError as error:
+        raise RecipeError(f"model.{error}") from error
+    if accelerator.distributed_type in SHARDED:
+        raise RecipeError(
+            f"model.quantization={quantization.method!r} must not come with FSDP or DeepSpeed, which would spread "
+            "quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+        )
+
+
+def _check_liger(plan: ModelPlan, accelerator: Accelerator) -> None:
+    try:
+        check_liger(accelerator.device, LogitTransform.of(plan.config.get_text_config()))
+    except ValueError as error:
+        raise RecipeError(f"training.{error}") from error
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:

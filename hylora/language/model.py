@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from hylora.adapters import HyLoraConfig, add_adapter
+from hylora.adapters.quantization import Quantization
 from hylora.attention import check_attention, resolve_name
 from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
@@ -39,12 +40,14 @@ class ModelPlan:
         attention: transformers' name of the attention.
         adapter: resolved for this architecture, or None to train the model itself.
         rope: the fields of the config that RoPE scaling has set; empty where nothing is scaled.
+        quantization: of the base, or None.
     """
 
     config: PretrainedConfig
     attention: str
     adapter: LoraConfig | None
     rope: dict[str, Any]
+    quantization: Quantization | None = None
 
 
 def plan_model(recipe: LanguageRecipe) -> ModelPlan:
@@ -55,6 +58,11 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     """
     config = _read_config(recipe.model)
     text = config.get_text_config()
+    if getattr(config, "quantization_config", None) is not None:
+        raise RecipeError(
+            f"model.path={recipe.model.path!r} holds quantised weights, of which not all could be kept or merged; "
+            "name the model with ordinary weights, and set model.quantization"
+        )
     rope = _scale_rope(config, recipe)
     attention = recipe.attention.name
     try:
@@ -77,7 +85,8 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     if recipe.training.offload:
         _check_offload(skeleton)
     _check_freeze(skeleton, recipe.model.freeze)
-    return ModelPlan(config, resolve_name(attention), _plan_adapter(skeleton, recipe), rope)
+    adapter = _plan_adapter(skeleton, recipe)
+    return ModelPlan(config, resolve_name(attention), adapter, rope, _plan_quantization(skeleton, recipe, adapter))
 
 
 def load_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) -> nn.Module:
@@ -101,9 +110,9 @@ def load_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) ->
             source.path,
             config=plan.config,
             attn_implementation=plan.attention,
-            dtype=dtype,
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
+            **({"dtype": dtype} if plan.quantization is None else plan.quantization.arguments(dtype)),
         )
     except ValueError as error:
         raise RecipeError(f"model.path={source.path!r} cannot be loaded: {error}") from error
@@ -262,3 +271,13 @@ def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None
     except (ValueError, TypeError, NotImplementedError) as error:
         raise RecipeError(f"adapter: {error}") from error
     return config
+
+
+def _plan_quantization(model: nn.Module, recipe: LanguageRecipe, adapter: LoraConfig | None) -> Quantization | None:
+    method = recipe.model.quantization
+    if method is None or adapter is None:
+        return None
+    try:
+        return Quantization.plan(method, model, adapter)
+    except ValueError as error:
+        raise RecipeError(f"model.{error}") from error

@@ -35,6 +35,8 @@ class ModelRecipe:
         tokenizer: hub id or folder of the tokenizer; the model's own where it is null.
         dtype: type of the weights; `auto` is bfloat16 under an adapter where bf16 is used, else float32. What is
             trained is float32 in any case.
+        quantization: load the frozen base of an adapter in fewer bits: `nf4` (QLoRA's four) or `int8` of
+            bitsandbytes, or `torchao_int8` (weights only); null for none.
         trust_remote_code: run code that comes with the model.
         freeze: regular expressions; parameters whose name one of them finds are not trained.
         rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
@@ -46,6 +48,7 @@ class ModelRecipe:
     from_scratch: bool = False
     tokenizer: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["nf4", "int8", "torchao_int8"] | None = None
     trust_remote_code: bool = False
     freeze: tuple[str, ...] = ()
     rope: RopeScaling | None = None
@@ -148,18 +151,23 @@ class TrainingRecipe(LoopRecipe):
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         offload: keep what they are recomputed from, the input of every layer, in the host's memory.
         sequence_length: tokens per sequence.
+        loss: `sliced`, or `liger` for Liger's kernel, which needs a GPU and chooses the slices itself.
         loss_slice: positions per slice of the language-model head.
     """
 
     gradient_checkpointing: bool = True
     offload: bool = False
     sequence_length: int = 8192
+    loss: Literal["sliced", "liger"] = "sliced"
     loss_slice: int = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "sequence_length", least=2)
         check_range(self, "loss_slice", least=1)
+        check_choice(self, "loss")
+        if self.loss == "liger":
+            refuse_unread(self, "loss_slice", choice="loss")
         if self.offload and not self.gradient_checkpointing:
             raise ValueError(
                 "offload=True must come with gradient_checkpointing=true, for it is what layers are recomputed from "
@@ -238,6 +246,11 @@ class LanguageRecipe(Recipe):
             raise RecipeError(
                 f"adapter.variant={self.adapter.variant!r} must not come with model.from_scratch=true, most of which "
                 "would stay at its random weights; set adapter.variant=none"
+            )
+        if self.model.quantization and self.adapter.variant == "none":
+            raise RecipeError(
+                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantised weights "
+                "cannot be trained; set adapter.variant, or leave model.quantization out"
             )
         if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
             raise RecipeError(

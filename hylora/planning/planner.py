@@ -34,7 +34,7 @@ class TrainingSetup:
         kernels: "fused" (mamba-ssm is installed there) or "torch", for Mamba layers.
 
     Raises:
-        ValueError: if the sharding or the kernels are unknown, or do not go with the hardware.
+        ValueError: if the sharding or the kernels are unknown, or do not go with the hardware or the recipe.
     """
 
     recipe: LanguageRecipe
@@ -44,6 +44,17 @@ class TrainingSetup:
 
     def __post_init__(self) -> None:
         check_sharding(self.sharding, self.hardware)
+        if self.recipe.model.quantization and self.sharding != "none":
+            raise ValueError(
+                f"sharding={self.sharding!r} must not come with "
+                f"model.quantization={self.recipe.model.quantization!r}, which trains with whole copies of the base; "
+                "use none"
+            )
+        if self.recipe.training.loss == "liger":
+            raise ValueError(
+                "training.loss='liger' cannot be planned, for its kernel chooses the slices; plan with "
+                "training.loss=sliced"
+            )
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels={self.kernels!r} must be one of {', '.join(KERNELS)}")
 
@@ -112,8 +123,12 @@ class Estimator:
                 known[tokens] = self.total(tokens)
             return known[tokens]
 
-        resident = self._memory(self.simulation.resident()).total
-        return longest_context(total, resident, self.setup.hardware.usable, planned, plan.longest_tried)
+        resident, usable = self._memory(self.simulation.resident()), self.setup.hardware.usable
+        if resident.total > usable:
+            return 0
+        # What the optimizer takes for itself is gone when a micro-batch begins.
+        start = resident.total - resident.parts.get("optimizer's own", 0)
+        return longest_context(total, start, usable, planned, plan.longest_tried)
 
     def _memory(self, step: StepProfile) -> MemoryEstimate:
         return estimate_memory(step, self.model, self.setup.recipe.optimizer, self._sharding, self.setup.hardware.gpus)

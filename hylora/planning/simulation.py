@@ -96,6 +96,10 @@ class Simulation:
             _offload(self.model, self._offloaded)
         with self._fake_mode:
             _move_to_cpu(self.model)
+        self._stored = {} if plan.quantization is None else plan.quantization.stored_bytes(self.model)
+        with self._fake_mode:
+            # One weight at a time is multiplied in its ordinary form.
+            self._ordinary = torch.empty_like(max(self._stored, key=torch.numel)) if self._stored else None
         self._scans = use_fused_scans(self.model) if kernels == "fused" else []
         self._loss = CausalLoss(self.model, recipe.training.loss_slice)
         self._parts = _parts(self._loss)
@@ -136,7 +140,10 @@ class Simulation:
 
     def _account_weights(self, ledger: MemoryLedger) -> None:
         for tensor in (*self._loss.parameters(), *self._loss.buffers()):
-            ledger.add(tensor, "trained weights" if tensor.requires_grad else "frozen weights")
+            part = "trained weights" if tensor.requires_grad else "frozen weights"
+            ledger.add(tensor, part, self._stored.get(tensor))
+        if self._ordinary is not None:
+            ledger.add(self._ordinary, "frozen weights")
 
     @contextmanager
     def _gradients(self, tracker: StepTracker) -> Iterator[None]:

@@ -68,6 +68,8 @@ def _table(model, manifest, adapter) -> str:
         base = Path(manifest.base_model)
         revision = f" at {manifest.base_revision}" if manifest.base_revision else ""
         rows["base model"] = _plain(f"{base.name if base.is_absolute() else manifest.base_model}{revision}")
+    if manifest.quantization is not None:
+        rows["base in training"] = f"quantised, {manifest.quantization['method']}"
     rows["trained"] = _trained(adapter)
     if manifest.context_length is not None:
         rows["training context"] = f"{manifest.context_length:,} tokens"

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from hylora.adapters import load_adapter
+from hylora.adapters.quantization import Quantization
+from hylora.adapters.quantization import dequantize as dequantized
 from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
 from hylora.rope import RopeScaling
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
@@ -30,6 +32,7 @@ def load(
     trainable: bool = False,
     trust_remote_code: bool = False,
     rope: RopeScaling | None = None,
+    dequantize: bool = False,
     **options: Any,
 ) -> torch.nn.Module:
     """Load a run or a plain model, from a folder or from the hub.
@@ -45,6 +48,8 @@ def load(
         trainable: load an adapter so that it can be trained further.
         trust_remote_code: run code that comes with the base model.
         rope: stretch the rotary positions of a model that was not trained so; its factor must be a number.
+        dequantize: give the base of an adapter that was trained on quantised weights ordinary ones with the same
+            values, as merging needs; by default they are quantised as in training.
         **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:
@@ -79,9 +84,13 @@ def load(
     asked = expand_preset(options, attention)
     if manifest.span_attention or asked:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)
-    model = load_weights(
-        base, config=config, attn_implementation=name, dtype=dtype, device_map=device_map, **arguments
-    )
+    arguments["dtype"] = dtype
+    if quantization := has_adapter and manifest.quantization:
+        kind = (text.dtype or torch.float32) if dtype == "auto" else dtype
+        arguments |= Quantization(**quantization).arguments(getattr(torch, kind) if isinstance(kind, str) else kind)
+    model = load_weights(base, config=config, attn_implementation=name, device_map=device_map, **arguments)
+    if quantization and dequantize:
+        model = dequantized(model)
     if has_adapter:
         model = load_adapter(model, local, trainable=trainable)
         check_finite(model, folder)

@@ -30,6 +30,7 @@ _OPTIONAL = {
     "rope_parameters": dict,
     "max_position_embeddings": int,
     "context_length": int,
+    "quantization": dict,
 }
 
 
@@ -45,6 +46,7 @@ class RunManifest:
         rope_parameters: the scaled RoPE parameters during training, None where the base's own were kept.
         max_position_embeddings: that went with them, None where the base's own was kept.
         context_length: tokens in a training sequence.
+        quantization: the fields of the base's `Quantization`; None where its weights were ordinary.
         hylora_version: version that wrote the file.
     """
 
@@ -55,6 +57,7 @@ class RunManifest:
     rope_parameters: dict[str, Any] | None = None
     max_position_embeddings: int | None = None
     context_length: int | None = None
+    quantization: dict[str, Any] | None = None
     hylora_version: str | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class RunManifest:
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise ValueError(f"{name}={value!r} must be a {kind.__name__}, or null")
+        if self.quantization is not None and set(self.quantization) != {"method", "kept"}:
+            raise ValueError(f"quantization={self.quantization!r} must have the keys method and kept")
 
     @classmethod
     def of(cls, model: nn.Module) -> RunManifest:
@@ -78,9 +83,13 @@ class RunManifest:
             A manifest to `save` beside the weights.
 
         Raises:
-            ValueError: if the adapter's base has neither, or its attention is unknown to this package.
+            ValueError: if the adapter's base has neither, or its attention or its quantization is unknown to this
+                package.
         """
-        from peft import PeftModel  # reading a manifest does not take the seconds that this takes to import
+        # Reading a manifest does not take the seconds that these take to import.
+        from peft import PeftModel
+
+        from hylora.adapters.quantization import Quantization
 
         adapted = isinstance(model, PeftModel)
         base = model.get_base_model() if adapted else model
@@ -91,6 +100,7 @@ class RunManifest:
                 "it and load it with from_pretrained"
             )
         attention = resolve_name(config._attn_implementation)
+        quantization = Quantization.of(base.config) if adapted else None
         rope = getattr(config, "rope_parameters", None) or {}
         scaled = rope.get("rope_type", "default") != "default"
         return cls(
@@ -100,6 +110,7 @@ class RunManifest:
             base_revision=model.active_peft_config.revision if adapted else None,
             rope_parameters=rope if scaled else None,
             max_position_embeddings=config.max_position_embeddings if scaled else None,
+            quantization=None if quantization is None else asdict(quantization),
             hylora_version=hylora.__version__,
         )
 

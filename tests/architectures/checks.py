@@ -18,8 +18,8 @@ import hylora
 from hylora.adapters import HyLoraConfig, add_adapter, load_adapter, merge_adapter, trainable_groups
 from hylora.auditing import comparison, properties, training
 from hylora.auditing.comparison import Probe, assert_same, logits
-from hylora.auditing.kernels import boundary_kernels
 from hylora.auditing.properties import padded_prompt
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.zoo import Architecture
 
 PROBE = Probe(vocabulary=96)
@@ -85,7 +85,7 @@ def packed(architecture: Architecture) -> None:
 def packed_kernels(architecture: Architecture) -> None:
     model = with_attention(architecture)
     with boundary_kernels(model):
-        properties.indexed(model, PROBE)
+        properties.packed(model, PROBE, **properties.boundaries(PROBE))
 
 
 def adapted(architecture: Architecture, variant: str) -> PeftModel:
@@ -115,7 +115,6 @@ def trains(architecture: Architecture, variant: str) -> None:
         "other": 0,
     }
     training.gradients(model, PROBE)
-    training.used(model, PROBE)
     training.precise(model)
 
 

@@ -8,7 +8,6 @@ import torch
 
 import hylora
 from hylora.auditing import properties
-from hylora.auditing.kernels import boundary_kernels
 from tests.architectures.checks import (
     PROBE,
     SMALL,
@@ -21,6 +20,7 @@ from tests.architectures.checks import (
     tokens,
     with_attention,
 )
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.zoo import TRANSFORMERS, ZOO
 
 pytestmark = pytest.mark.slow
@@ -135,7 +135,7 @@ def test_packed_rows(architecture, name, options):
 def test_packed_rows_on_kernels(model_type, name, options):
     model = with_attention(ZOO[model_type], name, **options)
     with boundary_kernels(model):
-        properties.indexed(model, PROBE)
+        properties.packed(model, PROBE, **properties.boundaries(PROBE))
 
 
 @architectures

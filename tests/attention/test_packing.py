@@ -7,9 +7,9 @@ import torch
 import hylora
 from hylora.attention.masks import Prefill
 from hylora.attention.packing import settle_packing
-from hylora.auditing.kernels import boundary_kernels
 from hylora_kernels import SequenceLayout
 from tests.architectures.checks import SMALL, assert_same, logits, tokens, with_attention
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.zoo import ZOO
 from tests.tiny import tiny_llama
 

@@ -9,8 +9,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from hylora.auditing.audit import audit
+from hylora import audit
 from hylora.auditing.questions import QUESTIONS
+from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import HYBRIDS, ZOO
 
 
@@ -38,12 +39,14 @@ def test_packing_is_right_where_nothing_carries_state():
     assert answer.difference < 3e-5
 
 
-def test_what_kernels_would_change_is_said():
-    told, untold = (ask(ZOO[name].build(), "indexed")["indexed"] for name in ("bamba", "jamba"))
-    assert told.status != "yes"
-    assert "with stand-ins for those kernels packed rows are right" in told.remedy
-    assert untold.status == "no"
-    assert "would not be enough" in untold.remedy
+@pytest.mark.parametrize("architecture", HYBRIDS, ids=lambda architecture: architecture.model_type)
+def test_what_kernels_would_change_is_said(architecture):
+    """As the architecture tests find with stand-ins for the kernels."""
+    answer = ask(architecture.build(), "indexed")["indexed"]
+    assert answer.status != "yes"
+    told = MATRIX[architecture.model_type, "packed_kernels"] == YES
+    assert ("layers hand the boundaries to" if told else "no kernels would help") in answer.remedy
+    assert ("'se_attn'" in answer.remedy) == (architecture.model_type == "granitemoehybrid")
 
 
 def test_a_lora_that_the_training_kernel_reads_past():

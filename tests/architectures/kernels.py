@@ -7,15 +7,11 @@ import importlib.machinery
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from unittest.mock import patch
+from contextlib import contextmanager
 
+import pytest
 import torch
-from torch import nn
-
-from hylora.adapters.structure import base_model
-
-__all__ = ["boundary_kernels"]
+from transformers import PreTrainedModel
 
 # What modelling files call: the dimension along which its tensors hold tokens, and the argument with boundaries.
 _FUNCTIONS = {
@@ -26,22 +22,21 @@ _FUNCTIONS = {
 
 
 @contextmanager
-def boundary_kernels(model: nn.Module) -> Iterator[None]:
+def boundary_kernels(model: PreTrainedModel) -> Iterator[None]:
     """Let a model's recurrent layers run as with the kernels installed.
 
     The stand-ins are transformers' own torch code, called for each sequence by itself if, and only if, the layer tells
     them of boundaries.
     """
-    codes = {type(module).__module__ for module in base_model(model).modules()}
-    with ExitStack() as stack:
-        for code in map(sys.modules.get, sorted(codes)):
+    modules = {type(module).__module__ for module in model.modules()}
+    with pytest.MonkeyPatch.context() as patch:
+        for code in map(sys.modules.get, sorted(modules)):
             for name in _FUNCTIONS.keys() & vars(code).keys():
-                stack.enter_context(patch.object(code, name, _apart(getattr(code, name), *_FUNCTIONS[name])))
-        for package in {"causal_conv1d", "mamba_ssm", "fla"} - sys.modules.keys():
+                patch.setattr(code, name, _apart(getattr(code, name), *_FUNCTIONS[name]))
+        for package in ("causal_conv1d", "mamba_ssm", "fla"):
             module = types.ModuleType(package)
             module.__spec__ = importlib.machinery.ModuleSpec(package, None)
-            sys.modules[package] = module
-            stack.callback(sys.modules.pop, package)
+            patch.setitem(sys.modules, package, module)
         yield
 
 
