@@ -13,11 +13,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import hylora
+from hylora.adapters.structure import base_model
+from hylora.attention import resolve_name
+from hylora.attention.functions import FUNCTIONS
 from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
 from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
 from hylora.language.recipe import LanguageRecipe
+from hylora.rope import admit_context
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest, absolute
 from hylora.training.evaluation import deal, mean_loss
 from hylora.training.feed import Batch, RowFeed, Share, StreamFeed, WindowSize
@@ -125,6 +129,20 @@ class LanguageTask(Task):
         loss = mean_loss(model, map(self._collate, groups), accelerator, check_stop)
         return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
+    def evaluate_ends(
+        self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
+    ) -> dict[str, float]:
+        """The same with full attention, as "full_loss" and "full_perplexity", where another is trained with."""
+        base = base_model(self.model.model)
+        if self._plan.attention not in FUNCTIONS or not base._supports_sdpa:
+            return {}
+        base.set_attn_implementation(resolve_name("full"))
+        try:
+            found = self.evaluate(model, accelerator, check_stop)
+        finally:
+            base.set_attn_implementation(self._plan.attention)
+        return {f"full_{name}": value for name, value in found.items()}
+
     def identity(self) -> Mapping[str, str]:
         """Fingerprints of the data, the tokenizer and the base model."""
         return self._identity
@@ -137,6 +155,8 @@ class LanguageTask(Task):
         """Write what `hylora.load` reads: weights, tokenizer and `hylora.json`."""
         if state is not None:
             state = {name.removeprefix("model."): value for name, value in state.items()}
+        if self._plan.adapter is None:
+            admit_context(self.model.model.config, self._recipe.training.sequence_length)
         self.model.model.save_pretrained(folder, state_dict=state)
         self._tokenizer.save_pretrained(folder)
         model, config = self._recipe.model, self._plan.config.get_text_config()

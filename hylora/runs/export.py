@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hylora.adapters import merge_adapter
 from hylora.files import atomic_folder
@@ -73,7 +73,6 @@ def export(
     model = load(run, attention="full", dtype=dtype, revision=revision)
     adapter = model.active_peft_config if isinstance(model, PeftModel) else None
     model = model if adapter is None else merge_adapter(model)
-    _widen_context(model.config.get_text_config(), manifest.context_length)
 
     with atomic_folder(destination) as partial:
         model.save_pretrained(partial, max_shard_size=max_shard_size)
@@ -83,14 +82,6 @@ def export(
         card = model_card(model, manifest, adapter, destination.name)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return model
-
-
-def _widen_context(config: PretrainedConfig, trained: int | None) -> None:
-    """Let the config say that the model is good for the context it was trained with; scaled RoPE has said so."""
-    own = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if own is not None and trained is not None and rope.get("rope_type", "default") == "default":
-        config.max_position_embeddings = max(own, trained)
 
 
 def _add_older_names(folder: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import CONFIG_NAME, AutoConfig, PretrainedConfig
 
 from hylora.adapters import load_adapter
 from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
-from hylora.rope import RopeScaling
+from hylora.rope import RopeScaling, admit_context
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.weights import check_finite, load_weights
 
@@ -93,6 +93,7 @@ def load(
         _restore_rope(text, manifest)
     if rope is not None:
         rope.apply(config, trust_remote_code=trust_remote_code)
+    admit_context(config, manifest.context_length)
     asked = expand_preset(options, attention)
     if manifest.span_attention or asked:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)

@@ -20,9 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hylora.files import flush, write_atomically
 from hylora.training.recipe import RecipeError
 
-__all__ = ["Metrics", "ProgressDisplay", "check_trackers", "flatten", "peak_memory", "read_metrics"]
+__all__ = ["EVALUATED", "Metrics", "ProgressDisplay", "check_trackers", "flatten", "peak_memory", "read_metrics"]
 
 logger = logging.getLogger(__name__)
+
+# How the names of held-out metrics begin in a record.
+EVALUATED = "eval_"
 
 # Where there is no terminal, progress is a line now and then: a log is read, not watched.
 _SECONDS_BETWEEN_LINES = 30.0
