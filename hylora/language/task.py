@@ -22,7 +22,9 @@ from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
 from hylora.language.recipe import LanguageRecipe
 from hylora.rope import admit_context
+from hylora.runs.card import model_card
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest, absolute
+from hylora.runs.record import RunRecord
 from hylora.training.evaluation import deal, mean_loss
 from hylora.training.feed import Batch, RowFeed, Share, StreamFeed, WindowSize
 from hylora.training.processes import share_of
@@ -152,7 +154,7 @@ class LanguageTask(Task):
         return self._data.description
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write what `hylora.load` reads: weights, tokenizer and `hylora.json`."""
+        """Write what `hylora.load` reads, weights, tokenizer and `hylora.json`, and a model card."""
         if state is not None:
             state = {name.removeprefix("model."): value for name, value in state.items()}
         if self._plan.adapter is None:
@@ -160,7 +162,7 @@ class LanguageTask(Task):
         self.model.model.save_pretrained(folder, state_dict=state)
         self._tokenizer.save_pretrained(folder)
         model, config = self._recipe.model, self._plan.config.get_text_config()
-        RunManifest(
+        manifest = RunManifest(
             attention=self._plan.attention,
             span_attention=getattr(config, "span_attention", None) or {},
             base_model=None if self._plan.adapter is None else absolute(model.path),
@@ -168,7 +170,11 @@ class LanguageTask(Task):
             **self._plan.rope,
             context_length=self._recipe.training.sequence_length,
             hylora_version=hylora.__version__,
-        ).save(folder)
+        )
+        manifest.save(folder)
+        run = Path(self._recipe.output.path).resolve()
+        card = model_card(self.model, manifest, self._plan.adapter, run.name, RunRecord.read(run), merged=False)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _without_labels(row: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from hylora.adapters import merge_adapter
 from hylora.files import atomic_folder
 from hylora.runs.card import model_card
-from hylora.runs.loading import check_exists, load, read_manifest
+from hylora.runs.loading import check_exists, load, read_manifest, run_folder
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
+from hylora.runs.record import RunRecord
 from hylora.runs.tokenizer import find_tokenizer
 
 __all__ = ["DTYPES", "export"]
@@ -75,11 +76,12 @@ def export(
     model = model if adapter is None else merge_adapter(model)
 
     with atomic_folder(destination) as partial:
-        model.save_pretrained(partial, max_shard_size=max_shard_size)
+        # As transformers does: a loaded model would describe the run.
+        PreTrainedModel.save_pretrained(model, partial, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(partial)
         _add_older_names(partial)
         replace(manifest, base_model=None, base_revision=None).save(partial)
-        card = model_card(model, manifest, adapter, destination.name)
+        card = model_card(model, manifest, adapter, destination.name, RunRecord.read(run_folder(run, revision)))
         (partial / "README.md").write_text(card, encoding="utf-8")
     return model
 

@@ -16,9 +16,11 @@ from hylora.adapters import load_adapter
 from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
 from hylora.rope import RopeScaling, admit_context
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
+from hylora.runs.record import RECORD_FILES
+from hylora.runs.sharing import Origin, take_along
 from hylora.runs.weights import check_finite, load_weights
 
-__all__ = ["check_exists", "load", "read_manifest"]
+__all__ = ["check_exists", "load", "read_manifest", "run_folder"]
 
 _ADAPTER = "adapter_config.json"
 
@@ -33,7 +35,7 @@ def read_manifest(folder: str | os.PathLike, revision: str | None = None) -> Run
     Raises:
         ValueError: if there is an adapter without `hylora.json`, or the file is not what a run writes.
     """
-    return _manifest_in(_run_folder(folder, revision), folder)
+    return _manifest_in(run_folder(folder, revision), folder)
 
 
 def load(
@@ -64,7 +66,9 @@ def load(
         **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:
-        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`.
+        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`. Its methods
+        `save_pretrained` and `push_to_hub` take `hylora.json`, the tokenizer and a model card along: of the run as it
+        was trained, or of the model in hand where that is `trainable`, a plain model or stretched by `rope`.
 
     Raises:
         FileNotFoundError: if `folder` looks like a path and does not exist, or its base model has moved.
@@ -75,7 +79,7 @@ def load(
     check_exists(folder)
     if revision is not None and Path(folder).is_dir():
         raise ValueError(f"revision={revision!r} is for hub models, but {folder!r} is a local folder; leave it out")
-    local = _run_folder(folder, revision)
+    local = run_folder(folder, revision)
     manifest = _manifest_in(local, folder)
     name = resolve_name(attention if attention is not None else manifest.attention)
     check_options(name, options)
@@ -103,7 +107,8 @@ def load(
     if has_adapter:
         model = load_adapter(model, local, trainable=trainable)
         check_finite(model, folder)
-    return model.train(trainable)
+    origin = Origin(folder, revision, local, manifest, changed=trainable or rope is not None)
+    return take_along(model.train(trainable), origin)
 
 
 def _restore_rope(config: PretrainedConfig, manifest: RunManifest) -> None:
@@ -113,11 +118,11 @@ def _restore_rope(config: PretrainedConfig, manifest: RunManifest) -> None:
             setattr(config, name, getattr(manifest, name))
 
 
-def _run_folder(name: str | os.PathLike, revision: str | None) -> Path:
+def run_folder(name: str | os.PathLike, revision: str | None) -> Path:
     """`name` itself where it is a folder, or one with what a hub repository says of its model, and its adapter."""
     if Path(name).is_dir():
         return Path(name)
-    files = [CONFIG_NAME, MANIFEST_NAME, _ADAPTER, SAFETENSORS_WEIGHTS_NAME]
+    files = [CONFIG_NAME, MANIFEST_NAME, "README.md", _ADAPTER, SAFETENSORS_WEIGHTS_NAME, *RECORD_FILES]
     return Path(snapshot_download(os.fspath(name), revision=revision, allow_patterns=files))
 
 
