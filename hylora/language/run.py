@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from hylora.language.advice import advise
 from hylora.language.data import TokenData, build_datasets
 from hylora.language.head import verify_head
 from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
@@ -52,11 +53,7 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     return task
 
 
-TASK = TaskKind(
-    LanguageRecipe,
-    make_task,
-    advice="next: hylora eval ppl --model {folder} --attention same --lengths LENGTH ... --data FILE",
-)
+TASK = TaskKind(LanguageRecipe, make_task, advise)
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 
 import pytest
@@ -13,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hylora
 from hylora.language import train
+from hylora.language.advice import advise
 from hylora.language.data import build_datasets
 from hylora.runs.export import export
 from hylora.runs.record import RunRecord
+from tests import command_line
 from tests.language import test_run
 from tests.outcomes import records_of
 from tests.tolerances import assert_close
@@ -172,3 +175,38 @@ def test_the_license_of_a_known_base_is_handed_on(recipe, base, tmp_path):
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     run = train(recipe(adapting(base, tmp_path, **{"training.steps": 1}))).folder
     assert "\nlicense: apache-2.0\n" in (run / "README.md").read_text()
+
+
+def test_training_ends_by_saying_what_came_of_it_and_commands_that_work(tree, text_file, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held out.jsonl").write_text("".join(text_file.read_text().splitlines(keepends=True)[:12]))
+    tree["data"] |= {"validation_fraction": 0.0, "validation": [{"path": "held out.jsonl", "max_documents": 9}]}
+    tree |= {"evaluation": {"at_end": True}, "output": {"path": "a run", "checkpoint_every": 0}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    trained = command_line.run("train", "recipe.yaml")
+    assert trained.exit_code == 0, trained.output
+    error = trained.stderr
+    said = error[error.index("finished after 4 updates; results in a run") :].splitlines()
+    record = RunRecord.read(tmp_path / "a run")
+    assert said[1] == "held-out perplexity, sequences of 32 tokens, lower is better:"
+    assert said[2].split() == ["untrained", "trained"]
+    for line, name in ((said[3], "perplexity"), (said[4], "full_perplexity")):
+        assert line.split()[2:4] == [f"{record.base[name]:.2f}", f"{record.tuned[name]:.2f}"]
+        assert f"{100 * (record.tuned[name] / record.base[name] - 1):+.1f} %" in line
+    assert said[5] == "next:"
+    for line in said[6:]:
+        program, *words = shlex.split(line)
+        result = command_line.run(*words)
+        assert program == "hylora" and result.exit_code == 0, (line, result.output, result.exception)
+    assert (tmp_path / "a run-exported" / "model.safetensors").is_file()
+
+
+def test_what_got_worse_is_said_to_and_what_is_unknown_is_left_out(recipe, base, tmp_path):
+    run = train(recipe(adapting(base, tmp_path, **{"training.steps": 1}))).folder
+    assert advise(run).splitlines()[:2] == [
+        "next:",
+        f"  hylora eval ppl --model {run} --attention same --lengths 32 --data FILE  # a FILE of text that was not "
+        "trained on",
+    ]
+    (run / "metrics.jsonl").write_text('{"step": 0, "eval_perplexity": 8.0}\n{"step": 1, "eval_perplexity": 9.0}\n')
+    assert advise(run).splitlines()[2] == "  se_attn attention      8.00      9.00  +12.5 %: worse"
