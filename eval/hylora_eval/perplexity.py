@@ -4,23 +4,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hylora.language.head import decoder_and_head, verify_head
 from hylora.training.evaluation import evaluation_mode
-from hylora_eval.estimates import mean_and_standard_error
+from hylora_eval.estimates import mean_and_standard_error, t_quantile
 from hylora_eval.nll import token_nll
 from hylora_eval.results import PlainJson
 from hylora_eval.windows import check_windows, lay_windows
 
-__all__ = ["PerplexityResult", "PositionBin", "perplexity"]
+__all__ = ["PerplexityResult", "PositionBin", "cautions", "perplexity"]
 
 # Tokens of the first document on which the head is verified before the run.
 PROBE = 16
+
+# Below so many documents, or with more of the tokens in one, an interval is rough.
+FEW_DOCUMENTS, LARGE_SHARE = 10, 0.3
 
 # Tokens checked at one time, so that a file of any size may stay where it is.
 BLOCK = 2**20
@@ -52,11 +56,14 @@ class PerplexityResult(PlainJson):
     Attributes:
         perplexity: `exp(nll)`.
         perplexity_standard_error: of the perplexity over documents (delta method), None for one document.
+        low: lower end of its 95 % interval (Student's t over documents), None for one document.
+        high: the upper end.
         nll: mean negative log-likelihood of all scored tokens, in nats.
-        nll_standard_error: of that mean over documents (ratio estimator), None for one document.
+        nll_standard_error: of that mean over documents (jackknife), None for one document.
         tokens: tokens scored; under "longlora" with their repetitions.
         windows: windows read.
         documents: documents used.
+        largest_document: share of the tokens that one document holds.
         documents_skipped: documents with fewer than `length` tokens.
         length: tokens in a window.
         mode: "chunks", "sliding" or "longlora".
@@ -67,11 +74,14 @@ class PerplexityResult(PlainJson):
 
     perplexity: float
     perplexity_standard_error: float | None
+    low: float | None
+    high: float | None
     nll: float
     nll_standard_error: float | None
     tokens: int
     windows: int
     documents: int
+    largest_document: float
     documents_skipped: int
     length: int
     mode: str
@@ -167,14 +177,18 @@ def perplexity(
 
     nll, error = mean_and_standard_error(sums, counts)
     value = _exponential(nll)
+    reach = None if error is None else t_quantile(int((counts > 0).sum()) - 1) * error
     return PerplexityResult(
         perplexity=value,
         perplexity_standard_error=None if error is None else value * error,
+        low=None if reach is None else _exponential(nll - reach),
+        high=None if reach is None else _exponential(nll + reach),
         nll=nll,
         nll_standard_error=error,
         tokens=int(counts.sum()),
         windows=len(windows),
         documents=len(documents) - skipped,
+        largest_document=float(counts.max() / counts.sum()),
         documents_skipped=skipped,
         length=length,
         mode=mode,
@@ -182,6 +196,28 @@ def perplexity(
         attention=getattr(model.config, "_attn_implementation", None),
         positions=_position_bins(position_sums, position_counts, position_bins),
     )
+
+
+def cautions(result: Mapping[str, Any]) -> list[str]:
+    """What to beware of in a perplexity and its interval, in sentences.
+
+    Args:
+        result: a `PerplexityResult` as plain JSON types.
+    """
+    if result["mode"] == "longlora" or result["documents"] == 1:
+        return ["Nothing says how far other text would be from this: the documents count as one."]
+    found = []
+    if result["documents"] < FEW_DOCUMENTS:
+        found.append(
+            f"Only {result['documents']} documents: the interval says how far others like these would be, as well as "
+            "so few can tell."
+        )
+    if result["largest_document"] > LARGE_SHARE:
+        found.append(
+            f"One document holds {100 * result['largest_document']:.0f} % of the tokens: the perplexity is mostly its "
+            "own, and the interval is rough. --max-tokens keeps the beginning of each."
+        )
+    return found
 
 
 def _check_tokens(documents: Sequence[Tensor], vocabulary: int) -> None:
