@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from statistics import NormalDist, fmean
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
+    "cautions",
     "complete_groups",
     "mean_and_standard_error",
     "mean_of_estimates",
@@ -22,6 +24,8 @@ __all__ = [
     "wilson",
 ]
 
+# Below so many documents, or with more of the tokens in one, an interval is rough.
+FEW_DOCUMENTS, LARGE_SHARE = 10, 0.3
 # All intervals are of 95 %.
 _TAIL = 0.025
 _NORMAL = NormalDist().inv_cdf(1 - _TAIL)
@@ -146,3 +150,25 @@ def resolution(samples: int) -> str:
         f"With {samples} samples a score near 50 is known to {100 * (high - low) / 2:.0f} points either way; two "
         "scores whose intervals meet may be equal."
     )
+
+
+def cautions(result: Mapping[str, Any]) -> list[str]:
+    """What to beware of in a perplexity and its interval, in sentences.
+
+    Args:
+        result: a `PerplexityResult` as plain JSON types.
+    """
+    if result["mode"] == "longlora" or result["documents"] == 1:
+        return ["Nothing says how far other text would be from this: the documents count as one."]
+    found = []
+    if result["documents"] < FEW_DOCUMENTS:
+        found.append(
+            f"Only {result['documents']} documents: the interval says how far others like these would be, as well as "
+            "so few can tell."
+        )
+    if result["largest_document"] > LARGE_SHARE:
+        found.append(
+            f"One document holds {100 * result['largest_document']:.0f} % of the tokens: the perplexity is mostly its "
+            "own, and the interval is rough. --max-tokens keeps the beginning of each."
+        )
+    return found

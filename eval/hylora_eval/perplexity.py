@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,10 @@ from hylora_eval.nll import token_nll
 from hylora_eval.results import PlainJson
 from hylora_eval.windows import check_windows, lay_windows
 
-__all__ = ["PerplexityResult", "PositionBin", "cautions", "perplexity"]
+__all__ = ["PerplexityResult", "PositionBin", "perplexity"]
 
 # Tokens of the first document on which the head is verified before the run.
 PROBE = 16
-
-# Below so many documents, or with more of the tokens in one, an interval is rough.
-FEW_DOCUMENTS, LARGE_SHARE = 10, 0.3
 
 # Tokens checked at one time, so that a file of any size may stay where it is.
 BLOCK = 2**20
@@ -196,28 +192,6 @@ def perplexity(
         attention=getattr(model.config, "_attn_implementation", None),
         positions=_position_bins(position_sums, position_counts, position_bins),
     )
-
-
-def cautions(result: Mapping[str, Any]) -> list[str]:
-    """What to beware of in a perplexity and its interval, in sentences.
-
-    Args:
-        result: a `PerplexityResult` as plain JSON types.
-    """
-    if result["mode"] == "longlora" or result["documents"] == 1:
-        return ["Nothing says how far other text would be from this: the documents count as one."]
-    found = []
-    if result["documents"] < FEW_DOCUMENTS:
-        found.append(
-            f"Only {result['documents']} documents: the interval says how far others like these would be, as well as "
-            "so few can tell."
-        )
-    if result["largest_document"] > LARGE_SHARE:
-        found.append(
-            f"One document holds {100 * result['largest_document']:.0f} % of the tokens: the perplexity is mostly its "
-            "own, and the interval is rough. --max-tokens keeps the beginning of each."
-        )
-    return found
 
 
 def _check_tokens(documents: Sequence[Tensor], vocabulary: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hylora.attention import resolve_name
 from hylora.attention.functions import FUNCTIONS
 from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
+from hylora.language.liger import liger_causal_loss
 from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
 from hylora.language.recipe import LanguageRecipe
@@ -41,15 +43,17 @@ class CausalLoss(nn.Module):
     Args:
         model: a transformers causal language model, or a PEFT model around one.
         slice_length: positions per slice of the head.
+        kernel: "sliced", or "liger" for Liger's, which chooses the slices itself.
 
     Attributes:
         predictions: passes on the logits [n, V] of each slice; a forward hook on it sees them at no cost.
     """
 
-    def __init__(self, model: nn.Module, slice_length: int) -> None:
+    def __init__(self, model: nn.Module, slice_length: int, kernel: str = "sliced") -> None:
         super().__init__()
         self.model = model
         self.slice_length = slice_length
+        self.kernel = kernel
         self.predictions = nn.Identity()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
@@ -61,9 +65,16 @@ class CausalLoss(nn.Module):
             input_ids: [B, L].
             labels: [B, L], at the positions of the inputs; -100 is ignored.
             **inputs: further inputs of the decoder, such as `attention_mask`.
+
+        Raises:
+            ValueError: Liger's kernel is asked for predictions, of which it shows none.
         """
+        if self.kernel == "liger" and self.predictions._forward_hooks:
+            raise ValueError("loss='liger' shows no logits to hooks on `predictions`; use sliced")
         parts = decoder_and_head(self.model)
         hidden = parts.decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        if self.kernel == "liger":
+            return liger_causal_loss(hidden, parts.weight, labels, parts.bias, parts.transform)
         return sliced_causal_loss(
             hidden,
             parts.weight,
@@ -168,6 +179,7 @@ class LanguageTask(Task):
             base_model=None if self._plan.adapter is None else absolute(model.path),
             base_revision=model.revision,
             **self._plan.rope,
+            quantization=None if self._plan.quantization is None else asdict(self._plan.quantization),
             context_length=self._recipe.training.sequence_length,
             hylora_version=hylora.__version__,
         )

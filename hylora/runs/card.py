@@ -14,7 +14,7 @@ from torch import nn
 
 from hylora.adapters.structure import base_model
 from hylora.attention import SpanConfig
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.runs.card_sections import HUB_ID, describe_record, plain, public_name, table
 from hylora.runs.manifest import RunManifest
 from hylora.runs.record import RunRecord
@@ -84,7 +84,7 @@ def _with_base(manifest: RunManifest, record: RunRecord) -> RunManifest:
 
 def _metadata(manifest: RunManifest, apart: bool) -> str:
     lines = [f"library_name: {'peft' if apart else 'transformers'}", "pipeline_tag: text-generation", "tags:"]
-    lines += ["- hylora", "- long-context", *([f"- {manifest.attention}"] if manifest.attention in FUNCTIONS else [])]
+    lines += ["- hylora", "- long-context", *([f"- {manifest.attention}"] if manifest.attention in PLUG_INS else [])]
     if manifest.base_model is not None:
         if HUB_ID.fullmatch(manifest.base_model):
             lines.append(f"base_model: {manifest.base_model}")
@@ -114,6 +114,8 @@ def _table(model, manifest, adapter, apart) -> str:
     if manifest.base_model is not None:
         revision = f" at {manifest.base_revision}" if manifest.base_revision else ""
         rows["base model"] = plain(f"{public_name(manifest.base_model)}{revision}")
+    if manifest.quantization is not None:
+        rows["base in training"] = plain(f"quantised, {manifest.quantization['method']}")
     rows["trained"] = _trained(adapter, apart)
     if manifest.context_length is not None:
         rows["training context"] = f"{manifest.context_length:,} tokens"
@@ -139,7 +141,7 @@ def _rope(parameters, file) -> str:
 
 
 def _attention_in_training(manifest) -> str:
-    if manifest.attention not in FUNCTIONS:
+    if manifest.attention not in PLUG_INS:
         return "full attention"
     kept = SpanConfig.from_dict(manifest.span_attention).to_dict()
     options = ", ".join(f"{key} {kept[key]}" for key in _OPTIONS[manifest.attention])
@@ -165,7 +167,7 @@ def _attention(model, manifest, own_class, apart) -> list[str]:
             "else."
         )
     parts = [where] if own_class or apart else [where, *_serving(model, manifest)]
-    if manifest.attention not in FUNCTIONS:
+    if manifest.attention not in PLUG_INS:
         return parts
     return [
         *parts,
@@ -202,7 +204,7 @@ def _code(manifest, name, own_class, apart) -> str:
         lines += [*_base_code(manifest), f"model = PeftModel.from_pretrained(base, {name})  # full attention"]
     else:
         lines += [f"model = AutoModelForCausalLM.from_pretrained({name})  # full attention"]
-    if manifest.attention in FUNCTIONS:
+    if manifest.attention in PLUG_INS:
         if not own_class:
             lines += ["", "import hylora"]
         lines += ["", f"model = hylora.load({name})  # {manifest.attention}, as trained"]

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hylora.runs.whereabouts import RECORDS
 from hylora.training.recipe import RecipeError
 from hylora.training.recipe_loading import read_yaml
 from hylora.training.reporting import EVALUATED, read_metrics
 
-__all__ = ["RECORD_FILES", "RunRecord"]
-
-RECORD_FILES = ("recipe.yaml", "data.json", "metrics.jsonl")
+__all__ = ["RunRecord"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class RunRecord:
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
         """The record in the folder of a run."""
-        recipe, data, metrics = (folder / name for name in RECORD_FILES)
+        recipe, data, metrics = (folder / name for name in RECORDS)
         records = read_metrics(metrics)
         steps = max((record["step"] for record in records), default=0)
         base, tuned = (

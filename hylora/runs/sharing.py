@@ -18,14 +18,14 @@ from peft import PeftModel
 from torch import nn
 
 from hylora.adapters.structure import base_model
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.runs.card import model_card
 from hylora.runs.manifest import RunManifest
 from hylora.runs.record import RunRecord
+from hylora.runs.tokenizer import find_tokenizer
+from hylora.runs.whereabouts import CARD
 
 __all__ = ["Origin", "take_along"]
-
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Origin:
     def manifest_of(self, model: nn.Module) -> RunManifest | None:
         """What to write beside the model's weights; None for a plain model under full attention."""
         plain = self.manifest == RunManifest()
-        if plain and base_model(model).config._attn_implementation not in FUNCTIONS:
+        if plain and base_model(model).config._attn_implementation not in PLUG_INS:
             return None
         if not (plain or self.changed):
             return self.manifest
@@ -119,8 +119,6 @@ class _Sharing:
             return api.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **commit)
 
     def _save(self, folder: Path, name: str, *arguments: Any, **options: Any) -> None:
-        from hylora.runs.tokenizer import find_tokenizer  # which itself looks where runs are loaded from
-
         origin = self._hylora_origin
         manifest = origin.manifest_of(self)
         # Read before it may be written over.

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import hylora
-from hylora_eval.perplexity import cautions, perplexity
+from hylora_eval.estimates import cautions
+from hylora_eval.perplexity import perplexity
 from tests.eval.known import KnownModel
 from tests.tiny import tiny_bamba, tiny_llama
 

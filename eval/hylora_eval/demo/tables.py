@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from hylora_eval.demo.settings import CHUNK, MIXTURE, NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings, Variant
-from hylora_eval.retrieval.verdicts import VERDICTS, hit_interval, judge
+from hylora_eval.verdicts import VERDICTS, hit_interval, judge
 
 # Which attention evaluates, in words.
 WAYS = {"own": "each one's own attention", "full": "full attention"}

@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hylora_eval.estimates import percent_interval
-from hylora_eval.perplexity import cautions
+from hylora_eval.estimates import cautions, percent_interval
 from hylora_eval.report.harness_tasks import THESIS_TASKS
 from hylora_eval.report.header import read_subject
 from hylora_eval.report.measurements import Measurement, Place, Source

@@ -11,7 +11,7 @@ from hylora_eval.report.measurements import Measurement, Place, Source, Subject
 from hylora_eval.report.names import name_subjects
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table
 from hylora_eval.results import Result, pointer
-from hylora_eval.retrieval.verdicts import VERDICTS, hit_interval, in_words, judge
+from hylora_eval.verdicts import VERDICTS, hit_interval, in_words, judge
 
 __all__ = ["read_rules", "retrieval_tables"]
 
