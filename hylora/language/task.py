@@ -15,6 +15,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import hylora
+from hylora.adapters.structure import base_model
+from hylora.attention import resolve_name
+from hylora.attention.functions import FUNCTIONS
 from hylora.hub_kernels import use_hub_kernels
 from hylora.language.data import Padding, TokenData
 from hylora.language.head import decoder_and_head
@@ -23,7 +26,10 @@ from hylora.language.loss import IGNORED, sliced_causal_loss
 from hylora.language.model import ModelPlan
 from hylora.language.packed import tell_boundaries, verify_boundaries
 from hylora.language.recipe import LanguageRecipe
+from hylora.rope import admit_context
+from hylora.runs.card import model_card
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest, absolute
+from hylora.runs.record import RunRecord
 from hylora.training.evaluation import deal, mean_loss
 from hylora.training.feed import Batch, RowFeed, Share, StreamFeed, WindowSize
 from hylora.training.processes import share_of
@@ -156,6 +162,20 @@ class LanguageTask(Task):
         loss = mean_loss(model, map(self._collate, groups), accelerator, check_stop)
         return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
+    def evaluate_ends(
+        self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
+    ) -> dict[str, float]:
+        """The same with full attention, as "full_loss" and "full_perplexity", where another is trained with."""
+        base = base_model(self.model.model)
+        if self._plan.attention not in FUNCTIONS or not base._supports_sdpa:
+            return {}
+        base.set_attn_implementation(resolve_name("full"))
+        try:
+            found = self.evaluate(model, accelerator, check_stop)
+        finally:
+            base.set_attn_implementation(self._plan.attention)
+        return {f"full_{name}": value for name, value in found.items()}
+
     def identity(self) -> Mapping[str, str]:
         """Fingerprints of the data, the tokenizer and the base model."""
         return self._identity
@@ -165,13 +185,15 @@ class LanguageTask(Task):
         return self._data.description
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write what `hylora.load` reads: weights, tokenizer and `hylora.json`."""
+        """Write what `hylora.load` reads, weights, tokenizer and `hylora.json`, and a model card."""
         if state is not None:
             state = {name.removeprefix("model."): value for name, value in state.items()}
+        if self._plan.adapter is None:
+            admit_context(self.model.model.config, self._recipe.training.sequence_length)
         self.model.model.save_pretrained(folder, state_dict=state)
         self._tokenizer.save_pretrained(folder)
         model, config = self._recipe.model, self._plan.config.get_text_config()
-        RunManifest(
+        manifest = RunManifest(
             attention=self._plan.attention,
             span_attention=getattr(config, "span_attention", None) or {},
             base_model=None if self._plan.adapter is None else absolute(model.path),
@@ -180,7 +202,11 @@ class LanguageTask(Task):
             quantization=None if self._plan.quantization is None else asdict(self._plan.quantization),
             context_length=self._recipe.training.sequence_length,
             hylora_version=hylora.__version__,
-        ).save(folder)
+        )
+        manifest.save(folder)
+        run = Path(self._recipe.output.path).resolve()
+        card = model_card(self.model, manifest, self._plan.adapter, run.name, RunRecord.read(run), merged=False)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _without_labels(row: dict[str, Tensor]) -> dict[str, Tensor]:
