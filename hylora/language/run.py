@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from hylora.language.data import TokenData, build_datasets
 from hylora.language.head import verify_head
@@ -16,7 +23,7 @@ from hylora.language.task import CausalLoss, LanguageTask
 from hylora.runs.fingerprint import model_fingerprint, tokenizer_fingerprint
 from hylora.runs.tokenizer import check_vocabulary, read_tokenizer
 from hylora.training.evaluation import evaluation_mode
-from hylora.training.processes import SHARDED, main_first, share_of
+from hylora.training.processes import main_first, on_all, on_main, shards_parameters, share_of
 from hylora.training.recipe import RecipeError
 from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
@@ -35,15 +42,27 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     Raises:
         RecipeError: if the recipe cannot work here.
     """
-    plan = plan_model(recipe)
-    tokenizer = _load_tokenizer(recipe, plan)
+
+    def read_small() -> tuple[ModelPlan, Any]:
+        with _unsharded(accelerator):
+            plan = plan_model(recipe)
+        return plan, _load_tokenizer(recipe, plan)
+
+    plan, tokenizer = on_all(accelerator, read_small)
     data = _read_data(recipe, tokenizer, accelerator)
-    base = load_model(recipe, plan, accelerator.mixed_precision)
+    device = None if shards_parameters(accelerator) else accelerator.device
+
+    def load() -> torch.nn.Module:
+        return load_model(recipe, plan, accelerator.mixed_precision, device)
+
+    # Under ZeRO-3 processes load together, and one that fails cannot tell the others.
+    base = load() if is_deepspeed_zero3_enabled() else on_all(accelerator, load)
     identity = {
         "data": data.fingerprint,
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        # Random weights follow from the recipe, which a resumed run may not change.
-        "base model": None if recipe.model.from_scratch else model_fingerprint(base),
+        # Random weights follow from the recipe, which a resumed run may not change. Of others, the main process may
+        # hold the only ones until accelerate shards them.
+        "base model": None if recipe.model.from_scratch else on_main(accelerator, lambda: model_fingerprint(base)),
     }
     model = prepare_model(base, recipe, plan)
     loss = CausalLoss(model, recipe.training.loss_slice)
@@ -57,6 +76,17 @@ TASK = TaskKind(
     make_task,
     advice="next: hylora eval ppl --model {folder} --attention same --lengths LENGTH ... --data FILE",
 )
+
+
+@contextlib.contextmanager
+def _unsharded(accelerator: Accelerator) -> Iterator[None]:
+    """Under ZeRO-3 transformers shards every model that it makes, and one without storage cannot be."""
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if accelerator.state.deepspeed_plugin is not None:
+            set_hf_deepspeed_config(accelerator.state.deepspeed_plugin.dschf)
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:
@@ -90,7 +120,7 @@ def _read_data(recipe: LanguageRecipe, tokenizer: Any, accelerator: Accelerator)
 
 def _verify_head(model: torch.nn.Module, accelerator: Accelerator) -> None:
     """Make sure, on a few tokens, that the sliced loss is the loss of this model's logits."""
-    if accelerator.distributed_type in SHARDED:
+    if shards_parameters(accelerator):
         # The whole model need not fit on one device.
         return
     model.to(accelerator.device)

@@ -56,8 +56,10 @@ class CausalLoss(nn.Module):
             labels: [B, L], at the positions of the inputs; -100 is ignored.
             **inputs: further inputs of the decoder, such as `attention_mask`.
         """
+        decoder = decoder_and_head(self.model).decoder
+        hidden = decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        # Asked for only now: ZeRO-3 takes a head away again that is tied to embeddings, once these have run.
         parts = decoder_and_head(self.model)
-        hidden = parts.decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
         return sliced_causal_loss(
             hidden,
             parts.weight,
