@@ -47,6 +47,18 @@ class CausalLoss(nn.Module):
         self.predictions = nn.Identity()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
+        uses: dict[int, list[str]] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            uses.setdefault(id(parameter), []).append(name)
+        self._shared = [names for names in uses.values() if len(names) > 1]
+
+    def tie_weights(self) -> None:
+        """Let modules share again what they shared at first, and what parts when accelerate moves and loads weights."""
+        for first, *others in self._shared:
+            parameter = self.get_parameter(first)
+            for name in others:
+                parent, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(parent), leaf, parameter)
 
     def forward(self, input_ids: Tensor, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss and token count of a batch.
