@@ -53,7 +53,7 @@ class CausalLoss(nn.Module):
         self._shared = [names for names in uses.values() if len(names) > 1]
 
     def tie_weights(self) -> None:
-        """Let modules share again what they shared at first, and what parts when accelerate moves and loads weights."""
+        """Let modules share again what they shared at first: accelerate asks for it, whose FSDP2 parts them."""
         for first, *others in self._shared:
             parameter = self.get_parameter(first)
             for name in others:

@@ -24,7 +24,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from hylora.training.recipe import LoopRecipe, RecipeError, TrackingRecipe
 
-__all__ = ["build_accelerator", "check_parallelism", "process_state"]
+__all__ = ["build_accelerator", "check_parallelism", "fsdp_plugin", "process_state"]
 
 # Nothing carries what a layer knows from one part of a sequence to the process that has the next.
 _SPLIT_SEQUENCES = (
@@ -145,7 +145,7 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, logs: Path) ->
     # How many passes an update has is the feed's to say, and the environment's settings must not scale it.
     accelerator = Accelerator(
         mixed_precision=precision,
-        fsdp_plugin=_fsdp_plugin(precision),
+        fsdp_plugin=fsdp_plugin(precision),
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
         log_with=list(tracking.trackers) or None,
         project_dir=str(logs),
@@ -160,7 +160,7 @@ def build_accelerator(loop: LoopRecipe, tracking: TrackingRecipe, logs: Path) ->
     return accelerator
 
 
-def _fsdp_plugin(precision: str) -> FullyShardedDataParallelPlugin | None:
+def fsdp_plugin(precision: str) -> FullyShardedDataParallelPlugin | None:
     """FSDP2 as the environment has it, but for accelerate's rounding of losses and summed gradients to bfloat16."""
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return None
