@@ -56,8 +56,12 @@ def definition(module: str, name: str) -> ast.AST | None:
                 if name == (alias.asname or alias.name) and origin.split(".")[0] in PACKAGES:
                     return source(f"{origin}.{alias.name}") or definition(origin, alias.name)
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if name in (getattr(target, "id", None) for target in targets):
+        names = [getattr(target, "id", None) for target in targets]
+        if name in names:
             return node
+        if "_EXPORTS" in names and name in (origins := ast.literal_eval(node.value)):  # imported when it is asked for
+            origin = origins[name]
+            return definition(origin if origin.split(".")[0] in PACKAGES else f"{module}.{origin}", name)
     return source(f"{module}.{name}")
 
 

@@ -2,16 +2,27 @@
 """hylora: long contexts for hybrid (state-space + attention) language models.
 
 Importing the package registers the attention plug-ins `se_attn`, `sw_attn` and `s2_attn` with transformers, and the
-model `mamba2attn` with its Auto classes; models that do not ask for them by name are not touched.
+model `mamba2attn` with its Auto classes; models that do not ask for them by name are not touched. Neither torch nor
+transformers is imported for it: see `hylora.registration`.
 """
 
-from hylora.adapters import HyLoraConfig, add_adapter, merge_adapter, print_trainable_parameters, trainable_groups
-from hylora.attention import SpanConfig, register_attention, set_attention
-from hylora.generation import SpanCache
-from hylora.models import register_models
-from hylora.rope import RopeScaling
-from hylora.runs.loading import load
-from hylora.runs.manifest import RunManifest
+from typing import TYPE_CHECKING
+
+from hylora.lazy import lazy_exports
+from hylora.registration import register
+
+if TYPE_CHECKING:
+    from hylora.adapters.config import HyLoraConfig
+    from hylora.adapters.merge import merge_adapter
+    from hylora.adapters.model import add_adapter
+    from hylora.adapters.report import print_trainable_parameters, trainable_groups
+    from hylora.attention.config import SpanConfig
+    from hylora.attention.switch import set_attention
+    from hylora.auditing.audit import audit
+    from hylora.generation.cache import SpanCache
+    from hylora.rope import RopeScaling
+    from hylora.runs.loading import load
+    from hylora.runs.manifest import RunManifest
 
 __version__ = "0.1.0"
 
@@ -23,6 +34,7 @@ __all__ = [
     "SpanConfig",
     "__version__",
     "add_adapter",
+    "audit",
     "load",
     "merge_adapter",
     "print_trainable_parameters",
@@ -30,5 +42,20 @@ __all__ = [
     "trainable_groups",
 ]
 
-register_attention()
-register_models()
+_EXPORTS = {
+    "HyLoraConfig": "hylora.adapters.config",
+    "RopeScaling": "hylora.rope",
+    "RunManifest": "hylora.runs.manifest",
+    "SpanCache": "hylora.generation.cache",
+    "SpanConfig": "hylora.attention.config",
+    "add_adapter": "hylora.adapters.model",
+    "audit": "hylora.auditing.audit",
+    "load": "hylora.runs.loading",
+    "merge_adapter": "hylora.adapters.merge",
+    "print_trainable_parameters": "hylora.adapters.report",
+    "set_attention": "hylora.attention.switch",
+    "trainable_groups": "hylora.adapters.report",
+}
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
+
+register()

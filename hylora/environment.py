@@ -7,8 +7,6 @@ import importlib.metadata
 import os
 import platform
 
-import torch
-
 __all__ = ["environment", "version_of"]
 
 _PACKAGES = (
@@ -26,6 +24,8 @@ _PACKAGES = (
 
 def environment() -> dict[str, str]:
     """Versions and hardware as plain strings, for result files."""
+    import torch
+
     values = {name: version_of(name) for name in _PACKAGES}
     values["python"] = platform.python_version()
     values["platform"] = platform.platform()

@@ -11,10 +11,10 @@ import copy
 import logging
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 __all__ = ["RopeScaling"]
 
@@ -171,6 +171,10 @@ def _rotates(config: PretrainedConfig, trust_remote_code: bool) -> bool:
     """Whether a model of this config has rotary positions; some configs have RoPE parameters that nothing reads."""
     if not getattr(config.get_text_config(), "rope_parameters", None):
         return False
+    # Recipes are read and checked without the seconds that these take to import.
+    import torch
+    from transformers import AutoModelForCausalLM
+
     # Parameters without storage: the architecture shows itself at no cost.
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)

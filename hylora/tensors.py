@@ -6,7 +6,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["is_finite"]
+__all__ = ["is_finite", "stored_tensors"]
+
+
+def stored_tensors(tensor: Tensor) -> list[Tensor]:
+    """The tensors that hold a tensor's numbers: itself, or the whole numbers and the scales of a quantized one."""
+    if type(tensor).__module__.startswith("torchao."):
+        return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    state = getattr(tensor, "quant_state", None)
+    scales = [getattr(tensor, "SCB", None), getattr(state, "absmax", None), getattr(state, "offset", None)]
+    return [tensor, *(scale for scale in scales if scale is not None)]
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from hylora.training.checkpoint import CheckpointError
-from hylora.training.loop import TrainingError
-from hylora.training.parallelism import process_state
-from hylora.training.recipe import RecipeError
-from hylora.training.recipe_loading import parse_overrides, read_yaml
-from hylora.training.run import run as train
-from hylora.training.tasks import find_task
+from hylora.runs.whereabouts import check_exists
+from hylora.training.recipe_loading import RecipeError, parse_overrides, read_yaml
+from hylora.training.tasks import TaskKind, find_task
+
+if TYPE_CHECKING:
+    from hylora.training.recipe import Recipe
 
 __all__ = ["EXIT_FAILED", "EXIT_STOPPED", "EXIT_WRONG_RECIPE", "main", "run"]
 
@@ -34,14 +35,42 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         The exit status: 0, or one of the constants of this module, after a message on standard error.
     """
     try:
+        kind, wanted = _read(recipe, overrides)
+    except RecipeError as error:
+        # Which process this is nobody but the launcher has said yet.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_RECIPE
+    return _train(kind, wanted)
+
+
+def _read(path: str, overrides: Sequence[str]) -> tuple[TaskKind, Recipe]:
+    """A recipe and what it trains. What is wrong with it shows before torch is imported, which takes seconds."""
+    tree = parse_overrides(read_yaml(path), overrides)
+    kind = find_task(tree)
+    recipe = kind.recipe.from_tree(tree)
+    for key, source in recipe.inputs().items():
+        try:
+            check_exists(source)
+        except FileNotFoundError as error:
+            raise RecipeError(f"{key}={source!r} cannot be read: {error}") from error
+    return kind, recipe
+
+
+def _train(kind: TaskKind, recipe: Recipe) -> int:
+    """Train, and tell what came of it; the exit status."""
+    from hylora.training.checkpoint import CheckpointError
+    from hylora.training.loop import TrainingError
+    from hylora.training.parallelism import process_state
+    from hylora.training.whole_run import run as train
+
+    try:
         state = process_state()
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     try:
-        tree = parse_overrides(read_yaml(recipe), overrides)
-        kind = find_task(tree)
-        result = train(kind.recipe.from_tree(tree), kind.make)
+        result = train(recipe, kind.make)
         if state.is_main_process and result.stopped_by is None:
             print(f"finished after {result.steps} updates; results in {result.folder}", file=sys.stderr)
             if kind.advice:

@@ -21,11 +21,14 @@ __all__ = ["build_app", "main"]
 _COMMANDS = {
     "train": ("hylora.cli.train", "train", "Fine-tune a model as a recipe says."),
     "plan": ("hylora.cli.plan", "plan", "Tell what fine-tuning takes and whether it fits, before renting a GPU."),
+    "audit": ("hylora.cli.audit", "audit", "Ask a model whether packing, LoRA, merging and so on do what they say."),
     "convert": ("hylora.cli.convert", "COMMANDS", "Convert a checkpoint to safetensors in transformers' format."),
     "generate": ("hylora.cli.generate", "generate", "Continue a text with a model, under its own sparse attention."),
     "export": ("hylora.cli.export", "export", "Write a run as an ordinary model, merged."),
     "env": ("hylora.cli.env", "env", "Show versions, devices, and which kernels will be used and why."),
 }
+
+_WRONG_INPUT = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 def _all_commands() -> dict[str, tuple[str, str, str]]:
@@ -83,10 +86,14 @@ class _Command(TyperCommand):
 
 
 def main() -> None:
-    """Run the command line; wrong input ends with its message and status 1, without a traceback."""
+    """Run the command line; an error that is no mistake of the program ends with its message, without a traceback.
+
+    The exit status is 2 for wrong input, and 1 for what keeps right input from running: a package that is not
+    installed, a full disk, a hub that does not answer.
+    """
     arguments = sys.argv[1:]
     try:
         build_app(arguments)(arguments, prog_name="hylora")
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, _WRONG_INPUT) else 1)

@@ -13,8 +13,8 @@ from torch import nn
 from hylora.randomness import generator
 from hylora.training.processes import SHARDED, share_of
 from hylora.training.recipe import RecipeError
-from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
+from hylora.training.whole_run import RunResult, run
 from vision_extras.images import Split, load_split
 from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_logits
 from vision_extras.planned import refuse_sides

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hylora.attention import SpanConfig
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.runs.fingerprint import tokenizer_fingerprint
 
 __all__ = ["describe_attention", "describe_tokenizer", "text_sha256"]
@@ -24,7 +24,7 @@ def text_sha256(text: str) -> str:
 def describe_attention(model: nn.Module) -> tuple[str, dict[str, Any]]:
     """The name of the attention a model computes with, and its options; none where it is not one of hylora's."""
     name = model.config._attn_implementation
-    return name, SpanConfig.of(model.config.get_text_config()).to_dict() if name in FUNCTIONS else {}
+    return name, SpanConfig.of(model.config.get_text_config()).to_dict() if name in PLUG_INS else {}
 
 
 def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

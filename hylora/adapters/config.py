@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import inspect
-import re
 from collections.abc import Iterable
+from dataclasses import fields
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 
-from hylora.adapters.structure import base_model, base_modules, find_groups, is_depthwise, unwrapped
+from hylora.adapters.structure import base_model, base_modules, find_groups, shortest_suffixes, unwrapped
+from hylora.adapters.targets import check_options, check_targets, linear_targets
+from hylora.words import nearest
 
-__all__ = ["VARIANTS", "HyLoraConfig", "check_targets"]
+__all__ = ["VARIANTS", "HyLoraConfig"]
 
 # What each variant trains in full; all of them put LoRA on the attention projections (chapter 6, section 6.2.4).
 VARIANTS = {"lora": (), "longlora": ("embeddings", "norms"), "hylora": ("embeddings", "norms", "convs")}
@@ -49,30 +47,38 @@ class HyLoraConfig:
             lora_alpha: the LoRA is scaled by lora_alpha / r. The thesis keeps lora_alpha = 2 r.
             lora_dropout: dropout on the LoRA's input.
             target_modules: other LoRA targets than the attention projections, as PEFT takes them: suffixes, one
-                regular expression, or "all-linear".
+                regular expression, or "all-linear", which here leaves out the output head and the projections that
+                cannot train a LoRA (see `check_targets`).
             modules_to_save: further modules to train in full, such as an untied "lm_head", which no variant trains.
-            **options: further fields of `LoraConfig`.
+            **options: further fields of `LoraConfig`, such as `use_dora`, `use_rslora`, `rank_pattern`,
+                `layers_to_transform` or `target_parameters`, which reaches the experts of a mixture.
 
         Returns:
             A plain `LoraConfig`; pass it to `add_adapter`, which makes every trainable parameter float32.
 
         Raises:
             ValueError: unknown variant; a group that the variant trains is not in the model; a target that matches
-                nothing, is a depthwise convolution, or would silently be skipped; names that PEFT can't tell apart.
+                nothing, is a depthwise convolution, or would silently be skipped; names that PEFT can't tell apart; an
+                option that is unknown, or breaks what HyLoRA promises (`check_options`).
         """
         if variant not in VARIANTS:
             raise ValueError(f"variant={variant!r} must be one of {', '.join(VARIANTS)}")
         if isinstance(r, bool) or not isinstance(r, int) or r < 1:
             raise ValueError(f"r={r!r} must be an integer of at least 1; the thesis uses 32 for hybrids")
+        known = {item.name for item in fields(LoraConfig)}
+        for name in options.keys() - known:
+            raise ValueError(
+                f"{name}={options[name]!r} is no field of LoraConfig; the nearest is {nearest(name, known)}"
+            )
         base = base_model(model)
         groups = find_groups(model)
         names = [name for name, _ in base_modules(base) if name]
         _require_groups(type(base).__name__, groups, variant, target_modules)
 
         if target_modules is None:
-            target_modules = _shortest_suffixes(groups["attention"], names)
+            target_modules = shortest_suffixes(groups["attention"], names)
         elif target_modules == "all-linear":
-            target_modules = _shortest_suffixes(_linear_names(base), names)
+            target_modules = shortest_suffixes(linear_targets(base), names)
         elif not isinstance(target_modules, str):
             _require_matches(type(base).__name__, target_modules, names)
         saved = {name for group in VARIANTS[variant] for name in groups[group]}
@@ -87,47 +93,13 @@ class HyLoraConfig:
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
             target_modules=target_modules,
-            modules_to_save=_shortest_suffixes(saved, names) or None,
+            modules_to_save=shortest_suffixes(saved, names) or None,
             ensure_weight_tying=_trains_tied_embedding(base, saved),
             **{"task_type": "CAUSAL_LM" if base.can_generate() else None, **options},
         )
+        check_options(config)
         check_targets(model, config)
         return config
-
-
-def check_targets(model: nn.Module, config: LoraConfig) -> None:
-    """Refuse LoRA targets that PEFT accepts but that would not train, or not as asked.
-
-    Args:
-        model: the model that the config is for.
-        config: any `LoraConfig`.
-
-    Raises:
-        ValueError: no module is a target; a target is a depthwise convolution, or a projection of a recurrent mixer
-            whose weight the mixer reads past the projection's forward.
-    """
-    base = base_model(model)
-    attention = find_groups(model)["attention"]
-    targets = [name for name, _ in base_modules(base) if name and check_target_module_exists(config, name)]
-    if not targets:
-        raise ValueError(
-            f"target_modules={config.target_modules!r} must match a module of {type(base).__name__} that is not among "
-            f"those trained in full (modules_to_save={config.modules_to_save!r})"
-        )
-    for name in targets:
-        parent_name, _, child = name.rpartition(".")
-        mixer = base.get_submodule(parent_name)
-        if is_depthwise(unwrapped(base.get_submodule(name))):
-            raise ValueError(
-                f"target_modules must not name {name}, a depthwise convolution: the rank would have to be a multiple "
-                "of the channels, and the mixer never calls the module; train it in full: variant='hylora'"
-            )
-        if name not in attention and child in _weights_read_directly(mixer):
-            raise ValueError(
-                f"target_modules must not name {name}: {type(mixer).__name__} reads {child}.weight itself (for its "
-                "fused kernel, where one is installed), and training would silently skip a LoRA that evaluation "
-                f"applies; leave {child!r} out"
-            )
 
 
 def _require_groups(model_name, groups, variant, target_modules):
@@ -157,30 +129,6 @@ def _require_matches(model_name: str, targets: Iterable[str], names: list[str]) 
             raise ValueError(f"target_modules={target!r} must match a module of {model_name}")
 
 
-def _shortest_suffixes(wanted: Iterable[str], names: list[str]) -> list[str]:
-    """The shortest dotted suffixes that pick `wanted` out of `names`, and nothing more.
-
-    PEFT matches modules_to_save by `str.endswith`, without regard for the dots: "norm" would take "input_layernorm".
-    """
-    wanted = set(wanted)
-    others = [name for name in names if name not in wanted]
-    suffixes = set()
-    for name in wanted:
-        parts = name.split(".")
-        candidates = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
-        exact = [suffix for suffix in candidates if not any(other.endswith(suffix) for other in others)]
-        if not exact:
-            raise ValueError(f"{name!r} must not end another module's name, for PEFT matches modules by suffix")
-        suffixes.add(exact[0])
-    return sorted(suffixes)
-
-
-def _linear_names(base):
-    """Names of all linear layers but the output head, which is what PEFT means by "all-linear"."""
-    head = base.get_output_embeddings()
-    return [n for n, m in base_modules(base) if isinstance(unwrapped(m), nn.Linear) and m is not head]
-
-
 def _trains_tied_embedding(base, saved) -> bool:
     """Whether the input embedding and the head share a weight that is among the `saved` modules."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
@@ -195,20 +143,3 @@ def _trains_tied_embedding(base, saved) -> bool:
             "keeps only those tied; use variant='lora', or untie the head first"
         )
     return True
-
-
-def _weights_read_directly(mixer) -> set[str]:
-    """Children of a recurrent mixer whose `.weight` its own code reads, past their forward and any LoRA on it."""
-    has_conv = any(is_depthwise(unwrapped(child)) for child in mixer.children())
-    return _weights_in_code(type(mixer)) if has_conv else set()
-
-
-@functools.cache
-def _weights_in_code(module_class) -> set[str]:
-    """Names in `self.<name>.weight` in the code of a class and of those it inherits from."""
-    names = set()
-    for base in module_class.__mro__:
-        # sharding makes classes that have no source of their own
-        with contextlib.suppress(OSError, TypeError):
-            names |= set(re.findall(r"self\.(\w+)\.weight\b", inspect.getsource(base)))
-    return names

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hylora.adapters.model import match_base_dtype
+from hylora.adapters.quantization import is_quantized
 from hylora.adapters.structure import base_model
 from hylora.adapters.tied import tie_equal, untie_adapted
 
@@ -33,7 +34,8 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
         A plain transformers model with the base's names and dtypes, whose outputs equal those of `model`.
 
     Raises:
-        ValueError: `model` carries no adapter (a merged one does not), or merging gives values that are not finite.
+        ValueError: `model` carries no adapter (a merged one does not), its base is quantized, or merging gives values
+            that are not finite.
     """
     wrappers = [module for module in model.modules() if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))]
     if not isinstance(model, PeftModel) or not wrappers:
@@ -42,6 +44,12 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
             "been merged already?"
         )
     base = base_model(model)
+    if any(map(is_quantized, base.modules())):
+        raise ValueError(
+            "merge_adapter needs a base with ordinary weights, for rounding what is merged to the few bits of a "
+            "quantized one gives another model; load the run with hylora.load(folder, dequantize=True), or use hylora "
+            "export"
+        )
     tied = base.config.tie_word_embeddings
     for wrapper in wrappers:
         if isinstance(wrapper, BaseTunerLayer) and wrapper.merged:

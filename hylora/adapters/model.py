@@ -6,13 +6,15 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, ModulesToSaveWrapper
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
-from hylora.adapters.config import check_targets
 from hylora.adapters.structure import base_model, base_modules
+from hylora.adapters.targets import check_options, check_targets
 from hylora.adapters.tied import share_trained, tie_head
 
 __all__ = ["add_adapter", "load_adapter", "match_base_dtype"]
@@ -35,9 +37,11 @@ def add_adapter(model: nn.Module, config: LoraConfig, adapter_name: str = "defau
         The `PeftModel`.
 
     Raises:
-        ValueError: a target that would not train (see `HyLoraConfig.for_model`), an adapter name that PEFT would
-            confuse with a module's, or a bare `model` that already carries an adapter.
+        ValueError: a target that would not train or an option that breaks what HyLoRA promises (see
+            `HyLoraConfig.for_model`), an adapter name that PEFT would confuse with a module's, or a bare `model` that
+            already carries an adapter.
     """
+    check_options(config)
     check_targets(model, config)
     _check_adapter_name(model, adapter_name)
     config = copy.deepcopy(config)
@@ -80,7 +84,9 @@ def load_adapter(
             f"folder={str(folder)!r} must hold {SAFETENSORS_WEIGHTS_NAME}; give a folder that save_pretrained wrote"
         )
     if trainable:
-        check_targets(model, LoraConfig.from_pretrained(str(folder)))
+        saved = LoraConfig.from_pretrained(str(folder))
+        check_options(saved)
+        check_targets(model, saved)
     _check_adapter_name(model, adapter_name)
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), adapter_name=adapter_name, is_trainable=trainable)
@@ -136,7 +142,9 @@ def _return_base_dtype(wrapper, args, output):
 
     Otherwise one float32 embedding turns the residual stream float32, and with it RoPE, queries and keys.
     """
-    return output.to(next(wrapper.original_module.parameters()).dtype)
+    dtype = next(wrapper.original_module.parameters()).dtype
+    # routers of experts return several tensors, some of them indices
+    return tree_map_only(torch.Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part, output)
 
 
 def _saved_modules(model):

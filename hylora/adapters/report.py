@@ -7,6 +7,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
+from hylora.adapters.quantization import count_elements
 from hylora.adapters.structure import GROUPS, base_model, base_modules, find_groups, unwrapped
 
 __all__ = ["print_trainable_parameters", "trainable_groups"]
@@ -62,5 +63,5 @@ def _base_size(model) -> int:
     for _, module in base_modules(base_model(model)):
         is_wrapper = isinstance(module, (AuxiliaryTrainingWrapper, BaseTunerLayer))
         own = unwrapped(module).parameters() if is_wrapper else module.parameters(recurse=False)
-        sizes.update((id(parameter), parameter.numel()) for parameter in own)
+        sizes.update((id(parameter), count_elements(parameter)) for parameter in own)
     return sum(sizes.values())

@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-__all__ = ["GROUPS", "base_model", "base_modules", "find_groups", "is_depthwise", "unwrapped"]
+__all__ = [
+    "GROUPS",
+    "base_model",
+    "base_modules",
+    "find_groups",
+    "is_attention",
+    "is_depthwise",
+    "shortest_suffixes",
+    "unwrapped",
+]
 
 GROUPS = ("attention", "embeddings", "norms", "convs")
 
@@ -49,7 +58,7 @@ def find_groups(model: nn.Module) -> dict[str, dict[str, nn.Module]]:
     groups = {group: {} for group in GROUPS}
     for name, module in base_modules(base):
         original = unwrapped(module)
-        if getattr(original, "is_causal", False) and hasattr(original, "scaling"):
+        if is_attention(original):
             for child_name, child in original.named_children():
                 if isinstance(unwrapped(child), nn.Linear):
                     groups["attention"][f"{name}.{child_name}"] = child
@@ -80,6 +89,29 @@ def unwrapped(module: nn.Module) -> nn.Module:
     if isinstance(module, BaseTunerLayer):
         return module.get_base_layer()
     return module
+
+
+def shortest_suffixes(wanted: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The shortest dotted suffixes that pick `wanted` out of `names`, and nothing more.
+
+    PEFT matches modules_to_save by `str.endswith`, without regard for the dots: "norm" would take "input_layernorm".
+    """
+    wanted = set(wanted)
+    others = [name for name in names if name not in wanted]
+    suffixes = set()
+    for name in wanted:
+        parts = name.split(".")
+        candidates = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+        exact = [suffix for suffix in candidates if not any(other.endswith(suffix) for other in others)]
+        if not exact:
+            raise ValueError(f"{name!r} must not end another module's name, for PEFT matches modules by suffix")
+        suffixes.add(exact[0])
+    return sorted(suffixes)
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is softmax attention, as transformers' attention functions know it; linear attention is not."""
+    return getattr(module, "is_causal", False) and hasattr(module, "scaling")
 
 
 def is_depthwise(module: nn.Module) -> bool:

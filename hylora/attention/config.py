@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
-
 from hylora.words import nearest
-from hylora_kernels.backends import NAMES
-from hylora_kernels.interface import CONFIG_ATTRIBUTE
-from hylora_kernels.options import SpanOptions, check_choice, check_group, check_integer
+from hylora_kernels.options import (
+    BACKENDS,
+    CONFIG_ATTRIBUTE,
+    SpanOptions,
+    check_choice,
+    check_group,
+    check_integer,
+)
 
 __all__ = ["CONFIG_ATTRIBUTE", "PRESETS", "PRESET_NAMES", "SpanConfig", "expand_preset"]
 
@@ -96,11 +99,11 @@ class SpanConfig(SpanOptions):
         kernels = [SpanOptions(**shared, chunk_size=size) for size in self.chunk_sizes]
         object.__setattr__(self, "_kernels", {options.chunk_size: options for options in kernels})
         check_integer("seed", self.seed, minimum=0)
-        check_choice("backend", self.backend, NAMES)
+        check_choice("backend", self.backend, BACKENDS)
         check_integer("window", self.window, minimum=1)
         check_group(self.group)
         finds_nothing = self.chooses_for_next and self.retrieves and self.retrieval == "relevance"
-        if finds_nothing and not torch.compiler.is_compiling():
+        if finds_nothing and not _compiling():
             warnings.warn(
                 f"selection='causal' with query_group={self.query_group} chooses by the queries before those that "
                 "read, and finds no needle even with exact scores; use selection='token'",
@@ -160,7 +163,7 @@ class SpanConfig(SpanOptions):
         """
         kept = getattr(config, CONFIG_ATTRIBUTE, None) or {}
         kept = expand_preset(kept, getattr(config, "_attn_implementation", None))
-        if torch.compiler.is_compiling():
+        if _compiling():
             return cls.from_dict(kept)
         content = (cls, repr(kept))
         if content not in _parsed:
@@ -170,3 +173,10 @@ class SpanConfig(SpanOptions):
     def keep_on(self, config: Any) -> None:
         """Keep the options on a transformers config, as a plain dictionary that `save_pretrained` writes."""
         setattr(config, CONFIG_ATTRIBUTE, self.to_dict())
+
+
+def _compiling() -> bool:
+    # Recipes hold these options too, and are read without the seconds that torch takes to import.
+    import torch
+
+    return torch.compiler.is_compiling()

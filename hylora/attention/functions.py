@@ -26,7 +26,7 @@ from hylora_kernels import (
 )
 from hylora_kernels.interface import attend_to_cache, prompt_tensors, refuse_unknown, tokens_first
 
-__all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options", "register_attention"]
+__all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
 
 
 def chunk_size_of(options: SpanConfig, draw: int | None, layer: int) -> int:
@@ -139,12 +139,7 @@ FUNCTIONS: dict[str, Callable] = {
 }
 
 
-def register_attention() -> None:
-    """Make the names of `FUNCTIONS` known to transformers; models that do not name them are not touched.
-
-    The mask function is registered beside each attention function: without it transformers would pass no mask at all,
-    and padding would be attended to.
-    """
-    for name, function in FUNCTIONS.items():
-        AttentionInterface.register(name, function)
-        AttentionMaskInterface.register(name, span_mask)
+# Without a mask function beside each of them transformers would pass no mask at all, and padding would be attended to.
+for _name, _function in FUNCTIONS.items():
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, span_mask)

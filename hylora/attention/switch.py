@@ -10,43 +10,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from hylora.architecture import attention_layers
 from hylora.attention.config import PRESET_NAMES, SpanConfig, expand_preset
-from hylora.attention.functions import FUNCTIONS
-from hylora.words import nearest
+from hylora.attention.names import PLUG_INS, check_options, resolve_name
 
-__all__ = ["ATTENTION_NAMES", "check_attention", "check_options", "resolve_name", "set_attention"]
-
-# "full" is what people call it; transformers' name for its default full attention is "sdpa". What stands for a preset
-# is that name for as long as nobody has kept the preset's options on the model.
-_ALIASES = {"full": "sdpa", **dict.fromkeys(PRESET_NAMES, "se_attn")}
-ATTENTION_NAMES = (*FUNCTIONS, "full", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
-
-
-def resolve_name(name: str) -> str:
-    """transformers' name of an attention: "full" means its default full attention, "se_attn_recall" is `se_attn` with
-    the options that `asked_options` gives.
-
-    Raises:
-        ValueError: if the name is unknown, naming the nearest one.
-    """
-    if name not in ATTENTION_NAMES:
-        raise ValueError(
-            f"unknown attention {name!r}; did you mean {nearest(name, ATTENTION_NAMES)!r}? "
-            f"Known: {', '.join(ATTENTION_NAMES)}"
-        )
-    return _ALIASES.get(name, name)
-
-
-def check_options(name: str, options: dict[str, Any]) -> None:
-    """Refuse options of this package for an attention that reads none of them.
-
-    Raises:
-        ValueError: if there are options and the name is not a plug-in's.
-    """
-    if options and resolve_name(name) not in FUNCTIONS:
-        raise ValueError(
-            f"attention {name!r} takes no options, but {', '.join(options)} was given; leave it out, or name one of "
-            f"{', '.join(map(repr, FUNCTIONS))}"
-        )
+__all__ = ["check_attention", "set_attention"]
 
 
 def check_attention(config: Any, name: str) -> None:
@@ -60,7 +26,7 @@ def check_attention(config: Any, name: str) -> None:
         ValueError: if the model has no attention layers, does not call transformers' attention interface, or its
             attention has features that would be ignored.
     """
-    if resolve_name(name) not in FUNCTIONS:
+    if resolve_name(name) not in PLUG_INS:
         return
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is not None and not model_class._can_set_attn_implementation():
@@ -108,7 +74,7 @@ def set_attention(model: nn.Module, name: str, **options: Any) -> None:
     check_options(name, options)
     options, text = expand_preset(options, name), base.config.get_text_config()
     # Where the attention's name stood for options, they would be forgotten with it.
-    keeps = resolve_name(name) in FUNCTIONS or text._attn_implementation in PRESET_NAMES
+    keeps = resolve_name(name) in PLUG_INS or text._attn_implementation in PRESET_NAMES
     span = SpanConfig.from_dict(options) if options or not keeps else SpanConfig.of(text)
     base.set_attn_implementation(resolve_name(name))
     if keeps:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,9 @@ def mamba2attn(
     max_shard_size: Annotated[str, typer.Option(help="Size of a file of weights.")] = "2GB",
 ) -> None:
     """Convert state-spaces/mamba2attn-2.7b, or another checkpoint of mamba_ssm with layers of the same kinds."""
+    if not Path(source).is_dir():
+        raise FileNotFoundError(f"{source!r} is no folder; give the one of the checkpoint, downloaded")
+    # What is missing shows before the seconds that this takes to import.
     from hylora.models.mamba2attn.conversion import convert
 
     done = convert(source, target, dtype=dtype, max_shard_size=max_shard_size)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -51,6 +50,8 @@ def env() -> None:
 
 
 def _choices() -> list[tuple[str, str, str]]:
+    import torch
+
     cuda = torch.cuda.is_available()
     triton, *scans = (importlib.util.find_spec(name) for name in ("triton", "mamba_ssm", "causal_conv1d"))
     if not cuda:

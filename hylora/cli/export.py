@@ -20,6 +20,10 @@ def export(
     max_shard_size: Annotated[str, typer.Option(help="Largest size of a file of weights.")] = "5GB",
 ) -> None:
     """Merge a run and write it as a model that transformers loads without hylora."""
+    from hylora.runs.whereabouts import find_folder
+
+    find_folder(run, revision)
+    # A run that is not there shows before the seconds that this takes to import.
     from hylora.runs.export import export as write
 
     model = write(run, destination, revision=revision, dtype=dtype, max_shard_size=max_shard_size)

@@ -4,22 +4,16 @@
 from __future__ import annotations
 
 import sys
-import time
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich import filesize
-from transformers import DynamicCache, TextStreamer, set_seed
 
 from hylora.architecture import continues_by_pieces
-from hylora.attention import resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS, resolve_name
 from hylora.cli.model_options import ModelOptions, options_of, with_options
-from hylora.generation import SpanCache, bytes_held
-from hylora.runs.tokenizer import check_vocabulary
 
 __all__ = ["generate"]
 
@@ -48,6 +42,13 @@ def _generate(
     Raises:
         ValueError: on wrong input, before the model is loaded, and for pieces of a prompt that the model would forget.
     """
+    # Here, so that options are listed and refused without the seconds that these take to import.
+    from transformers import DynamicCache, set_seed
+
+    from hylora.generation.cache import SpanCache, bytes_held
+    from hylora.generation.clock import Clock
+    from hylora.runs.tokenizer import check_vocabulary
+
     name = resolve_name(options.attention_name)
     spans = name == "se_attn" and not full_cache
     if offload and not spans:
@@ -55,7 +56,7 @@ def _generate(
             "--offload is for a SpanCache, which goes with --attention se_attn or se_attn_recall, and without "
             "--full-cache"
         )
-    if prefill_chunk_size is not None and name in FUNCTIONS and not spans:
+    if prefill_chunk_size is not None and name in PLUG_INS and not spans:
         raise ValueError(
             f"--prefill-chunk-size {prefill_chunk_size}: with a full cache, pieces behind the first would attend to "
             f"all before them, and not as {name!r} does; leave it out"
@@ -85,7 +86,7 @@ def _generate(
         cache = SpanCache(model.config, capacity=length + max_new_tokens, offload=offload)
     else:
         cache = DynamicCache(config=model.config)
-    clock = _Clock(tokenizer)
+    clock = Clock(tokenizer)
     set_seed(seed)
     model.generate(
         **inputs.to(options.device),
@@ -106,26 +107,6 @@ def _read_prompt(prompt: str | None, file: str | None) -> str:
     if file is None:
         return prompt
     return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-
-
-class _Clock(TextStreamer):
-    """Prints tokens as they come, and tells how fast they came."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._times: list[float] = []
-
-    def put(self, value: torch.Tensor) -> None:
-        """Print tokens; the first to be put are the prompt's."""
-        self._times.append(time.perf_counter())
-        super().put(value)
-
-    def report(self) -> str:
-        """Seconds of the prompt, and new tokens per second behind the first."""
-        start, first, *_ = self._times
-        new = len(self._times) - 1
-        speed = f" ({(new - 1) / (self._times[-1] - first):.1f} a second)" if new > 1 else ""
-        return f"the first new one after {first - start:.1f} s, {new} written{speed}"
 
 
 _MODEL, *_REST = options_of(ModelOptions, attention="same")

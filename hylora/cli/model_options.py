@@ -7,21 +7,21 @@ import ast
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.config import SpanConfig, expand_preset
+from hylora.attention.names import PLUG_INS, resolve_name
 from hylora.rope import RopeScaling
-from hylora.runs.loading import check_exists, load, read_manifest
 from hylora.runs.manifest import RunManifest
-from hylora.runs.tokenizer import find_tokenizer
+from hylora.runs.whereabouts import read_manifest
 
-__all__ = ["AttentionOption", "ModelOptions", "options_of", "with_options"]
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["AttentionOption", "ModelOptions", "options_of", "read_pairs", "with_options"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -67,7 +67,6 @@ class ModelOptions:
     rope_scaling: RopeScaling | None = field(init=False)
 
     def __post_init__(self) -> None:
-        check_exists(self.model)
         self.manifest = read_manifest(self.model, self.revision)
         self.span_options = self._read_span_options()
         try:
@@ -85,20 +84,11 @@ class ModelOptions:
 
     def _read_span_options(self) -> dict[str, Any]:
         pairs, name = self.attention_option or [], self.attention_name
-        if pairs and name not in FUNCTIONS:
+        if pairs and name not in PLUG_INS:
             raise ValueError(
                 f"--attention-option {pairs[0]!r}: {self.attention!r} attention is {name!r}, which has no options"
             )
-        options = {}
-        for pair in pairs:
-            key, equals, text = pair.partition("=")
-            if not equals:
-                raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
-            try:
-                options[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                options[key] = text
-        options = expand_preset(options, self.attention)
+        options = expand_preset(read_pairs(pairs), self.attention)
         SpanConfig.from_dict({**self.manifest.span_attention, **options})
         return options
 
@@ -108,6 +98,8 @@ class ModelOptions:
         Raises:
             ValueError: if there is none in either.
         """
+        from hylora.runs.tokenizer import find_tokenizer
+
         return find_tokenizer(self.model, self.manifest, self.revision)
 
     def load_model(self, trainable: bool = False) -> nn.Module:
@@ -116,6 +108,8 @@ class ModelOptions:
         Args:
             trainable: in training mode, with an adapter that can be trained further, instead of evaluation mode.
         """
+        from hylora.runs.loading import load
+
         return load(
             self.model,
             None if self.attention == "same" else self.attention,
@@ -128,8 +122,28 @@ class ModelOptions:
         )
 
 
+def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Attention options given as KEY=VALUE.
+
+    Raises:
+        ValueError: if one is not of that form.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--attention-option {pair!r} is not of the form KEY=VALUE, for example top_k=4")
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return options
+
+
 def _check_device(device: str | None) -> str:
     """The device to run on: CUDA by default where there is one."""
+    import torch  # what is wrong with a model's name shows before the second that this takes
+
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

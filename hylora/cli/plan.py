@@ -52,12 +52,11 @@ def plan(
 
     Nothing is downloaded but the model's config, and nothing of the model's size is allocated.
     """
-    # Building the command line must not take the seconds that the training stack takes to import.
+    # Nobody waits for a recipe's imports who only reads the options.
     from hylora.files import write_atomically
     from hylora.language.recipe import LanguageRecipe
-    from hylora.planning import Hardware, TrainingSetup, advise, plan_training
-    from hylora.planning.report import print_plan, to_dict
-    from hylora.runs.loading import check_exists
+    from hylora.planning.hardware import Hardware
+    from hylora.runs.whereabouts import check_exists
     from hylora.training.recipe_loading import parse_overrides, read_yaml
     from hylora.training.tasks import find_task
 
@@ -98,6 +97,10 @@ def plan(
     planned = LanguageRecipe.from_tree(parse_overrides(tree, [*given, *overrides]))
     if not planned.model.from_scratch and not Path(planned.model.path).is_file():
         check_exists(planned.model.path)
+    # Nor for torch whose input is wrong.
+    from hylora.planning import TrainingSetup, advise, plan_training
+    from hylora.planning.report import print_plan, to_dict
+
     setup = TrainingSetup(planned, hardware, sharding, kernels)
 
     console = Console()

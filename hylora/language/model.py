@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import dataclass
@@ -10,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import LoraConfig
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from hylora.adapters import HyLoraConfig, add_adapter
+from hylora.adapters.quantization import Quantization
 from hylora.attention import check_attention, resolve_name
 from hylora.language.data.packing import check_packing
 from hylora.language.recipe import LanguageRecipe, ModelRecipe
 from hylora.randomness import derive_key
-from hylora.runs.loading import check_exists
 from hylora.runs.weights import load_weights
+from hylora.runs.whereabouts import find_folder
 from hylora.training.recipe import RecipeError
+from hylora.training.recipe_loading import to_tree
 from hylora.words import nearest
 
 __all__ = ["ModelPlan", "load_model", "plan_model", "prepare_model", "weights_dtype"]
@@ -36,12 +40,14 @@ class ModelPlan:
         attention: transformers' name of the attention.
         adapter: resolved for this architecture, or None to train the model itself.
         rope: the fields of the config that RoPE scaling has set; empty where nothing is scaled.
+        quantization: of the base, or None.
     """
 
     config: PretrainedConfig
     attention: str
     adapter: LoraConfig | None
     rope: dict[str, Any]
+    quantization: Quantization | None = None
 
 
 def plan_model(recipe: LanguageRecipe) -> ModelPlan:
@@ -52,6 +58,11 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     """
     config = _read_config(recipe.model)
     text = config.get_text_config()
+    if getattr(config, "quantization_config", None) is not None:
+        raise RecipeError(
+            f"model.path={recipe.model.path!r} holds quantized weights, of which not all could be kept or merged; "
+            "name the model with ordinary weights, and set model.quantization"
+        )
     rope = _scale_rope(config, recipe)
     attention = recipe.attention.name
     try:
@@ -71,8 +82,11 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
         raise RecipeError(
             f"training.gradient_checkpointing=True is not supported by {type(skeleton).__name__}; set it to false"
         )
+    if recipe.training.offload:
+        _check_offload(skeleton)
     _check_freeze(skeleton, recipe.model.freeze)
-    return ModelPlan(config, resolve_name(attention), _plan_adapter(skeleton, recipe), rope)
+    adapter = _plan_adapter(skeleton, recipe)
+    return ModelPlan(config, resolve_name(attention), adapter, rope, _plan_quantization(skeleton, recipe, adapter))
 
 
 def load_model(
@@ -100,10 +114,10 @@ def load_model(
             source.path,
             config=plan.config,
             attn_implementation=plan.attention,
-            dtype=dtype,
             device_map=None if device is None else {"": device},
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
+            **({"dtype": dtype} if plan.quantization is None else plan.quantization.arguments(dtype)),
         )
     except ValueError as error:
         raise RecipeError(f"model.path={source.path!r} cannot be loaded: {error}") from error
@@ -129,7 +143,9 @@ def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> 
         base = model.get_base_model() if plan.adapter is not None else model
         # The older name, until every supported transformers has the newer one, warns that it will go.
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        # Where there is no accelerator activations are on the host already, and transformers would fail to pin them.
+        offload = {"offload": True} if recipe.training.offload and torch.accelerator.is_available() else {}
+        enable({"use_reentrant": False}, **offload)
         # Only re-entrant checkpointing needs inputs that require gradients.
         base.disable_input_require_grads()
     return model.train()
@@ -164,7 +180,7 @@ def _read_config(recipe: ModelRecipe) -> PretrainedConfig:
     try:
         # Of a model that is only planned, a config.json is enough.
         if not Path(recipe.path).is_file():
-            check_exists(recipe.path)
+            find_folder(recipe.path, recipe.revision)
         return AutoConfig.from_pretrained(
             recipe.path, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
         )
@@ -219,6 +235,16 @@ def _check_losses(config: PretrainedConfig) -> None:
         )
 
 
+def _check_offload(model: nn.Module) -> None:
+    """Refuse offloading where transformers cannot, which older versions do not know of."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None or "offload" not in inspect.signature(enable).parameters:
+        raise RecipeError(
+            f"training.offload=True is not supported by transformers {transformers.__version__}, which keeps "
+            "activations on the device; upgrade transformers, or leave training.offload out"
+        )
+
+
 def _check_freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
     names = [name for name, _ in model.named_parameters()]
     for index, pattern in enumerate(patterns):
@@ -238,16 +264,25 @@ def _original_name(name: str) -> str:
 
 
 def _plan_adapter(model: nn.Module, recipe: LanguageRecipe) -> LoraConfig | None:
-    adapter = recipe.adapter
-    if adapter.variant == "none":
+    """The adapter, put on the model that has no weights to see that it can be."""
+    if recipe.adapter.variant == "none":
+        return None
+    # PEFT takes no tuples, and no null for what is not given.
+    given = {name: value for name, value in to_tree(recipe.adapter).items() if value is not None}
+    try:
+        config = HyLoraConfig.for_model(model, **given)
+        with torch.device("meta"):
+            add_adapter(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise RecipeError(f"adapter: {error}") from error
+    return config
+
+
+def _plan_quantization(model: nn.Module, recipe: LanguageRecipe, adapter: LoraConfig | None) -> Quantization | None:
+    method = recipe.model.quantization
+    if method is None or adapter is None:
         return None
     try:
-        return HyLoraConfig.for_model(
-            model,
-            variant=adapter.variant,
-            r=adapter.r,
-            lora_alpha=adapter.lora_alpha,
-            lora_dropout=adapter.lora_dropout,
-        )
+        return Quantization.plan(method, model, adapter)
     except ValueError as error:
-        raise RecipeError(f"adapter: {error}") from error
+        raise RecipeError(f"model.{error}") from error

@@ -7,11 +7,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from hylora.attention import SpanConfig
-from hylora.attention.config import PRESET_NAMES, PRESETS, expand_preset
+from hylora.attention.config import PRESET_NAMES, PRESETS, SpanConfig, expand_preset
 from hylora.language.data.recipe import DataRecipe
 from hylora.rope import RopeScaling
-from hylora.training.fields import check_choice, check_range, expand_home
+from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
 from hylora.training.recipe import EvaluationRecipe, LoopRecipe, Recipe, RecipeError
 
 __all__ = [
@@ -36,6 +35,8 @@ class ModelRecipe:
         tokenizer: hub id or folder of the tokenizer; the model's own where it is null.
         dtype: type of the weights; `auto` is bfloat16 under an adapter where bf16 is used, else float32. What is
             trained is float32 in any case.
+        quantization: load the frozen base of an adapter in fewer bits: `nf4` (QLoRA's four) or `int8` of
+            bitsandbytes, or `torchao_int8` (weights only); null for none.
         trust_remote_code: run code that comes with the model.
         freeze: regular expressions; parameters whose name one of them finds are not trained.
         rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
@@ -47,6 +48,7 @@ class ModelRecipe:
     from_scratch: bool = False
     tokenizer: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["nf4", "int8", "torchao_int8"] | None = None
     trust_remote_code: bool = False
     freeze: tuple[str, ...] = ()
     rope: RopeScaling | None = None
@@ -101,15 +103,42 @@ class AdapterRecipe:
         r: rank; the thesis uses 32 for hybrids and 8 for Llama.
         lora_alpha: scale; the thesis uses twice the rank.
         lora_dropout: dropout on the adapter's input.
+        target_modules: other LoRA targets than the attention projections: suffixes of module names, one regular
+            expression for whole names, or `all-linear`.
+        exclude_modules: targets to leave out, given in the same way.
+        target_parameters: suffixes of parameter names, for the experts of a mixture, which are no modules; then
+            `lora_dropout` must be 0.
+        modules_to_save: suffixes of further modules to train in full, such as an untied `lm_head`.
+        layers_to_transform: the layers whose targets get LoRA; all where it is null. It needs targets by suffix.
+        rank_pattern: other ranks, by the end of a target's name or a regular expression for it.
+        alpha_pattern: other scales, likewise.
+        use_rslora: scale by `lora_alpha / sqrt(r)` in place of `lora_alpha / r`.
+        use_dora: also train the length of each row of a target's weight (DoRA).
+        init_lora_weights: `true` (B is zero), `gaussian` (so is B), `orthogonal`, or `false` (B is random).
     """
 
     variant: Literal["none", "lora", "longlora", "hylora"] = "hylora"
     r: int = 32
     lora_alpha: int = 64
     lora_dropout: float = 0.0
+    target_modules: str | tuple[str, ...] | None = None
+    exclude_modules: str | tuple[str, ...] | None = None
+    target_parameters: tuple[str, ...] | None = None
+    modules_to_save: str | tuple[str, ...] = ()
+    layers_to_transform: tuple[int, ...] | None = None
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: bool | str = True
 
     def __post_init__(self) -> None:
         check_choice(self, "variant")
+        if self.variant == "none":
+            read = ("variant", "r", "lora_alpha", "lora_dropout")
+            refuse_unread(
+                self, *(item.name for item in dataclasses.fields(self) if item.name not in read), choice="variant"
+            )
         check_range(self, "r", "lora_alpha", least=1)
         check_range(self, "lora_dropout", least=0, below=1)
 
@@ -120,11 +149,13 @@ class TrainingRecipe(LoopRecipe):
 
     Args:
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        offload: keep what they are recomputed from, the input of every layer, in the host's memory.
         sequence_length: tokens per sequence.
         loss_slice: positions per slice of the language-model head.
     """
 
     gradient_checkpointing: bool = True
+    offload: bool = False
     sequence_length: int = 8192
     loss_slice: int = 1024
 
@@ -132,6 +163,11 @@ class TrainingRecipe(LoopRecipe):
         super().__post_init__()
         check_range(self, "sequence_length", least=2)
         check_range(self, "loss_slice", least=1)
+        if self.offload and not self.gradient_checkpointing:
+            raise ValueError(
+                "offload=True must come with gradient_checkpointing=true, for it is what layers are recomputed from "
+                "that leaves the device"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +205,7 @@ class LanguageRecipe(Recipe):
     FREE_ON_RESUME: ClassVar[tuple[str, ...]] = (
         *Recipe.FREE_ON_RESUME,
         "training.gradient_checkpointing",
+        "training.offload",
         "training.loss_slice",
         "data.num_proc",
         "data.cache_dir",
@@ -204,6 +241,11 @@ class LanguageRecipe(Recipe):
             raise RecipeError(
                 f"adapter.variant={self.adapter.variant!r} must not come with model.from_scratch=true, most of which "
                 "would stay at its random weights; set adapter.variant=none"
+            )
+        if self.model.quantization and self.adapter.variant == "none":
+            raise RecipeError(
+                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantized weights "
+                "cannot be trained; set adapter.variant, or leave model.quantization out"
             )
         if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):
             raise RecipeError(

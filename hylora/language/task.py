@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ class LanguageTask(Task):
             base_model=None if self._plan.adapter is None else absolute(model.path),
             base_revision=model.revision,
             **self._plan.rope,
+            quantization=None if self._plan.quantization is None else asdict(self._plan.quantization),
             context_length=self._recipe.training.sequence_length,
             hylora_version=hylora.__version__,
         ).save(folder)

@@ -19,14 +19,15 @@ def longest_tried(planned: int) -> int:
     return max(planned, min(_LONGEST, _REACH * planned))
 
 
-def longest_context(bytes_at: Callable[[int], int], limit: int, start: int, longest: int) -> int:
+def longest_context(bytes_at: Callable[[int], int], resident: int, limit: int, start: int, longest: int) -> int:
     """The longest context whose memory stays within a limit.
 
-    Memory is close to a straight line in the length, so the next length to try is read off the line through two that
-    were tried, until one fits and 6 % more does not.
+    Memory is close to a straight line in the length, and what is there without any tokens is known. So the next length
+    to try is read off the line through two lengths, until one fits and 6 % more does not.
 
     Args:
         bytes_at: memory of a context; grows with it.
+        resident: bytes before there is a token.
         limit: bytes.
         start: tokens to begin with.
         longest: tokens beyond which nothing is tried.
@@ -34,32 +35,30 @@ def longest_context(bytes_at: Callable[[int], int], limit: int, start: int, long
     Returns:
         Tokens; 0 if none was found, and `longest` where that fits.
     """
-    sizes: dict[int, int] = {}
+    if resident > limit:
+        return 0
+    sizes = {0: resident}
+    fits, exceeds, guess = 0, None, start
 
     def at_the_limit(other: int) -> int:
         """Where the line through what fits and another length meets the limit."""
         slope = (sizes[other] - sizes[fits]) / (other - fits)
-        return fits + int((limit - sizes[fits]) / slope) // _GRID * _GRID if slope > 0 else longest
+        room = int((limit - sizes[fits]) / slope) // _GRID * _GRID if slope > 0 else longest
+        return fits + max(room, _step(fits))
 
-    fits, exceeds, guess = 0, None, start
-    while exceeds is None or guess < exceeds:
+    while fits < longest and (exceeds is None or exceeds - fits > _step(fits)):
         sizes[guess] = bytes_at(guess)
         if sizes[guess] <= limit:
             fits = guess
         else:
             exceeds = guess
-        if fits >= longest or (fits == 0 and exceeds <= _GRID):
-            break
-        if fits == 0:
-            guess = _GRID
-            continue
-        if len(sizes) == 1:
-            half = fits // 2 if fits >= 2 * _GRID else 2 * fits
-            sizes[half] = bytes_at(half)
         guess = at_the_limit(min(sizes.keys() - {fits}, key=lambda tried: abs(tried - fits)))
         if exceeds is not None and guess >= exceeds:
             guess = at_the_limit(exceeds)
-        if guess - fits <= fits // 33:
-            guess = fits + max(_GRID, fits // 16)
         guess = min(guess, longest)
     return fits
+
+
+def _step(fits: int) -> int:
+    """Tokens that make a difference worth a try."""
+    return max(_GRID, fits // 16)

@@ -30,11 +30,18 @@ class MemoryEstimate:
         parts: bytes by part.
         highest: the most bytes that each part of a micro-batch has at any moment of it.
         moment: "a micro-batch" or "the optimizer's step".
+        offloaded: bytes of each tensor that waits on the host, for each GPU.
     """
 
     parts: dict[str, int]
     highest: dict[str, int]
     moment: str
+    offloaded: tuple[int, ...] = ()
+
+    @property
+    def pinned(self) -> int:
+        """Bytes of the host's memory for each GPU: torch pins it in powers of two."""
+        return sum(1 << (size - 1).bit_length() for size in self.offloaded)
 
     @property
     def total(self) -> int:
@@ -110,7 +117,7 @@ def estimate_memory(
             _spread(parts, sharding, gpus, gradients)
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     parts = {part: size for part, size in moments[moment].items() if size}
-    return MemoryEstimate(parts, micro_batch.highest, moment)
+    return MemoryEstimate(parts, micro_batch.highest, moment, micro_batch.offloaded)
 
 
 def _optimizer_state(optimizer: OptimizerRecipe) -> int:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import nn
 
 from hylora.language.head import decoder_and_head
 from hylora.language.model import plan_model
@@ -14,7 +16,7 @@ from hylora.planning.context import longest_context, longest_tried
 from hylora.planning.hardware import Hardware
 from hylora.planning.memory import MemoryEstimate, Sharding, check_sharding, estimate_memory
 from hylora.planning.parameters import GroupParameters, count_parameters
-from hylora.planning.simulation import Simulation
+from hylora.planning.simulation import Simulation, StepProfile
 
 __all__ = ["KERNELS", "Estimator", "TrainingPlan", "TrainingSetup", "plan_training"]
 
@@ -32,7 +34,7 @@ class TrainingSetup:
         kernels: "fused" (mamba-ssm is installed there) or "torch", for Mamba layers.
 
     Raises:
-        ValueError: if the sharding or the kernels are unknown, or do not go with the hardware.
+        ValueError: if the sharding or the kernels are unknown, or do not go with the hardware or the recipe.
     """
 
     recipe: LanguageRecipe
@@ -42,6 +44,12 @@ class TrainingSetup:
 
     def __post_init__(self) -> None:
         check_sharding(self.sharding, self.hardware)
+        if self.recipe.model.quantization and self.sharding != "none":
+            raise ValueError(
+                f"sharding={self.sharding!r} must not come with "
+                f"model.quantization={self.recipe.model.quantization!r}, which trains with whole copies of the base; "
+                "use none"
+            )
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels={self.kernels!r} must be one of {', '.join(KERNELS)}")
 
@@ -76,16 +84,45 @@ class Estimator:
         self.model = self.simulation.model
         self._sharding = Sharding.of(setup.sharding, self.model, setup.mixed_precision)
 
+        self.parameters = count_parameters(self.model)
+
     def profile(self, length: int) -> tuple[MemoryEstimate, ComputeEstimate]:
         """Memory and operations at a context of so many tokens."""
         recipe, sequences = self.setup.recipe, self.setup.recipe.training.batch_size
         step = self.simulation.run(length, sequences)
-        memory = estimate_memory(step, self.model, recipe.optimizer, self._sharding, self.setup.hardware.gpus)
-        return memory, estimate_compute(step.operations, self.model, recipe.attention, length, sequences)
+        return self._memory(step), estimate_compute(step.operations, self.model, recipe.attention, length, sequences)
 
     def total(self, length: int) -> int:
         """Bytes of each GPU at a context of so many tokens."""
         return self.profile(length)[0].total
+
+    def plan(self) -> TrainingPlan:
+        """What the run takes; how long a context would fit is not looked for."""
+        memory, compute = self.profile(self.setup.recipe.training.sequence_length)
+        logits = _logits(self.setup, self.model)
+        return TrainingPlan(self.setup, self.parameters, memory, compute, logits, self.simulation.fused_layers)
+
+    def search(self, plan: TrainingPlan, progress: Callable[[str], None] = lambda step: None) -> int:
+        """The longest context that fits, in tokens, to within a few percent; 0 where none does.
+
+        Args:
+            plan: of the same setup.
+            progress: called with what is tried next, in words.
+        """
+        planned = self.setup.recipe.training.sequence_length
+        known = {planned: plan.memory.total}
+
+        def total(tokens: int) -> int:
+            if tokens not in known:
+                progress(f"Looking for the longest context: {tokens:,} tokens")
+                known[tokens] = self.total(tokens)
+            return known[tokens]
+
+        resident = self._memory(self.simulation.resident()).total
+        return longest_context(total, resident, self.setup.hardware.usable, planned, plan.longest_tried)
+
+    def _memory(self, step: StepProfile) -> MemoryEstimate:
+        return estimate_memory(step, self.model, self.setup.recipe.optimizer, self._sharding, self.setup.hardware.gpus)
 
 
 @dataclass(frozen=True)
@@ -98,8 +135,9 @@ class TrainingPlan:
         memory: of each GPU.
         compute: operations per token.
         logits: bytes of the head's logits in slices, and of a loss that makes them all at once.
-        longest: the longest context that fits, in tokens, to within a few percent; 0 where none does.
         fused_layers: layers whose kernel was modelled instead of run.
+        longest: the longest context that fits, in tokens, to within a few percent; 0 where none does, and None where
+            none was looked for.
     """
 
     setup: TrainingSetup
@@ -107,8 +145,8 @@ class TrainingPlan:
     memory: MemoryEstimate
     compute: ComputeEstimate
     logits: tuple[int, int]
-    longest: int
     fused_layers: int
+    longest: int | None = None
 
     @property
     def longest_tried(self) -> int:
@@ -133,31 +171,15 @@ def plan_training(setup: TrainingSetup, progress: Callable[[str], None] = lambda
     """
     progress("Making the model without weights")
     estimator = Estimator(setup)
-    length = setup.recipe.training.sequence_length
-
-    def total(tokens: int) -> int:
-        if tokens == length:
-            return memory.total
-        progress(f"Looking for the longest context: {tokens:,} tokens")
-        return estimator.total(tokens)
-
-    progress(f"Trying a step of {length:,} tokens")
-    memory, compute = estimator.profile(length)
-    return TrainingPlan(
-        setup=setup,
-        parameters=count_parameters(estimator.model),
-        memory=memory,
-        compute=compute,
-        logits=_logits(setup, estimator),
-        longest=longest_context(total, setup.hardware.usable, length, longest_tried(length)),
-        fused_layers=estimator.simulation.fused_layers,
-    )
+    progress(f"Trying a step of {setup.recipe.training.sequence_length:,} tokens")
+    plan = estimator.plan()
+    return replace(plan, longest=estimator.search(plan, progress))
 
 
-def _logits(setup: TrainingSetup, estimator: Estimator) -> tuple[int, int]:
+def _logits(setup: TrainingSetup, model: nn.Module) -> tuple[int, int]:
     """Bytes of logits, their float32 copy and its gradient, for a slice and for a whole micro-batch."""
     training = setup.recipe.training
-    vocabulary = decoder_and_head(estimator.model).weight.shape[0]
+    vocabulary = decoder_and_head(model).weight.shape[0]
     each = vocabulary * (10 if setup.mixed_precision == "bf16" else 8)
     tokens = training.batch_size * training.sequence_length
     return min(training.loss_slice, tokens) * each, tokens * each

@@ -6,13 +6,16 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from hylora.adapters.structure import base_model, find_groups
@@ -22,7 +25,7 @@ from hylora.language.model import ModelPlan, prepare_model, weights_dtype
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss
 from hylora.planning.fused import use_fused_scans
-from hylora.planning.tracker import StepTracker
+from hylora.planning.tracker import MemoryLedger, StepTracker
 from hylora.training.optimizer import trainable
 
 __all__ = ["Simulation", "StepProfile"]
@@ -36,11 +39,13 @@ class StepProfile:
         memory: bytes by part at the moment when they are most.
         highest: the most bytes that each part has at any moment.
         operations: floating-point operations by part and phase ("forward", "recomputation", "backward").
+        offloaded: bytes of each tensor that waits on the host.
     """
 
     memory: dict[str, int]
     highest: dict[str, int]
     operations: Counter[tuple[str, str]]
+    offloaded: tuple[int, ...] = ()
 
 
 class Simulation:
@@ -83,9 +88,18 @@ class Simulation:
                 dtype=weights_dtype(recipe, mixed_precision),
                 trust_remote_code=recipe.model.trust_remote_code,
             )
-            self.model = prepare_model(model, recipe, plan)
+            # Offloading is left to `_offload`: transformers' own would look for a device.
+            kept = replace(recipe, training=replace(recipe.training, offload=False))
+            self.model = prepare_model(model, kept, plan)
+        self._offloaded: list[int] = []
+        if recipe.training.offload:
+            _offload(self.model, self._offloaded)
         with self._fake_mode:
             _move_to_cpu(self.model)
+        self._stored = {} if plan.quantization is None else plan.quantization.stored_bytes(self.model)
+        with self._fake_mode:
+            # One weight at a time is multiplied in its ordinary form.
+            self._ordinary = torch.empty_like(max(self._stored, key=torch.numel)) if self._stored else None
         self._scans = use_fused_scans(self.model) if kernels == "fused" else []
         self._loss = CausalLoss(self.model, recipe.training.loss_slice)
         self._parts = _parts(self._loss)
@@ -95,6 +109,14 @@ class Simulation:
         """Layers whose fused kernel is modelled."""
         return len(self._scans)
 
+    def resident(self) -> StepProfile:
+        """What is there before a micro-batch has a token: weights, and gradients of an earlier one."""
+        ledger = MemoryLedger()
+        self._account_weights(ledger)
+        if self._accumulate:
+            ledger.live["gradients"] = sum(parameter.nbytes for parameter in trainable(self._loss).values())
+        return StepProfile(dict(ledger.live), {}, Counter())
+
     def run(self, length: int, batch_size: int = 1) -> StepProfile:
         """Forward and backward pass of one micro-batch.
 
@@ -103,10 +125,10 @@ class Simulation:
             batch_size: sequences.
         """
         tracker = StepTracker(self._fake_mode, self._on_gpu)
+        self._offloaded.clear()
         ids = torch.ones(batch_size, length, dtype=torch.long)
         precision = torch.autocast("cpu", torch.bfloat16) if self._mixed_precision == "bf16" else nullcontext()
-        for tensor in (*self._loss.parameters(), *self._loss.buffers()):
-            tracker.memory.add(tensor, "trained weights" if tensor.requires_grad else "frozen weights")
+        self._account_weights(tracker.memory)
         with tracker, tracker.watch(self._parts), self._gradients(tracker):
             with precision:
                 loss, _ = self._loss(ids, ids.clone())
@@ -114,7 +136,14 @@ class Simulation:
                 loss.backward()
         operations = tracker.operations + self._scan_operations(batch_size * length)
         peak = {part: size for part, size in tracker.memory.peak.items() if size}
-        return StepProfile(peak, tracker.memory.highest, operations)
+        return StepProfile(peak, tracker.memory.highest, operations, tuple(self._offloaded))
+
+    def _account_weights(self, ledger: MemoryLedger) -> None:
+        for tensor in (*self._loss.parameters(), *self._loss.buffers()):
+            part = "trained weights" if tensor.requires_grad else "frozen weights"
+            ledger.add(tensor, part, self._stored.get(tensor))
+        if self._ordinary is not None:
+            ledger.add(self._ordinary, "frozen weights")
 
     @contextmanager
     def _gradients(self, tracker: StepTracker) -> Iterator[None]:
@@ -142,6 +171,28 @@ class Simulation:
         if self._recipe.training.gradient_checkpointing:
             phases["recomputation"] = forward
         return Counter({("recurrent layers", phase): number for phase, number in phases.items()})
+
+
+def _offload(model: nn.Module, sizes: list[int]) -> None:
+    """Let go of what checkpointed layers are recomputed from, and allocate it anew for the backward pass.
+
+    Args:
+        model: with checkpointing; changed in place.
+        sizes: receives the bytes of each tensor that leaves the device.
+    """
+
+    def pack(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+        if tensor.nbytes:
+            sizes.append(tensor.nbytes)
+        return tensor.shape, tensor.dtype
+
+    def checkpoint(function: Callable, *args: Any, original: Callable, **kwargs: Any) -> Any:
+        with saved_tensors_hooks(pack, lambda packed: torch.empty(packed[0], dtype=packed[1])):
+            return original(function, *args, **kwargs)
+
+    for module in model.modules():
+        if original := getattr(module, "_gradient_checkpointing_func", None):
+            module._gradient_checkpointing_func = partial(checkpoint, original=original)
 
 
 def _move_to_cpu(model: nn.Module) -> None:

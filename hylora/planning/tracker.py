@@ -41,13 +41,20 @@ class MemoryLedger:
         self.peak_total = 0
         self._records: dict[int, tuple[weakref.ref, int, str]] = {}
 
-    def add(self, tensor: Tensor, part: str) -> None:
-        """Account a tensor's storage to a part, until nothing refers to it; a known storage stays where it is."""
+    def add(self, tensor: Tensor, part: str, size: int | None = None) -> None:
+        """Account a tensor's storage to a part, until nothing refers to it; a known storage stays where it is.
+
+        Args:
+            tensor: floating or not.
+            part: of the model.
+            size: bytes, where a real one has not those of this tensor.
+        """
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._records:
-            self._records[key] = (weakref.ref(storage, lambda _: self._free(key)), storage.nbytes(), part)
-            self._change(part, storage.nbytes())
+            size = storage.nbytes() if size is None else size
+            self._records[key] = (weakref.ref(storage, lambda _: self._free(key)), size, part)
+            self._change(part, size)
 
     def move(self, tensor: Tensor, part: str) -> None:
         """Account a tensor's storage to another part from now on."""

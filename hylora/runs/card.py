@@ -10,7 +10,7 @@ from pathlib import Path
 from peft import PeftConfig
 from transformers import PreTrainedModel
 
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.runs.manifest import RunManifest
 
 __all__ = ["model_card"]
@@ -68,6 +68,8 @@ def _table(model, manifest, adapter) -> str:
         base = Path(manifest.base_model)
         revision = f" at {manifest.base_revision}" if manifest.base_revision else ""
         rows["base model"] = _plain(f"{base.name if base.is_absolute() else manifest.base_model}{revision}")
+    if manifest.quantization is not None:
+        rows["base in training"] = f"quantized, {manifest.quantization['method']}"
     rows["trained"] = _trained(adapter)
     if manifest.context_length is not None:
         rows["training context"] = f"{manifest.context_length:,} tokens"
@@ -97,7 +99,7 @@ def _rope(parameters) -> str:
 
 
 def _attention_in_training(manifest) -> str:
-    if manifest.attention not in FUNCTIONS:
+    if manifest.attention not in PLUG_INS:
         return "full attention"
     options = ", ".join(f"{key} {manifest.span_attention[key]}" for key in _OPTIONS[manifest.attention])
     return f"{_TITLES[manifest.attention]}: {options}"
@@ -117,7 +119,7 @@ def _attention(model, manifest, own_class) -> list[str]:
             "else."
         )
     parts = [where] if own_class else [where, *_serving(model, manifest)]
-    if manifest.attention not in FUNCTIONS:
+    if manifest.attention not in PLUG_INS:
         return parts
     return [
         *parts,
@@ -152,7 +154,7 @@ def _code(manifest, name, own_class) -> str:
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
         f"model = {load}  # full attention",
     ]
-    if manifest.attention in FUNCTIONS:
+    if manifest.attention in PLUG_INS:
         if not own_class:
             lines += ["", "import hylora"]
         lines += ["", f'model = hylora.load("{name}")  # {manifest.attention}, as trained']

@@ -16,9 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from hylora.adapters import merge_adapter
 from hylora.files import atomic_folder
 from hylora.runs.card import model_card
-from hylora.runs.loading import check_exists, load, read_manifest
+from hylora.runs.loading import load
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.tokenizer import find_tokenizer
+from hylora.runs.whereabouts import read_manifest
 
 __all__ = ["DTYPES", "export"]
 
@@ -55,7 +56,6 @@ def export(
         ValueError: `run` is no run, its tokenizer cannot be found, or an argument is wrong.
     """
     run, destination = os.fspath(run), Path(destination)
-    check_exists(run)
     manifest = read_manifest(run, revision)
     if manifest == RunManifest():
         raise ValueError(
@@ -70,7 +70,7 @@ def export(
         raise ValueError(f"max_shard_size={max_shard_size!r} is not a size such as '5GB'")
     tokenizer = find_tokenizer(run, manifest, revision)
 
-    model = load(run, attention="full", dtype=dtype, revision=revision)
+    model = load(run, attention="full", dtype=dtype, revision=revision, dequantize=True)
     adapter = model.active_peft_config if isinstance(model, PeftModel) else None
     model = model if adapter is None else merge_adapter(model)
     _widen_context(model.config.get_text_config(), manifest.context_length)
@@ -79,7 +79,7 @@ def export(
         model.save_pretrained(partial, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(partial)
         _add_older_names(partial)
-        replace(manifest, base_model=None, base_revision=None).save(partial)
+        replace(manifest, base_model=None, base_revision=None, quantization=None).save(partial)
         card = model_card(model, manifest, adapter, destination.name)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return model

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora_kernels.interface import CONFIG_ATTRIBUTE
+from hylora.tensors import stored_tensors
+from hylora_kernels.options import CONFIG_ATTRIBUTE
 
 __all__ = ["fingerprint", "model_fingerprint", "tokenizer_fingerprint", "weights_fingerprint"]
 
@@ -76,7 +77,10 @@ def _checksum(tensor: Tensor) -> int:
     """CRC-32 of a tensor's bytes."""
     if tensor.is_meta:
         return 0
-    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    checksum = 0
+    for part in stored_tensors(tensor):
+        checksum = zlib.crc32(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+    return checksum
 
 
 def _lasting(values: Any) -> Any:

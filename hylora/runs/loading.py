@@ -8,32 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from transformers import CONFIG_NAME, AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from hylora.adapters import load_adapter
+from hylora.adapters.quantization import Quantization
+from hylora.adapters.quantization import dequantize as dequantized
 from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
 from hylora.rope import RopeScaling
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 from hylora.runs.weights import check_finite, load_weights
+from hylora.runs.whereabouts import ADAPTER, find_folder, manifest_in
 
-__all__ = ["check_exists", "load", "read_manifest"]
-
-_ADAPTER = "adapter_config.json"
-
-
-def read_manifest(folder: str | os.PathLike, revision: str | None = None) -> RunManifest:
-    """What is known of how a model was trained: `hylora.json`, or an empty manifest for a plain model.
-
-    Args:
-        folder: a run's folder, a model folder or a hub id.
-        revision: revision on the hub.
-
-    Raises:
-        ValueError: if there is an adapter without `hylora.json`, or the file is not what a run writes.
-    """
-    return _manifest_in(_run_folder(folder, revision), folder)
+__all__ = ["load"]
 
 
 def load(
@@ -46,6 +32,7 @@ def load(
     trainable: bool = False,
     trust_remote_code: bool = False,
     rope: RopeScaling | None = None,
+    dequantize: bool = False,
     **options: Any,
 ) -> torch.nn.Module:
     """Load a run or a plain model, from a folder or from the hub.
@@ -61,6 +48,8 @@ def load(
         trainable: load an adapter so that it can be trained further.
         trust_remote_code: run code that comes with the base model.
         rope: stretch the rotary positions of a model that was not trained so; its factor must be a number.
+        dequantize: give the base of an adapter that was trained on quantized weights ordinary ones with the same
+            values, as merging needs; by default they are quantized as in training.
         **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:
@@ -72,15 +61,14 @@ def load(
             folder, the model cannot take the attention or the RoPE scaling, or its weights are damaged.
     """
     folder = os.fspath(folder)
-    check_exists(folder)
     if revision is not None and Path(folder).is_dir():
         raise ValueError(f"revision={revision!r} is for hub models, but {folder!r} is a local folder; leave it out")
-    local = _run_folder(folder, revision)
-    manifest = _manifest_in(local, folder)
+    local = find_folder(folder, revision)
+    manifest = manifest_in(local, folder)
     name = resolve_name(attention if attention is not None else manifest.attention)
     check_options(name, options)
 
-    has_adapter = (local / _ADAPTER).is_file()
+    has_adapter = (local / ADAPTER).is_file()
     base = _base_model(manifest, local) if has_adapter else folder
     arguments: dict[str, Any] = {
         "revision": manifest.base_revision if has_adapter else revision,
@@ -96,9 +84,13 @@ def load(
     asked = expand_preset(options, attention)
     if manifest.span_attention or asked:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)
-    model = load_weights(
-        base, config=config, attn_implementation=name, dtype=dtype, device_map=device_map, **arguments
-    )
+    arguments["dtype"] = dtype
+    if quantization := has_adapter and manifest.quantization:
+        kind = (text.dtype or torch.float32) if dtype == "auto" else dtype
+        arguments |= Quantization(**quantization).arguments(getattr(torch, kind) if isinstance(kind, str) else kind)
+    model = load_weights(base, config=config, attn_implementation=name, device_map=device_map, **arguments)
+    if quantization and dequantize:
+        model = dequantized(model)
     if has_adapter:
         model = load_adapter(model, local, trainable=trainable)
         check_finite(model, folder)
@@ -112,26 +104,6 @@ def _restore_rope(config: PretrainedConfig, manifest: RunManifest) -> None:
             setattr(config, name, getattr(manifest, name))
 
 
-def _run_folder(name: str | os.PathLike, revision: str | None) -> Path:
-    """`name` itself where it is a folder, or one with what a hub repository says of its model, and its adapter."""
-    if Path(name).is_dir():
-        return Path(name)
-    files = [CONFIG_NAME, MANIFEST_NAME, _ADAPTER, SAFETENSORS_WEIGHTS_NAME]
-    return Path(snapshot_download(os.fspath(name), revision=revision, allow_patterns=files))
-
-
-def _manifest_in(local: Path, name: str | os.PathLike) -> RunManifest:
-    """The manifest in the folder `local` of the run `name`."""
-    if (local / MANIFEST_NAME).is_file():
-        return RunManifest.load(local)
-    if (local / _ADAPTER).is_file():
-        raise ValueError(
-            f"{name} holds an adapter but no {MANIFEST_NAME}, so its attention and RoPE scaling are unknown; "
-            "load it with peft.PeftModel.from_pretrained on a base model you prepare"
-        )
-    return RunManifest()
-
-
 def _base_model(manifest: RunManifest, folder: Path) -> str:
     """The base of the adapter in `folder`."""
     path, base = folder / MANIFEST_NAME, manifest.base_model
@@ -142,19 +114,3 @@ def _base_model(manifest: RunManifest, folder: Path) -> str:
             f"base_model {base!r} in {path} does not exist; move the model back, or correct the path there"
         )
     return base
-
-
-def check_exists(folder: str) -> None:
-    """Refuse a folder that is not there, before anyone looks for it on the hub.
-
-    Raises:
-        FileNotFoundError: if `folder` looks like a path and does not exist.
-    """
-    # A hub id has the form "owner/name" or "name"; anything that looks more like a path must exist here. So must what
-    # lies in a folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
-    within = "/" in folder and Path(folder).parent.is_dir()
-    looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") > 1 or within
-    if looks_like_path and not Path(folder).is_dir():
-        raise FileNotFoundError(
-            f"folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name)"
-        )

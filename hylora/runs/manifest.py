@@ -11,15 +11,15 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-from peft import PeftModel
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 import hylora
-from hylora.attention import SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.config import SpanConfig, expand_preset
+from hylora.attention.names import PLUG_INS, resolve_name
 from hylora.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["MANIFEST_NAME", "RunManifest", "absolute"]
 
@@ -30,6 +30,7 @@ _OPTIONAL = {
     "rope_parameters": dict,
     "max_position_embeddings": int,
     "context_length": int,
+    "quantization": dict,
 }
 
 
@@ -45,6 +46,7 @@ class RunManifest:
         rope_parameters: the scaled RoPE parameters during training, None where the base's own were kept.
         max_position_embeddings: that went with them, None where the base's own was kept.
         context_length: tokens in a training sequence.
+        quantization: the fields of the base's `Quantization`; None where its weights were ordinary.
         hylora_version: version that wrote the file.
     """
 
@@ -55,6 +57,7 @@ class RunManifest:
     rope_parameters: dict[str, Any] | None = None
     max_position_embeddings: int | None = None
     context_length: int | None = None
+    quantization: dict[str, Any] | None = None
     hylora_version: str | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class RunManifest:
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise ValueError(f"{name}={value!r} must be a {kind.__name__}, or null")
+        if self.quantization is not None and set(self.quantization) != {"method", "kept"}:
+            raise ValueError(f"quantization={self.quantization!r} must have the keys method and kept")
 
     @classmethod
     def of(cls, model: nn.Module) -> RunManifest:
@@ -78,8 +83,14 @@ class RunManifest:
             A manifest to `save` beside the weights.
 
         Raises:
-            ValueError: if the adapter's base has neither, or its attention is unknown to this package.
+            ValueError: if the adapter's base has neither, or its attention or its quantization is unknown to this
+                package.
         """
+        # Reading a manifest does not take the seconds that these take to import.
+        from peft import PeftModel
+
+        from hylora.adapters.quantization import Quantization
+
         adapted = isinstance(model, PeftModel)
         base = model.get_base_model() if adapted else model
         config, name = base.config.get_text_config(), base.config.name_or_path
@@ -89,15 +100,17 @@ class RunManifest:
                 "it and load it with from_pretrained"
             )
         attention = resolve_name(config._attn_implementation)
+        quantization = Quantization.of(base.config) if adapted else None
         rope = getattr(config, "rope_parameters", None) or {}
         scaled = rope.get("rope_type", "default") != "default"
         return cls(
             attention=attention,
-            span_attention=SpanConfig.of(config).to_dict() if attention in FUNCTIONS else {},
+            span_attention=SpanConfig.of(config).to_dict() if attention in PLUG_INS else {},
             base_model=absolute(name) if adapted else None,
             base_revision=model.active_peft_config.revision if adapted else None,
             rope_parameters=rope if scaled else None,
             max_position_embeddings=config.max_position_embeddings if scaled else None,
+            quantization=None if quantization is None else asdict(quantization),
             hylora_version=hylora.__version__,
         )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hylora.runs.loading import check_exists
 from hylora.runs.manifest import RunManifest
+from hylora.runs.whereabouts import find_folder
 
 __all__ = ["check_vocabulary", "find_tokenizer", "read_tokenizer"]
 
@@ -25,7 +25,7 @@ def read_tokenizer(source: str | os.PathLike, **arguments: Any) -> PreTrainedTok
         OSError: if the place cannot be read.
         ValueError: if no tokenizer is there.
     """
-    check_exists(os.fspath(source))
+    find_folder(source, arguments.get("revision"))
     tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
     # transformers makes up an empty one for some architectures (Qwen's) where a model has no tokenizer beside it
     if len(tokenizer) <= len(tokenizer.all_special_ids):

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from hylora.tensors import is_finite
+from hylora.adapters.quantization import let_gradients_through
+from hylora.tensors import is_finite, stored_tensors
 
 __all__ = ["check_finite", "load_weights"]
 
@@ -49,6 +50,7 @@ def load_weights(source: str | os.PathLike, **arguments: Any) -> PreTrainedModel
             "complete checkpoint of a causal language model"
         )
     check_finite(model, source)
+    let_gradients_through(model)
     return model
 
 
@@ -63,7 +65,7 @@ def check_finite(model: nn.Module, source: str) -> None:
         ValueError: naming the first such parameter.
     """
     for name, parameter in model.named_parameters():
-        if not is_finite(parameter.detach()):
+        if not all(is_finite(part.detach()) for part in stored_tensors(parameter)):
             raise ValueError(
                 f"the weights of {source!r} must be finite, but {name} is not; the file is damaged, or training had "
                 "diverged when it was written: download it again or take an earlier one"

@@ -1,26 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop: it trains any task as a typed recipe says."""
 
-from hylora.training.checkpoint import CheckpointError
-from hylora.training.feed import Batch, RowFeed, StreamFeed, WindowSize
-from hylora.training.loop import TrainingError
-from hylora.training.method import Method
-from hylora.training.moment import Moment
-from hylora.training.optimizer import decay_matrices
-from hylora.training.processes import share_of
-from hylora.training.recipe import (
-    EvaluationRecipe,
-    LoopRecipe,
-    OptimizerRecipe,
-    OutputRecipe,
-    Recipe,
-    RecipeError,
-    ScheduleRecipe,
-    TrackingRecipe,
-)
-from hylora.training.run import RunResult, run
-from hylora.training.task import Task
-from hylora.training.tasks import TaskKind
+from hylora.lazy import lazy_exports
 
 __all__ = [
     "Batch",
@@ -46,3 +27,29 @@ __all__ = [
     "run",
     "share_of",
 ]
+
+_EXPORTS = {
+    "Batch": "hylora.training.feed",
+    "CheckpointError": "hylora.training.checkpoint",
+    "EvaluationRecipe": "hylora.training.recipe",
+    "LoopRecipe": "hylora.training.recipe",
+    "Method": "hylora.training.method",
+    "Moment": "hylora.training.moment",
+    "OptimizerRecipe": "hylora.training.recipe",
+    "OutputRecipe": "hylora.training.recipe",
+    "Recipe": "hylora.training.recipe",
+    "RecipeError": "hylora.training.recipe_loading",
+    "RowFeed": "hylora.training.feed",
+    "RunResult": "hylora.training.whole_run",
+    "ScheduleRecipe": "hylora.training.recipe",
+    "StreamFeed": "hylora.training.feed",
+    "Task": "hylora.training.task",
+    "TaskKind": "hylora.training.tasks",
+    "TrackingRecipe": "hylora.training.recipe",
+    "TrainingError": "hylora.training.loop",
+    "WindowSize": "hylora.training.feed",
+    "decay_matrices": "hylora.training.optimizer",
+    "run": "hylora.training.whole_run",
+    "share_of": "hylora.training.processes",
+}
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

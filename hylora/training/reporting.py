@@ -8,7 +8,6 @@ import json
 import logging
 import resource
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hylora.files import flush, write_atomically
+from hylora.pace import Pace
 from hylora.training.recipe import RecipeError
 
 __all__ = ["Metrics", "ProgressDisplay", "check_trackers", "flatten", "peak_memory", "read_metrics"]
 
 logger = logging.getLogger(__name__)
-
-# Where there is no terminal, progress is a line now and then: a log is read, not watched.
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 def peak_memory(device: torch.device) -> int:
@@ -51,7 +48,7 @@ class ProgressDisplay:
         self._shown = shown
         self._unit = unit
         self._total = total
-        self._last_line = time.monotonic()
+        self._pace = Pace(start)
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("training"),
@@ -82,10 +79,8 @@ class ProgressDisplay:
         """
         status = f"loss {loss:.4f}  {speed:,.0f} {self._unit}/s  {memory / 2**30:.1f} GiB"
         self._bar.update(self._task, completed=step, status=status)
-        now = time.monotonic()
-        if self._bar.disable and (step == self._total or now - self._last_line >= _SECONDS_BETWEEN_LINES):
-            self._last_line = now
-            self.note(f"update {step} of {self._total}: {status}")
+        if self._bar.disable and self._pace.is_due(step, self._total):
+            self.note(f"update {step} of {self._total}: {status}{self._pace.left(step, self._total)}")
 
     def note(self, text: str) -> None:
         """Print a line, above the bar where there is one."""

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
-
-from accelerate import Accelerator
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hylora.training.recipe import Recipe, RecipeError
-from hylora.training.task import Task
 from hylora.words import nearest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from rich.console import Console
+
+    from hylora.training.task import Task
 
 __all__ = ["GROUP", "Plan", "TaskKind", "find_task"]
 

@@ -27,13 +27,13 @@ def adapted(build, variant, tied=False, dtype=torch.float32, seed=1) -> PeftMode
     return nudge(add_adapter(model, HyLoraConfig.for_model(model, variant, r=4, lora_alpha=8)), seed)
 
 
-def nudge(model: PeftModel, seed: int) -> PeftModel:
-    """Move every trainable parameter by seeded noise."""
+def nudge(model: PeftModel, seed: int, size: float = 0.1) -> PeftModel:
+    """Move every trainable parameter by seeded noise of a size."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                noise = 0.1 * torch.randn(parameter.shape, generator=generator)
+                noise = size * torch.randn(parameter.shape, generator=generator)
                 # LoRA starts from an unseeded draw
                 parameter.copy_(noise if "lora_" in name else parameter + noise)
     return model

@@ -189,7 +189,6 @@ REFUSALS = {
         {"target_modules": r".*\.mamba\.(in|out)_proj"},
         "reads out_proj.weight itself",
     ),
-    "the same by all-linear": (tiny_bamba, {"target_modules": "all-linear"}, "reads out_proj.weight itself"),
     "no trainable norms": (
         lambda: meta_model("olmo", num_hidden_layers=1),
         {"variant": "longlora"},

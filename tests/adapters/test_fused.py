@@ -86,9 +86,10 @@ def test_the_fused_kernel_computes_with_what_was_trained(architecture, with_kern
     # transformers hands the kernel norm_before_gate=False, also where Falcon-H1's config says otherwise
     model = architecture.build(**({"mamba_norm_before_gate": False} if architecture.model_type == "falcon_h1" else {}))
     mixers = [name for name in find_groups(model)["convs"] if "self_attn" not in name]
-    # in_proj may carry LoRA: mixers call it, and hand the kernel its outputs
-    targets = [*HyLoraConfig.for_model(model).target_modules, "in_proj"]
-    model = nudge(add_adapter(model, HyLoraConfig.for_model(model, r=4, target_modules=targets)), seed=1)
+    # in_proj is among them: mixers call it, and hand the kernel its outputs
+    config = HyLoraConfig.for_model(model, r=4, target_modules="all-linear")
+    # more, on so many layers, would make Zamba2 magnify float32's rounding
+    model = nudge(add_adapter(model, config), seed=1, size=0.05)
     calls = with_kernel(model)
     expected = model.eval()(IDS, use_cache=False).logits
     assert not calls

@@ -1,34 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each capability of the matrix means: one function each, which raises where it does not hold."""
+"""What each capability of the matrix means: one function each, which raises where it does not hold.
+
+What must hold of any model is in `hylora.auditing`; here it is asked of each architecture under `se_attn`.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 import hylora
 from hylora.adapters import HyLoraConfig, add_adapter, load_adapter, merge_adapter, trainable_groups
+from hylora.auditing import comparison, properties, training
+from hylora.auditing.comparison import Probe, assert_same, logits
+from hylora.auditing.properties import padded_prompt
 from tests.architectures.kernels import boundary_kernels
 from tests.architectures.zoo import Architecture
 
-LENGTH = 45
+PROBE = Probe(vocabulary=96)
+LENGTH = PROBE.length
 SMALL = {"block_size": 4, "top_k": 2, "chunk_size": 16}
 # Most tokens of such lengths choose among several blocks, and read less than all.
 PER_TOKEN = {"block_size": 4, "top_k": 2, "chunk_size": 16, "selection": "token", "summary": "mean_std"}
 RANK = 3
 
-
-def tokens(batch: int = 1, length: int = LENGTH, seed: int = 0) -> Tensor:
-    return torch.randint(1, 96, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
-def logits(model: nn.Module, ids: Tensor, **arguments) -> Tensor:
-    with torch.no_grad():
-        return model(ids, **{"use_cache": False, **arguments}).logits
+tokens = PROBE.tokens
+outcome = partial(comparison.outcome, probe=PROBE)
+assert_same_outcome = partial(comparison.same_outcome, probe=PROBE)
 
 
 def with_attention(architecture: Architecture, name: str = "se_attn", **options) -> PreTrainedModel:
@@ -37,32 +40,8 @@ def with_attention(architecture: Architecture, name: str = "se_attn", **options)
     return model
 
 
-def assert_same(actual: Tensor, expected: Tensor, name: str = "", tolerance: float = 3e-5) -> None:
-    """Equal up to float32's rounding of the largest value."""
-    error = float((actual - expected).abs().max())
-    scale = max(1.0, float(expected.abs().max()))
-    assert error <= tolerance * scale, f"{name} differs by {error:.2g} where values go up to {scale:.2g}"
-
-
 def assert_different(actual: Tensor, expected: Tensor) -> None:
     assert (actual - expected).abs().max() > 1e-2
-
-
-def outcome(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Logits and gradients of one training step."""
-    model.zero_grad()
-    output = model(tokens(2), labels=tokens(2), use_cache=False)
-    output.loss.backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert gradients
-    return {"logits": output.logits.detach(), **{name: gradient.clone() for name, gradient in gradients.items()}}
-
-
-def assert_same_outcome(model: PreTrainedModel, expected: dict[str, Tensor]) -> None:
-    actual = outcome(model)
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        assert_same(actual[name], value, name)
 
 
 def matches_full_and_reference(model: PreTrainedModel, name: str, wide: dict, narrow: dict) -> None:
@@ -90,50 +69,23 @@ def rivals(architecture: Architecture) -> None:
 
 
 def causal(architecture: Architecture) -> None:
-    model = with_attention(architecture, **SMALL, selection="token", summary="mean_std")
-    ids = tokens()
-    before = logits(model, ids)
-    for position in (43, 30, 17):
-        changed = ids.clone()
-        changed[0, position] = changed[0, position] % 94 + 1
-        after = logits(model, changed)
-        assert_same(after[:, :position], before[:, :position])
-        assert_different(after[:, position], before[:, position])
+    properties.causal(with_attention(architecture, **SMALL, selection="token", summary="mean_std"), PROBE)
 
 
 def padding(architecture: Architecture) -> None:
     model = with_attention(architecture)
-    ids, other = tokens(), tokens(length=LENGTH + 7, seed=1)
-    alone = logits(model, ids)
-    for left, right in ((7, 0), (0, 7)):
-        mask = nn.functional.pad(torch.ones_like(ids), (left, right))
-        batch = torch.cat([nn.functional.pad(ids, (left, right)), other])
-        mask = torch.cat([mask, torch.ones_like(other)])
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = logits(model, batch, attention_mask=mask, position_ids=positions)
-        assert_same(output[:1, left : left + LENGTH], alone)
-        assert_same(output[1:], logits(model, other))
-
-
-def separate_and_packed(model: PreTrainedModel, **arguments) -> None:
-    """Two sequences in one row against each in its own."""
-    first, second = tokens(length=33), tokens(seed=1)
-    positions = torch.cat([torch.arange(33), torch.arange(LENGTH)])[None]
-    packed = logits(model, torch.cat([first, second], dim=1), position_ids=positions, **arguments)
-    assert_same(packed[:, :33], logits(model, first))
-    assert_same(packed[:, 33:], logits(model, second))
+    properties.padded(model, PROBE, left=7)
+    properties.padded(model, PROBE, right=7)
 
 
 def packed(architecture: Architecture) -> None:
-    separate_and_packed(with_attention(architecture))
+    properties.packed(with_attention(architecture), PROBE)
 
 
 def packed_kernels(architecture: Architecture) -> None:
     model = with_attention(architecture)
-    seq_idx = torch.tensor([[0] * 33 + [1] * LENGTH], dtype=torch.int32)
-    boundaries = torch.tensor([0, 33, 33 + LENGTH], dtype=torch.int32)
     with boundary_kernels(model):
-        separate_and_packed(model, seq_idx=seq_idx, cu_seq_lens_q=boundaries)
+        properties.packed(model, PROBE, **properties.boundaries(PROBE))
 
 
 def adapted(architecture: Architecture, variant: str) -> PeftModel:
@@ -162,10 +114,9 @@ def trains(architecture: Architecture, variant: str) -> None:
         "convs": architecture.convs if variant == "hylora" else 0,
         "other": 0,
     }
-    model(tokens(), labels=tokens(), use_cache=False).loss.backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None and parameter.grad.any(), name
+    training.gradients(model, PROBE)
+    training.used(model, PROBE)
+    training.precise(model)
 
 
 def lora(architecture: Architecture) -> None:
@@ -192,91 +143,55 @@ def adapter_file(architecture: Architecture) -> None:
 
 def merge(architecture: Architecture) -> None:
     model = adapted(architecture, fullest_variant(architecture))
-    expected = logits(model.eval(), tokens())
-    merged = merge_adapter(model)
-    assert_same(logits(merged, tokens()), expected)
-    with tempfile.TemporaryDirectory() as folder:
-        merged.save_pretrained(folder)
-        loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="se_attn")
-    assert loaded.state_dict().keys() == architecture.build().state_dict().keys()
-    assert_same(logits(loaded, tokens()), expected)
+    training.merged(model, PROBE, merge_adapter)
+    assert merge_adapter(model).state_dict().keys() == architecture.build().state_dict().keys()
 
 
 def checkpointing(architecture: Architecture, **kwargs) -> None:
-    model = with_attention(architecture, **{**SMALL, "chunk_size": (8, 16, 24, 40)}).train()
-    torch.manual_seed(11)
-    expected = outcome(model)
-    model.gradient_checkpointing_enable(kwargs or None)
+    model = with_attention(architecture, **{**SMALL, "chunk_size": (8, 16, 24, 40)})
     model.enable_input_require_grads()
-    torch.manual_seed(11)
-    assert_same_outcome(model, expected)
-    torch.manual_seed(12)
-    assert_different(outcome(model)["logits"], expected["logits"])
-
-
-STEPS = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-
-
-def padded_prompt() -> tuple[Tensor, Tensor]:
-    prompt = tokens(2, 37)
-    mask = torch.ones_like(prompt)
-    mask[0, :5] = 0
-    return prompt, mask
+    properties.checkpointed(model, PROBE, **kwargs)
+    seeded = []
+    for seed in (11, 12):
+        torch.manual_seed(seed)
+        seeded.append(outcome(model)["logits"])
+    assert_different(*seeded)
 
 
 def generate(architecture: Architecture) -> None:
-    prompt, mask = padded_prompt()
-    model = with_attention(architecture, **{**SMALL, "chunk_size": 64})
-    cached, plain = (model.generate(prompt, attention_mask=mask, use_cache=use, **STEPS) for use in (True, False))
-    assert torch.equal(cached.sequences, plain.sequences)
-    assert_same(torch.stack(cached.logits), torch.stack(plain.logits))
+    prompt, mask = padded_prompt(PROBE)
+    wide = with_attention(architecture, **{**SMALL, "chunk_size": 64})
+    properties.cached(wide, PROBE)
 
-    hylora.set_attention(model, "se_attn", **SMALL)
-    first = model.generate(prompt, attention_mask=mask, **STEPS).logits[0]
+    model = with_attention(architecture)
+    first = model.generate(prompt, attention_mask=mask, **properties.STEPS).logits[0]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     assert_same(first, logits(model, prompt, attention_mask=mask, position_ids=positions)[:, -1])
-    assert_different(first, cached.logits[0])
+    assert_different(first, wide.generate(prompt, attention_mask=mask, **properties.STEPS).logits[0])
 
 
 def continuation(architecture: Architecture) -> None:
     model = with_attention(architecture, **{**SMALL, "chunk_size": LENGTH})
-    continue_by_pieces(model, DynamicCache(config=model.config))
-
-
-def continue_by_pieces(model: PreTrainedModel, cache: Cache) -> None:
-    """A first piece, a single token and a last piece against all at once."""
-    ids = tokens()
-    with torch.no_grad():
-        for start, end in ((0, 30), (30, 31), (31, LENGTH)):
-            positions = torch.arange(start, end)[None]
-            output = model(ids[:, start:end], position_ids=positions, past_key_values=cache, use_cache=True)
-    assert_same(output.logits, logits(model, ids)[:, 31:])
+    properties.continued(model, PROBE, DynamicCache(config=model.config))
 
 
 def span_cache(architecture: Architecture) -> None:
-    prompt, mask = padded_prompt()
+    prompt, mask = padded_prompt(PROBE)
     model = with_attention(architecture, **PER_TOKEN)
-    cache = hylora.SpanCache(model.config)
-    found = model.generate(prompt, attention_mask=mask, past_key_values=cache, **STEPS)
-    expected = model.generate(prompt, attention_mask=mask, use_cache=False, **STEPS)
-    assert torch.equal(found.sequences, expected.sequences)
-    assert_same(torch.stack(found.logits), torch.stack(expected.logits))
-    full = model.generate(prompt, attention_mask=mask, **STEPS)
-    assert_different(full.logits[1], expected.logits[1])
+    properties.cached(model, PROBE, past_key_values=hylora.SpanCache(model.config))
+    full, plain = (
+        model.generate(prompt, attention_mask=mask, use_cache=use, **properties.STEPS).logits for use in (True, False)
+    )
+    assert_different(full[1], plain[1])
 
 
 def span_pieces(architecture: Architecture) -> None:
     model = with_attention(architecture, **PER_TOKEN)
-    continue_by_pieces(model, hylora.SpanCache(model.config))
+    properties.continued(model, PROBE, hylora.SpanCache(model.config))
 
 
 def model_file(architecture: Architecture) -> None:
-    model = with_attention(architecture)
-    expected = logits(model, tokens())
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="se_attn")
-    assert_same(logits(loaded, tokens()), expected)
+    properties.saved(with_attention(architecture), PROBE)
 
 
 CHECKS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hylora.adapters.structure import GROUPS, find_groups
@@ -32,21 +32,27 @@ def support_table() -> str:
     meanings = [f"- **{_title(capability)}**: {meaning}." for capability, meaning in CAPABILITIES.items()]
     numbered = [f"{number}. {note[0].upper()}{note[1:]}." for number, note in enumerate(notes, start=1)]
     header = ["", *map(_title, CAPABILITIES)]
-    return "\n".join([*_table(header, rows), "", "What a yes asserts:", "", *meanings, "", "Notes:", "", *numbered])
+    table = markdown_table(header, rows)
+    return "\n".join([*table, "", "What a yes asserts:", "", *meanings, "", "Notes:", "", *numbered])
 
 
 def modules_table() -> str:
     """Markdown: the modules that are found in each architecture, by group."""
     rows = [[f"`{name}`", *_modules(architecture)] for name, architecture in ZOO.items()]
-    return "\n".join(_table(["", *GROUPS], rows))
+    return "\n".join(markdown_table(["", *GROUPS], rows))
 
 
 TABLES = {"support": support_table, "modules": modules_table}
 
 
 def update_page(text: str) -> str:
+    """The page with its tables renewed."""
+    return replace_between(text, TABLES)
+
+
+def replace_between(text: str, tables: dict[str, Callable[[], str]]) -> str:
     """A page with each table between its marks renewed."""
-    for name, table in TABLES.items():
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
@@ -65,7 +71,8 @@ def _title(capability: str) -> str:
     return capability if "attn" in capability else capability.replace("_", " ")
 
 
-def _table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
+def markdown_table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """The lines of a table."""
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import hylora
+from hylora.auditing import properties
 from tests.architectures.checks import (
-    LENGTH,
+    PROBE,
     SMALL,
     assert_different,
     assert_same,
@@ -16,7 +17,6 @@ from tests.architectures.checks import (
     checkpointing,
     logits,
     outcome,
-    separate_and_packed,
     tokens,
     with_attention,
 )
@@ -127,17 +127,15 @@ def test_no_option_sees_padding(architecture, name, options):
 @pytest.mark.parametrize("architecture", TRANSFORMERS, ids=lambda architecture: architecture.model_type)
 @variants
 def test_packed_rows(architecture, name, options):
-    separate_and_packed(with_attention(architecture, name, **options))
+    properties.packed(with_attention(architecture, name, **options), PROBE)
 
 
 @pytest.mark.parametrize("model_type", sorted(ZOO.keys() - {"jamba"}))
 @variants
 def test_packed_rows_on_kernels(model_type, name, options):
     model = with_attention(ZOO[model_type], name, **options)
-    seq_idx = torch.tensor([[0] * 33 + [1] * LENGTH], dtype=torch.int32)
-    boundaries = torch.tensor([0, 33, 33 + LENGTH], dtype=torch.int32)
     with boundary_kernels(model):
-        separate_and_packed(model, seq_idx=seq_idx, cu_seq_lens_q=boundaries)
+        properties.packed(model, PROBE, **properties.boundaries(PROBE))
 
 
 @architectures

@@ -88,7 +88,7 @@ def test_samples_are_those_of_the_seed(generate):
     ids=str,
 )
 def test_wrong_input_is_refused_before_the_model_is_loaded(generate, arguments, message, monkeypatch):
-    monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("hylora.runs.loading.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     result = generate(*arguments)
     assert isinstance(result.exception, ValueError | OSError)
     assert message in str(result.exception)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.metadata
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
+import yaml
 
 import hylora_cli
 from hylora.environment import environment
@@ -111,23 +114,78 @@ def test_the_environment_is_plain_text():
     assert all(isinstance(value, str) and value for value in environment().values())
 
 
-def test_wrong_input_ends_with_a_message_and_no_traceback(monkeypatch, capsys, tmp_path):
-    arguments = [
-        "hylora",
-        "eval",
-        "ppl",
-        "--model",
-        str(tmp_path / "nowhere"),
-        "--lengths",
-        "16",
-        "--data",
-        str(tmp_path),
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
+WRONG = [
+    ("train", "nowhere.yaml"),
+    ("train", "recipe.yaml", "optimizer.learning_rate=1"),
+    ("train", "recipe.yaml", "training.steps=many"),
+    ("train", "recipe.yaml", "model.path=./nowhere"),
+    ("plan", "nowhere.yaml"),
+    ("plan", "recipe.yaml", "model.pth=x"),
+    ("plan", "--model", "./nowhere"),
+    ("audit", "./nowhere"),
+    ("audit", "--recipe", "recipe.yaml", "--small", "nowhere/a/b"),
+    ("generate", "./nowhere", "--prompt", "a"),
+    ("export", "./nowhere", "elsewhere"),
+    ("convert", "mamba2attn", "nowhere", "elsewhere"),
+    ("eval", "ppl", "--model", "outputs/nowhere", "--lengths", "16", "--data", "x"),
+    ("eval", "ruler", "--model", "./nowhere", "--lengths", "16"),
+    ("eval", "harness", "--model", "./nowhere", "--tasks", "x"),
+    ("eval", "retrieval", "--model", "./nowhere", "--lengths", "16"),
+    ("eval", "runtime", "--model", "./nowhere", "--lengths", "16"),
+    ("eval", "report", "nowhere"),
+    ("images", "eval", "nowhere"),
+]
+MISTYPED = [("trian",), ("train",), ("eval", "ppl", "--lenghts", "16"), ("eval", "ppl", "--lengths", "many")]
+HELP = [
+    (),
+    ("train",),
+    ("plan",),
+    ("audit",),
+    ("generate",),
+    ("export",),
+    ("convert", "mamba2attn"),
+    ("env",),
+    ("demo",),
+]
+HELP += [("eval", name) for name in commands.COMMANDS] + [("images", name) for name in vision_commands.COMMANDS]
+
+
+def test_options_and_wrong_input_are_answered_without_the_libraries_of_training(tmp_path):
+    """In one process, so that whatever is imported shows from then on; it takes seconds that nobody should wait."""
+    recipe = {"model": {"path": "a/b"}, "data": {"sources": [{"path": "x"}]}, "output": {"path": "out"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "outputs").mkdir()
+    asked = [(*words, "--help") for words in HELP] + MISTYPED + WRONG
+    script = f"""
+import contextlib, io, json, sys
+from hylora_cli import main
+for words in {asked!r}:
+    sys.argv, told = ["hylora", *words], io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        try: main()
+        except SystemExit as stop: status = stop.code
+    imported = sorted({{"torch", "transformers", "peft", "accelerate", "datasets"}} & set(sys.modules))
+    print(json.dumps([words, status, told.getvalue(), imported]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    for line in done.stdout.splitlines():
+        words, status, told, imported = json.loads(line)
+        assert (status, imported) == (0 if words[-1] == "--help" else 2, []), words
+        if tuple(words) in WRONG:
+            assert re.fullmatch(r"error: .*nowhere.*|error: unknown key .*|error: .* must be .*", told.strip()), told
+    assert len(done.stdout.splitlines()) == len(asked)
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), ImportError("no matplotlib")])
+def test_right_input_that_does_not_run_through_has_another_status(monkeypatch, capsys, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("hylora.cli.env.environment", fail)
+    monkeypatch.setattr(sys, "argv", ["hylora", "env"])
     with pytest.raises(SystemExit) as stopped:
         hylora_cli.main()
     assert stopped.value.code == 1
-    message = capsys.readouterr().err
-    assert "error:" in message
-    assert "nowhere" in message
-    assert "Traceback" not in message
+    assert capsys.readouterr().err == f"error: {error}\n"

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 import hylora
 from hylora.demo.miniature import ASSETS
-from hylora.runs.loading import read_manifest
+from hylora.runs.whereabouts import read_manifest
 from hylora_eval.commands.model_options import ModelOptions
 from tests.ecosystem.fake_hub import COMMIT, serve
 from tests.ecosystem.push_and_pull import IDS

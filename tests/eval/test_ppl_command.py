@@ -194,7 +194,7 @@ def test_wrong_lengths_are_refused(model, data, arguments):
     ],
 )
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, model, data, change, message):
-    monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("hylora.runs.loading.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.json").write_text("kept")
     names = {"EMPTY": tmp_path / "empty", "BARE": tmp_path / "empty", "OLD": tmp_path / "old.json"}
@@ -215,14 +215,12 @@ def test_a_misspelt_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, mod
 
 
 def test_what_is_done_survives_a_failure(tmp_path, monkeypatch, model, data):
-    import hylora_eval.commands.ppl as module
-
     def fail_at_32(network, tokens, length, *arguments, **keywords):
         if length == 32:
             raise torch.OutOfMemoryError("too long")
         return perplexity(network, tokens, length, *arguments, **keywords)
 
-    monkeypatch.setattr(module, "perplexity", fail_at_32)
+    monkeypatch.setattr("hylora_eval.perplexity.perplexity", fail_at_32)
     output = tmp_path / "result.json"
     result = run("--model", model, "--lengths", 16, 32, "--data", data, "--output", output)
     assert isinstance(result.exception, torch.OutOfMemoryError)

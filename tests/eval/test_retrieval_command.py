@@ -119,7 +119,7 @@ def test_documents_are_read_with_the_attention_of_training_and_its_own_rule(tmp_
     ],
 )
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, trained, books, change, message):
-    monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("hylora.runs.loading.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "old").write_text("kept")
     options = {
         "--model": trained, "--data": books, "--lengths": 64, "--block-sizes": 4, "--read": 8, "--chunk-size": 8,

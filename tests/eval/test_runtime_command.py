@@ -114,7 +114,7 @@ def test_out_of_memory_at_one_point_leaves_the_others(tmp_path, monkeypatch, con
     ],
 )
 def test_wrong_input_is_named_before_anything_is_timed(tmp_path, monkeypatch, config, change, message):
-    monkeypatch.setattr("hylora_eval.commands.runtime.measure", lambda *a, **k: pytest.fail("something was timed"))
+    monkeypatch.setattr("hylora_eval.runtime.rounds.measure", lambda *a, **k: pytest.fail("something was timed"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.json").write_text("kept")
     names = {"EMPTY": tmp_path / "empty", "OLD": tmp_path / "old.json"}

@@ -22,7 +22,7 @@ from hylora_kernels import (
     torch_backend,
     triton_backend,
 )
-from hylora_kernels.options import SpanOptions
+from hylora_kernels.options import BACKENDS, SpanOptions
 from hylora_kernels.saved import Saved
 from hylora_kernels.triton_backend import launch
 from tests.kernels.inputs import random_inputs
@@ -153,7 +153,7 @@ def test_the_interpreter_is_not_trusted_with_bfloat16():
 
 def test_torch_shows_its_operations():
     query = random_inputs(1, 2, 1, 8)[0]
-    assert [name for name in backends.NAMES if backends.shows_operations(name, query)] == ["auto", "torch"]
+    assert [name for name in BACKENDS if backends.shows_operations(name, query)] == ["auto", "torch"]
     assert not backends.shows_operations("auto", CudaQuery())
 
 

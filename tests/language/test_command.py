@@ -50,7 +50,7 @@ def test_a_failure_ends_with_its_message(recipe_file, capsys, monkeypatch, error
     def fail(recipe, make_task):
         raise error
 
-    monkeypatch.setattr(command, "train", fail)
+    monkeypatch.setattr("hylora.training.whole_run.run", fail)
     assert command.run(str(recipe_file)) == command.EXIT_FAILED == 1
     assert capsys.readouterr().err == f"error: {error}\n"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hylora.language.model import load_model, plan_model
+from hylora.language.model import load_model, plan_model, prepare_model
 from hylora.training.recipe import RecipeError
 from tests.tiny import tiny_bamba
 
@@ -58,3 +58,58 @@ def test_a_weight_that_is_not_finite(base, load):
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(RecipeError, match=r"^model\.path='\S+base' .*must be finite, but model\.layers\.2\.mamba\.D"):
         load(base)
+
+
+def test_an_adapter_of_the_recipe_is_the_one_that_trains(base, recipe, tokenizer_folder):
+    made = recipe(
+        {
+            "model": {"path": str(base), "tokenizer": str(tokenizer_folder)},
+            "adapter": {
+                "variant": "hylora",
+                "r": 2,
+                "target_modules": ["q_proj", "in_proj"],
+                "modules_to_save": "lm_head",
+                "rank_pattern": {"in_proj": 4},
+                "use_dora": True,
+                "use_rslora": True,
+                "init_lora_weights": "gaussian",
+            },
+        }
+    )
+    plan = plan_model(made)
+    model = prepare_model(load_model(made, plan, "no"), made, plan)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert trained["base_model.model.model.layers.0.mamba.in_proj.lora_A.default.weight"].shape[0] == 4
+    assert trained["base_model.model.model.layers.1.self_attn.q_proj.lora_A.default.weight"].shape[0] == 2
+    assert any("lora_magnitude_vector" in name for name in trained)
+    assert any("lm_head.modules_to_save" in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"target_modules": ["out_proj"]}, r"adapter: target_modules .* reads out_proj\.weight itself"),
+        ({"init_lora_weights": "pissa"}, r"adapter: init_lora_weights='pissa' must be one of"),
+        ({"r": 3, "init_lora_weights": "orthogonal"}, "adapter: .*even"),
+        ({"rank_pattern": {"q_poj": 2}}, r"adapter: rank_pattern='q_poj' must match a target"),
+        ({"target_modules": "model.*", "layers_to_transform": [1]}, "adapter: .*layers_to_transform"),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_refused_without_weights(adapter, message, base, recipe, tokenizer_folder):
+    (base / "model.safetensors").unlink()
+    made = recipe({"model": {"path": str(base), "tokenizer": str(tokenizer_folder)}, "adapter": adapter})
+    with pytest.raises(RecipeError, match=message):
+        plan_model(made)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"use_dorra": True}, r"unknown key adapter\.use_dorra=True; the nearest valid key is adapter\.use_dora"),
+        ({"variant": "none", "use_dora": True}, r"adapter\.use_dora=True must be left out; variant='none' does not"),
+        ({"rank_pattern": {"q_proj": "four"}}, r"adapter\.rank_pattern\.q_proj='four'"),
+    ],
+)
+def test_an_adapter_that_is_misread_is_refused_when_the_recipe_is_read(adapter, message, recipe):
+    with pytest.raises(RecipeError, match=message):
+        recipe({"adapter": adapter})

@@ -23,17 +23,17 @@ def test_the_longest_context_fits_and_little_more_does_not(memory, start):
         return memory(tokens)
 
     limit = 40_000_000
-    found = longest_context(counted, limit, start, 2**20)
+    found = longest_context(counted, memory(0), limit, start, 2**20)
     assert memory(found) <= limit < memory(found + max(2 * 4096, found // 16))
     assert len(calls) == len(set(calls)) < 12
 
 
 def test_where_nothing_fits_there_is_no_context():
-    assert longest_context(lambda tokens: 10 + tokens, 9, 4096, LONGEST) == 0
+    assert longest_context(lambda tokens: 10 + tokens, 10, 9, 4096, LONGEST) == 0
 
 
 def test_where_everything_fits_the_search_ends():
-    assert longest_context(lambda tokens: tokens, 10 * LONGEST, 4096, LONGEST) == LONGEST
+    assert longest_context(lambda tokens: tokens, 0, 10 * LONGEST, 4096, LONGEST) == LONGEST
 
 
 @pytest.mark.parametrize(("planned", "tried"), [(256, 4096), (65536, LONGEST), (LONGEST + 1, LONGEST + 1)])

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hylora.language.model import plan_model
+from hylora.planning.simulation import Simulation
 from tests.architectures.zoo import HYBRIDS, TRANSFORMERS
+from tests.planning.tiny_plans import tiny_recipe
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.02
@@ -64,6 +67,26 @@ def test_every_architecture_allocates_what_was_planned(benchmark, architecture, 
     case = benchmark.Case(config, 256, "se_attn", checkpointing, variant=variant, options=span)
     # Gradients that many steps of a loop add to are added in place, which tensors without storage are not.
     assert 0.97 < benchmark.compare(case, "cpu")["ratio"] < 1.15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", (*HYBRIDS, *TRANSFORMERS), ids=lambda architecture: architecture.model_type)
+def test_offloading_takes_the_input_of_every_layer(architecture, tmp_path):
+    """transformers offloads only what a layer is given by position."""
+    config = architecture.build().config.to_dict()
+    variant = "hylora" if architecture.recurrent else "longlora"
+    sections = {"attention": {"name": "full"}, "adapter": {"variant": variant}}
+    steps = {}
+    for offload in (False, True):
+        recipe = tiny_recipe(tmp_path, config, training={"offload": offload}, **sections)
+        steps[offload] = Simulation(recipe, plan_model(recipe), "no").run(4096)
+    layer_input = 4 * 4096 * 32
+    layers = len(steps[True].offloaded)
+    assert layers >= architecture.build().config.num_hidden_layers
+    assert set(steps[True].offloaded) == {layer_input}
+    # One of them, and the others' space for a moment, come back in the backward pass.
+    saved = sum(steps[False].memory.values()) - sum(steps[True].memory.values())
+    assert saved >= (layers - 3) * layer_input
 
 
 @pytest.mark.gpu

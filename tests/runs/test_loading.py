@@ -10,7 +10,6 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 
 import hylora
 from hylora.attention import SpanConfig
-from hylora.runs.loading import check_exists
 from tests.tiny import tiny_bamba, tiny_llama
 
 IDS = torch.arange(1, 49)[None]
@@ -101,17 +100,6 @@ def test_errors_name_what_is_wrong(run_folder, tmp_path):
     (folder / "hylora.json").unlink()
     with pytest.raises(ValueError, match=r"no hylora\.json"):
         hylora.load(folder)
-
-
-@pytest.mark.parametrize("name", ["./run", "/nowhere", "~/run", "a/b/c", "tests/run"])
-def test_what_looks_like_a_path_must_exist(name):
-    with pytest.raises(FileNotFoundError, match=f"^folder '{name}' does not exist; give a run's folder, a model"):
-        check_exists(name)
-
-
-@pytest.mark.parametrize("name", ["gpt2", "owner/name"])
-def test_the_hub_is_asked_for_what_may_be_an_id(name):
-    check_exists(name)
 
 
 def test_what_would_be_ignored_is_refused(run_folder):

@@ -22,9 +22,9 @@ from hylora.training.recipe import (
     ScheduleRecipe,
     TrackingRecipe,
 )
-from hylora.training.run import run as run_recipe
 from hylora.training.run_folder import RunFolder
 from hylora.training.task import Task
+from hylora.training.whole_run import run as run_recipe
 
 
 class Regression(nn.Module):

@@ -10,7 +10,7 @@ import torch
 
 from hylora.training.checkpoint import checkpoint_steps, load_checkpoint
 from hylora.training.recipe_loading import parse_overrides
-from hylora.training.run import run
+from hylora.training.whole_run import run
 from vision_extras.recipe import ImageRecipe
 from vision_extras.run import make_task
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from hylora.training.checkpoint import checkpoint_steps, load_checkpoint
 from hylora.training.moment import Moment
-from hylora.training.run import run
+from hylora.training.whole_run import run
 from tests.outcomes import assert_same, records_of
 from vision_extras.averaging import AverageRecipe, Averages, WeightAverage
 from vision_extras.images import load_split

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hylora.training.run import run
+from hylora.training.whole_run import run
 from tests import command_line
 from tests.pages import ROOT
 from vision_extras import planning

@@ -8,24 +8,20 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from hylora.environment import environment
 from hylora.files import write_atomically
-from hylora.training.evaluation import evaluation_mode
-from hylora.training.recipe import RecipeError
-from vision_extras.images import ImagesRecipe, Split, load_split, plain_batches
-from vision_extras.metrics import ImageEvaluation, find_head
-from vision_extras.models import check_sides, load_network
-from vision_extras.recipe import ImageRecipe
-from vision_extras.subspaces import CompressibleSubspace
-from vision_extras.subspaces.curve import curve, measured_levels
+from hylora.training.recipe_loading import RecipeError, read_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vision_extras.images import ImagesRecipe, Split
 
 __all__ = ["evaluate", "outputs_by_name", "read_outputs"]
 
@@ -59,6 +55,18 @@ def evaluate(
     """
     if output is not None and output.exists() and not overwrite:
         raise ValueError(f"--output {str(output)!r} exists; choose another name or add --overwrite")
+    read_yaml(run / "recipe.yaml")
+    # A run that is not there shows before the seconds that these take to import.
+    from accelerate import Accelerator
+
+    from hylora.training.evaluation import evaluation_mode
+    from vision_extras.images import load_split
+    from vision_extras.metrics import ImageEvaluation, find_head
+    from vision_extras.models import check_sides, load_network
+    from vision_extras.recipe import ImageRecipe
+    from vision_extras.subspaces import CompressibleSubspace
+    from vision_extras.subspaces.curve import curve, measured_levels
+
     trained = ImageRecipe.load(run / "recipe.yaml")
     recipe = ImageRecipe.load(run / "recipe.yaml", ("evaluation.every=0", *(overrides or ())))
     sides, shape = sides or recipe.evaluation.sides, recipe.sampler.shape
@@ -113,6 +121,8 @@ def evaluate(
 
 def _as_learned(images: ImagesRecipe, learned: ImagesRecipe) -> ImagesRecipe:
     """Images with the channels, mean and deviation of those learned from, where nothing else is said."""
+    from vision_extras.images import plain_batches
+
     plain = plain_batches(learned)
     shown = {"channels": len(plain.mean), "mean": plain.mean, "std": plain.std}
     return dataclasses.replace(

@@ -13,8 +13,8 @@ from hylora.randomness import generator
 from hylora.training.evaluation import evaluation_mode
 from hylora.training.processes import share_of
 from hylora.training.recipe import RecipeError
-from hylora.training.run import RunResult, run
 from hylora.training.tasks import TaskKind
+from hylora.training.whole_run import RunResult, run
 from vision_extras.curricula.scales import Shape
 from vision_extras.detection.coco import read_coco, read_object_dataset
 from vision_extras.detection.detector import Detection, HubDetector, build_detector

@@ -14,10 +14,6 @@ from rich.console import Console
 
 from hylora.environment import environment
 from hylora.files import write_atomically
-from hylora_eval.demo.picture import draw
-from hylora_eval.demo.run import run_demo
-from hylora_eval.demo.settings import DemoSettings
-from hylora_eval.demo.tables import markdown, show
 
 __all__ = ["demo"]
 
@@ -30,6 +26,12 @@ def demo(
     seeds: Annotated[int | None, typer.Option(min=1, help="Fine-tuning runs of each variant.")] = None,
 ) -> None:
     """Stretch a small hybrid to four times its context under several kinds of attention, and compare them."""
+    # Here, so that options are listed and refused without the seconds that these take to import.
+    from hylora_eval.demo.picture import draw
+    from hylora_eval.demo.run import run_demo
+    from hylora_eval.demo.settings import DemoSettings
+    from hylora_eval.demo.tables import markdown, show
+
     console = Console()
     settings = DemoSettings.quick() if quick else DemoSettings()
     if seeds is not None:

@@ -8,17 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import nn
 
 from hylora.cli.model_options import options_of, with_options
+from hylora.pace import Pace
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.results import Result, check_output
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Evaluation", "Overwrite", "evaluation_command", "number_table", "with_error"]
 
@@ -78,14 +81,25 @@ class Evaluation:
 
     @contextmanager
     def progress(self) -> Iterator[Progressing]:
-        """Progress bars on standard error; yields what makes one, and gives the same for the same description."""
+        """Progress on standard error, in bars, or lines where there is no terminal; yields what begins one, and gives
+        the same for the same description."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bars:
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
 
             @cache
             def bar(description: str, total: int | None = None) -> Callable[..., None]:
-                task = bars.add_task(description, total=total)
-                return lambda done, total=total: bars.update(task, completed=done, total=total)
+                task, pace = bars.add_task(description, total=total), Pace()
+
+                def move(done: int, total: int | None = total) -> None:
+                    bars.update(task, completed=done, total=total)
+                    if bars.disable and pace.is_due(done, total):
+                        of = "" if total is None else f" of {total}"
+                        console.print(
+                            f"{description}: {done}{of}{pace.left(done, total)}", highlight=False, markup=False
+                        )
+
+                return move
 
             yield bar
 

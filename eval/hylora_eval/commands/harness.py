@@ -10,13 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hylora.runs.fingerprint import weights_fingerprint
-from hylora_eval import harness as lm_harness
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
-from hylora_eval.fingerprints import describe_tokenizer
-from hylora_eval.harness.model import context_length
-from hylora_eval.harness.names import expand_names, split_ruler_name
-from hylora_eval.harness.resuming import add_result, finished_tasks, resume
 from hylora_eval.results import Result
 
 __all__ = ["harness"]
@@ -50,6 +44,14 @@ def harness(
         OSError: if a task's data is not to be had.
         ImportError: if lm-eval, or what a task needs, is not installed.
     """
+    # Here, so that options are listed and refused without the seconds that these take to import.
+    from hylora.runs.fingerprint import weights_fingerprint
+    from hylora_eval import harness as lm_harness
+    from hylora_eval.fingerprints import describe_tokenizer
+    from hylora_eval.harness.model import context_length
+    from hylora_eval.harness.names import expand_names, split_ruler_name
+    from hylora_eval.harness.resuming import add_result, finished_tasks, resume
+
     names = expand_names(tasks.split(","))
     if limit is not None and (limit == 0 or limit > 1 and limit != int(limit)):
         raise ValueError(f"--limit {limit:g} must be a whole number of samples, or a share between 0 and 1")

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from hylora.cli import model_options
 from hylora.cli.model_options import AttentionOption
 from hylora.environment import environment
-from hylora_eval.fingerprints import describe_attention
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["AttentionOption", "ModelOptions"]
 
@@ -30,6 +30,8 @@ class ModelOptions(model_options.ModelOptions):
             `kind`, `created` (UTC), `model` (path, base, revision, how it was trained, adapter, RoPE, dtype, device),
             `attention` (of the evaluation, with its options) and `environment` (versions), all plain JSON types.
         """
+        from hylora_eval.fingerprints import describe_attention
+
         manifest, (name, options) = self.manifest, describe_attention(model)
         return {
             "kind": kind,

@@ -13,10 +13,7 @@ from rich.table import Table
 
 from hylora.language.data.recipe import SourceRecipe
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
-from hylora_eval.documents import DocumentSet, load_documents, load_token_file, tokens_sha256
-from hylora_eval.perplexity import perplexity
 from hylora_eval.results import Result
-from hylora_eval.windows import check_windows
 
 __all__ = ["ppl"]
 
@@ -50,6 +47,11 @@ def ppl(
     Raises:
         ValueError: on wrong input, before the model is loaded wherever that can be known.
     """
+    # Here, so that options are listed and refused without the seconds that these take to import.
+    from hylora_eval.documents import DocumentSet, load_documents, load_token_file, tokens_sha256
+    from hylora_eval.perplexity import perplexity
+    from hylora_eval.windows import check_windows
+
     lengths = list(dict.fromkeys(lengths))
     longest = max(lengths)
     for length in lengths:

@@ -12,7 +12,6 @@ from rich.markup import escape
 
 from hylora_eval.commands.frame import Overwrite
 from hylora_eval.report.collect import collect
-from hylora_eval.report.write import check_folder, write_report
 
 __all__ = ["report"]
 
@@ -31,8 +30,11 @@ def report(
         FileNotFoundError: if a result does not exist.
         ValueError: if a result is damaged, there is none, or the folder is taken.
     """
-    check_folder(output, overwrite)
     collection = collect(runs)
+    # What is missing or damaged shows before the seconds that this takes to import.
+    from hylora_eval.report.write import check_folder, write_report
+
+    check_folder(output, overwrite)
     tables = write_report(output, collection, title, overwrite)
     console = Console(soft_wrap=True, highlight=False)
     for table in tables:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
@@ -16,14 +16,11 @@ from rich.table import Table
 from hylora.language.data.recipe import SourceRecipe
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
 from hylora_eval.commands.model_options import ModelOptions
-from hylora_eval.documents import load_documents, tokens_sha256
 from hylora_eval.results import Result
-from hylora_eval.retrieval import DEFAULT_RULES, Choices, Sample, compare_rules, parse_rules
-from hylora_eval.retrieval.comparison import check_samples
-from hylora_eval.retrieval.picture import draw
-from hylora_eval.retrieval.rules import OWN
-from hylora_eval.retrieval.samples import NEEDLE_TASKS, needle_samples
 from hylora_eval.runtime.picture import check_plotting
+
+if TYPE_CHECKING:
+    from hylora_eval.retrieval import Choices, Sample
 
 __all__ = ["retrieval"]
 
@@ -65,6 +62,13 @@ def retrieval(
     Raises:
         ValueError: on wrong input, before the model is loaded wherever that can be known.
     """
+    # Here, so that options are listed and refused without the seconds that these take to import.
+    from hylora_eval.documents import tokens_sha256
+    from hylora_eval.retrieval import DEFAULT_RULES, compare_rules, parse_rules
+    from hylora_eval.retrieval.comparison import check_samples
+    from hylora_eval.retrieval.picture import draw
+    from hylora_eval.retrieval.rules import OWN
+
     options = evaluation.options
     own = options.attention_name.startswith("se_attn")
     names = [name.strip() for name in rules.split(",")] if rules else [*DEFAULT_RULES, *([OWN] if own else [])]
@@ -115,6 +119,10 @@ def _samples(
     settings: dict[str, Any],
 ) -> tuple[list[tuple[str, int, list[Sample]]], dict[str, Any]]:
     """Sequences to read, by task and length, and what the result says of them."""
+    from hylora_eval.documents import load_documents
+    from hylora_eval.retrieval import Sample
+    from hylora_eval.retrieval.samples import NEEDLE_TASKS, needle_samples
+
     names = [] if tasks is None else [name.strip() for name in tasks.split(",")]
     if not names and data is None:
         raise ValueError("name --tasks with needles, such as niah_single_2, or documents with --data, or both")

@@ -9,12 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from hylora_eval import ruler as benchmark
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
-from hylora_eval.fingerprints import describe_tokenizer
 from hylora_eval.results import Result
-from hylora_eval.ruler.generate import check_generation
-from hylora_eval.ruler.haystack import sentence_splitter
 
 __all__ = ["ruler"]
 
@@ -47,6 +43,12 @@ def ruler(
     Raises:
         ValueError: on wrong input, before the model is loaded wherever that can be known.
     """
+    # Here, so that options are listed and refused without the seconds that these take to import.
+    from hylora_eval import ruler as benchmark
+    from hylora_eval.fingerprints import describe_tokenizer
+    from hylora_eval.ruler.generate import check_generation
+    from hylora_eval.ruler.haystack import sentence_splitter
+
     lengths = list(dict.fromkeys(lengths))
     names = benchmark.resolve_tasks(name.strip() for name in tasks.split(","))
     output = evaluation.output

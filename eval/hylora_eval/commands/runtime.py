@@ -6,22 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.table import Table
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from hylora.attention import SpanConfig, check_attention, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.config import SpanConfig
+from hylora.attention.names import PLUG_INS, resolve_name
 from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table
 from hylora_eval.commands.model_options import AttentionOption, ModelOptions
 from hylora_eval.results import Result
 from hylora_eval.runtime.picture import check_plotting, draw
-from hylora_eval.runtime.rounds import measure
-from hylora_eval.runtime.workloads import WORKS, AttentionWorkload, ModelWorkload
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["runtime"]
 
@@ -56,6 +54,13 @@ def runtime(
     Raises:
         ValueError: on wrong input, before anything is timed.
     """
+    # Here, so that options are listed and refused without the seconds that these take to import.
+    import torch
+
+    from hylora.attention.switch import check_attention
+    from hylora_eval.runtime.rounds import measure
+    from hylora_eval.runtime.workloads import WORKS, AttentionWorkload, ModelWorkload
+
     lengths = list(dict.fromkeys(lengths))
     names, chosen = _names(attentions), [work.strip() for work in works.split(",")]
     for work in chosen:
@@ -66,7 +71,7 @@ def runtime(
     if min(lengths) < 2:
         raise ValueError(f"--lengths {min(lengths)} must be at least 2")
     # Options belong to the plug-ins; without one of those, the first attention says that it takes none.
-    subject = next((name for name in names if name in FUNCTIONS), names[0])
+    subject = next((name for name in names if name in PLUG_INS), names[0])
     options = evaluation.options = replace(evaluation.options, attention=subject, attention_option=attention_option)
     span = SpanConfig.from_dict({**options.manifest.span_attention, **options.span_options})
     evaluation.check_outputs(plot)
@@ -136,6 +141,9 @@ def _names(attentions: str) -> list[str]:
 
 def _random_model(options: ModelOptions, part: str) -> nn.Module:
     """A model of the same config; where only its attention is timed, without storage for weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     source, revision = options.model, options.revision
     if options.manifest.base_model is not None:
         source, revision = options.manifest.base_model, options.manifest.base_revision

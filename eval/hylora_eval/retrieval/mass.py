@@ -12,7 +12,8 @@ from torch.nn.functional import pad
 
 from hylora_eval.retrieval.capture import AttentionCall
 from hylora_eval.retrieval.needles import NeededBlocks
-from hylora_kernels.options import SpanOptions, accumulation_dtype
+from hylora_kernels.inputs import accumulation_dtype
+from hylora_kernels.options import SpanOptions
 
 # A needle counts as attended if at least this share of full attention's weight lies on it.
 ATTENDED = 0.1

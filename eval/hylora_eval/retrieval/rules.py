@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 from hylora_eval.retrieval.capture import AttentionCall
 from hylora_eval.retrieval.mass import attention_weights, block_mass, candidates, query_slices
 from hylora_kernels import select_blocks
-from hylora_kernels.options import SUMMARIES, SpanOptions, accumulation_dtype
+from hylora_kernels.inputs import accumulation_dtype
+from hylora_kernels.options import SUMMARIES, SpanOptions
 from hylora_kernels.selection import rank, summarize_blocks, token_scores
 
 __all__ = ["DEFAULT_RULES", "OWN", "Chooser", "Rule", "parse_rules"]

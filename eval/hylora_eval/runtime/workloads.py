@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hylora
 from hylora.attention import CachedKeys, Prefill, SpanConfig, expand_preset, resolve_name
-from hylora.attention.functions import FUNCTIONS
+from hylora.attention.names import PLUG_INS
 from hylora.generation import SpanLayer
 from hylora.language.head import decoder_and_head
 from hylora.language.task import CausalLoss
@@ -59,7 +59,7 @@ class ModelWorkload:
             What is to be timed.
         """
         options = (
-            {**self.span.to_dict(), **expand_preset({}, attention)} if resolve_name(attention) in FUNCTIONS else {}
+            {**self.span.to_dict(), **expand_preset({}, attention)} if resolve_name(attention) in PLUG_INS else {}
         )
         hylora.set_attention(self.model, attention, **options)
         self.model.train(work == "forward+backward")
@@ -151,7 +151,7 @@ class AttentionWorkload:
             torch.randn(self.batch_size, heads, tokens, self.module.head_dim, **self._kind) for heads, tokens in shapes
         )
         mask = None
-        if name in FUNCTIONS:
+        if name in PLUG_INS:
             _asked(self.span, attention).keep_on(self.module.config)
             dense = SequenceLayout.dense(self.batch_size, length)
             mask = CachedKeys(None) if work == "decode" else Prefill(dense, draw=None)

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text, chat and instruction data, as rows of tokens for training."""
 
-from hylora.language.data.build import TokenData, build_datasets
-from hylora.language.data.packing import Padding, check_packing
-from hylora.language.data.recipe import DataRecipe, SourceRecipe
-from hylora.language.data.stream import TokenStream
+from hylora.lazy import lazy_exports
 
 __all__ = [
     "DataRecipe",
@@ -15,3 +12,14 @@ __all__ = [
     "build_datasets",
     "check_packing",
 ]
+
+_EXPORTS = {
+    "DataRecipe": "hylora.language.data.recipe",
+    "Padding": "hylora.language.data.packing",
+    "SourceRecipe": "hylora.language.data.recipe",
+    "TokenData": "hylora.language.data.build",
+    "TokenStream": "hylora.language.data.stream",
+    "build_datasets": "hylora.language.data.build",
+    "check_packing": "hylora.language.data.packing",
+}
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

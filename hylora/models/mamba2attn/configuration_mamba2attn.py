@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 __all__ = ["Mamba2AttnConfig"]
 
@@ -144,3 +144,6 @@ def _default_layer_types(layers: int) -> list[str]:
             f"{', '.join(_LAYER_TYPES)} it is"
         )
     return ["hybrid" if layer in _ATTENTION_LAYERS_2_7B else "linear_attention" for layer in range(layers)]
+
+
+AutoConfig.register(Mamba2AttnConfig.model_type, Mamba2AttnConfig)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_recurrent_attention_mask
@@ -328,3 +328,8 @@ class Mamba2AttnForCausalLM(Mamba2AttnPreTrainedModel, GenerationMixin):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
         if "cache_params" in model_kwargs:
             model_kwargs["past_key_values"] = model_kwargs.pop("cache_params")
+
+
+# `AutoModelForCausalLM.from_pretrained` loads what `hylora convert` wrote.
+AutoModel.register(Mamba2AttnConfig, Mamba2AttnModel)
+AutoModelForCausalLM.register(Mamba2AttnConfig, Mamba2AttnForCausalLM)

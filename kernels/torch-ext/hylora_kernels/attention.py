@@ -11,18 +11,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from . import backends, ops, reference, torch_backend
+from .inputs import check_inputs, follow_autocast, positive_scale, rows_contiguous
 from .layout import SequenceLayout
-from .options import (
-    SpanOptions,
-    check_choice,
-    check_group,
-    check_inputs,
-    check_integer,
-    follow_autocast,
-    positive_scale,
-    rows_contiguous,
-    span_options,
-)
+from .options import BACKENDS, SpanOptions, check_choice, check_group, check_integer, span_options
 from .saved import Saved
 
 
@@ -101,7 +92,7 @@ def select_blocks(
     options = span_options(options, changes)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    check_choice("backend", backend, backends.NAMES)
+    check_choice("backend", backend, BACKENDS)
     layout = SequenceLayout.of(query, layout)
     module = reference if backend == "reference" else backends.choose(backend, "select", query, options, layout)
     with torch.autocast(query.device.type, enabled=False):
@@ -188,7 +179,7 @@ def _attend(
     scale: Optional[float],
 ) -> Tensor:
     """Compute where torch is to see the operations, or else call the operator that stands for them."""
-    check_choice("backend", backend, backends.NAMES)
+    check_choice("backend", backend, BACKENDS)
     scale = positive_scale(query, scale)
     if backend != "reference" and not backends.shows_operations(backend, query):
         return getattr(ops, f"{kind}_attention")(query, key, value, layout, option, scale, backend)

@@ -16,7 +16,6 @@ from .layout import SequenceLayout
 from .options import SpanOptions
 from .saved import Saved
 
-NAMES = ("auto", "reference", "torch", "flash", "triton")
 _FASTEST_FIRST = ("triton", "flash", "torch")
 
 
@@ -105,7 +104,7 @@ def choose(
     """The backend that does this work.
 
     Args:
-        name: one of `NAMES` but "reference".
+        name: one of `options.BACKENDS` but "reference".
         work: as in `Backend.unsupported`.
         query: likewise.
         options: likewise.

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from . import backends, ops, torch_backend
+from .inputs import check_inputs, follow_autocast, rows_contiguous
 from .layout import SequenceLayout
-from .options import check_choice, check_inputs, follow_autocast, rows_contiguous
+from .options import BACKENDS, check_choice
 from .reference.decode import last_rows
 from .state import DecodeState, check_rows
 
@@ -49,7 +50,7 @@ def span_decode(
         ValueError: tensors that do not belong together or to the state, a row of several sequences, or a backend that
             does not take them.
     """
-    check_choice("backend", backend, backends.NAMES)
+    check_choice("backend", backend, BACKENDS)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     _check_state(query, key, state)

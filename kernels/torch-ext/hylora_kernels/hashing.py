@@ -8,13 +8,9 @@ from typing import Union
 import torch
 from torch import Tensor
 
+from .options import signed
+
 Keys = Union[int, Tensor]
-
-
-def signed(value: int) -> int:
-    """The 64-bit pattern of `value` as a signed integer."""
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >> 63 else value
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

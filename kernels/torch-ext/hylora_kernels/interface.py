@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .attention import span_attention
+from .options import CONFIG_ATTRIBUTE
 from .visibility import layout_of_mask
 
 # What an attention layer may ask for and these functions do not compute; silence would be a wrong answer.
@@ -24,8 +25,7 @@ _REFUSED = {
     "position_bias": "an additive position bias",
     "output_attentions": "attention weights",
 }
-# The attribute of a model's config that holds the options, and those that belong to other attentions.
-CONFIG_ATTRIBUTE = "span_attention"
+# Options on a model's config that belong to other attentions.
 _OTHERS = ("window", "group")
 
 supports_flash_attn = True

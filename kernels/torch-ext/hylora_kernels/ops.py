@@ -17,9 +17,10 @@ from torch.library import custom_op
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends
+from .inputs import accumulation_dtype, rows_contiguous
 from .kept import DecodeTensors
 from .layout import SequenceLayout
-from .options import SpanOptions, accumulation_dtype, rows_contiguous, unit_size
+from .options import SpanOptions, unit_size
 from .saved import Saved
 
 # The options as operators take them, one argument for each field.

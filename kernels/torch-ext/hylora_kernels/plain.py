@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from .options import accumulation_dtype
+from .inputs import accumulation_dtype
 
 
 def plain_forward(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .hashing import hashed_scores
-from .options import TWO_VECTORS, SpanOptions, accumulation_dtype, landmark_query, summary_width
+from .inputs import accumulation_dtype, landmark_query
+from .options import TWO_VECTORS, SpanOptions, summary_width
 
 # Temporaries hold at most about this many numbers. On a CPU they should stay in its cache, which halves the time of
 # the summaries; elsewhere few launches matter more.

@@ -8,18 +8,10 @@ from typing import Any, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
+from .inputs import accumulation_dtype, check_inputs, follow_autocast, positive_scale
 from .kept import DecodeTensors, store
 from .layout import SequenceLayout
-from .options import (
-    SpanOptions,
-    accumulation_dtype,
-    check_inputs,
-    check_integer,
-    follow_autocast,
-    positive_scale,
-    span_options,
-    summary_width,
-)
+from .options import SpanOptions, check_integer, span_options, summary_width
 
 
 class HeldBytes(NamedTuple):

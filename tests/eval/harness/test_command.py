@@ -155,7 +155,7 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, r
 def test_wrong_input_is_named_before_the_model_is_loaded(
     tmp_path, monkeypatch, run_folder, task_folder, change, message
 ):
-    monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("hylora.runs.loading.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "old.json").write_text("kept")
     (tmp_path / "other.json").write_text('{"kind": "perplexity", "finished": []}')
     options = {"--model": run_folder, "--tasks": "colours", "--include-path": task_folder, **change}

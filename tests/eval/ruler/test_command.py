@@ -152,7 +152,7 @@ def test_questions_from_files(tmp_path, model):
     ],
 )
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, model, change, message):
-    monkeypatch.setattr("hylora.cli.model_options.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("hylora.runs.loading.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "old.json").write_text("kept")
     options = {"--model": model, "--lengths": 1500, "--tasks": "vt", "--samples": 1, **change}
     names = {"OLD": tmp_path / "old.json"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hylora.training.run import run as train
+from hylora.training.whole_run import run as train
 from hylora_cli import build_app
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables

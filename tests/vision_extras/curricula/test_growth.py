@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from hylora.training.moment import Moment
 from hylora.training.recipe import RecipeError
-from hylora.training.run import run
+from hylora.training.whole_run import run
 from tests.outcomes import assert_same, records_of
 from tests.vision_extras.small import before_pass, checkpoints
 from tests.vision_extras.test_resume import command, finish

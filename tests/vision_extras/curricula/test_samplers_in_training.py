@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from hylora.training.recipe import RecipeError
-from hylora.training.run import run
+from hylora.training.whole_run import run
 from tests.outcomes import assert_same, records_of
 from tests.processes import launch
 from vision_extras.images import load_split

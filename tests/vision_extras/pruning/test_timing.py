@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType
 from hylora.training.checkpoint import checkpoint_steps, load_checkpoint
 from hylora.training.moment import Moment
 from hylora.training.recipe import RecipeError, ScheduleRecipe
-from hylora.training.run import run
+from hylora.training.whole_run import run
 from tests.outcomes import assert_same, records_of
 from tests.training import toy
 from tests.vision_extras import small

@@ -13,8 +13,9 @@ from typing import List, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
+from ..inputs import accumulation_dtype
 from ..layout import SequenceLayout
-from ..options import SpanOptions, accumulation_dtype, group_size
+from ..options import SpanOptions, group_size
 from ..saved import Saved
 from ..torch_backend import select_blocks
 from .retrieved import add_retrieved_backward, retrieved_forward

@@ -8,7 +8,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from ..options import accumulation_dtype
+from ..inputs import accumulation_dtype
 from ..plain import plain_backward, plain_forward
 
 _aten = torch.ops.aten

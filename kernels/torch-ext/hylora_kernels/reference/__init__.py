@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..hashing import hashed_scores
+from ..inputs import accumulation_dtype, landmark_query
 from ..layout import SequenceLayout
-from ..options import TWO_VECTORS, SpanOptions, accumulation_dtype, group_size, landmark_query
+from ..options import TWO_VECTORS, SpanOptions, group_size
 
 
 def span_attention(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import selection
+from ..inputs import accumulation_dtype
 from ..layout import Segment, SequenceLayout
-from ..options import SpanOptions, accumulation_dtype, group_size
+from ..options import SpanOptions, group_size
 from ..saved import Saved
 from .decode import span_decode
 from .pairs import pair_parts

@@ -9,7 +9,7 @@ from typing import Iterator, Tuple
 import torch
 from torch import Tensor
 
-from ..options import accumulation_dtype
+from ..inputs import accumulation_dtype
 from ..plain import plain_backward, plain_forward
 
 _aten = torch.ops.aten

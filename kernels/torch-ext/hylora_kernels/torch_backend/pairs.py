@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.nn.functional import embedding_bag
 
-from ..options import accumulation_dtype
+from ..inputs import accumulation_dtype
 from ..saved import Saved
 from .flash import flash_backward, flash_forward
 from .parts import Part, Tiles

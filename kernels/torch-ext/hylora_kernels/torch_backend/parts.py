@@ -14,7 +14,7 @@ from typing import Iterable, List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from ..options import accumulation_dtype
+from ..inputs import accumulation_dtype
 from ..saved import Saved
 from .flash import flash_backward, flash_forward
 

@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..options import SpanOptions, landmark_query, summary_width
+from ..inputs import landmark_query
+from ..options import SpanOptions, summary_width
 from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
 from .launch import launch_for
 from .tables import SpanTables

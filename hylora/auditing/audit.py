@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hylora.audit`: ask a model all questions, and leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers.utils import logging
+
+from hylora.adapters.structure import base_model
+from hylora.attention import SpanConfig, check_options, expand_preset, resolve_name, set_attention
+from hylora.auditing.answers import NO, NOT_ASKED, REFUSED, YES, Answer, Audit
+from hylora.auditing.comparison import Differs, Probe
+from hylora.auditing.preserve import preserved
+from hylora.auditing.questions import QUESTIONS, REFUSALS, NotAsked, Subject
+from hylora.auditing.training import perturb, trained
+from hylora.words import nearest
+
+__all__ = ["audit"]
+
+# Of sparse attention at audit scale: short sequences hold several chunks, and most tokens read less than all.
+_SMALL = {"block_size": 4, "top_k": 2, "window": 12}
+_CHUNK, _CHUNKS = 16, (8, 16)
+
+
+def audit(
+    model: nn.Module,
+    attention: str | None = None,
+    *,
+    skip: Iterable[str] = (),
+    tolerance: float = 3e-5,
+    packing: str | None = None,
+    checkpointing: bool | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Audit:
+    """Ask what training and generation take for granted, by running the model on random tokens.
+
+    The questions are those of `hylora.auditing.questions`. They are asked in float32, and of an adapter changed by
+    noise as after training. Afterwards the model is as it was.
+
+    Args:
+        model: a causal language model of transformers, or a `PeftModel` around one, on one device.
+        attention: the attention to ask about; None for the one it has.
+        skip: names of questions that are not asked.
+        tolerance: the largest difference that counts as rounding, relative to the largest value.
+        packing: how a recipe packs documents ("none", "eos" or "documents"); questions it does not raise aren't asked.
+        checkpointing: whether a recipe uses gradient checkpointing.
+        progress: called with each question.
+        **options: fields of `SpanConfig` for the attention. Sizes of blocks and chunks are replaced by small ones.
+
+    Returns:
+        The answers.
+
+    Raises:
+        ValueError: if the attention, an option or a name in `skip` is unknown.
+    """
+    skip = set(skip)
+    for name in skip - QUESTIONS.keys():
+        raise ValueError(f"skip={name!r} is not a question; did you mean {nearest(name, QUESTIONS)!r}?")
+    if attention is None and options:
+        raise ValueError(f"{', '.join(options)} must come with an attention; name it")
+    if attention is not None:
+        check_options(attention, options)
+        SpanConfig.from_dict(expand_preset(options, attention))
+    base = base_model(model)
+    text = base.config.get_text_config()
+    embedding = base.get_input_embeddings().weight
+    probe = Probe(min(text.vocab_size, embedding.shape[0]), tolerance=tolerance, device=embedding.device)
+    subject = Subject(model, probe, packing, checkpointing)
+    conditions = [f"{probe.length} random tokens, float32, differences up to {tolerance:g} are rounding"]
+    answers = []
+    with preserved(model), _quiet():
+        refusal = _choose(subject, attention, options, conditions)
+        for name, question in QUESTIONS.items():
+            progress(question.text)
+            if name in skip:
+                answers.append(Answer(name, question.text, NOT_ASKED, "left out"))
+            elif refusal and question.attention and name != "own_features":
+                answers.append(Answer(name, question.text, NOT_ASKED, "the model refuses this attention, see below"))
+            elif refusal and question.attention:
+                remedy = "use the attention that the model was trained with"
+                answers.append(Answer(name, question.text, REFUSED, str(refusal), remedy))
+            else:
+                answers.append(_ask(name, subject))
+        if isinstance(model, PeftModel):
+            conditions.append("what the adapter trains was changed by noise, as training would")
+    conditions.append(f"attention: {attention or base.config._attn_implementation}")
+    return Audit(_describe(model), tuple(conditions), tuple(answers))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars of saving and loading, which an audit does to models of no account."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _choose(
+    subject: Subject, attention: str | None, options: dict[str, Any], conditions: list[str]
+) -> ValueError | None:
+    """Set the attention, at audit scale; returns why the model refuses it, if it does."""
+    base = subject.base
+    if attention is not None:
+        wanted = resolve_name(attention)
+        try:
+            set_attention(subject.model, attention, **options)
+            if base.config._attn_implementation != wanted:
+                raise ValueError(f"{type(base).__name__} computes attention itself, and {attention!r} is not used")
+        except ValueError as error:
+            return error
+    if (span := subject.span) is not None:
+        chunks = _CHUNKS if len(span.chunk_sizes) > 1 else _CHUNK
+        small = replace(
+            span,
+            **_SMALL,
+            chunk_size=chunks,
+            query_group=min(span.query_group, 4),
+            representatives=min(span.representatives, _SMALL["block_size"]),
+            group=span.group if isinstance(span.group, float) else _CHUNK,
+        )
+        set_attention(subject.model, subject.attention, **small.to_dict())
+        sizes = ", ".join(f"{name}={value}" for name, value in {**_SMALL, "chunk_size": chunks}.items())
+        conditions.append(f"sparse attention at the scale of the audit ({sizes}), its rule as asked for")
+    return None
+
+
+def _ask(name: str, subject: Subject) -> Answer:
+    question, model = QUESTIONS[name], subject.model
+    with preserved(model):
+        # Of the types in which the model is kept, one question asks.
+        if name != "precise":
+            for tensor in (*model.parameters(), *model.buffers()):
+                if tensor.dtype in (torch.bfloat16, torch.float16):
+                    tensor.data = tensor.data.float()
+            if isinstance(model, PeftModel):
+                perturb(list(trained(model).values()))
+        try:
+            difference = question.ask(subject)
+        except NotAsked as reason:
+            return Answer(name, question.text, NOT_ASKED, str(reason))
+        except Differs as differs:
+            return Answer(name, question.text, NO, str(differs), _remedy(differs, question.remedy), differs.difference)
+        except Exception as error:
+            refused = isinstance(error, REFUSALS)
+            cause = str(error) if refused else f"{type(error).__name__}: {error}"
+            remedy = _remedy(error, "" if refused else question.remedy)
+            return Answer(name, question.text, REFUSED if refused else NO, cause.strip(), remedy)
+    return Answer(name, question.text, YES, difference=difference)
+
+
+def _remedy(error: Exception, remedy: str) -> str:
+    return "; or ".join(filter(None, [*getattr(error, "__notes__", []), remedy]))
+
+
+def _describe(model: nn.Module) -> str:
+    base = base_model(model)
+    adapter = f" with the adapter {model.active_adapter!r}" if isinstance(model, PeftModel) else ""
+    where = f" ({base.config.name_or_path})" if base.config.name_or_path else ""
+    return f"{type(base).__name__}{where}{adapter}, {base.config.get_text_config().num_hidden_layers} layers"

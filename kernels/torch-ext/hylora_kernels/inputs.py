@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks that every function makes on its tensors, and what it makes of them first."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from .layout import SequenceLayout
+
+
+def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Union[SequenceLayout, Tensor, None]):
+    """Refuse tensors that do not belong together."""
+    if query.dim() != 4 or key.dim() != 4:
+        raise ValueError(
+            f"query and key must be [batch, heads, length, head_dim], got {tuple(query.shape)} and {tuple(key.shape)}"
+        )
+    if key.shape != value.shape:
+        raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} must have one shape")
+    batch, heads, length, head_dim = query.shape
+    if (key.shape[0], key.shape[2], key.shape[3]) != (batch, length, head_dim):
+        raise ValueError(
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} must agree in batch, length and head_dim"
+        )
+    if heads == 0 or key.shape[1] == 0 or heads % key.shape[1]:
+        raise ValueError(f"{heads} query heads cannot be shared out evenly among {key.shape[1]} key heads")
+    if not query.dtype == key.dtype == value.dtype or not query.is_floating_point():
+        raise ValueError(
+            f"query, key and value must have one floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}; "
+            "cast them before the call"
+        )
+    if not query.device == key.device == value.device:
+        raise ValueError(f"query, key, value lie on {query.device}, {key.device}, {value.device}; use one device")
+    if isinstance(layout, Tensor):
+        if layout.dim() != 2 or layout.shape[1] != 3:
+            raise ValueError(
+                f"layout of shape {tuple(layout.shape)} must be [sequences, 3] with rows (row, start, length)"
+            )
+    elif layout is not None and (layout.batch, layout.length) != (batch, length):
+        raise ValueError(
+            f"layout describes [batch={layout.batch}, length={layout.length}] but query has "
+            f"[batch={batch}, length={length}]"
+        )
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which summaries, scores and sums of parts are computed: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def landmark_query(head_dim: int, seed: int) -> Tensor:
+    """The fixed query of the "landmark" summary, `[D]` in float64: standard normal, not learned, one for all heads."""
+    return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
+
+
+def positive_scale(query: Tensor, scale: Optional[float]) -> float:
+    """The factor on the scores, by default 1 / sqrt(D)."""
+    if scale is None:
+        return 1 / sqrt(query.shape[-1])
+    # The flash kernels give NaN for a scale that is not positive.
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise ValueError(f"scale={scale!r} must be a positive number; scale the query to change signs")
+    return float(scale)
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """The tensor, copied if a token's vector is not one run of memory, as which kernels read it."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def follow_autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
+    """Follow autocast as torch's own attention does: cast all inputs to its dtype."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

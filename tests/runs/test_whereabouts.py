@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that are not where they are said to be."""
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+from hylora.runs.whereabouts import check_exists, find_folder
+
+
+@pytest.mark.parametrize("name", ["./run", "/nowhere", "~/run", "a/b/c", "tests/run"])
+def test_what_looks_like_a_path_must_exist(name):
+    with pytest.raises(FileNotFoundError, match=f"^folder '{name}' does not exist; give a run's folder, a model"):
+        check_exists(name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "owner/name"])
+def test_the_hub_is_asked_for_what_may_be_an_id(name):
+    check_exists(name)
+
+
+class NotThere(RepositoryNotFoundError):
+    def __init__(self):
+        OSError.__init__(self, "401")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (NotThere(), "the hub has no model of that name"),
+        (LocalEntryNotFoundError("offline"), "the hub cannot be asked"),
+    ],
+)
+def test_what_is_neither_here_nor_on_the_hub_is_told_to_be_either(monkeypatch, error, says):
+    def refuse(*args, **settings):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(FileNotFoundError, match=f"^'outputs/run' is no folder here, and .*{says}.*; correct the path"):
+        find_folder("outputs/run")
