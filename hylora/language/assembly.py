@@ -62,6 +62,7 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     }
     model = prepare_model(base, recipe, plan)
     loss = CausalLoss(model, recipe.training.loss_slice)
+    _check_sharding(loss, accelerator)
     task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
     return task
@@ -88,6 +89,20 @@ def _check_quantization(quantization: Quantization, accelerator: Accelerator) ->
             f"model.quantization={quantization.method!r} must not come with FSDP or DeepSpeed, which would spread "
             "quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
         )
+
+
+def _check_sharding(loss: CausalLoss, accelerator: Accelerator) -> None:
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None or plugin.auto_wrap_policy is None:
+        return
+    layers = [name for name, module in loss.named_modules() if type(module).__name__ in (loss._no_split_modules or ())]
+    for names in loss.shared:
+        owners = [layer for layer in layers if any(name.startswith(f"{layer}.") for name in names)]
+        if len(owners) > 1:
+            raise RecipeError(
+                f"accelerate was asked for FSDP2, which shards layer by layer, and {owners[0]} shares {names[0]} with "
+                f"{owners[-1]}; launch with DDP or DeepSpeed ZeRO"
+            )
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:

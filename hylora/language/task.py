@@ -39,6 +39,7 @@ class CausalLoss(nn.Module):
 
     Attributes:
         predictions: passes on the logits [n, V] of each slice; a forward hook on it sees them at no cost.
+        shared: names of each parameter that has several.
     """
 
     def __init__(self, model: nn.Module, slice_length: int) -> None:
@@ -51,11 +52,11 @@ class CausalLoss(nn.Module):
         uses: dict[int, list[str]] = {}
         for name, parameter in self.named_parameters(remove_duplicate=False):
             uses.setdefault(id(parameter), []).append(name)
-        self._shared = [names for names in uses.values() if len(names) > 1]
+        self.shared = [names for names in uses.values() if len(names) > 1]
 
     def tie_weights(self) -> None:
         """Let modules share again what they shared at first: accelerate asks for it, whose FSDP2 parts them."""
-        for first, *others in self._shared:
+        for first, *others in self.shared:
             parameter = self.get_parameter(first)
             for name in others:
                 parent, _, leaf = name.rpartition(".")
