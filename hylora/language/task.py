@@ -53,6 +53,7 @@ class CausalLoss(nn.Module):
 
     Attributes:
         predictions: passes on the logits [n, V] of each slice; a forward hook on it sees them at no cost.
+        shared: names of each parameter that has several.
     """
 
     def __init__(self, model: nn.Module, slice_length: int, kernel: str = "sliced", hub_kernels: bool = False) -> None:
@@ -65,6 +66,18 @@ class CausalLoss(nn.Module):
         self._verified: set[bool] = set()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
+        uses: dict[int, list[str]] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            uses.setdefault(id(parameter), []).append(name)
+        self.shared = [names for names in uses.values() if len(names) > 1]
+
+    def tie_weights(self) -> None:
+        """Let modules share again what they shared at first: accelerate asks for it, whose FSDP2 parts them."""
+        for first, *others in self.shared:
+            parameter = self.get_parameter(first)
+            for name in others:
+                parent, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(parent), leaf, parameter)
 
     def forward(self, input_ids: Tensor, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss and token count of a batch.
@@ -84,15 +97,17 @@ class CausalLoss(nn.Module):
         if self._kernels_due:
             logger.info("kernels of the Hub: %s", ", ".join(use_hub_kernels(self.model)))
             self._kernels_due = False
-        parts = decoder_and_head(self.model)
+        decoder = decoder_and_head(self.model).decoder
         if "position_ids" in inputs:
             # In training other kernels may run than in evaluation.
             if self.training not in self._verified:
-                verify_boundaries(parts.decoder, input_ids.device)
+                verify_boundaries(decoder, input_ids.device)
                 self._verified.add(self.training)
-            inputs = tell_boundaries(parts.decoder.config, {"input_ids": input_ids, "labels": labels, **inputs})
+            inputs = tell_boundaries(decoder.config, {"input_ids": input_ids, "labels": labels, **inputs})
             input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
-        hidden = parts.decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        hidden = decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        # Asked for only now: ZeRO-3 takes a head away again that is tied to embeddings, once these have run.
+        parts = decoder_and_head(self.model)
         if self.kernel == "liger":
             return liger_causal_loss(hidden, parts.weight, labels, parts.bias, parts.transform)
         return sliced_causal_loss(

@@ -29,7 +29,15 @@ from hylora.training.optimizer import (
     parameter_names,
     trainable,
 )
-from hylora.training.processes import SHARDED, on_main, share_of, sum_over_processes, whole
+from hylora.training.processes import (
+    SHARDED,
+    on_main,
+    reshard,
+    shards_parameters,
+    share_of,
+    sum_over_processes,
+    whole,
+)
 from hylora.training.recipe import Recipe, RecipeError
 from hylora.training.reporting import EVALUATED, Metrics, ProgressDisplay, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
@@ -147,10 +155,19 @@ class Trainer:
         return Outcome(steps, self._last_evaluation, measured=measured, seconds=self._seconds, memory=self._memory)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
-        """The trained model's state where it is sharded, else None; every process must call it."""
-        if self._accelerator.distributed_type not in SHARDED:
+        """The trained model's state where no process has it, else None; every process must call it.
+
+        Raises:
+            TrainingError: if it is not finite, which only a whole one shows under DeepSpeed.
+        """
+        if not shards_parameters(self._accelerator):
             return None
-        return self._accelerator.get_state_dict(self._model)
+        state = self._accelerator.get_state_dict(self._model)
+        try:
+            on_main(self._accelerator, lambda: check_finite(state))
+        except NotFiniteError as error:
+            raise self._not_finite(error) from error
+        return state
 
     def rescue(self) -> str:
         """Save what was trained, because its results could not be written; what to do next, for the message."""
@@ -177,8 +194,21 @@ class Trainer:
         optimizer = build_optimizer(self._task.parameter_groups(recipe.weight_decay), recipe)
         self._names = parameter_names(optimizer, model)
         self._shapes = {name: parameter.shape for name, parameter in trainable(model).items()}
+        self._tell_plugins(model)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._undo = PassBuffers(list(persistent_buffers(self._unwrapped()).values()))
+
+    def _tell_plugins(self, model: nn.Module) -> None:
+        """Give what shards the model the part of the recipe that it sees to itself."""
+        state = self._accelerator.state
+        if state.deepspeed_plugin is not None:
+            state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = self._recipe.optimizer.max_grad_norm or 0.0
+        plugin = getattr(state, "fsdp_plugin", None)
+        if plugin is not None and plugin.cpu_ram_efficient_loading and persistent_buffers(model):
+            raise RecipeError(
+                f"accelerate was asked for fsdp_cpu_ram_efficient_loading, which loses buffers, and the model has "
+                f"{next(iter(persistent_buffers(model)))}; set it to false"
+            )
 
     def _begin(self, moment: Moment) -> None:
         """Let the task prepare an update; where it changed the parameters, take the optimizer's state over."""
@@ -201,6 +231,7 @@ class Trainer:
         load_optimizer_state(self._optimizer, model, *carried_state(model, *state, shapes))
 
     def _unwrapped(self) -> nn.Module:
+        reshard(self._model)
         return self._accelerator.unwrap_model(self._model, keep_torch_compile=False)
 
     # An update
