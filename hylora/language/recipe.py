@@ -183,9 +183,12 @@ class HeldOutRecipe(EvaluationRecipe):
     """Evaluation on the held-out split during training.
 
     Args:
+        at_start: evaluate before the first update as well, and both ends under full attention too, for the end of
+            training to show base and tuned perplexity side by side.
         max_sequences: at most so many sequences of the split; null for all.
     """
 
+    at_start: bool = True
     max_sequences: int | None = None
 
     def __post_init__(self) -> None:

@@ -15,8 +15,9 @@ from hylora.adapters.quantization import Quantization
 from hylora.adapters.quantization import dequantize as dequantized
 from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
 from hylora.hub_kernels import check_hub_kernels, confirm_kernels
-from hylora.rope import RopeScaling
+from hylora.rope import RopeScaling, admit_context
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
+from hylora.runs.sharing import Origin, take_along
 from hylora.runs.weights import check_finite, load_weights
 from hylora.runs.whereabouts import ADAPTER, find_folder, manifest_in
 
@@ -57,7 +58,9 @@ def load(
         **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:
-        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`.
+        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`. Its methods
+        `save_pretrained` and `push_to_hub` take `hylora.json`, the tokenizer and a model card along: of the run as it
+        was trained, or of the model in hand where that is `trainable`, a plain model or stretched by `rope`.
 
     Raises:
         FileNotFoundError: if `folder` looks like a path and does not exist, or its base model has moved.
@@ -88,6 +91,7 @@ def load(
         _restore_rope(text, manifest)
     if rope is not None:
         rope.apply(config, trust_remote_code=trust_remote_code)
+    admit_context(config, manifest.context_length)
     asked = expand_preset(options, attention)
     if manifest.span_attention or asked:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)
@@ -104,7 +108,7 @@ def load(
     model.train(trainable)
     if use_kernels:
         confirm_kernels(model)
-    return model
+    return take_along(model, Origin(folder, revision, local, manifest, changed=trainable or rope is not None))
 
 
 def _restore_rope(config: PretrainedConfig, manifest: RunManifest) -> None:
