@@ -50,6 +50,11 @@ class TrainingSetup:
                 f"model.quantization={self.recipe.model.quantization!r}, which trains with whole copies of the base; "
                 "use none"
             )
+        if self.recipe.training.loss == "liger":
+            raise ValueError(
+                "training.loss='liger' cannot be planned, for its kernel chooses the slices; plan with "
+                "training.loss=sliced"
+            )
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels={self.kernels!r} must be one of {', '.join(KERNELS)}")
 
