@@ -85,8 +85,8 @@ def audit(
             progress(question.text)
             if name in BY_NAME and name not in asked:
                 answers.append(Answer(name, question.text, NOT_ASKED, BY_NAME[name]))
-            elif refusal and question.attention and name != "own_features":
-                answers.append(Answer(name, question.text, NOT_ASKED, "the model refuses this attention, see below"))
+            elif refusal and question.attention and any(answer.status == REFUSED for answer in answers):
+                answers.append(Answer(name, question.text, NOT_ASKED, "the model refuses this attention, see above"))
             elif refusal and question.attention:
                 remedy = "use the attention that the model was trained with"
                 answers.append(Answer(name, question.text, REFUSED, str(refusal), remedy))

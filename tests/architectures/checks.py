@@ -92,11 +92,7 @@ def adapted(architecture: Architecture, variant: str) -> PeftModel:
     """A model with an adapter that does something, as after training."""
     model = with_attention(architecture)
     model = add_adapter(model, HyLoraConfig.for_model(model, variant, r=RANK, lora_alpha=2 * RANK))
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    training.perturb(list(training.trained(model).values()))
     return model
 
 

@@ -20,7 +20,9 @@ def folder(tmp_path_factory):
     """A small model of random words."""
     path = tmp_path_factory.mktemp("model")
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "hylora/demo/assets")
-    tiny_bamba(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None).save_pretrained(path)
+    # A bound that transformers forgets token by token.
+    fields = {"bos_token_id": None, "eos_token_id": None, "time_step_limit": (1.0, 100.0)}
+    tiny_bamba(vocab_size=len(tokenizer), **fields).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
