@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ["hylora", "hylora.attention", "hylora.language", "hylora.language.data", "hylora.planning"]
-PACKAGES += ["hylora.training", "hylora_kernels"]
+PACKAGES += ["hylora.training", "hylora_kernels", "hylora_eval.ruler"]
 
 
 def printed(script):
