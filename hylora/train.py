@@ -61,7 +61,7 @@ def _train(kind: TaskKind, recipe: Recipe) -> int:
     """Train, and tell what came of it; the exit status."""
     from hylora.training.checkpoint import CheckpointError
     from hylora.training.loop import TrainingError
-    from hylora.training.processes import process_state
+    from hylora.training.parallelism import process_state
     from hylora.training.whole_run import run as train
 
     try:
@@ -73,12 +73,15 @@ def _train(kind: TaskKind, recipe: Recipe) -> int:
         result = train(recipe, kind.make)
         if state.is_main_process and result.stopped_by is None:
             print(f"finished after {result.steps} updates; results in {result.folder}", file=sys.stderr)
-            if kind.advice:
-                print(kind.advice.format(folder=result.folder), file=sys.stderr)
+            if kind.advise is not None:
+                print(kind.advise(result.folder), file=sys.stderr)
         return 0 if result.stopped_by is None else EXIT_STOPPED
     except (TrainingError, CheckpointError, ValueError, OSError) as error:
-        if state.is_main_process:
-            print(f"error: {error}", file=sys.stderr)
+        # These, all processes come to together; of others only the one that has it knows.
+        shared = isinstance(error, (TrainingError, CheckpointError, RecipeError))
+        if state.is_main_process or not shared:
+            where = "" if state.num_processes == 1 or shared else f" in process {state.process_index}"
+            print(f"error{where}: {error}", file=sys.stderr)
         return EXIT_WRONG_RECIPE if isinstance(error, RecipeError) else EXIT_FAILED
     finally:
         state.destroy_process_group()

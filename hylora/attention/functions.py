@@ -93,6 +93,12 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
             else:
                 query, key, value = prompt_tensors(query, key, value)
             output = compute(query, key, value, layout, options, chance, scaling)
+        elif attention_mask is None and kwargs.get("is_causal"):
+            raise ValueError(
+                f"{name} got no mask, as context parallelism (accelerate's cp_size) has it, which gives a process a "
+                "part of each sequence: chunks, windows and blocks would end at its edges. Set cp_size to 1; FSDP2, "
+                "gradient checkpointing and offloaded activations also make room for long sequences"
+            )
         else:
             raise ValueError(
                 f"{name} got {_describe(attention_mask)} as its mask; pass padding as a two-dimensional "

@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from hylora.adapters.quantization import Quantization
+from hylora.hub_kernels import check_hub_kernels
 from hylora.language.data import TokenData, build_datasets
+from hylora.language.data.packing import check_kernels
 from hylora.language.head import LogitTransform, verify_head
 from hylora.language.liger import check_liger
 from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
@@ -18,7 +27,7 @@ from hylora.language.task import CausalLoss, LanguageTask
 from hylora.runs.fingerprint import model_fingerprint, tokenizer_fingerprint
 from hylora.runs.tokenizer import check_vocabulary, read_tokenizer
 from hylora.training.evaluation import evaluation_mode
-from hylora.training.processes import SHARDED, main_first, share_of
+from hylora.training.processes import SHARDED, main_first, on_all, on_main, shards_parameters, share_of
 from hylora.training.recipe import RecipeError
 
 __all__ = ["assemble"]
@@ -30,25 +39,61 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     Raises:
         RecipeError: if the recipe cannot work here.
     """
-    plan = plan_model(recipe)
-    if plan.quantization is not None:
-        _check_quantization(plan.quantization, accelerator)
-    if recipe.training.loss == "liger":
-        _check_liger(plan, accelerator)
-    tokenizer = _load_tokenizer(recipe, plan)
+
+    def read_small() -> tuple[ModelPlan, Any]:
+        with _unsharded(accelerator):
+            plan = plan_model(recipe)
+        _check_kernels(recipe, plan, accelerator)
+        if plan.quantization is not None:
+            _check_quantization(plan.quantization, accelerator)
+        if recipe.training.loss == "liger":
+            _check_liger(plan, accelerator)
+        return plan, _load_tokenizer(recipe, plan)
+
+    plan, tokenizer = on_all(accelerator, read_small)
     data = _read_data(recipe, tokenizer, accelerator)
-    base = load_model(recipe, plan, accelerator.mixed_precision)
+    device = None if shards_parameters(accelerator) else accelerator.device
+
+    def load() -> torch.nn.Module:
+        return load_model(recipe, plan, accelerator.mixed_precision, device)
+
+    # Under ZeRO-3 processes load together, and one that fails cannot tell the others.
+    base = load() if is_deepspeed_zero3_enabled() else on_all(accelerator, load)
     identity = {
         "data": data.fingerprint,
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        # Random weights follow from the recipe, which a resumed run may not change.
-        "base model": None if recipe.model.from_scratch else model_fingerprint(base),
+        # Random weights follow from the recipe, which a resumed run may not change. Of others, the main process may
+        # hold the only ones until accelerate shards them.
+        "base model": None if recipe.model.from_scratch else on_main(accelerator, lambda: model_fingerprint(base)),
     }
     model = prepare_model(base, recipe, plan)
-    loss = CausalLoss(model, recipe.training.loss_slice, recipe.training.loss)
+    loss = CausalLoss(model, recipe.training.loss_slice, recipe.training.loss, hub_kernels=recipe.model.use_kernels)
+    _check_sharding(loss, accelerator)
     task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
     return task
+
+
+@contextlib.contextmanager
+def _unsharded(accelerator: Accelerator) -> Iterator[None]:
+    """Under ZeRO-3 transformers shards every model that it makes, and one without storage cannot be."""
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if accelerator.state.deepspeed_plugin is not None:
+            set_hf_deepspeed_config(accelerator.state.deepspeed_plugin.dschf)
+
+
+def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan, accelerator: Accelerator) -> None:
+    try:
+        if recipe.model.use_kernels:
+            # What they do with packed documents shows in the first forward pass.
+            check_hub_kernels(accelerator.device)
+        else:
+            check_kernels(recipe.data, plan.config.get_text_config())
+    except ValueError as error:
+        raise RecipeError(f"model.{error}" if recipe.model.use_kernels else str(error)) from error
 
 
 def _check_quantization(quantization: Quantization, accelerator: Accelerator) -> None:
@@ -59,7 +104,12 @@ def _check_quantization(quantization: Quantization, accelerator: Accelerator) ->
     if accelerator.distributed_type in SHARDED:
         raise RecipeError(
             f"model.quantization={quantization.method!r} must not come with FSDP or DeepSpeed, which would spread "
-            "quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+            "quantised weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+        )
+    if quantization.method == "torchao_int8" and accelerator.num_processes > 1:
+        raise RecipeError(
+            "model.quantization='torchao_int8' must not come with several processes, between which torch cannot send "
+            "its weights; use int8"
         )
 
 
@@ -68,6 +118,20 @@ def _check_liger(plan: ModelPlan, accelerator: Accelerator) -> None:
         check_liger(accelerator.device, LogitTransform.of(plan.config.get_text_config()))
     except ValueError as error:
         raise RecipeError(f"training.{error}") from error
+
+
+def _check_sharding(loss: CausalLoss, accelerator: Accelerator) -> None:
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None or plugin.auto_wrap_policy is None:
+        return
+    layers = [name for name, module in loss.named_modules() if type(module).__name__ in (loss._no_split_modules or ())]
+    for names in loss.shared:
+        owners = [layer for layer in layers if any(name.startswith(f"{layer}.") for name in names)]
+        if len(owners) > 1:
+            raise RecipeError(
+                f"accelerate was asked for FSDP2, which shards layer by layer, and {owners[0]} shares {names[0]} with "
+                f"{owners[-1]}; launch with DDP or DeepSpeed ZeRO"
+            )
 
 
 def _load_tokenizer(recipe: LanguageRecipe, plan: ModelPlan) -> Any:
@@ -101,7 +165,7 @@ def _read_data(recipe: LanguageRecipe, tokenizer: Any, accelerator: Accelerator)
 
 def _verify_head(model: torch.nn.Module, accelerator: Accelerator) -> None:
     """Make sure, on a few tokens, that the sliced loss is the loss of this model's logits."""
-    if accelerator.distributed_type in SHARDED:
+    if shards_parameters(accelerator):
         # The whole model need not fit on one device.
         return
     model.to(accelerator.device)

@@ -67,7 +67,7 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     attention = recipe.attention.name
     try:
         check_attention(config, attention)
-        check_packing(recipe.data, text)
+        check_packing(recipe.data, text, attention)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     _check_losses(text)
@@ -89,13 +89,17 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     return ModelPlan(config, resolve_name(attention), adapter, rope, _plan_quantization(skeleton, recipe, adapter))
 
 
-def load_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) -> nn.Module:
+def load_model(
+    recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str, device: torch.device | None = None
+) -> nn.Module:
     """Load or make the planned model, bare.
 
     Args:
         recipe: the recipe.
         plan: of the same recipe.
         mixed_precision: accelerate's name, "bf16" or "no".
+        device: where loaded weights go, one after another, so that the host never holds them all; None where
+            accelerate shards them over processes.
 
     Raises:
         RecipeError: if the checkpoint is damaged, or lacks weights of the model.
@@ -110,6 +114,7 @@ def load_model(recipe: LanguageRecipe, plan: ModelPlan, mixed_precision: str) ->
             source.path,
             config=plan.config,
             attn_implementation=plan.attention,
+            device_map=None if device is None else {"": device},
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
             **({"dtype": dtype} if plan.quantization is None else plan.quantization.arguments(dtype)),

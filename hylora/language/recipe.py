@@ -40,6 +40,8 @@ class ModelRecipe:
         trust_remote_code: run code that comes with the model.
         freeze: regular expressions; parameters whose name one of them finds are not trained.
         rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
+        use_kernels: let transformers load prebuilt kernels of the Hub for the model's layers (on a GPU, with the
+            package `kernels`), for example where mamba-ssm is not installed.
     """
 
     path: str | None = None
@@ -52,6 +54,7 @@ class ModelRecipe:
     trust_remote_code: bool = False
     freeze: tuple[str, ...] = ()
     rope: RopeScaling | None = None
+    use_kernels: bool = False
 
     def __post_init__(self) -> None:
         expand_home(self, "path", "config", "tokenizer")
@@ -180,9 +183,12 @@ class HeldOutRecipe(EvaluationRecipe):
     """Evaluation on the held-out split during training.
 
     Args:
+        at_start: evaluate before the first update as well, and both ends under full attention too, for the end of
+            training to show base and tuned perplexity side by side.
         max_sequences: at most so many sequences of the split; null for all.
     """
 
+    at_start: bool = True
     max_sequences: int | None = None
 
     def __post_init__(self) -> None:
@@ -212,6 +218,7 @@ class LanguageRecipe(Recipe):
         "training.gradient_checkpointing",
         "training.offload",
         "training.loss_slice",
+        "model.use_kernels",
         "data.num_proc",
         "data.cache_dir",
     )

@@ -29,9 +29,17 @@ from hylora.training.optimizer import (
     parameter_names,
     trainable,
 )
-from hylora.training.processes import SHARDED, on_main, share_of, sum_over_processes, whole
+from hylora.training.processes import (
+    SHARDED,
+    on_main,
+    reshard,
+    shards_parameters,
+    share_of,
+    sum_over_processes,
+    whole,
+)
 from hylora.training.recipe import Recipe, RecipeError
-from hylora.training.reporting import Metrics, ProgressDisplay, peak_memory, read_metrics
+from hylora.training.reporting import EVALUATED, Metrics, ProgressDisplay, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
 from hylora.training.schedules import warmup
 from hylora.training.state import NotFiniteError, changing, check_finite, persistent_buffers, put_back, take
@@ -131,7 +139,7 @@ class Trainer:
         shown = main and self._recipe.tracking.progress
         with self._stop.deferred(), ProgressDisplay(steps, start, self._task.unit, shown) as self._display:
             try:
-                if start and not evaluated:
+                if not evaluated:
                     self._evaluate_if_due(start)
                 for step in range(start, steps):
                     self._update(self._moment(step))
@@ -147,10 +155,19 @@ class Trainer:
         return Outcome(steps, self._last_evaluation, measured=measured, seconds=self._seconds, memory=self._memory)
 
     def gathered_state(self) -> dict[str, Tensor] | None:
-        """The trained model's state where it is sharded, else None; every process must call it."""
-        if self._accelerator.distributed_type not in SHARDED:
+        """The trained model's state where no process has it, else None; every process must call it.
+
+        Raises:
+            TrainingError: if it is not finite, which only a whole one shows under DeepSpeed.
+        """
+        if not shards_parameters(self._accelerator):
             return None
-        return self._accelerator.get_state_dict(self._model)
+        state = self._accelerator.get_state_dict(self._model)
+        try:
+            on_main(self._accelerator, lambda: check_finite(state))
+        except NotFiniteError as error:
+            raise self._not_finite(error) from error
+        return state
 
     def rescue(self) -> str:
         """Save what was trained, because its results could not be written; what to do next, for the message."""
@@ -177,8 +194,21 @@ class Trainer:
         optimizer = build_optimizer(self._task.parameter_groups(recipe.weight_decay), recipe)
         self._names = parameter_names(optimizer, model)
         self._shapes = {name: parameter.shape for name, parameter in trainable(model).items()}
+        self._tell_plugins(model)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._undo = PassBuffers(list(persistent_buffers(self._unwrapped()).values()))
+
+    def _tell_plugins(self, model: nn.Module) -> None:
+        """Give what shards the model the part of the recipe that it sees to itself."""
+        state = self._accelerator.state
+        if state.deepspeed_plugin is not None:
+            state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = self._recipe.optimizer.max_grad_norm or 0.0
+        plugin = getattr(state, "fsdp_plugin", None)
+        if plugin is not None and plugin.cpu_ram_efficient_loading and persistent_buffers(model):
+            raise RecipeError(
+                f"accelerate was asked for fsdp_cpu_ram_efficient_loading, which loses buffers, and the model has "
+                f"{next(iter(persistent_buffers(model)))}; set it to false"
+            )
 
     def _begin(self, moment: Moment) -> None:
         """Let the task prepare an update; where it changed the parameters, take the optimizer's state over."""
@@ -201,6 +231,7 @@ class Trainer:
         load_optimizer_state(self._optimizer, model, *carried_state(model, *state, shapes))
 
     def _unwrapped(self) -> nn.Module:
+        reshard(self._model)
         return self._accelerator.unwrap_model(self._model, keep_torch_compile=False)
 
     # An update
@@ -280,25 +311,31 @@ class Trainer:
         self._evaluate_if_due(step)
 
     def _evaluate_if_due(self, step: int) -> None:
-        last = step == self._steps
-        due = self._task.evaluation_due(step, self._recipe.evaluation.every)
-        if not (due or (last and self._recipe.evaluation.at_end)):
+        recipe, last = self._recipe.evaluation, step == self._steps
+        due = self._task.evaluation_due(step, recipe.every) if step else recipe.at_start
+        if not (due or (last and recipe.at_end)):
             return
+        arguments = self._model, self._accelerator, self._check_stop
         with evaluation_mode(self._model):
-            found = self._task.evaluate(self._model, self._accelerator, self._check_stop)
+            found = self._task.evaluate(*arguments)
+            if found and recipe.at_start and (last or not step):
+                found |= self._task.evaluate_ends(*arguments)
         if found:
-            self._last_evaluation = found
-            self._log({"step": step, **{f"{_EVALUATED}{name}": value for name, value in found.items()}})
+            if step:
+                self._last_evaluation = found
+            self._log({"step": step, **{f"{EVALUATED}{name}": value for name, value in found.items()}})
             shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
             self._display.note(f"evaluation after {step} updates: {shown}")
 
     def _evaluation_before(self, start: int) -> tuple[dict[str, float], bool]:
-        """The last evaluation on record up to a step, and whether it is of that very step."""
+        """The last evaluation on record up to a step, and whether there is one of that very step."""
         records = [r for r in read_metrics(self._folder.metrics) if r["step"] <= start and _is_evaluation(r)]
-        if not start or not records:
-            return {}, False
-        found = {name.removeprefix(_EVALUATED): value for name, value in records[-1].items() if name != "step"}
-        return found, records[-1]["step"] == start
+        step = records[-1]["step"] if records else 0
+        # That of step 0 is of what training starts from.
+        found = records[-1] if step else {}
+        return {name.removeprefix(EVALUATED): value for name, value in found.items() if name != "step"}, bool(
+            records
+        ) and step == start
 
     def _end_early(self) -> Outcome:
         """Save what is there and say how to go on."""
@@ -413,11 +450,8 @@ class Trainer:
             )
 
 
-_EVALUATED = "eval_"
-
-
 def _is_evaluation(record: dict[str, Any]) -> bool:
-    return any(name.startswith(_EVALUATED) for name in record)
+    return any(name.startswith(EVALUATED) for name in record)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hylora.training.processes import like
+from hylora.training.processes import like, shape_of
 from hylora.training.recipe import OptimizerRecipe, RecipeError
 
 __all__ = [
@@ -82,8 +82,8 @@ def decay_matrices(model: nn.Module, weight_decay: float) -> list[dict[str, Any]
     """Parameter groups in which weight decay spares norms and biases: only what has two dimensions or more decays."""
     parameters = list(trainable(model).values())
     return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": [each for each in parameters if len(shape_of(each)) > 1], "weight_decay": weight_decay},
+        {"params": [each for each in parameters if len(shape_of(each)) <= 1], "weight_decay": 0.0},
     ]
 
 

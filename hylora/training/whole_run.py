@@ -19,7 +19,8 @@ from hylora.files import write_atomically
 from hylora.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from hylora.training.loop import Outcome, Trainer
 from hylora.training.optimizer import check_optimizer, trainable
-from hylora.training.processes import build_accelerator, on_main
+from hylora.training.parallelism import build_accelerator
+from hylora.training.processes import on_all, on_main, shape_of
 from hylora.training.recipe import Recipe
 from hylora.training.reporting import check_trackers, flatten
 from hylora.training.run_folder import RunFolder
@@ -87,7 +88,7 @@ def _run(
         trainer = Trainer(task, accelerator, folder, recipe, stop)
         with stop.deferred():
             path = on_main(accelerator, lambda: folder.claim(recipe, task.last_file))
-            checkpoint = None if path is None else load_checkpoint(path)
+            checkpoint = None if path is None else on_all(accelerator, lambda: load_checkpoint(path))
             on_main(accelerator, lambda: folder.describe_data(task.describe()))
             if recipe.tracking.trackers:
                 accelerator.init_trackers(recipe.tracking.project, config=flatten(recipe.to_tree()))
@@ -144,6 +145,6 @@ def _write_results(folder: Path, task: Task, recipe: Recipe, outcome: Outcome) -
 
 def _bytes_needed(task: Task, recipe: Recipe) -> int:
     """Disk space for checkpoints (weights and two moments; one more than is kept, while it is written) and results."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in trainable(task.model).values())
+    weights = sum(shape_of(each).numel() * each.element_size() for each in trainable(task.model).values())
     checkpoints = recipe.output.keep_checkpoints + 1 if recipe.output.checkpoint_every else 1
     return weights * (3 * checkpoints + 1)

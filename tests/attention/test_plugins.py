@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+from accelerate.big_modeling import _attach_context_parallel_hooks
 from transformers import AutoModelForCausalLM, StaticCache
 
 import hylora
@@ -252,6 +253,15 @@ def test_four_dimensional_masks_are_refused(model):
     mask = torch.ones(2, 1, 50, 50, dtype=torch.bool).tril()
     with pytest.raises(ValueError, match="two-dimensional attention_mask"):
         logits(model, ids(), attention_mask=mask)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_context_parallelism_is_refused_by_name(name):
+    """accelerate takes the mask away, under which every process would attend within its part of a sequence."""
+    model = tiny_llama(attn_implementation=name)
+    _attach_context_parallel_hooks(model)
+    with pytest.raises(ValueError, match=rf"{name} got no mask, as context parallelism .*cp_size to 1; FSDP2"):
+        model(torch.arange(8)[None])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def flags(model):
 
 
 def test_the_model_is_left_as_it_was():
-    model = ZOO["bamba"].build(dtype=torch.bfloat16)
+    model = ZOO["falcon_h1"].build(dtype=torch.bfloat16)
     hylora.set_attention(model, "se_attn", block_size=8, chunk_size=(64, 128))
     model = add_adapter(model, HyLoraConfig.for_model(model, r=2, lora_alpha=4)).train()
     kept = next(parameter for parameter in model.parameters() if parameter.requires_grad)

@@ -24,6 +24,7 @@ def example(folder):
     return "\n".join(line.rstrip() for line in result.output.replace(path, NAME).splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.23"), reason="older versions leak where this one refuses"
 )

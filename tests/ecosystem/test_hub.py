@@ -102,6 +102,24 @@ def test_hylora_pulls_a_run_under_another_attention_or_to_train_on(pulled):
     assert torch.equal(pulled["hylora trainable"], pulled["se_attn"])
 
 
+def test_a_loaded_run_is_pushed_so_that_it_comes_back_as_trained(workplace, pulled):
+    assert torch.equal(pulled["hylora me/again"], pulled["se_attn"])
+    folder = workplace / "hub" / "me" / "again"
+    assert hylora.RunManifest.load(folder) == hylora.RunManifest.load(workplace / "hub" / "me" / "run")
+    assert (folder / "tokenizer.json").read_bytes() == (ASSETS / "tokenizer.json").read_bytes()
+    card = (folder / "README.md").read_text()
+    assert "\nbase_model: me/bamba\n" in card and "- mine\n" in card and "More Information Needed" not in card
+    assert 'hylora.load("me/again")  # se_attn, as trained' in card
+
+
+def test_a_loaded_model_is_pushed_as_it_was_trained_whatever_attention_evaluates_it(workplace, pulled):
+    manifest = hylora.RunManifest.load(workplace / "hub" / "me" / "whole")
+    assert (manifest.attention, manifest.context_length) == ("se_attn", 33)
+    assert manifest.span_attention == hylora.SpanConfig(**SIZES).to_dict()
+    assert not torch.allclose(pulled["pushed me/whole"], pulled["hylora me/whole"], atol=1e-3)
+    assert (workplace / "hub" / "me" / "whole" / "tokenizer.json").is_file()
+
+
 def test_a_plain_model_of_the_hub_is_loaded_as_it_is(pulled):
     assert torch.equal(pulled["hylora me/bamba"], pulled["base"])
 

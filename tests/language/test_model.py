@@ -22,9 +22,9 @@ def base(tmp_path):
 def load(recipe, tokenizer_folder):
     """Plan and load the model of a folder."""
 
-    def load(folder):
+    def load(folder, device=None):
         made = recipe({"model": {"path": str(folder), "tokenizer": str(tokenizer_folder)}})
-        return load_model(made, plan_model(made), "no")
+        return load_model(made, plan_model(made), "no", device)
 
     return load
 
@@ -32,6 +32,11 @@ def load(recipe, tokenizer_folder):
 def test_a_model_is_loaded(base, load):
     expected = tiny_bamba().state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in load(base).state_dict().items())
+
+
+def test_weights_go_straight_to_their_device(base, load):
+    """With several processes, the host would otherwise hold the model as many times."""
+    assert {parameter.device.type for parameter in load(base, torch.device("meta")).parameters()} == {"meta"}
 
 
 def test_a_folder_that_does_not_exist(load):

@@ -14,6 +14,7 @@ from hylora.language import train
 from hylora.language.model import plan_model
 from hylora.runs.export import export
 from hylora.training import RecipeError
+from tests.processes import launch
 from tests.tiny import tiny_bamba
 
 
@@ -48,6 +49,21 @@ def test_a_run_in_four_bits(changes, recipe, tmp_path):
         logits = model(ids, use_cache=False).logits
         assert (plain(ids, use_cache=False).logits - logits).abs().max() < 1e-3 * logits.abs().max()
     assert "quantised, nf4" in (tmp_path / "plain" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(changes, recipe, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    # no chunk sizes to draw
+    changes = {**changes, "attention.chunk_size": 8}
+    one = train(recipe(changes))
+    two = recipe({**changes, "output.path": str(tmp_path / "two")})
+    two.save(tmp_path / "two.yaml")
+    launch(2, "-m", "hylora.train", tmp_path / "two.yaml")
+    expected = load_file(one.folder / "adapter_model.safetensors")
+    found = load_file(tmp_path / "two" / "adapter_model.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

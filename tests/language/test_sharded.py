@@ -13,9 +13,11 @@ from torch.distributed.tensor import DTensor, Shard
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.language.task import CausalLoss
 from hylora.training.optimizer import build_optimizer, load_optimizer_state, parameter_names
-from hylora.training.processes import like, whole
+from hylora.training.parallelism import fsdp_plugin
+from hylora.training.processes import like, reshard, whole
 from hylora.training.recipe import OptimizerRecipe
 from hylora.training.state import take
+from tests.architectures.kernels import boundary_kernels
 from tests.tiny import tiny_bamba
 
 
@@ -32,22 +34,59 @@ def adapted():
     return CausalLoss(add_adapter(model, HyLoraConfig.for_model(model, r=2, lora_alpha=4)), slice_length=8)
 
 
-def test_loss_and_gradients_are_those_of_the_whole_model(mesh):
+@pytest.mark.parametrize("packed", [False, True])
+def test_loss_and_gradients_are_those_of_the_whole_model(mesh, packed):
+    """Packed rows are tried on a few tokens first, in the same forward pass."""
     model, sharded = adapted(), adapted()
     for layer in sharded.model.get_base_model().model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     ids = torch.arange(40).reshape(2, 20)
-    expected, _ = model(ids, ids)
-    loss, _ = sharded(ids, ids)
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    expected.backward()
+    inputs = {"position_ids": ids % 10} if packed else {}
+    with boundary_kernels(model.model):
+        expected, _ = model(ids, ids, **inputs)
+        loss, _ = sharded(ids, ids, **inputs)
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        expected.backward()
     reference = dict(model.named_parameters())
     for name, parameter in sharded.named_parameters():
         if parameter.requires_grad:
             assert isinstance(parameter.grad, DTensor)
             torch.testing.assert_close(whole(parameter.grad), reference[name].grad, msg=name)
+
+
+def test_losses_and_gradients_are_not_rounded_by_mixed_precision(mesh, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    model, sharded = adapted(), adapted()
+    fully_shard(sharded, mesh=mesh, mp_policy=fsdp_plugin("bf16").mixed_precision_policy)
+    ids = torch.arange(40).reshape(2, 20)
+    loss, _ = sharded(ids, ids)
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss != loss.bfloat16()
+    torch.testing.assert_close(loss, model(ids, ids)[0], rtol=5e-3, atol=0)
+    assert {each.grad.dtype for each in sharded.parameters() if each.requires_grad} == {torch.float32}
+
+
+def test_a_pass_without_a_backward_one_leaves_shards(mesh):
+    """Otherwise what follows an evaluation, such as a checkpoint, finds parameters that are not the optimizer's."""
+    model = fully_shard(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), mesh=mesh)
+    with torch.no_grad():
+        model(torch.ones(5, 3))
+    assert not isinstance(model[0].weight, DTensor)
+    reshard(model)
+    assert isinstance(model[0].weight, DTensor)
+
+
+def test_what_modules_share_they_share_again():
+    torch.manual_seed(0)
+    model = CausalLoss(tiny_bamba(tie_word_embeddings=True), slice_length=8)
+    model.to("meta")
+    names = ("model.model.embed_tokens.weight", "model.lm_head.weight")
+    assert model.get_parameter(names[0]) is not model.get_parameter(names[1])
+    model.tie_weights()
+    assert model.get_parameter(names[0]) is model.get_parameter(names[1])
 
 
 def test_state_is_saved_whole_and_sharded_again(mesh):

@@ -357,7 +357,8 @@ def test_buffers_are_part_of_a_checkpoint(tmp_path):
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path, monkeypatch):
     # Two processes, as a launcher would say; nothing is started.
-    monkeypatch.setattr("hylora.training.processes.process_state", lambda: SimpleNamespace(num_processes=2))
+    state = SimpleNamespace(num_processes=2, distributed_type=DistributedType.MULTI_CPU)
+    monkeypatch.setattr("hylora.training.parallelism.process_state", lambda: state)
     with pytest.raises(RecipeError, match=r"global_batch_size=5 is not a multiple of training.batch_size=1 times"):
         toy.make_trainer(tmp_path, global_batch_size=5, batch_size=1)
 
@@ -369,10 +370,3 @@ def test_records_are_one_json_object_per_line(tmp_path):
     assert [record["step"] for record in records] == [1, 2, 3, 3]
     assert set(records[0]) == {"step", "loss", "grad_norm", "lr", "rows", "seconds", "memory"}
     assert set(records[3]) == {"step", "eval_loss"}
-
-
-def test_sharding_that_would_silently_not_happen_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType.MULTI_CPU)
-    with pytest.raises(RecipeError, match="FSDP was asked for.*over GPUs alone"):
-        toy.make_trainer(tmp_path)

@@ -12,7 +12,7 @@ from torch import nn
 from hylora.training.checkpoint import latest_checkpoint, load_checkpoint
 from hylora.training.feed import RowFeed, WindowSize
 from hylora.training.loop import Trainer
-from hylora.training.processes import build_accelerator
+from hylora.training.parallelism import build_accelerator
 from hylora.training.recipe import (
     EvaluationRecipe,
     LoopRecipe,

@@ -19,7 +19,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from hylora.training.evaluation import evaluation_mode
 from hylora.training.optimizer import trainable
-from hylora.training.processes import process_state
+from hylora.training.parallelism import process_state
 
 __all__ = ["Estimate", "exact_fisher_trace", "fisher_diagonal", "fisher_trace", "logits_of"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hylora.training.method import Method
 from hylora.training.moment import Moment
-from hylora.training.processes import process_state
+from hylora.training.parallelism import process_state
 from vision_extras.pruning.fisher import fisher_trace, logits_of
 
 __all__ = ["FisherTrace", "KLUniform", "Signal", "kl_uniform"]
