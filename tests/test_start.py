@@ -39,6 +39,7 @@ import json, sys
 import hylora, hylora_kernels, hylora.attention, hylora.training, hylora.language.recipe
 assert "load" in dir(hylora) and "span_attention" in dir(hylora_kernels)
 heavy = {"torch", "transformers", "peft", "accelerate", "datasets", "triton", "numpy", "huggingface_hub"}
+heavy |= {"matplotlib", "lm_eval", "hylora_eval", "vision_extras"}
 print(json.dumps(sorted(heavy & set(sys.modules))))
 """
     assert printed(script) == []
