@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -113,7 +114,7 @@ def _print_lines(console: Console, *lines: str) -> None:
 
 def _memory(plan: TrainingPlan) -> Table:
     moment = f"Memory of each GPU, when it is most ({plan.memory.moment})"
-    unit, name = (GIB, "GiB") if plan.memory.total >= GIB else (GIB // 1024, "MiB")
+    unit, name = _memory_unit(plan.memory.total)
     table = _table(moment, "part", name, "its own most", "")
     table.columns[-1].justify = "left"
     for part, note in {**_RESIDENT, **_PASSING}.items():
@@ -134,24 +135,23 @@ def _compute(plan: TrainingPlan) -> Table:
     method = plan.setup.recipe.attention.name
     rows = {part: label.format(method=method) for part, label in _COMPUTE.items()}
     for part, phases in plan.compute.parts.items():
-        numbers = (phases.get(phase, 0.0) / unit for phase in PHASES)
-        table.add_row(rows.get(part, part), *(_number(number) if number else "" for number in numbers))
+        table.add_row(rows.get(part, part), *_operations(map(phases.get, PHASES), unit))
     table.add_section()
-    table.add_row("all", *(_number(plan.compute.of_phase(phase) / unit) for phase in PHASES))
+    table.add_row("all", *_operations(map(plan.compute.of_phase, PHASES), unit))
     return table
 
 
 def _assumptions(plan: TrainingPlan) -> list[str]:
     training, offloaded = plan.setup.recipe.training, plan.memory.offloaded
     lines = [
-        f"The head in slices of {training.loss_slice} positions makes {_gib(plan.logits[0])} GiB of logits at a time; "
-        f"a loss over all of them at once would make {_gib(plan.logits[1])} GiB."
+        f"The head in slices of {training.loss_slice} positions makes {_size(plan.logits[0])} of logits at a time; "
+        f"a loss over all of them at once would make {_size(plan.logits[1])}."
     ]
     if offloaded:
         gpus = plan.setup.hardware.gpus
         lines.append(
-            f"{len(offloaded)} inputs of layers, {_gib(sum(offloaded))} GiB, wait on the host for the backward pass. "
-            f"{_gib(plan.memory.pinned)} GiB of its memory are pinned for that, which torch does in powers of two"
+            f"{len(offloaded)} inputs of layers, {_size(sum(offloaded))}, wait on the host for the backward pass. "
+            f"{_size(plan.memory.pinned)} of its memory are pinned for that, which torch does in powers of two"
             + (f", and as much for each of the {gpus} GPUs." if gpus > 1 else ".")
         )
     if plan.fused_layers:
@@ -187,9 +187,9 @@ def _fit(plan: TrainingPlan) -> list[str]:
     tokens = setup.recipe.training.sequence_length
     free = setup.hardware.usable - plan.memory.total
     answer = (
-        f"It fits on {setup.hardware}: {_gib(free)} GiB of each GPU stay free."
+        f"It fits on {setup.hardware}: {_size(free)} of each GPU stay free."
         if plan.fits
-        else f"It does not fit on {setup.hardware}: {_gib(-free)} GiB are missing on each GPU."
+        else f"It does not fit on {setup.hardware}: {_size(-free)} are missing on each GPU."
     )
     return [f"A context of {tokens:,} tokens, {setup.recipe.training.batch_size} at a time:", answer]
 
@@ -203,9 +203,9 @@ def _longest(plan: TrainingPlan) -> str:
 
 
 def _advice(advice: list[Advice]) -> Table:
-    table = _table("What to change", "setting", "saves GiB", "then it fits")
+    table = _table("What to change", "setting", "saves", "then it fits")
     for item in advice:
-        table.add_row(item.change, _gib(item.saves), "yes" if item.fits else "no")
+        table.add_row(item.change, _size(item.saves), "yes" if item.fits else "no")
     return table
 
 
@@ -216,8 +216,17 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _gib(size: float) -> str:
-    return _number(size / GIB)
+def _operations(numbers: Iterable[float | None], unit: float) -> Iterator[str]:
+    return (_number(number / unit) if number else "" for number in numbers)
+
+
+def _size(size: int) -> str:
+    unit, name = _memory_unit(size)
+    return f"{_number(size / unit)} {name}"
+
+
+def _memory_unit(size: int) -> tuple[int, str]:
+    return (GIB, "GiB") if size >= GIB else (GIB // 1024, "MiB")
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from hylora.adapters import trainable_groups
 from hylora.language.model import plan_model
-from hylora.planning import Hardware, TrainingSetup, advise, plan_training
+from hylora.planning import Advice, Hardware, TrainingSetup, advise, plan_training
 from hylora.planning.operations import attention_operations
 from hylora.planning.parameters import count_parameters
 from hylora.planning.planner import Estimator
@@ -130,14 +130,17 @@ def test_what_is_offloaded_waits_on_the_host(tmp_path):
     deep = {**BAMBA, "num_hidden_layers": 6}
     plans = {}
     for offload in (False, True):
-        training = {"sequence_length": 3000, "loss_slice": 64, "offload": offload}
-        plans[offload] = Estimator(TrainingSetup(tiny_recipe(tmp_path, deep, training=training), LARGE)).plan()
+        training = {"sequence_length": 1000, "loss_slice": 64, "offload": offload}
+        recipe = tiny_recipe(tmp_path, deep, training=training)
+        plans[offload] = Estimator(TrainingSetup(recipe, Hardware.parse("1x2GB"))).plan()
     kept, offloaded = plans[False].memory, plans[True].memory
-    size = 4 * 3000 * deep["hidden_size"]
+    size = 4 * 1000 * deep["hidden_size"]
     assert (kept.offloaded, offloaded.offloaded) == ((), 6 * (size,))
-    assert offloaded.pinned == 6 * 4 * 4096 * deep["hidden_size"]
+    assert offloaded.pinned == 6 * 4 * 1024 * deep["hidden_size"]
     # The layer at work needs its own again.
     assert kept.total - offloaded.total >= 4 * size
+    assert Advice("training.offload=true", kept.total - offloaded.total, False) in advise(plans[False])
+    assert all("offload" not in item.change for item in advise(plans[True]))
 
 
 @pytest.mark.parametrize("name", ["sw_attn", "s2_attn"])
