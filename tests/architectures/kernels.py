@@ -64,7 +64,8 @@ def keep_apart(name: str, function: Callable) -> Callable:
         batch, length = tensors[0].shape[0], tensors[0].shape[dim]
 
         def part(value, row, start, end):
-            long = isinstance(value, torch.Tensor) and value.ndim > max(dim, 1) and value.shape[dim] == length
+            long = isinstance(value, torch.Tensor) and value.ndim > max(dim, 1)
+            long = long and (value.shape[0], value.shape[dim]) == (batch, length)
             return value[row : row + 1].narrow(dim, start, end - start) if long else value
 
         rows = []

@@ -10,7 +10,7 @@ from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.auditing.preserve import preserved
 from hylora.auditing.questions import QUESTIONS
 from tests.architectures.zoo import ZOO
-from tests.auditing.test_known_bugs import ask
+from tests.auditing.asking import ask
 
 
 def flags(model):

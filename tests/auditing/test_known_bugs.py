@@ -9,16 +9,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from hylora import audit
-from hylora.auditing.questions import QUESTIONS
 from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import HYBRIDS, SIZES, ZOO
+from tests.auditing.asking import ask
 from tests.tiny import tiny_bamba, tiny_model
-
-
-def ask(model, *names, **arguments):
-    """The answers to some of the questions alone."""
-    return audit(model, skip=QUESTIONS.keys() - set(names), **arguments)
 
 
 def adapted(model_type, *targets, **fields):
