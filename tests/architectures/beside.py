@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.architectures.kernels import boundary_kernels
 from transformers import DataCollatorWithFlattening, PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as SFTCollator
 
@@ -20,7 +21,6 @@ from hylora.adapters.config import check_targets
 from hylora.adapters.structure import base_model, find_groups
 from hylora.language.data import DataRecipe, SourceRecipe, check_packing
 from tests.architectures.checks import logits, tokens
-from tests.architectures.kernels import boundary_kernels
 from tests.architectures.table import markdown_table, replace_between
 from tests.architectures.zoo import HYBRIDS, ZOO, Architecture
 
