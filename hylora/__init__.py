@@ -9,6 +9,7 @@ transformers is imported for it: see `hylora.registration`.
 from typing import TYPE_CHECKING
 
 from hylora.lazy import lazy_exports
+from hylora.quiet import quieten
 from hylora.registration import register
 
 if TYPE_CHECKING:
@@ -59,3 +60,4 @@ _EXPORTS = {
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
 
 register()
+quieten()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["RopeScaling"]
+__all__ = ["RopeScaling", "admit_context"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +156,20 @@ class RopeScaling:
             raise ValueError(f"RoPE scaling {self} has nothing to scale: {reason}; leave the scaling out")
         logger.warning("RoPE scaling %s: nothing is scaled, for %s", self, reason)
         return {}
+
+
+def admit_context(config: PretrainedConfig, trained: int | None) -> None:
+    """Let a config say that its model is good for the context it was trained with; scaled RoPE has said so.
+
+    Args:
+        config: changed in place.
+        trained: tokens in a training sequence, None where that is not known.
+    """
+    text = config.get_text_config()
+    own = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if own is not None and trained is not None and rope.get("rope_type", "default") == "default":
+        text.max_position_embeddings = max(own, trained)
 
 
 def _read_back(config: PretrainedConfig, max_position_embeddings: int) -> int:

@@ -10,7 +10,7 @@ __all__ = ["is_finite", "stored_tensors"]
 
 
 def stored_tensors(tensor: Tensor) -> list[Tensor]:
-    """The tensors that hold a tensor's numbers: itself, or the whole numbers and the scales of a quantized one."""
+    """The tensors that hold a tensor's numbers: itself, or the whole numbers and the scales of a quantised one."""
     if type(tensor).__module__.startswith("torchao."):
         return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
     state = getattr(tensor, "quant_state", None)

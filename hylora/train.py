@@ -73,8 +73,8 @@ def _train(kind: TaskKind, recipe: Recipe) -> int:
         result = train(recipe, kind.make)
         if state.is_main_process and result.stopped_by is None:
             print(f"finished after {result.steps} updates; results in {result.folder}", file=sys.stderr)
-            if kind.advice:
-                print(kind.advice.format(folder=result.folder), file=sys.stderr)
+            if kind.advise is not None:
+                print(kind.advise(result.folder), file=sys.stderr)
         return 0 if result.stopped_by is None else EXIT_STOPPED
     except (TrainingError, CheckpointError, ValueError, OSError) as error:
         # These, all processes come to together; of others only the one that has it knows.

@@ -142,6 +142,6 @@ def plan(recipe: ImageRecipe, budget: float | None) -> RunPlan:
 TASK = TaskKind(
     ImageRecipe,
     make_task,
-    advice="next: vision_extras.models.load_network('{folder}') gives the network",
+    advise=lambda folder: f"next: vision_extras.models.load_network('{folder}') gives the network",
     plan=plan,
 )

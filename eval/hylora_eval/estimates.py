@@ -5,13 +5,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import TYPE_CHECKING, TypeVar
+from functools import lru_cache
+from statistics import NormalDist, fmean
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["complete_groups", "mean_and_standard_error", "mean_of_estimates"]
+__all__ = [
+    "cautions",
+    "complete_groups",
+    "mean_and_standard_error",
+    "mean_of_estimates",
+    "percent_interval",
+    "resolution",
+    "share_interval",
+    "t_quantile",
+    "wilson",
+]
+
+# Below so many documents, or with more of the tokens in one, an interval is rough.
+FEW_DOCUMENTS, LARGE_SHARE = 10, 0.3
+# All intervals are of 95 %.
+_TAIL = 0.025
+_NORMAL = NormalDist().inv_cdf(1 - _TAIL)
 
 T = TypeVar("T")
 
@@ -34,8 +51,8 @@ def mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float 
     """Mean over all items of all documents, and its standard error with documents as the sampling unit.
 
     Tokens of one document resemble each other, so an error over tokens would be too small. The mean is a ratio of two
-    sums over documents, r = sum(S) / sum(n); linearised around it, its variance is
-    D / (D - 1) * sum((S - r n)^2) / sum(n)^2.
+    sums over documents. Its error is that of the jackknife, from the means without each document in turn: the usual
+    linearised one is too small where documents are few and unequal.
 
     Args:
         sums: sum of the items of each document [D].
@@ -48,11 +65,110 @@ def mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float 
         ValueError: if no document has an item.
     """
     sums, counts = sums[counts > 0].double(), counts[counts > 0].double()
-    documents, total = len(counts), counts.sum()
+    documents = len(counts)
     if documents == 0:
         raise ValueError("there is nothing to average: no document has an item")
-    mean = sums.sum() / total
+    mean = float(sums.sum() / counts.sum())
     if documents == 1:
-        return float(mean), None
-    residuals = sums - mean * counts
-    return float(mean), float((documents / (documents - 1) * residuals.square().sum()).sqrt() / total)
+        return mean, None
+    without = (sums.sum() - sums) / (counts.sum() - counts)
+    return mean, float(((documents - 1) / documents * (without - without.mean()).square().sum()).sqrt())
+
+
+@lru_cache
+def t_quantile(degrees: int) -> float:
+    """How many standard errors a 95 % interval reaches to each side, for so many degrees of freedom (Student's t)."""
+    if degrees > 1000:
+        return _NORMAL
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _within(middle, degrees) > 1 - 2 * _TAIL else (middle, high)
+    return high
+
+
+def _within(t: float, degrees: int) -> float:
+    """Chance that Student's t lies between -t and t: the finite sums for whole degrees of freedom."""
+    angle = math.atan2(t, math.sqrt(degrees))
+    square = math.cos(angle) ** 2
+    odd = degrees % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for index in range(degrees // 2):
+        total += term
+        term *= square * (2 * index + 1 + odd) / (2 * index + 2 + odd)
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
+
+
+def wilson(share: float, samples: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of right samples; it has a width at 0 and at 1 as well.
+
+    It holds for a mean of partial scores from 0 to 1 too, for nothing between them varies more than right and wrong
+    with the same mean: there it is wider than need be.
+
+    Args:
+        share: from 0 to 1.
+        samples: independent ones; a number of them that is as good may be no whole one.
+    """
+    square = _NORMAL**2 / samples
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def percent_interval(score: float, samples: float) -> tuple[float, float]:
+    """The same for a score in per cent."""
+    low, high = wilson(min(max(score / 100, 0.0), 1.0), samples)
+    return 100 * low, 100 * high
+
+
+def share_interval(share: float, error: float | None, units: int, items: int) -> tuple[float, float]:
+    """Interval of a share of items that come in units, such as needles in documents.
+
+    Wilson's, with as many independent items as would give that error, and fewer for few units, as Student's t asks
+    (Korn and Graubard). Where no error shows, as at 0 and at 1, every unit counts once.
+
+    Args:
+        share: from 0 to 1.
+        error: its standard error over units, None for one unit.
+        units: how many there are.
+        items: of all units; there can be no more independent ones.
+    """
+    if not error or not 0 < share < 1:
+        return wilson(share, units)
+    effective = share * (1 - share) / error**2 * (_NORMAL / t_quantile(units - 1)) ** 2
+    return wilson(share, min(items, effective))
+
+
+def resolution(samples: int) -> str:
+    """In words, what scores of so many samples can tell."""
+    if wilson(0, samples)[1] >= wilson(1, samples)[0]:
+        return f"With {samples} {'sample' if samples == 1 else 'samples'} even 0 and 100 % cannot be told apart."
+    low, high = wilson(0.5, samples)
+    return (
+        f"With {samples} samples a score near 50 is known to {100 * (high - low) / 2:.0f} points either way; two "
+        "scores whose intervals meet may be equal."
+    )
+
+
+def cautions(result: Mapping[str, Any]) -> list[str]:
+    """What to beware of in a perplexity and its interval, in sentences.
+
+    Args:
+        result: a `PerplexityResult` as plain JSON types.
+    """
+    if result["mode"] == "longlora" or result["documents"] == 1:
+        return ["Nothing says how far other text would be from this: the documents count as one."]
+    found = []
+    if result["documents"] < FEW_DOCUMENTS:
+        found.append(
+            f"Only {result['documents']} documents: the interval says how far others like these would be, as well as "
+            "so few can tell."
+        )
+    if result["largest_document"] > LARGE_SHARE:
+        found.append(
+            f"One document holds {100 * result['largest_document']:.0f} % of the tokens: the perplexity is mostly its "
+            "own, and the interval is rough. --max-tokens keeps the beginning of each."
+        )
+    return found

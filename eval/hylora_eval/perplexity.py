@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hylora.language.head import decoder_and_head, verify_head
 from hylora.training.evaluation import evaluation_mode
-from hylora_eval.estimates import mean_and_standard_error
+from hylora_eval.estimates import mean_and_standard_error, t_quantile
 from hylora_eval.nll import token_nll
 from hylora_eval.results import PlainJson
 from hylora_eval.windows import check_windows, lay_windows
@@ -52,11 +52,14 @@ class PerplexityResult(PlainJson):
     Attributes:
         perplexity: `exp(nll)`.
         perplexity_standard_error: of the perplexity over documents (delta method), None for one document.
+        low: lower end of its 95 % interval (Student's t over documents), None for one document.
+        high: the upper end.
         nll: mean negative log-likelihood of all scored tokens, in nats.
-        nll_standard_error: of that mean over documents (ratio estimator), None for one document.
+        nll_standard_error: of that mean over documents (jackknife), None for one document.
         tokens: tokens scored; under "longlora" with their repetitions.
         windows: windows read.
         documents: documents used.
+        largest_document: share of the tokens that one document holds.
         documents_skipped: documents with fewer than `length` tokens.
         length: tokens in a window.
         mode: "chunks", "sliding" or "longlora".
@@ -67,11 +70,14 @@ class PerplexityResult(PlainJson):
 
     perplexity: float
     perplexity_standard_error: float | None
+    low: float | None
+    high: float | None
     nll: float
     nll_standard_error: float | None
     tokens: int
     windows: int
     documents: int
+    largest_document: float
     documents_skipped: int
     length: int
     mode: str
@@ -167,14 +173,18 @@ def perplexity(
 
     nll, error = mean_and_standard_error(sums, counts)
     value = _exponential(nll)
+    reach = None if error is None else t_quantile(int((counts > 0).sum()) - 1) * error
     return PerplexityResult(
         perplexity=value,
         perplexity_standard_error=None if error is None else value * error,
+        low=None if reach is None else _exponential(nll - reach),
+        high=None if reach is None else _exponential(nll + reach),
         nll=nll,
         nll_standard_error=error,
         tokens=int(counts.sum()),
         windows=len(windows),
         documents=len(documents) - skipped,
+        largest_document=float(counts.max() / counts.sum()),
         documents_skipped=skipped,
         length=length,
         mode=mode,

@@ -34,7 +34,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
         A plain transformers model with the base's names and dtypes, whose outputs equal those of `model`.
 
     Raises:
-        ValueError: `model` carries no adapter (a merged one does not), its base is quantized, or merging gives values
+        ValueError: `model` carries no adapter (a merged one does not), its base is quantised, or merging gives values
             that are not finite.
     """
     wrappers = [module for module in model.modules() if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))]

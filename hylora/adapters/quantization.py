@@ -27,7 +27,7 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the frozen base of an adapter is quantized while it is loaded.
+    """How the frozen base of an adapter is quantised while it is loaded.
 
     Args:
         method: "nf4" (QLoRA's four bits) or "int8" (LLM.int8, which rounds activations too), both of bitsandbytes, or
@@ -53,7 +53,7 @@ class Quantization:
 
     @classmethod
     def plan(cls, method: str, model: nn.Module, adapter: LoraConfig) -> Self:
-        """Find out what of a model can be quantized.
+        """Find out what of a model can be quantised.
 
         Left as they are: the output head, weights that are used in several places, layers that are trained in full,
         layers whose weight a mixer reads itself, and those with rows too short for the method.
@@ -64,7 +64,7 @@ class Quantization:
             adapter: what will be trained.
 
         Raises:
-            ValueError: nothing of the model can be quantized.
+            ValueError: nothing of the model can be quantised.
         """
         base = base_model(model)
         head, saved = base.get_output_embeddings(), tuple(adapter.modules_to_save or ())
@@ -81,15 +81,15 @@ class Quantization:
             or unwrapped(module).in_features % _BLOCK
         }
         if len(kept) == len(linear):
-            raise ValueError(f"quantization={method!r} has nothing to quantize in {type(base).__name__}; leave it out")
+            raise ValueError(f"quantization={method!r} has nothing to quantise in {type(base).__name__}; leave it out")
         return cls(method, tuple(shortest_suffixes(kept, modules)))
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Self | None:
-        """What a loaded model's config says of its quantization, or None where it is not quantized.
+        """What a loaded model's config says of its quantization, or None where it is not quantised.
 
         Raises:
-            ValueError: it was quantized in another way.
+            ValueError: it was quantised in another way.
         """
         found = getattr(config, "quantization_config", None)
         if found is None:
@@ -108,10 +108,10 @@ class Quantization:
         )
 
     def stored_bytes(self, model: nn.Module) -> dict[nn.Parameter, int]:
-        """Bytes that each weight to be quantized will take.
+        """Bytes that each weight to be quantised will take.
 
         Args:
-            model: bare or with the adapter, before anything of it is quantized.
+            model: bare or with the adapter, before anything of it is quantised.
         """
         linear = [(n, unwrapped(m)) for n, m in base_modules(base_model(model)) if isinstance(unwrapped(m), nn.Linear)]
         weights = [module.weight for name, module in linear if not name.endswith(self.kept)]
@@ -123,10 +123,10 @@ class Quantization:
             raise ValueError(f"quantization={self.method!r} needs {library}: pip install 'hylora[quantization]'")
 
     def arguments(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Arguments of `from_pretrained` that quantize.
+        """Arguments of `from_pretrained` that quantise.
 
         Args:
-            dtype: of what is not quantized, and to compute in.
+            dtype: of what is not quantised, and to compute in.
 
         Raises:
             ValueError: if the method's library is not installed.
@@ -153,7 +153,7 @@ class Quantization:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module's own weight is quantized."""
+    """Whether a module's own weight is quantised."""
     weight = getattr(module, "weight", None)
     return type(weight).__name__ in ("Params4bit", "Int8Params") or type(weight).__module__.startswith("torchao.")
 
@@ -175,13 +175,13 @@ def let_gradients_through(model: nn.Module) -> None:
 
 
 def dequantize(model: PreTrainedModel) -> PreTrainedModel:
-    """Give a model ordinary weights again, with the values that the quantized ones stand for.
+    """Give a model ordinary weights again, with the values that the quantised ones stand for.
 
     Args:
         model: without an adapter; changed in place.
 
     Returns:
-        The same model, no longer quantized, in the dtype of what was not.
+        The same model, no longer quantised, in the dtype of what was not.
     """
     for name, module in list(model.named_modules()):
         if is_quantized(module):

@@ -70,10 +70,11 @@ def check_targets(model: nn.Module, config: LoraConfig) -> None:
 
     Raises:
         ValueError: no module is a target; a target is a depthwise convolution, or a projection of a recurrent mixer
-            whose weight the mixer reads past the projection's forward; a parameter, a layer or a pattern matches no
-            target, which PEFT would pass over; PEFT would put the LoRA somewhere else.
+            whose weight the mixer reads past the projection's forward; a parameter, an exclusion, a layer or a pattern
+            matches nothing, which PEFT would pass over; PEFT would put the LoRA somewhere else.
     """
     base = base_model(model)
+    _check_excluded(base, config)
     targets = _target_modules(base, config)
     parameters = _target_parameters(base, config.target_parameters or ())
     if not targets and not parameters:
@@ -162,6 +163,18 @@ def _target_parameters(base, suffixes) -> list[str]:
                 f"{nearest(suffix, names)!r}"
             )
     return [name for name in names if any(name.endswith(f".{suffix}") for suffix in suffixes)]
+
+
+def _check_excluded(base, config) -> None:
+    """Raise for an exclusion that excludes nothing."""
+    excluded = config.exclude_modules or ()
+    for suffix in [] if isinstance(excluded, str) else excluded:
+        names = [name for name, _ in base_modules(base)]
+        if not any(name == suffix or name.endswith(f".{suffix}") for name in names):
+            raise ValueError(
+                f"exclude_modules={suffix!r} must match a module of {type(base).__name__}; the nearest is "
+                f"{nearest(suffix, names)!r}"
+            )
 
 
 def _check_layers(config, targets) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -11,25 +10,10 @@ import torch
 from hylora.architecture import is_recurrent
 from hylora.attention.boundaries import checked_table, compare_positions, is_packed
 from hylora.attention.masks import Prefill
+from hylora.recurrence import boundary_arguments, deaf_packages
 from hylora_kernels import SequenceLayout
 
 __all__ = ["settle_packing"]
-
-# How the recurrent layers of an architecture are told of boundaries, and the packages whose kernels listen: the torch
-# code in their place does not. Layers of architectures that are not listed are never told.
-_MAMBA2 = (("seq_idx",), ("causal_conv1d", "mamba_ssm"))
-_DELTA_NET = (("seq_idx", "cu_seq_lens_q"), ("causal_conv1d", "fla"))
-_TOLD_BY = {
-    "bamba": _MAMBA2,
-    "falcon_h1": _MAMBA2,
-    "granitemoehybrid": _MAMBA2,
-    "mamba2attn": _MAMBA2,
-    "nemotron_h": _MAMBA2,
-    "zamba2": _MAMBA2,
-    "lfm2": (("seq_idx",), ("causal_conv1d",)),
-    "olmo_hybrid": _DELTA_NET,
-    "qwen3_next": _DELTA_NET,
-}
 
 
 def settle_packing(
@@ -104,15 +88,13 @@ def _why_no_packing(config: Any, arguments: dict[str, Any]) -> str:
     """Why several sequences must not share a row, or nothing if they may."""
     if not is_recurrent(config):
         return ""
-    model_type = config.model_type
-    names, packages = _TOLD_BY.get(model_type, ((), ()))
-    missing = [name for name in names if arguments.get(name) is None]
+    model_type, names = config.model_type, boundary_arguments(config)
     if not names:
         cause = f"nothing tells the recurrent layers of {model_type!r} of boundaries"
-    elif missing:
+    elif any(arguments.get(name) is None for name in names):
         cause = f"the recurrent layers of {model_type!r} are told of boundaries by {' and '.join(names)}"
-    elif absent := [package for package in packages if importlib.util.find_spec(package) is None]:
-        cause = f"the recurrent layers of {model_type!r} need {' and '.join(absent)} to keep them apart"
+    elif deaf := deaf_packages(config):
+        cause = f"the recurrent layers of {model_type!r} need the kernels of {' and '.join(deaf)} to keep them apart"
     else:
         return ""
     return (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -97,11 +98,13 @@ def audit(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars of saving and loading, which an audit does to models of no account."""
+    """Without bars and warnings about what an audit merges, saves and loads, which nobody keeps."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

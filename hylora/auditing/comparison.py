@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,8 @@ class Differs(AssertionError):
 
     def __init__(self, message: str, difference: float | None = None) -> None:
         super().__init__(message)
-        self.difference = difference
+        # JSON has no other numbers.
+        self.difference = difference if difference is not None and math.isfinite(difference) else None
 
 
 @dataclass(frozen=True)

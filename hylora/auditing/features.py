@@ -12,7 +12,15 @@ from hylora.adapters.structure import base_model
 from hylora.auditing.comparison import Probe, logits
 from hylora.auditing.preserve import preserved
 
-__all__ = ["features", "survives"]
+__all__ = ["BEYOND_CAUSAL", "features", "survives"]
+
+# What is computed by nothing that knows causal masks, dropout and a scale alone.
+BEYOND_CAUSAL = ("sliding window", "logit soft-capping", "attention sinks")
+_WORDS = {
+    "sliding_window": "sliding window",
+    "attn_logit_softcapping": "logit soft-capping",
+    "attention_dropout": "attention dropout",
+}
 
 
 def features(model: nn.Module) -> dict[str, Callable[[], None]]:
@@ -36,13 +44,6 @@ def features(model: nn.Module) -> dict[str, Callable[[], None]]:
     if sinks:
         found["attention sinks"] = lambda: [setattr(p, "data", p.data + 5) for p in sinks]
     return found
-
-
-_WORDS = {
-    "sliding_window": "sliding window",
-    "attn_logit_softcapping": "logit soft-capping",
-    "attention_dropout": "attention dropout",
-}
 
 
 def _own_scale(module: nn.Module) -> bool:

@@ -20,11 +20,9 @@ from hylora.language.model import load_model, plan_model, prepare_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.runs.loading import load
 from hylora.runs.manifest import MANIFEST_NAME
-from hylora.runs.whereabouts import read_manifest
+from hylora.runs.whereabouts import ADAPTER, find_folder, manifest_in
 
 __all__ = ["Opened", "open_model", "open_recipe"]
-
-_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -55,22 +53,22 @@ def open_model(name: str, *, small: bool = False, revision: str | None = None) -
         ValueError: if it cannot be loaded or made small.
         OSError: if it is not there.
     """
-    folder = Path(name)
-    if folder.is_file():
+    if Path(name).is_file():
         return _small(AutoConfig.from_pretrained(name), None)
-    adapter = folder / _ADAPTER
-    if adapter.is_file() and not (folder / MANIFEST_NAME).is_file():
-        base = PeftConfig.from_pretrained(name).base_model_name_or_path
-        if small:
-            return _small(AutoConfig.from_pretrained(base), name)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        return Opened(PeftModel.from_pretrained(model, name, is_trainable=True))
+    folder = find_folder(name, revision)
+    adapter = name if (folder / ADAPTER).is_file() else None
+    of_peft = adapter is not None and not (folder / MANIFEST_NAME).is_file()
+    if not small and not of_peft:
+        return Opened(load(name, dtype=torch.float32, revision=revision, trainable=True))
+    if of_peft:
+        base, revision = PeftConfig.from_pretrained(name).base_model_name_or_path, None
+    else:
+        manifest = manifest_in(folder, name)
+        base, revision = (name, revision) if adapter is None else (manifest.base_model, manifest.base_revision)
     if small:
-        manifest = read_manifest(name, revision)
-        base = manifest.base_model or name
-        config = AutoConfig.from_pretrained(base, revision=manifest.base_revision if manifest.base_model else revision)
-        return _small(config, name if manifest.base_model else None)
-    return Opened(load(name, dtype=torch.float32, revision=revision, trainable=True))
+        return _small(AutoConfig.from_pretrained(base, revision=revision), adapter)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return Opened(PeftModel.from_pretrained(model, name, is_trainable=True))
 
 
 def _small(config: PretrainedConfig, adapter: str | None) -> Opened:
@@ -93,15 +91,16 @@ def open_recipe(recipe: LanguageRecipe, *, small: bool = False) -> Opened:
     """The model that a recipe trains, as training would begin with it.
 
     Args:
-        recipe: the recipe; only its model, attention, adapter, packing and checkpointing are looked at.
+        recipe: the recipe; only its model, attention, adapter, packing and checkpointing are looked at, and the base
+            is not quantised.
         small: a `miniature` with random weights.
 
     Raises:
         RecipeError: if the recipe does not fit its model.
     """
     conditions = ["attention, adapter, RoPE, packing and checkpointing of the recipe"]
-    # The type of frozen weights is left out of an audit, which compares in float32.
-    recipe = replace(recipe, model=replace(recipe.model, dtype="auto"))
+    # Rounded weights would hide what an audit looks for, which compares in float32.
+    recipe = replace(recipe, model=replace(recipe.model, dtype="auto", quantization=None))
     named = recipe.model.path or ""
     if small or Path(named).is_file():
         config, words = miniature(plan_model(replace(recipe, model=replace(recipe.model, rope=None))).config)

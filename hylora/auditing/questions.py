@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -19,7 +20,7 @@ from hylora.attention.names import PLUG_INS
 from hylora.auditing import properties, training
 from hylora.auditing.boundaries import untold
 from hylora.auditing.comparison import Differs, Probe
-from hylora.auditing.features import survives
+from hylora.auditing.features import BEYOND_CAUSAL, survives
 from hylora.generation import SpanCache
 
 __all__ = ["QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
@@ -72,7 +73,13 @@ class Subject:
             set_attention(self.model, self.attention, **wide.to_dict())
 
 
-def _packed(subject: Subject, **arguments: Any) -> float:
+def _packed(subject: Subject) -> float:
+    if subject.packing == "documents" and is_recurrent(subject.base.config):
+        raise NotAsked("training passes seq_idx as well, see below")
+    return _pack(subject)
+
+
+def _pack(subject: Subject, **arguments: Any) -> float:
     if subject.packing not in (None, "documents"):
         raise NotAsked(f"the recipe packs no documents side by side (data.packing={subject.packing!r})")
     try:
@@ -89,7 +96,7 @@ def _packed(subject: Subject, **arguments: Any) -> float:
 
 def _indexed(subject: Subject) -> float:
     try:
-        return _packed(subject, **properties.boundaries(subject.probe))
+        return _pack(subject, **properties.boundaries(subject.probe))
     except (Differs, *REFUSALS) as error:
         if is_recurrent(subject.base.config):
             error.add_note(_with_kernels(subject))
@@ -122,6 +129,8 @@ def _adapted(check: Callable[[Subject], float]) -> Callable[[Subject], float]:
     def ask(subject: Subject) -> float:
         if not isinstance(subject.model, PeftModel):
             raise NotAsked("it has no adapter")
+        if not isinstance(subject.model.base_model, BaseTuner):
+            raise NotAsked(f"an adapter of {type(subject.model.base_model).__name__} changes no modules")
         return check(subject)
 
     return ask
@@ -206,7 +215,7 @@ def _context_parallel(subject: Subject) -> float:
         causes.append(f"{subject.attention!r} has no form in which keys travel around a ring")
     elif subject.attention != "sdpa":
         causes.append(f"accelerate's ring replaces 'sdpa' alone, and not {subject.attention!r}")
-    own = [name for name, verdict in survives(subject.model, subject.probe) if name != "its own scale"]
+    own = [name for name, _ in survives(subject.model, subject.probe) if name in BEYOND_CAUSAL]
     if own:
         causes.append(f"the ring knows causal masks alone, and not the model's own {', '.join(own)}")
     if causes:

@@ -18,7 +18,7 @@ def audit(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A run's folder, a folder with a model or an adapter, a hub id or a config.json.",
         ),
     ] = None,

@@ -42,6 +42,7 @@ class ModelOptions:
         device: a torch device; None for CUDA where there is one, otherwise the CPU.
         revision: of a hub model.
         rope: RoPE scaling for a model that was not trained with one, as TYPE:FACTOR.
+        use_kernels: run layers in prebuilt kernels of the Hub.
 
     Attributes:
         manifest: what is known of how the model was trained.
@@ -62,6 +63,9 @@ class ModelOptions:
     rope: Annotated[
         str | None, typer.Option(metavar="TYPE:FACTOR", help="Stretch the rotary positions of a model, e.g. yarn:4.")
     ] = None
+    use_kernels: Annotated[
+        bool, typer.Option("--use-kernels", help="Load prebuilt kernels of the Hub for the model's layers.")
+    ] = False
     manifest: RunManifest = field(init=False)
     span_options: dict[str, Any] = field(init=False)
     rope_scaling: RopeScaling | None = field(init=False)
@@ -76,6 +80,10 @@ class ModelOptions:
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
         self.device = _check_device(self.device)
+        if self.use_kernels:
+            from hylora.hub_kernels import check_hub_kernels
+
+            check_hub_kernels(self.device)
 
     @property
     def attention_name(self) -> str:
@@ -118,6 +126,7 @@ class ModelOptions:
             revision=self.revision,
             rope=self.rope_scaling,
             trainable=trainable,
+            use_kernels=self.use_kernels,
             **self.span_options,
         )
 

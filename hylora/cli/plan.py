@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,9 +41,11 @@ def plan(
     micro_batch: Annotated[int | None, typer.Option(help="Sequences in a forward pass (training.batch_size).")] = None,
     precision: Annotated[str | None, typer.Option(help="'bf16' or 'fp32'.")] = None,
     gradient_checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations.")] = None,
+    offload: Annotated[bool | None, typer.Option(help="Keep what they are recomputed from on the host.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="'adamw', 'adamw_8bit' or 'sgd'.")] = None,
     sharding: Annotated[str, typer.Option(help="'none', 'fsdp', 'zero2' or 'zero3'.")] = "none",
     kernels: Annotated[str, typer.Option(help="'fused' (mamba-ssm is installed there) or 'torch'.")] = "fused",
+    search: Annotated[bool, typer.Option(help="Look for the longest context that fits.")] = True,
     output: Annotated[Path | None, typer.Option("--json", help="Write the plan to this file as well.")] = None,
     budget: Annotated[
         float | None,
@@ -78,6 +83,7 @@ def plan(
         "training.batch_size": micro_batch,
         "training.mixed_precision": _PRECISIONS.get(precision),
         "training.gradient_checkpointing": gradient_checkpointing,
+        "training.offload": offload,
         "optimizer.name": optimizer,
     }
     if recipe is not None:
@@ -97,19 +103,35 @@ def plan(
     planned = LanguageRecipe.from_tree(parse_overrides(tree, [*given, *overrides]))
     if not planned.model.from_scratch and not Path(planned.model.path).is_file():
         check_exists(planned.model.path)
-    # Nor for torch whose input is wrong.
-    from hylora.planning import TrainingSetup, advise, plan_training
-    from hylora.planning.report import print_plan, to_dict
-
-    setup = TrainingSetup(planned, hardware, sharding, kernels)
-
     console = Console()
-    with Console(stderr=True).status("") as status:
-        found = plan_training(setup, status.update)
-        advice = [] if found.fits else advise(found, status.update)
-    print_plan(found, advice, console)
+    with _telling("Making the model without weights"):
+        # Nor for torch whose input is wrong.
+        from hylora.planning import TrainingSetup, advise
+        from hylora.planning.planner import Estimator
+        from hylora.planning.report import print_parameters, print_step, print_verdict, to_dict
+
+        estimator = Estimator(TrainingSetup(planned, hardware, sharding, kernels))
+    print_parameters(estimator.parameters, console)
+    with _telling(f"Trying a step of {planned.training.sequence_length:,} tokens"):
+        found = estimator.plan()
+    print_step(found, console)
+    with _telling() as tell:
+        found = replace(found, longest=estimator.search(found, tell) if search else None)
+        advice = [] if found.fits else advise(found, tell)
+    print_verdict(found, advice, console)
     if output is not None:
         write_atomically(output, json.dumps(to_dict(found, advice), indent=2) + "\n")
+
+
+@contextmanager
+def _telling(*steps: str) -> Iterator[Callable[[str], None]]:
+    """Tells what is tried: in one line that changes on a terminal, and line by line elsewhere."""
+    console = Console(stderr=True)
+    with console.status("") if console.is_terminal else nullcontext() as status:
+        tell = console.print if status is None else status.update
+        for step in steps:
+            tell(step)
+        yield tell
 
 
 def _plan_other(

@@ -16,8 +16,11 @@ from transformers.integrations.deepspeed import (
 )
 
 from hylora.adapters.quantization import Quantization
+from hylora.hub_kernels import check_hub_kernels
 from hylora.language.data import TokenData, build_datasets
-from hylora.language.head import verify_head
+from hylora.language.data.packing import check_kernels
+from hylora.language.head import LogitTransform, verify_head
+from hylora.language.liger import check_liger
 from hylora.language.model import ModelPlan, load_model, plan_model, prepare_model
 from hylora.language.recipe import LanguageRecipe
 from hylora.language.task import CausalLoss, LanguageTask
@@ -40,8 +43,11 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     def read_small() -> tuple[ModelPlan, Any]:
         with _unsharded(accelerator):
             plan = plan_model(recipe)
+        _check_kernels(recipe, plan, accelerator)
         if plan.quantization is not None:
             _check_quantization(plan.quantization, accelerator)
+        if recipe.training.loss == "liger":
+            _check_liger(plan, accelerator)
         return plan, _load_tokenizer(recipe, plan)
 
     plan, tokenizer = on_all(accelerator, read_small)
@@ -60,7 +66,7 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
         "base model": None if recipe.model.from_scratch else on_main(accelerator, lambda: model_fingerprint(base)),
     }
     model = prepare_model(base, recipe, plan)
-    loss = CausalLoss(model, recipe.training.loss_slice)
+    loss = CausalLoss(model, recipe.training.loss_slice, recipe.training.loss, hub_kernels=recipe.model.use_kernels)
     _check_sharding(loss, accelerator)
     task = LanguageTask(loss, tokenizer, data, recipe, plan, share_of(accelerator), identity)
     _verify_head(model, accelerator)
@@ -88,6 +94,17 @@ def _destination(accelerator: Accelerator) -> torch.device | None:
     return torch.device("meta")
 
 
+def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan, accelerator: Accelerator) -> None:
+    try:
+        if recipe.model.use_kernels:
+            # What they do with packed documents shows in the first forward pass.
+            check_hub_kernels(accelerator.device)
+        else:
+            check_kernels(recipe.data, plan.config.get_text_config())
+    except ValueError as error:
+        raise RecipeError(f"model.{error}" if recipe.model.use_kernels else str(error)) from error
+
+
 def _check_quantization(quantization: Quantization, accelerator: Accelerator) -> None:
     try:
         quantization.check_installed()
@@ -96,8 +113,20 @@ def _check_quantization(quantization: Quantization, accelerator: Accelerator) ->
     if accelerator.distributed_type in SHARDED:
         raise RecipeError(
             f"model.quantization={quantization.method!r} must not come with FSDP or DeepSpeed, which would spread "
-            "quantized weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
+            "quantised weights as if they were ordinary ones; use DDP, where each GPU holds the small base"
         )
+    if quantization.method == "torchao_int8" and accelerator.num_processes > 1:
+        raise RecipeError(
+            "model.quantization='torchao_int8' must not come with several processes, between which torch cannot send "
+            "its weights; use int8"
+        )
+
+
+def _check_liger(plan: ModelPlan, accelerator: Accelerator) -> None:
+    try:
+        check_liger(accelerator.device, LogitTransform.of(plan.config.get_text_config()))
+    except ValueError as error:
+        raise RecipeError(f"training.{error}") from error
 
 
 def _check_sharding(loss: CausalLoss, accelerator: Accelerator) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["IGNORED", "sliced_causal_loss"]
+__all__ = ["IGNORED", "common_dtype", "next_tokens", "sliced_causal_loss"]
 
 IGNORED = -100
 
@@ -52,20 +52,42 @@ def sliced_causal_loss(
     Raises:
         ValueError: if the shapes do not fit together or `slice_length` is not positive.
     """
-    if hidden.ndim != 3 or labels.shape != hidden.shape[:2] or weight.shape[1:] != hidden.shape[2:]:
-        raise ValueError(
-            f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and labels {tuple(labels.shape)} must be "
-            "[B, L, H], [V, H] and [B, L]"
-        )
     if slice_length < 1:
         raise ValueError(f"slice_length={slice_length!r} must be at least 1")
-    # The last position predicts nothing. Moving the labels avoids a copy of the hidden states.
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    targets = next_tokens(hidden, weight, labels)
     rows = hidden.flatten(0, 1)
     loss_sum = _SlicedLoss.apply(
         rows, weight, bias, targets.flatten(), slice_length, transform, watch, torch.is_grad_enabled()
     )
     return loss_sum, (targets != IGNORED).sum()
+
+
+def next_tokens(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """What each position predicts, [B, L]: labels moved to the left by one.
+
+    Args:
+        hidden: last hidden states [B, L, H].
+        weight: of the head [V, H].
+        labels: token ids [B, L].
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    if hidden.ndim != 3 or labels.shape != hidden.shape[:2] or weight.shape[1:] != hidden.shape[2:]:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and labels {tuple(labels.shape)} must be "
+            "[B, L, H], [V, H] and [B, L]"
+        )
+    # The last position predicts nothing. Moving the labels avoids a copy of the hidden states.
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+
+def common_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype of the head's product: autocast's where it is on."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(hidden.dtype, weight.dtype)
 
 
 class _SlicedLoss(torch.autograd.Function):
@@ -75,10 +97,7 @@ class _SlicedLoss(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, targets, slice_length, transform, watch, differentiable):
         inputs = (hidden, weight, bias)
         device = hidden.device.type
-        if torch.is_autocast_enabled(device):
-            compute = torch.get_autocast_dtype(device)
-        else:
-            compute = torch.promote_types(hidden.dtype, weight.dtype)
+        compute = common_dtype(hidden, weight)
         wanted = [differentiable and tensor is not None and tensor.requires_grad for tensor in inputs]
         # `detach` first: where nothing is cast, `requires_grad_` must not reach the caller's tensor.
         head = [None if tensor is None else tensor.detach().to(compute) for tensor in (weight, bias)]

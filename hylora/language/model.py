@@ -60,14 +60,14 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
     text = config.get_text_config()
     if getattr(config, "quantization_config", None) is not None:
         raise RecipeError(
-            f"model.path={recipe.model.path!r} holds quantized weights, of which not all could be kept or merged; "
+            f"model.path={recipe.model.path!r} holds quantised weights, of which not all could be kept or merged; "
             "name the model with ordinary weights, and set model.quantization"
         )
     rope = _scale_rope(config, recipe)
     attention = recipe.attention.name
     try:
         check_attention(config, attention)
-        check_packing(recipe.data, text)
+        check_packing(recipe.data, text, attention)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     _check_losses(text)

@@ -40,6 +40,8 @@ class ModelRecipe:
         trust_remote_code: run code that comes with the model.
         freeze: regular expressions; parameters whose name one of them finds are not trained.
         rope: RoPE scaling, for models with rotary positions that are stretched beyond their context.
+        use_kernels: let transformers load prebuilt kernels of the Hub for the model's layers (on a GPU, with the
+            package `kernels`), for example where mamba-ssm is not installed.
     """
 
     path: str | None = None
@@ -52,6 +54,7 @@ class ModelRecipe:
     trust_remote_code: bool = False
     freeze: tuple[str, ...] = ()
     rope: RopeScaling | None = None
+    use_kernels: bool = False
 
     def __post_init__(self) -> None:
         expand_home(self, "path", "config", "tokenizer")
@@ -151,18 +154,23 @@ class TrainingRecipe(LoopRecipe):
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         offload: keep what they are recomputed from, the input of every layer, in the host's memory.
         sequence_length: tokens per sequence.
+        loss: `sliced`, or `liger` for Liger's kernel, which needs a GPU and chooses the slices itself.
         loss_slice: positions per slice of the language-model head.
     """
 
     gradient_checkpointing: bool = True
     offload: bool = False
     sequence_length: int = 8192
+    loss: Literal["sliced", "liger"] = "sliced"
     loss_slice: int = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "sequence_length", least=2)
         check_range(self, "loss_slice", least=1)
+        check_choice(self, "loss")
+        if self.loss == "liger":
+            refuse_unread(self, "loss_slice", choice="loss")
         if self.offload and not self.gradient_checkpointing:
             raise ValueError(
                 "offload=True must come with gradient_checkpointing=true, for it is what layers are recomputed from "
@@ -175,9 +183,12 @@ class HeldOutRecipe(EvaluationRecipe):
     """Evaluation on the held-out split during training.
 
     Args:
+        at_start: evaluate before the first update as well, and both ends under full attention too, for the end of
+            training to show base and tuned perplexity side by side.
         max_sequences: at most so many sequences of the split; null for all.
     """
 
+    at_start: bool = True
     max_sequences: int | None = None
 
     def __post_init__(self) -> None:
@@ -207,6 +218,7 @@ class LanguageRecipe(Recipe):
         "training.gradient_checkpointing",
         "training.offload",
         "training.loss_slice",
+        "model.use_kernels",
         "data.num_proc",
         "data.cache_dir",
     )
@@ -244,7 +256,7 @@ class LanguageRecipe(Recipe):
             )
         if self.model.quantization and self.adapter.variant == "none":
             raise RecipeError(
-                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantized weights "
+                f"model.quantization={self.model.quantization!r} must come with an adapter, for quantised weights "
                 "cannot be trained; set adapter.variant, or leave model.quantization out"
             )
         if self.evaluation.every and not (self.data.validation or self.data.validation_fraction):

@@ -6,6 +6,7 @@ A recipe is found wrong before torch, PEFT and datasets are imported, which take
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hylora.language.recipe import LanguageRecipe
@@ -38,8 +39,11 @@ def make_task(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
     return assemble(recipe, accelerator)
 
 
-TASK = TaskKind(
-    LanguageRecipe,
-    make_task,
-    advice="next: hylora eval ppl --model {folder} --attention same --lengths LENGTH ... --data FILE",
-)
+def advise(folder: Path) -> str:
+    """What is said when training ends."""
+    from hylora.language.advice import advise
+
+    return advise(folder)
+
+
+TASK = TaskKind(LanguageRecipe, make_task, advise)

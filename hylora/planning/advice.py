@@ -53,6 +53,8 @@ def _changes(setup: TrainingSetup) -> Iterator[tuple[str, TrainingSetup]]:
     recipe = setup.recipe
     if not recipe.training.gradient_checkpointing:
         yield "training.gradient_checkpointing=true", _with(setup, "training", gradient_checkpointing=True)
+    elif not recipe.training.offload:
+        yield "training.offload=true", _with(setup, "training", offload=True)
     if setup.kernels == "torch":
         yield "install mamba-ssm and causal-conv1d (--kernels fused)", replace(setup, kernels="fused")
     if setup.mixed_precision == "no" and recipe.model.dtype != "float32":

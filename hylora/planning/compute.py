@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Floating-point operations of a training step, per token and by part."""
+"""Floating-point operations of a training step, per token and by part, and what attention's are at other contexts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,79 @@ from hylora.language.recipe import AttentionRecipe
 from hylora.planning.operations import attention_operations
 from hylora_kernels.options import summary_width
 
-__all__ = ["PHASES", "ComputeEstimate", "estimate_compute"]
+__all__ = ["PHASES", "AttentionCost", "ComputeEstimate", "estimate_compute"]
 
 PHASES = ("forward", "recomputation", "backward")
+# Products backward, for each of the two forward.
+_BACKWARD = 2.5
+# Tokens beyond which nobody looks.
+_LONGEST = 1 << 24
+
+
+@dataclass(frozen=True)
+class AttentionCost:
+    """What attention takes of a step, at any context: all else takes as much per token at every context.
+
+    Args:
+        name: the method that full attention is compared with.
+        span: its options.
+        widths: of the queries and of the keys, heads times head dimension, in every layer with softmax attention.
+        recomputed: whether activations are made again in the backward pass.
+        rest: operations of everything else in a step, per token.
+    """
+
+    name: str
+    span: SpanConfig
+    widths: tuple[tuple[int, int], ...]
+    recomputed: bool
+    rest: float
+
+    def full_forward(self, length: int) -> float:
+        """Operations per token of full attention, forward."""
+        return self._products("full", length)
+
+    def full_step(self, length: int) -> float:
+        """Operations per token of full attention in a step."""
+        return self._products("full", length) * self._passes
+
+    def method_step(self, length: int) -> float:
+        """Operations per token of the method in a step."""
+        return self._products(self.name, length) * self._passes + self.choosing(length) * (1 + self.recomputed)
+
+    def choosing(self, length: int) -> float:
+        """Operations per token of summaries and scores, forward."""
+        if self.name != "se_attn":
+            return 0.0
+        return sum(_selection_operations(self.span, *sizes, length) for sizes in self.widths) / length
+
+    def share(self, length: int) -> float:
+        """What full attention takes of a step with it, from 0 to 1."""
+        return self.full_step(length) / (self.rest + self.full_step(length))
+
+    def saving(self, length: int) -> float:
+        """How many times the operations of a step with the method one with full attention takes."""
+        return (self.rest + self.full_step(length)) / (self.rest + self.method_step(length))
+
+    def context_of(self, saving: float) -> int | None:
+        """The context from which on a step with full attention takes so many times the operations, in tokens.
+
+        Returns:
+            To within 1 %; None where no context of up to 16 million tokens does.
+        """
+        below, above = 1, _LONGEST
+        if self.saving(above) < saving:
+            return None
+        while above - below > max(1, above // 100):
+            middle = (below + above) // 2
+            below, above = (below, middle) if self.saving(middle) >= saving else (middle, above)
+        return above
+
+    @property
+    def _passes(self) -> float:
+        return 1 + self.recomputed + _BACKWARD
+
+    def _products(self, name: str, length: int) -> float:
+        return sum(attention_operations(queries, length, name, self.span) for queries, _ in self.widths) / length
 
 
 @dataclass(frozen=True)
@@ -25,13 +95,13 @@ class ComputeEstimate:
 
     Args:
         parts: by part and phase; "backward" as a part is the backward pass of everything but the attention method.
-        full_forward: of full attention, forward, in place of the method.
-        full_step: of full attention in a step, forward, recomputed and backward.
+        attention: what attention takes at other contexts.
+        length: tokens of the context.
     """
 
     parts: dict[str, dict[str, float]]
-    full_forward: float
-    full_step: float
+    attention: AttentionCost
+    length: int
 
     def of_phase(self, phase: str) -> float:
         """Operations of all parts in a phase."""
@@ -43,15 +113,20 @@ class ComputeEstimate:
         return sum(self.of_phase(phase) for phase in PHASES)
 
     @property
+    def full_forward(self) -> float:
+        """Operations of full attention, forward, in place of the method."""
+        return self.attention.full_forward(self.length)
+
+    @property
     def full_over_method(self) -> float:
-        """How many times the method's operations full attention takes, forward."""
-        return self.full_forward / self.parts["attention method"]["forward"]
+        """How many times the method's operations full attention takes, forward; 1 for a model without attention."""
+        method = self.parts.get("attention method", {}).get("forward", 0.0)
+        return self.full_forward / method if method else 1.0
 
     @property
     def step_with_full_over_step(self) -> float:
         """How many times the operations of a step it takes with full attention."""
-        method = sum(self.parts["attention method"].values())
-        return (self.step - method + self.full_step) / self.step
+        return (self.attention.rest + self.attention.full_step(self.length)) / self.step
 
 
 def estimate_compute(
@@ -67,24 +142,25 @@ def estimate_compute(
         sequences: in the micro-batch.
     """
     tokens = length * sequences
-    totals: Counter[tuple[str, str]] = Counter(operations)
+    totals = Counter(operations)
     recomputed = any(phase == "recomputation" for _, phase in operations)
+    rest = sum(number for (part, _), number in totals.items() if part != "attention method") / tokens
     widths = _attention_widths(model)
+    # Whoever plans full attention asks what SE-Attn would bring.
+    method = "se_attn" if attention.name == "full" else attention.name
+    cost = AttentionCost(method, attention.span, widths, recomputed, rest)
     if attention.name == "se_attn":
-        choosing = sequences * sum(_selection_operations(attention.span, *sizes, length) for sizes in widths)
-        totals["attention method", "forward"] += choosing
-        totals["attention method", "recomputation"] += choosing * recomputed
+        totals["attention method", "forward"] += cost.choosing(length) * tokens
+        totals["attention method", "recomputation"] += cost.choosing(length) * tokens * recomputed
     parts: dict[str, dict[str, float]] = {}
     for (part, phase), number in totals.items():
         if number:
             parts.setdefault(part, {})[phase] = number / tokens
-    full = sum(attention_operations(queries, length) for queries, _ in widths) / length
-    # Two products forward, five backward.
-    return ComputeEstimate(parts, full, full * (1 + recomputed + 2.5))
+    return ComputeEstimate(parts, cost, length)
 
 
-def _attention_widths(model: nn.Module) -> list[tuple[int, int]]:
-    """Widths of the queries and of the keys, heads times head dimension, of every softmax attention."""
+def _attention_widths(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Widths of the queries and of the keys of every softmax attention."""
     base = base_model(model)
     modules = {name.rpartition(".")[0]: None for name in find_groups(base)["attention"]}
     widths = []
@@ -93,7 +169,7 @@ def _attention_widths(model: nn.Module) -> list[tuple[int, int]]:
         # The last projection takes the heads' outputs; queries may be wider, where they bring a gate.
         *_, output = (child for child in map(unwrapped, module.children()) if isinstance(child, nn.Linear))
         widths.append((output.in_features, output.in_features // getattr(module, "num_key_value_groups", 1)))
-    return widths
+    return tuple(widths)
 
 
 def _selection_operations(span: SpanConfig, queries: int, keys: int, length: int) -> int:

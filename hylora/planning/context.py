@@ -23,11 +23,11 @@ def longest_context(bytes_at: Callable[[int], int], resident: int, limit: int, s
     """The longest context whose memory stays within a limit.
 
     Memory is close to a straight line in the length, and what is there without any tokens is known. So the next length
-    to try is read off the line through two lengths, until one fits and 6 % more does not.
+    to try is read off the line through two lengths, until one fits and 6 % more does not, or would not by that line.
 
     Args:
         bytes_at: memory of a context; grows with it.
-        resident: bytes before there is a token.
+        resident: bytes before there is a token, within the limit.
         limit: bytes.
         start: tokens to begin with.
         longest: tokens beyond which nothing is tried.
@@ -35,16 +35,13 @@ def longest_context(bytes_at: Callable[[int], int], resident: int, limit: int, s
     Returns:
         Tokens; 0 if none was found, and `longest` where that fits.
     """
-    if resident > limit:
-        return 0
     sizes = {0: resident}
     fits, exceeds, guess = 0, None, start
 
     def at_the_limit(other: int) -> int:
         """Where the line through what fits and another length meets the limit."""
         slope = (sizes[other] - sizes[fits]) / (other - fits)
-        room = int((limit - sizes[fits]) / slope) // _GRID * _GRID if slope > 0 else longest
-        return fits + max(room, _step(fits))
+        return fits + (int((limit - sizes[fits]) / slope) if slope > 0 else longest)
 
     while fits < longest and (exceeds is None or exceeds - fits > _step(fits)):
         sizes[guess] = bytes_at(guess)
@@ -52,10 +49,13 @@ def longest_context(bytes_at: Callable[[int], int], resident: int, limit: int, s
             fits = guess
         else:
             exceeds = guess
-        guess = at_the_limit(min(sizes.keys() - {fits}, key=lambda tried: abs(tried - fits)))
+        nearest = min(sizes.keys() - {fits}, key=lambda tried: abs(tried - fits))
+        guess = at_the_limit(nearest)
+        if 0 < nearest < fits and guess - fits <= _step(fits):
+            break
         if exceeds is not None and guess >= exceeds:
             guess = at_the_limit(exceeds)
-        guess = min(guess, longest)
+        guess = min(max(guess // _GRID * _GRID, fits + _step(fits)), longest)
     return fits
 
 

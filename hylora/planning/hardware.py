@@ -9,17 +9,21 @@ from dataclasses import dataclass
 __all__ = ["GIB", "Hardware"]
 
 GIB = 2**30
+
 _FORM = re.compile(r"(?:(\d+)\s*x\s*)?(?:(\d+(?:\.\d+)?)\s*(?:GB|GiB)|(.*?))", re.IGNORECASE)
-# GB of GPUs that are often rented, by name without blanks.
+# GB of GPUs that are often rented; fewer than they are sold with where error correction takes some.
 _KNOWN = {
-    "a100-40": 40,
-    "a100-80": 80,
-    "h100": 80,
-    "h200": 141,
-    "b200": 180,
-    "l40s": 48,
-    "a10g": 24,
-    "rtx4090": 24,
+    "A100-40GB": 40,
+    "A100-80GB": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+    "MI300X": 192,
+    "L40S": 45,
+    "L4": 22.5,
+    "A10G": 22.5,
+    "RTX4090": 24,
+    "RTX5090": 32,
 }
 
 
@@ -43,14 +47,14 @@ class Hardware:
             ValueError: if the text has another form, or says that there are no GPUs or no memory.
         """
         count, size, name = _FORM.fullmatch(text.strip()).groups()
-        memory = _KNOWN.get(re.sub(r"\s", "", name).lower()) if size is None else size
-        if memory is None:
-            known = ", ".join(name.upper() for name in _KNOWN)
+        if size is None:
+            size = next((memory for known, memory in _KNOWN.items() if _plain(known) == _plain(name)), None)
+        if size is None:
             raise ValueError(
                 f"gpus={text!r} must be a number of GPUs and the memory of each, like 1x80GB, or the name of one of "
-                f"{known}, like 8xH100"
+                f"{', '.join(_KNOWN)}, like 8xH100"
             )
-        hardware = cls(int(count or 1), int(float(memory) * GIB))
+        hardware = cls(int(count or 1), int(float(size) * GIB))
         if not hardware.gpus or not hardware.memory:
             raise ValueError(f"gpus={text!r} must leave something to train on; give at least one GPU with some memory")
         return hardware
@@ -71,3 +75,8 @@ class Hardware:
 
     def __str__(self) -> str:
         return f"{self.gpus}x{self.memory / GIB:g}GB"
+
+
+def _plain(name: str) -> str:
+    """A GPU's name as people shorten it: `RTX 4090` and `4090`, `A100-80GB` and `a100 80`."""
+    return re.sub(r"^(nvidia|amd|rtx|geforce)+|gb$|[^a-z0-9]", "", re.sub(r"[\s-]", "", name.lower()))

@@ -16,6 +16,7 @@ import torch
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 import hylora_kernels.ops  # noqa: F401  defines the operators
+from hylora.attention import SpanConfig
 from hylora_kernels.options import group_size
 
 __all__ = ["attention_operations", "count_operations", "is_attention"]
@@ -37,14 +38,20 @@ def count_operations(func: Callable, args: tuple, kwargs: dict[str, Any], output
     return 0 if formula is None else formula(*args, **kwargs, out_val=output)
 
 
-def attention_operations(heads_width: int, length: int) -> int:
-    """Operations of full causal attention on one sequence, forward: each token sees itself and what is before it.
+def attention_operations(heads_width: int, length: int, name: str = "full", span: SpanConfig | None = None) -> float:
+    """Operations of causal attention on one sequence, forward; those of the choice of blocks are counted elsewhere.
 
     Args:
         heads_width: query heads times head dimension.
         length: tokens.
+        name: "full" (each token sees itself and what is before it), "se_attn", "sw_attn" or "s2_attn".
+        span: options of the latter three.
     """
-    return 2 * heads_width * length * (length + 1)
+    if name == "full":
+        pairs = _triangle(length)
+    else:
+        pairs = _PAIRS[_OPERATORS[name]](length, **{**vars(span), "chunk_size": max(span.chunk_sizes)})
+    return 2 * _FORWARD * heads_width * pairs
 
 
 def is_attention(func: Callable) -> bool:
@@ -109,12 +116,15 @@ def _long(*args: Any, names: list[str], products: int, pairs: Callable[..., floa
     return int(2 * products * batch * heads * width * pairs(length, **call))
 
 
+_PAIRS = {"span": _span_pairs, "sliding_window": _window_pairs, "shifted_sparse": _shifted_pairs}
+_OPERATORS = {"se_attn": "span", "sw_attn": "sliding_window", "s2_attn": "shifted_sparse"}
+
+
 def _formulas() -> Iterator[tuple[Any, Callable[..., int]]]:
     """Operators of softmax attention, and their formulas."""
     yield _FLASH, _flash
     yield _FLASH_BACKWARD, _flash_backward
-    pairs_of = {"span": _span_pairs, "sliding_window": _window_pairs, "shifted_sparse": _shifted_pairs}
-    for name, pairs in pairs_of.items():
+    for name, pairs in _PAIRS.items():
         for products, direction in ((_FORWARD, ""), (_BACKWARD, "_backward")):
             operator = getattr(torch.ops.hylora_kernels, f"{name}_attention{direction}")
             names = [known.name for known in operator.default._schema.arguments]

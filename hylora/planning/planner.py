@@ -50,6 +50,11 @@ class TrainingSetup:
                 f"model.quantization={self.recipe.model.quantization!r}, which trains with whole copies of the base; "
                 "use none"
             )
+        if self.recipe.training.loss == "liger":
+            raise ValueError(
+                "training.loss='liger' cannot be planned, for its kernel chooses the slices; plan with "
+                "training.loss=sliced"
+            )
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels={self.kernels!r} must be one of {', '.join(KERNELS)}")
 
@@ -118,8 +123,12 @@ class Estimator:
                 known[tokens] = self.total(tokens)
             return known[tokens]
 
-        resident = self._memory(self.simulation.resident()).total
-        return longest_context(total, resident, self.setup.hardware.usable, planned, plan.longest_tried)
+        resident, usable = self._memory(self.simulation.resident()), self.setup.hardware.usable
+        if resident.total > usable:
+            return 0
+        # What the optimizer takes for itself is gone when a micro-batch begins.
+        start = resident.total - resident.parts.get("optimizer's own", 0)
+        return longest_context(total, start, usable, planned, plan.longest_tried)
 
     def _memory(self, step: StepProfile) -> MemoryEstimate:
         return estimate_memory(step, self.model, self.setup.recipe.optimizer, self._sharding, self.setup.hardware.gpus)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +13,10 @@ from rich.table import Table
 from hylora.planning.advice import Advice
 from hylora.planning.compute import PHASES
 from hylora.planning.hardware import GIB
+from hylora.planning.parameters import GroupParameters
 from hylora.planning.planner import TrainingPlan
 
-__all__ = ["print_plan", "to_dict"]
+__all__ = ["print_parameters", "print_step", "print_verdict", "to_dict"]
 
 _RESIDENT = {
     "frozen weights": "",
@@ -34,6 +36,8 @@ _PASSING = {
     "backward": "gradients of activations, workspace",
     "other": "token ids, and what is outside of all modules",
 }
+# How many times the operations: contexts are told from which on full attention makes a step so much dearer.
+_SAVINGS = (1.5, 2)
 _COMPUTE = {
     "feed-forward": "feed-forward",
     "recurrent layers": "recurrent layers",
@@ -55,7 +59,7 @@ def to_dict(plan: TrainingPlan, advice: list[Advice]) -> dict[str, Any]:
         "sharding": setup.sharding,
         "kernels": setup.kernels,
         "parameters": {group: asdict(counts) for group, counts in plan.parameters.items()},
-        "memory": {**asdict(plan.memory), "total": plan.memory.total},
+        "memory": {**asdict(plan.memory), "total": plan.memory.total, "pinned": plan.memory.pinned},
         "logits": dict(zip(("slice", "whole"), plan.logits, strict=True)),
         "operations_per_token": {
             **compute.parts,
@@ -63,72 +67,92 @@ def to_dict(plan: TrainingPlan, advice: list[Advice]) -> dict[str, Any]:
             "full_attention_over_method": compute.full_over_method,
             "step_with_full_attention_over_step": compute.step_with_full_over_step,
         },
+        "full_attention": {
+            "compared_with": compute.attention.name,
+            "share_of_step": compute.attention.share(compute.length),
+            "context_of_saving": {str(saving): compute.attention.context_of(saving) for saving in _SAVINGS},
+        },
         "fits": plan.fits,
         "longest_context": plan.longest,
         "advice": [asdict(item) for item in advice],
     }
 
 
-def print_plan(plan: TrainingPlan, advice: list[Advice], console: Console) -> None:
-    """Show a plan: parameters, memory, operations, what fits, and what to change."""
-    for table in (_parameters(plan), _memory(plan), _compute(plan)):
+def print_parameters(parameters: dict[str, GroupParameters], console: Console) -> None:
+    """Show parameters by group, which are known before anything is tried."""
+    table = _table("Parameters", "group", "of the model", "trained", "share of the model")
+    groups = parameters.values()
+    size, trained = sum(group.model for group in groups), sum(group.trained for group in groups)
+    for name, group in parameters.items():
+        table.add_row(name, f"{group.model:,}", f"{group.trained:,}", f"{100 * group.trained / size:.3f} %")
+    table.add_section()
+    table.add_row("all", f"{size:,}", f"{trained:,}", f"{100 * trained / size:.3f} %")
+    console.print(table)
+    console.print()
+
+
+def print_step(plan: TrainingPlan, console: Console) -> None:
+    """Show what a step takes, whether that fits, and where sparse attention pays."""
+    for table in (_memory(plan), _compute(plan)):
         console.print(table)
         console.print()
-    for line in (*_assumptions(plan), *_verdict(plan)):
-        console.print(line, highlight=False, markup=False)
+    _print_lines(console, *_assumptions(plan), *_worth(plan), *_fit(plan))
+
+
+def print_verdict(plan: TrainingPlan, advice: list[Advice], console: Console) -> None:
+    """Show how long a context fits, and what to change."""
+    if plan.longest is not None:
+        _print_lines(console, _longest(plan))
     if advice:
         console.print(_advice(advice))
 
 
-def _parameters(plan: TrainingPlan) -> Table:
-    table = _table("Parameters", "group", "of the model", "trained", "share of the model")
-    groups = plan.parameters.values()
-    size, trained = sum(group.model for group in groups), sum(group.trained for group in groups)
-    for name, group in plan.parameters.items():
-        table.add_row(name, f"{group.model:,}", f"{group.trained:,}", f"{100 * group.trained / size:.3f} %")
-    table.add_section()
-    table.add_row("all", f"{size:,}", f"{trained:,}", f"{100 * trained / size:.3f} %")
-    return table
+def _print_lines(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 def _memory(plan: TrainingPlan) -> Table:
     moment = f"Memory of each GPU, when it is most ({plan.memory.moment})"
-    table = _table(moment, "part", "GiB", "its own most", "")
+    unit, name = _memory_unit(plan.memory.total)
+    table = _table(moment, "part", name, "its own most", "")
     table.columns[-1].justify = "left"
     for part, note in {**_RESIDENT, **_PASSING}.items():
         now = plan.memory.parts.get(part, 0)
         most = plan.memory.highest.get(part, 0) if part in _PASSING else 0
         if max(now, most):
-            table.add_row(part, _gib(now), _gib(most) if most else "", note)
+            table.add_row(part, _number(now / unit), _number(most / unit) if most else "", note)
     table.add_section()
-    table.add_row("all", _gib(plan.memory.total), "", "")
-    hardware = plan.setup.hardware
-    table.add_row("usable", _gib(hardware.usable), "", f"of {_gib(hardware.memory)}; the rest is a reserve")
+    table.add_row("all", _number(plan.memory.total / unit), "", "")
+    usable, memory = (_number(size / unit) for size in (plan.setup.hardware.usable, plan.setup.hardware.memory))
+    table.add_row("usable", usable, "", f"of {memory}; the rest is a reserve")
     return table
 
 
 def _compute(plan: TrainingPlan) -> Table:
-    table = _table("Operations per token, in GFLOP", "part", "forward", "recomputed", "backward")
+    unit, name = (1e9, "GFLOP") if plan.compute.step >= 1e9 else (1e6, "MFLOP")
+    table = _table(f"Operations per token, in {name}", "part", "forward", "recomputed", "backward")
     method = plan.setup.recipe.attention.name
     rows = {part: label.format(method=method) for part, label in _COMPUTE.items()}
     for part, phases in plan.compute.parts.items():
-        table.add_row(rows.get(part, part), *(_giga(phases.get(phase, 0.0)) for phase in PHASES))
+        table.add_row(rows.get(part, part), *_operations(map(phases.get, PHASES), unit))
     table.add_section()
-    table.add_row("all", *(_giga(plan.compute.of_phase(phase)) for phase in PHASES))
+    table.add_row("all", *_operations(map(plan.compute.of_phase, PHASES), unit))
     return table
 
 
 def _assumptions(plan: TrainingPlan) -> list[str]:
-    training, compute = plan.setup.recipe.training, plan.compute
+    training, offloaded = plan.setup.recipe.training, plan.memory.offloaded
     lines = [
-        f"The head in slices of {training.loss_slice} positions makes {_gib(plan.logits[0])} GiB of logits at a time; "
-        f"a loss over all of them at once would make {_gib(plan.logits[1])} GiB."
+        f"The head in slices of {training.loss_slice} positions makes {_size(plan.logits[0])} of logits at a time; "
+        f"a loss over all of them at once would make {_size(plan.logits[1])}."
     ]
-    if plan.setup.recipe.attention.name != "full":
+    if offloaded:
+        gpus = plan.setup.hardware.gpus
         lines.append(
-            f"Full attention would take {compute.full_over_method:.1f} times the operations of "
-            f"{plan.setup.recipe.attention.name}, and a step with it {compute.step_with_full_over_step:.2f} times "
-            "those of this one."
+            f"{len(offloaded)} inputs of layers, {_size(sum(offloaded))}, wait on the host for the backward pass. "
+            f"{_size(plan.memory.pinned)} of its memory are pinned for that, which torch does in powers of two"
+            + (f", and as much for each of the {gpus} GPUs." if gpus > 1 else ".")
         )
     if plan.fused_layers:
         lines.append(
@@ -138,28 +162,50 @@ def _assumptions(plan: TrainingPlan) -> list[str]:
     return lines
 
 
-def _verdict(plan: TrainingPlan) -> list[str]:
+def _worth(plan: TrainingPlan) -> list[str]:
+    """Where the sparse method pays for this model, and where it does not."""
+    cost, tokens = plan.compute.attention, plan.compute.length
+    if not cost.widths:
+        return []
+    saving = cost.saving(tokens)
+    verdict = "hardly pays" if saving < 1.1 else "pays a little" if saving < 1.5 else "pays"
+    once, twice = map(_about, map(cost.context_of, _SAVINGS))
+    return [
+        f"At {tokens:,} tokens full attention takes {100 * cost.share(tokens):.0f} % of a step's operations, and such "
+        f"a step {saving:.2f} times those of one with {cost.name}, which {verdict} here. It takes {_SAVINGS[0]} times "
+        f"as many {once}, and {_SAVINGS[1]} times {twice}. The memory of both is about the same."
+    ]
+
+
+def _about(tokens: int | None) -> str:
+    """From which context on, to two digits."""
+    return "at no context" if tokens is None else f"from about {float(f'{tokens:.2g}'):,.0f} tokens on"
+
+
+def _fit(plan: TrainingPlan) -> list[str]:
     setup = plan.setup
     tokens = setup.recipe.training.sequence_length
     free = setup.hardware.usable - plan.memory.total
     answer = (
-        f"It fits on {setup.hardware}: {_gib(free)} GiB of each GPU stay free."
+        f"It fits on {setup.hardware}: {_size(free)} of each GPU stay free."
         if plan.fits
-        else f"It does not fit on {setup.hardware}: {_gib(-free)} GiB are missing on each GPU."
+        else f"It does not fit on {setup.hardware}: {_size(-free)} are missing on each GPU."
     )
+    return [f"A context of {tokens:,} tokens, {setup.recipe.training.batch_size} at a time:", answer]
+
+
+def _longest(plan: TrainingPlan) -> str:
     if plan.longest >= plan.longest_tried:
-        longest = f"So does a context of {plan.longest:,} tokens, the longest one tried."
-    elif plan.longest:
-        longest = f"The longest context that fits is about {plan.longest:,} tokens."
-    else:
-        longest = "No context fits: the weights and what belongs to them are too large."
-    return [f"A context of {tokens:,} tokens, {setup.recipe.training.batch_size} at a time:", answer, longest]
+        return f"So does a context of {plan.longest:,} tokens, the longest one tried."
+    if plan.longest:
+        return f"The longest context that fits is about {plan.longest:,} tokens."
+    return "No context fits: the weights and what belongs to them are too large."
 
 
 def _advice(advice: list[Advice]) -> Table:
-    table = _table("What to change", "setting", "saves GiB", "then it fits")
+    table = _table("What to change", "setting", "saves", "then it fits")
     for item in advice:
-        table.add_row(item.change, _gib(item.saves), "yes" if item.fits else "no")
+        table.add_row(item.change, _size(item.saves), "yes" if item.fits else "no")
     return table
 
 
@@ -170,12 +216,17 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _gib(size: float) -> str:
-    return _number(size / GIB)
+def _operations(numbers: Iterable[float | None], unit: float) -> Iterator[str]:
+    return (_number(number / unit) if number else "" for number in numbers)
 
 
-def _giga(operations: float) -> str:
-    return _number(operations / 1e9) if operations else ""
+def _size(size: int) -> str:
+    unit, name = _memory_unit(size)
+    return f"{_number(size / unit)} {name}"
+
+
+def _memory_unit(size: int) -> tuple[int, str]:
+    return (GIB, "GiB") if size >= GIB else (GIB // 1024, "MiB")
 
 
 def _number(value: float) -> str:

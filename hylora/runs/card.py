@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
-import html
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from huggingface_hub import metadata_load, try_to_load_from_cache
 from peft import PeftConfig
-from transformers import PreTrainedModel
+from torch import nn
 
+from hylora.adapters.structure import base_model
+from hylora.attention import SpanConfig
 from hylora.attention.names import PLUG_INS
+from hylora.runs.card_sections import HUB_ID, describe_record, plain, public_name, table
 from hylora.runs.manifest import RunManifest
+from hylora.runs.record import RunRecord
 
 __all__ = ["model_card"]
 
@@ -25,92 +31,134 @@ _OPTIONS = {
     "sw_attn": ("window",),
     "s2_attn": ("group",),
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
-def model_card(model: PreTrainedModel, manifest: RunManifest, adapter: PeftConfig | None, name: str) -> str:
-    """Describe an exported model.
+def model_card(
+    model: nn.Module,
+    manifest: RunManifest,
+    adapter: PeftConfig | None,
+    name: str,
+    record: RunRecord | None = None,
+    *,
+    merged: bool = True,
+) -> str:
+    """Describe a trained model.
 
     Args:
         model: as it is written.
         manifest: of its run.
-        adapter: what was merged, or None where the model itself was trained.
-        name: of the model's folder.
+        adapter: what was trained, or None where that is the model itself.
+        name: of the model's folder or repository.
+        record: what is known of its training.
+        merged: whether the adapter is in the model's weights, or in a folder of its own.
 
     Returns:
         Markdown with the metadata that the hub reads.
     """
+    model, apart, record = base_model(model), adapter is not None and not merged, record or RunRecord()
+    manifest = _with_base(manifest, record)
     own_class = type(model).__module__.startswith("hylora.")
     parts = [
-        _metadata(manifest),
-        f"# {name}",
-        _table(model, manifest, adapter),
+        _metadata(manifest, apart),
+        f"# {plain(name)}",
+        _table(model, manifest, adapter, apart),
         "## Which attention it runs",
-        *_attention(model, manifest, own_class),
+        *_attention(model, manifest, own_class, apart),
         "## Use",
-        _code(manifest, name, own_class),
-        *_sharing(model),
+        _code(manifest, name, own_class, apart),
+        *([] if apart else _sharing(model)),
+        *describe_record(record),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(manifest: RunManifest) -> str:
-    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- hylora", "- long-context"]
-    if manifest.base_model is not None and _HUB_ID.fullmatch(manifest.base_model):
-        lines.append(f"base_model: {manifest.base_model}")
+def _with_base(manifest: RunManifest, record: RunRecord) -> RunManifest:
+    """The manifest with the model that was trained as a whole; its folder needs none, but a reader wants to know."""
+    source = record.recipe.get("model")
+    base = source.get("path") if isinstance(source, dict) else None
+    if manifest.base_model is not None or not isinstance(base, str):
+        return manifest
+    revision = source.get("revision")
+    return replace(manifest, base_model=base, base_revision=revision if isinstance(revision, str) else None)
+
+
+def _metadata(manifest: RunManifest, apart: bool) -> str:
+    lines = [f"library_name: {'peft' if apart else 'transformers'}", "pipeline_tag: text-generation", "tags:"]
+    lines += ["- hylora", "- long-context", *([f"- {manifest.attention}"] if manifest.attention in PLUG_INS else [])]
+    if manifest.base_model is not None:
+        if HUB_ID.fullmatch(manifest.base_model):
+            lines.append(f"base_model: {manifest.base_model}")
+        if known := _license(manifest.base_model):
+            lines.append(f"license: {known}")
     return "\n".join(["---", *lines, "---"])
 
 
-def _table(model, manifest, adapter) -> str:
+def _license(base: str) -> str | None:
+    """The license that the base's own card names, where that card is on this machine."""
+    card = Path(base) / "README.md"
+    if not card.is_file():
+        cached = try_to_load_from_cache(base, "README.md") if HUB_ID.fullmatch(base) else None
+        if not isinstance(cached, str):
+            return None
+        card = Path(cached)
+    try:
+        known = (metadata_load(card) or {}).get("license")
+    except (OSError, ValueError):
+        return None
+    return known if isinstance(known, str) and re.fullmatch(r"[\w.-]+", known, re.ASCII) else None
+
+
+def _table(model, manifest, adapter, apart) -> str:
     dtype = str(model.dtype).removeprefix("torch.")
     rows = {"architecture": f"`{model.config.model_type}`, {model.num_parameters():,} parameters in {dtype}"}
     if manifest.base_model is not None:
-        base = Path(manifest.base_model)
         revision = f" at {manifest.base_revision}" if manifest.base_revision else ""
-        rows["base model"] = _plain(f"{base.name if base.is_absolute() else manifest.base_model}{revision}")
+        rows["base model"] = plain(f"{public_name(manifest.base_model)}{revision}")
     if manifest.quantization is not None:
-        rows["base in training"] = f"quantized, {manifest.quantization['method']}"
-    rows["trained"] = _trained(adapter)
+        rows["base in training"] = plain(f"quantised, {manifest.quantization['method']}")
+    rows["trained"] = _trained(adapter, apart)
     if manifest.context_length is not None:
         rows["training context"] = f"{manifest.context_length:,} tokens"
     if manifest.rope_parameters is not None:
-        rows["RoPE"] = _plain(_rope(manifest.rope_parameters))
+        rows["RoPE"] = plain(_rope(manifest.rope_parameters, "hylora.json" if apart else "config.json"))
     rows["attention in training"] = _attention_in_training(manifest)
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+    return table(("", ""), rows.items())
 
 
-def _plain(text: str) -> str:
-    """Text of others on one line, of which neither Markdown nor HTML makes anything else."""
-    return re.sub(r"([\\`*~|!\[\]])", r"\\\1", html.escape(" ".join(text.split())))
-
-
-def _trained(adapter) -> str:
+def _trained(adapter, apart) -> str:
     if adapter is None:
         return "the model's own weights"
-    text = f"LoRA of rank {adapter.r}, alpha {adapter.lora_alpha}, merged into the weights"
+    text = f"LoRA of rank {adapter.r}, alpha {adapter.lora_alpha}"
+    text += ", in a folder of its own" if apart else ", merged into the weights"
     # PEFT adds the full name of a tied embedding
     saved = sorted({name.rpartition(".")[2] for name in adapter.modules_to_save or ()})
     return f"{text}; in full: {', '.join(f'`{name}`' for name in saved)}" if saved else text
 
 
-def _rope(parameters) -> str:
+def _rope(parameters, file) -> str:
     options = ", ".join(f"{key} {value:g}" for key, value in parameters.items() if isinstance(value, (int, float)))
-    return f"{parameters.get('rope_type')} scaling ({options}), in config.json"
+    return f"{parameters.get('rope_type')} scaling ({options}), in {file}"
 
 
 def _attention_in_training(manifest) -> str:
     if manifest.attention not in PLUG_INS:
         return "full attention"
-    options = ", ".join(f"{key} {manifest.span_attention[key]}" for key in _OPTIONS[manifest.attention])
+    kept = SpanConfig.from_dict(manifest.span_attention).to_dict()
+    options = ", ".join(f"{key} {kept[key]}" for key in _OPTIONS[manifest.attention])
     return f"{_TITLES[manifest.attention]}: {options}"
 
 
-def _attention(model, manifest, own_class) -> list[str]:
+def _attention(model, manifest, own_class, apart) -> list[str]:
     kind = f"`{model.config.model_type}`"
     if own_class:
         where = (
             f"{kind} is an architecture of the package hylora: other software, transformers alone included, has no "
             "code for it. transformers with hylora computes **full attention** unless it is asked otherwise."
+        )
+    elif apart:
+        where = (
+            "This is an ordinary PEFT adapter. PEFT puts it on its base model, which computes **full attention** with "
+            "it; nothing in the adapter asks for anything else. `hylora export` merges it into a model of its own."
         )
     else:
         where = (
@@ -118,13 +166,14 @@ def _attention(model, manifest, own_class) -> list[str]:
             "vLLM), computes **full attention** with it; nothing in the weights or in `config.json` asks for anything "
             "else."
         )
-    parts = [where] if own_class else [where, *_serving(model, manifest)]
+    parts = [where] if own_class or apart else [where, *_serving(model, manifest)]
     if manifest.attention not in PLUG_INS:
         return parts
     return [
         *parts,
         f"It was trained with {_TITLES[manifest.attention]}, which stands in for full attention where sequences are "
-        "long. hylora can turn it on again, as the code below does, with the options that `config.json` keeps for it.",
+        "long. hylora can turn it on again, as the code below does, with the options that "
+        f"`{'hylora' if apart else 'config'}.json` keeps for it.",
     ]
 
 
@@ -145,20 +194,42 @@ def _serving(model, manifest) -> list[str]:
     return []
 
 
-def _code(manifest, name, own_class) -> str:
-    load = f'AutoModelForCausalLM.from_pretrained("{name}")'
+def _code(manifest, name, own_class, apart) -> str:
+    name = json.dumps(name)
     lines = ["import hylora  # knows the architecture"] if own_class else []
-    lines += [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        f"model = {load}  # full attention",
-    ]
+    lines += ["from peft import PeftModel"] if apart else []
+    lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    lines += [f"tokenizer = AutoTokenizer.from_pretrained({name})"]
+    if apart:
+        lines += [*_base_code(manifest), f"model = PeftModel.from_pretrained(base, {name})  # full attention"]
+    else:
+        lines += [f"model = AutoModelForCausalLM.from_pretrained({name})  # full attention"]
     if manifest.attention in PLUG_INS:
         if not own_class:
             lines += ["", "import hylora"]
-        lines += ["", f'model = hylora.load("{name}")  # {manifest.attention}, as trained']
+        lines += ["", f"model = hylora.load({name})  # {manifest.attention}, as trained"]
     return "\n".join(["```python", *lines, "```"])
+
+
+def _base_code(manifest) -> list[str]:
+    """Lines that load the base of an adapter, with the RoPE that the adapter was trained with."""
+    known = manifest.base_model is not None and HUB_ID.fullmatch(manifest.base_model)
+    arguments = [json.dumps(manifest.base_model if known else "path/of/the/base")]
+    if manifest.base_revision and re.fullmatch(r"[\w./-]+", manifest.base_revision, re.ASCII):
+        arguments.append(f'revision="{manifest.base_revision}"')
+    rope = manifest.rope_parameters or {}
+    # Text of others does not become code.
+    said = {key: value for key, value in rope.items() if re.fullmatch(r"\w+", f"{key}{value}".replace(".", ""))}
+    load = f"AutoModelForCausalLM.from_pretrained({', '.join(arguments)}"
+    if not rope or said != rope:
+        return [f"base = {load})"]
+    lines = [
+        f"base = {load},",
+        f"    rope_parameters={said!r},",
+        f"    max_position_embeddings={manifest.max_position_embeddings},",
+        ")",
+    ]
+    return lines if manifest.max_position_embeddings is not None else [*lines[:2], ")"]
 
 
 def _sharing(model) -> list[str]:

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hylora.adapters import merge_adapter
 from hylora.files import atomic_folder
 from hylora.runs.card import model_card
 from hylora.runs.loading import load
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
+from hylora.runs.record import RunRecord
 from hylora.runs.tokenizer import find_tokenizer
-from hylora.runs.whereabouts import read_manifest
+from hylora.runs.whereabouts import find_folder, read_manifest
 
 __all__ = ["DTYPES", "export"]
 
@@ -73,24 +74,16 @@ def export(
     model = load(run, attention="full", dtype=dtype, revision=revision, dequantize=True)
     adapter = model.active_peft_config if isinstance(model, PeftModel) else None
     model = model if adapter is None else merge_adapter(model)
-    _widen_context(model.config.get_text_config(), manifest.context_length)
 
     with atomic_folder(destination) as partial:
-        model.save_pretrained(partial, max_shard_size=max_shard_size)
+        # As transformers does: a loaded model would describe the run.
+        PreTrainedModel.save_pretrained(model, partial, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(partial)
         _add_older_names(partial)
         replace(manifest, base_model=None, base_revision=None, quantization=None).save(partial)
-        card = model_card(model, manifest, adapter, destination.name)
+        card = model_card(model, manifest, adapter, destination.name, RunRecord.read(find_folder(run, revision)))
         (partial / "README.md").write_text(card, encoding="utf-8")
     return model
-
-
-def _widen_context(config: PretrainedConfig, trained: int | None) -> None:
-    """Let the config say that the model is good for the context it was trained with; scaled RoPE has said so."""
-    own = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if own is not None and trained is not None and rope.get("rope_type", "default") == "default":
-        config.max_position_embeddings = max(own, trained)
 
 
 def _add_older_names(folder: Path) -> None:

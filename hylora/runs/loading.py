@@ -14,8 +14,10 @@ from hylora.adapters import load_adapter
 from hylora.adapters.quantization import Quantization
 from hylora.adapters.quantization import dequantize as dequantized
 from hylora.attention import SpanConfig, check_attention, check_options, expand_preset, resolve_name
-from hylora.rope import RopeScaling
+from hylora.hub_kernels import check_hub_kernels, confirm_kernels
+from hylora.rope import RopeScaling, admit_context
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
+from hylora.runs.sharing import Origin, take_along
 from hylora.runs.weights import check_finite, load_weights
 from hylora.runs.whereabouts import ADAPTER, find_folder, manifest_in
 
@@ -32,6 +34,7 @@ def load(
     trainable: bool = False,
     trust_remote_code: bool = False,
     rope: RopeScaling | None = None,
+    use_kernels: bool = False,
     dequantize: bool = False,
     **options: Any,
 ) -> torch.nn.Module:
@@ -48,21 +51,28 @@ def load(
         trainable: load an adapter so that it can be trained further.
         trust_remote_code: run code that comes with the base model.
         rope: stretch the rotary positions of a model that was not trained so; its factor must be a number.
-        dequantize: give the base of an adapter that was trained on quantized weights ordinary ones with the same
-            values, as merging needs; by default they are quantized as in training.
+        use_kernels: let transformers load prebuilt kernels of the Hub for the model's layers; needs a `device_map`
+            with a GPU, and the package `kernels`.
+        dequantize: give the base of an adapter that was trained on quantised weights ordinary ones with the same
+            values, as merging needs; by default they are quantised as in training.
         **options: fields of `SpanConfig`, or `preset`, that replace the trained ones.
 
     Returns:
-        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`.
+        A transformers model, or a `peft.PeftModel` around it, in evaluation mode unless `trainable`. Its methods
+        `save_pretrained` and `push_to_hub` take `hylora.json`, the tokenizer and a model card along: of the run as it
+        was trained, or of the model in hand where that is `trainable`, a plain model or stretched by `rope`.
 
     Raises:
         FileNotFoundError: if `folder` looks like a path and does not exist, or its base model has moved.
         ValueError: if the attention is unknown, an option is wrong or of no use, a revision is asked of a local
-            folder, the model cannot take the attention or the RoPE scaling, or its weights are damaged.
+            folder, the model cannot take the attention or the RoPE scaling, its weights are damaged, or kernels are
+            asked for and cannot be had.
     """
     folder = os.fspath(folder)
     if revision is not None and Path(folder).is_dir():
         raise ValueError(f"revision={revision!r} is for hub models, but {folder!r} is a local folder; leave it out")
+    if use_kernels:
+        check_hub_kernels("cpu" if device_map in (None, "cpu") else "cuda")
     local = find_folder(folder, revision)
     manifest = manifest_in(local, folder)
     name = resolve_name(attention if attention is not None else manifest.attention)
@@ -81,10 +91,11 @@ def load(
         _restore_rope(text, manifest)
     if rope is not None:
         rope.apply(config, trust_remote_code=trust_remote_code)
+    admit_context(config, manifest.context_length)
     asked = expand_preset(options, attention)
     if manifest.span_attention or asked:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)
-    arguments["dtype"] = dtype
+    arguments |= {"dtype": dtype, "use_kernels": use_kernels}
     if quantization := has_adapter and manifest.quantization:
         kind = (text.dtype or torch.float32) if dtype == "auto" else dtype
         arguments |= Quantization(**quantization).arguments(getattr(torch, kind) if isinstance(kind, str) else kind)
@@ -94,7 +105,10 @@ def load(
     if has_adapter:
         model = load_adapter(model, local, trainable=trainable)
         check_finite(model, folder)
-    return model.train(trainable)
+    model.train(trainable)
+    if use_kernels:
+        confirm_kernels(model)
+    return take_along(model, Origin(folder, revision, local, manifest, changed=trainable or rope is not None))
 
 
 def _restore_rope(config: PretrainedConfig, manifest: RunManifest) -> None:

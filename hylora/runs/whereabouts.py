@@ -8,9 +8,12 @@ from pathlib import Path
 
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 
-__all__ = ["ADAPTER", "check_exists", "find_folder", "manifest_in", "read_manifest"]
+__all__ = ["ADAPTER", "CARD", "RECORDS", "check_exists", "find_folder", "manifest_in", "read_manifest"]
 
 ADAPTER = "adapter_config.json"
+CARD = "README.md"
+# What training writes of itself: its recipe, what the data came to, and a record of each update.
+RECORDS = ("recipe.yaml", "data.json", "metrics.jsonl")
 
 
 def check_exists(folder: str) -> None:
@@ -57,7 +60,7 @@ def find_folder(name: str | os.PathLike, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    files = ["config.json", MANIFEST_NAME, ADAPTER, "adapter_model.safetensors"]
+    files = ["config.json", MANIFEST_NAME, CARD, ADAPTER, "adapter_model.safetensors", *RECORDS]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except GatedRepoError:

@@ -29,6 +29,10 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         # Not model.train(): frozen parts may have been in evaluation mode within a model that trains.
         for module, training in modes:
             module.training = training
+        for module, training in modes:
+            # transformers chooses kernels of the Hub by mode, and some for evaluation have no backward pass.
+            if training and getattr(module, "_use_kernels", False):
+                module.set_use_kernels(True)
 
 
 def deal(

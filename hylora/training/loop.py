@@ -39,7 +39,7 @@ from hylora.training.processes import (
     whole,
 )
 from hylora.training.recipe import Recipe, RecipeError
-from hylora.training.reporting import Metrics, ProgressDisplay, peak_memory, read_metrics
+from hylora.training.reporting import EVALUATED, Metrics, ProgressDisplay, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
 from hylora.training.schedules import warmup
 from hylora.training.state import NotFiniteError, changing, check_finite, persistent_buffers, put_back, take
@@ -139,7 +139,7 @@ class Trainer:
         shown = main and self._recipe.tracking.progress
         with self._stop.deferred(), ProgressDisplay(steps, start, self._task.unit, shown) as self._display:
             try:
-                if start and not evaluated:
+                if not evaluated:
                     self._evaluate_if_due(start)
                 for step in range(start, steps):
                     self._update(self._moment(step))
@@ -311,25 +311,31 @@ class Trainer:
         self._evaluate_if_due(step)
 
     def _evaluate_if_due(self, step: int) -> None:
-        last = step == self._steps
-        due = self._task.evaluation_due(step, self._recipe.evaluation.every)
-        if not (due or (last and self._recipe.evaluation.at_end)):
+        recipe, last = self._recipe.evaluation, step == self._steps
+        due = self._task.evaluation_due(step, recipe.every) if step else recipe.at_start
+        if not (due or (last and recipe.at_end)):
             return
+        arguments = self._model, self._accelerator, self._check_stop
         with evaluation_mode(self._model):
-            found = self._task.evaluate(self._model, self._accelerator, self._check_stop)
+            found = self._task.evaluate(*arguments)
+            if found and recipe.at_start and (last or not step):
+                found |= self._task.evaluate_ends(*arguments)
         if found:
-            self._last_evaluation = found
-            self._log({"step": step, **{f"{_EVALUATED}{name}": value for name, value in found.items()}})
+            if step:
+                self._last_evaluation = found
+            self._log({"step": step, **{f"{EVALUATED}{name}": value for name, value in found.items()}})
             shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
             self._display.note(f"evaluation after {step} updates: {shown}")
 
     def _evaluation_before(self, start: int) -> tuple[dict[str, float], bool]:
-        """The last evaluation on record up to a step, and whether it is of that very step."""
+        """The last evaluation on record up to a step, and whether there is one of that very step."""
         records = [r for r in read_metrics(self._folder.metrics) if r["step"] <= start and _is_evaluation(r)]
-        if not start or not records:
-            return {}, False
-        found = {name.removeprefix(_EVALUATED): value for name, value in records[-1].items() if name != "step"}
-        return found, records[-1]["step"] == start
+        step = records[-1]["step"] if records else 0
+        # That of step 0 is of what training starts from.
+        found = records[-1] if step else {}
+        return {name.removeprefix(EVALUATED): value for name, value in found.items() if name != "step"}, bool(
+            records
+        ) and step == start
 
     def _end_early(self) -> Outcome:
         """Save what is there and say how to go on."""
@@ -444,11 +450,8 @@ class Trainer:
             )
 
 
-_EVALUATED = "eval_"
-
-
 def _is_evaluation(record: dict[str, Any]) -> bool:
-    return any(name.startswith(_EVALUATED) for name in record)
+    return any(name.startswith(EVALUATED) for name in record)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -145,11 +145,13 @@ class EvaluationRecipe:
 
     Args:
         every: updates between evaluations; 0 for none in between.
+        at_start: evaluate before the first update as well, for the end of training to show beside what came of it.
         at_end: evaluate when training ends.
         batch_size: rows per process and forward pass.
     """
 
     every: int = 0
+    at_start: bool = False
     at_end: bool = True
     batch_size: int = 1
 

@@ -20,9 +20,12 @@ from hylora.files import flush, write_atomically
 from hylora.pace import Pace
 from hylora.training.recipe import RecipeError
 
-__all__ = ["Metrics", "ProgressDisplay", "check_trackers", "flatten", "peak_memory", "read_metrics"]
+__all__ = ["EVALUATED", "Metrics", "ProgressDisplay", "check_trackers", "flatten", "peak_memory", "read_metrics"]
 
 logger = logging.getLogger(__name__)
+
+# How the names of held-out metrics begin in a record.
+EVALUATED = "eval_"
 
 
 def peak_memory(device: torch.device) -> int:

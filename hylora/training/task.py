@@ -75,6 +75,13 @@ class Task(Method):
         """
         return {}
 
+    def evaluate_ends(
+        self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
+    ) -> dict[str, float]:
+        """Further metrics on held-out data of what training starts from and of what it ends with, where the recipe has
+        `evaluation.at_start`; arguments as for `evaluate`."""
+        return {}
+
     def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
         """What is measured of the trained model once, too dear for every evaluation; for the file `results.json`.
 

@@ -47,14 +47,15 @@ class TaskKind:
         recipe: type of its recipes.
         make: from such a recipe to the task, on each process. It checks what can be checked before it loads anything,
             and raises `RecipeError` for a recipe that cannot work.
-        advice: what to do with the results, told when training ends; `{folder}` stands for theirs.
+        advise: from a run's folder to what is said when training ends: what came of it, what to do with the results.
+            None for nothing.
         plan: from such a recipe to what the run will take, for `hylora plan`; None where nobody can tell. Its second
             argument is a budget, the share of the plain run's operations to keep to by changing the recipe, or None.
     """
 
     recipe: type[Recipe]
     make: Callable[[Any, Accelerator], Task]
-    advice: str = ""
+    advise: Callable[[Path], str] | None = None
     plan: Callable[[Any, float | None], Plan] | None = None
 
 

@@ -2,7 +2,7 @@
 """Mixers whose training runs in one fused kernel: what is trained reaches the kernel, or is refused.
 
 The kernel of mamba-ssm takes the convolution's, the norm's and the output projection's weights and calls none of the
-modules. Its stand-in here computes the same, one token after the other.
+modules. Its stand-in computes the same.
 """
 
 from __future__ import annotations
@@ -10,56 +10,16 @@ from __future__ import annotations
 import sys
 
 import pytest
-import torch
-from torch.nn.functional import conv1d, linear, pad, silu, softplus
 
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.adapters.structure import find_groups
 from tests.adapters.adapted import IDS, nudge
+from tests.architectures.fused import fused
 from tests.architectures.zoo import ZOO
 from tests.tolerances import assert_close
 
 FUSED = {name: ZOO[name] for name in ("bamba", "zamba2", "falcon_h1", "nemotron_h", "granitemoehybrid", "mamba2attn")}
 KERNEL = "mamba2_split_conv1d_scan_combined"
-
-
-def fused(
-    projected,
-    conv_weight,
-    conv_bias,
-    dt_bias,
-    A,
-    D,
-    rmsnorm_weight,
-    rmsnorm_eps,
-    outproj_weight,
-    outproj_bias,
-    headdim,
-    ngroups,
-    dt_limit,
-    **kwargs,
-):
-    heads = len(A)
-    inner = heads * headdim
-    channels, taps = conv_weight.shape
-    gate, states, dt = projected.split([inner, channels, heads], dim=-1)
-    states = pad(states.transpose(1, 2), (taps - 1, 0))
-    states = silu(conv1d(states, conv_weight[:, None], conv_bias, groups=channels)).transpose(1, 2)
-    x, B, C = states.split([inner, (channels - inner) // 2, (channels - inner) // 2], dim=-1)
-    x = x.unflatten(-1, (heads, headdim))
-    B, C = (part.unflatten(-1, (ngroups, -1)).repeat_interleave(heads // ngroups, dim=2) for part in (B, C))
-    dt = softplus(dt + dt_bias).clamp(*dt_limit)
-
-    memory = torch.zeros(*x[:, 0].shape, B.shape[-1])
-    outputs = []
-    for t in range(x.shape[1]):
-        step = dt[:, t, :, None]
-        memory = memory * (step * A[:, None]).exp()[..., None] + (step * x[:, t])[..., None] * B[:, t, :, None]
-        outputs.append((memory * C[:, t, :, None]).sum(-1) + D[:, None] * x[:, t])
-    y = torch.stack(outputs, dim=1).flatten(2) * silu(gate)
-    groups = y.unflatten(-1, (ngroups, -1))
-    y = (groups * torch.rsqrt(groups.pow(2).mean(-1, keepdim=True) + rmsnorm_eps)).flatten(2) * rmsnorm_weight
-    return linear(y, outproj_weight, outproj_bias)
 
 
 @pytest.fixture

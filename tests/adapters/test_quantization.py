@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters on bases in four and eight bits: what is quantized, that it trains, and that it comes back."""
+"""Adapters on bases in four and eight bits: what is quantised, that it trains, and that it comes back."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_shared_blocks_and_layers_trained_in_full_stay_as_they_are():
 
 def test_nothing_to_quantize():
     model = tiny_llama(hidden_size=32, intermediate_size=32)
-    with pytest.raises(ValueError, match="quantization='nf4' has nothing to quantize in LlamaForCausalLM"):
+    with pytest.raises(ValueError, match="quantization='nf4' has nothing to quantise in LlamaForCausalLM"):
         Quantization.plan("nf4", model, HyLoraConfig.for_model(model, "lora"))
 
 
@@ -140,3 +140,29 @@ def test_a_weight_that_is_not_finite_is_found_in_its_scales(method, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"must be finite, but model\.layers\.1\.mlp\.up_proj\.weight is not"):
         load_weights(tmp_path, **planned.arguments(torch.float32))
+
+
+# Rows of whole blocks, for which heads must be more.
+WIDE = {**SIZES, "num_attention_heads": 8, "head_dim": 8}
+HEADS = {
+    "mamba2attn": {"mamba_n_heads": 8},
+    "zamba2": {"head_dim": None, "attention_head_dim": 16, "num_key_value_heads": 8, "n_mamba_heads": 8},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_every_architecture_trains_in_fewer_bits(name, method, tmp_path):
+    fields = {key: value for key, value in {**WIDE, **HEADS.get(name, {})}.items() if value is not None}
+    model = ZOO[name].build(**fields)
+    model.save_pretrained(tmp_path)
+    variant = "hylora" if ZOO[name].convs else "longlora"
+    config = HyLoraConfig.for_model(model, variant, r=2, target_modules="all-linear")
+    planned = Quantization.plan(method, model, config)
+    model = load_weights(tmp_path, **planned.arguments(torch.bfloat16))
+    assert sum(map(is_quantized, model.modules())) >= 10
+    model = nudge(add_adapter(model, config), seed=1, size=0.02)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.train()(IDS, labels=IDS, use_cache=False).loss.backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()] == []

@@ -149,6 +149,10 @@ REFUSALS = {
         {"rank_pattern": {"q_prj": 4}},
         r"rank_pattern='q_prj' must match a target; the nearest is 'model\.layers\.",
     ),
+    "an exclusion of nothing": (
+        {"exclude_modules": ["out_prj"]},
+        r"exclude_modules='out_prj' must match a module of BambaForCausalLM; the nearest is '\S*out_proj'",
+    ),
     "a rank of zero": ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj=0 must be a number of at least 1"),
     "no regular expression": ({"alpha_pattern": {"(": 4}}, r"alpha_pattern='\(' is not a regular expression"),
     "an absent parameter": (

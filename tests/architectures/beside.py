@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.architectures.kernels import boundary_kernels
-from transformers import DataCollatorWithFlattening, PreTrainedModel
+from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as SFTCollator
 
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.adapters.config import check_targets
 from hylora.adapters.structure import base_model, find_groups
 from hylora.language.data import DataRecipe, SourceRecipe, check_packing
+from hylora.language.data.packing import check_kernels
 from tests.architectures.checks import logits, tokens
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.table import markdown_table, replace_between
 from tests.architectures.zoo import HYBRIDS, ZOO, Architecture
 
@@ -58,10 +59,13 @@ def _packing(architecture: Architecture) -> list[str]:
     plain, told = (packed_leak(model, told) for told in (False, True))
     with boundary_kernels(model):
         on_kernels = packed_leak(model, told=True)
-    return [plain, told, on_kernels, _answer(lambda: check_packing(_DOCUMENTS, model.config))]
+    return [plain, told, on_kernels, _answer(lambda: _take_documents(model.config))]
 
 
-_DOCUMENTS = DataRecipe([SourceRecipe("text.jsonl")], packing="documents")
+def _take_documents(config: PreTrainedConfig) -> None:
+    data = DataRecipe([SourceRecipe("text.jsonl")], packing="documents")
+    check_packing(data, config)
+    check_kernels(data, config)
 
 
 def _answer(attempt) -> str:

@@ -115,7 +115,6 @@ def trains(architecture: Architecture, variant: str) -> None:
         "other": 0,
     }
     training.gradients(model, PROBE)
-    training.used(model, PROBE)
     training.precise(model)
 
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is read from configs, and what in them is refused."""
 
+import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from hylora.adapters.structure import find_groups
 from hylora.architecture import attention_layers, is_recurrent
 from hylora.attention import check_attention
 from hylora.language.data import DataRecipe, SourceRecipe, check_packing
+from hylora.language.data.packing import check_kernels
+from hylora.recurrence import deaf_packages, enclosed, wrapped_function
+from tests.architectures.kernels import boundary_kernels
 from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import SIZES, ZOO
 from tests.tiny import tiny_model
@@ -26,18 +31,46 @@ def test_layers_are_read_from_the_config(architecture):
     assert is_recurrent(config) == architecture.recurrent
 
 
+DOCUMENTS = DataRecipe([SourceRecipe("x")], packing="documents")
+
+
 @pytest.mark.parametrize("architecture", ZOO.values(), ids=ZOO)
 def test_training_packs_documents_only_where_they_stay_apart(architecture):
-    """What the recipe accepts is what the matrix says of rows packed by position."""
-    accepted = MATRIX[architecture.model_type, "packed"] == YES
-    with nullcontext() if accepted else pytest.raises(ValueError, match=r"data\.packing='documents'"):
-        check_packing(DataRecipe([SourceRecipe("x")], packing="documents"), architecture.build().config)
+    """What the recipe accepts is what the matrix says of rows packed by seq_idx, given kernels."""
+    model = architecture.build()
+    accepted = MATRIX[architecture.model_type, "packed_kernels"] == YES
+    with nullcontext() if accepted else pytest.raises(ValueError, match=r"data\.packing='documents'.*use 'eos' or"):
+        check_packing(DOCUMENTS, model.config, "se_attn")
+    if not accepted:
+        return
+    with boundary_kernels(model):
+        check_kernels(DOCUMENTS, model.config)
+    bare = nullcontext() if not architecture.recurrent else pytest.raises(ValueError, match="without causal_conv1d")
+    with bare:
+        check_kernels(DOCUMENTS, model.config)
+    check_kernels(replace(DOCUMENTS, packing="eos"), model.config)
 
 
-def test_a_granite_without_recurrent_layers_packs_no_documents():
-    config = ZOO["granitemoehybrid"].build(layer_types=["attention"] * 4).config
-    with pytest.raises(ValueError, match="attention sees position_ids"):
-        check_packing(DataRecipe([SourceRecipe("x")], packing="documents"), config)
+@pytest.mark.parametrize("layer_types", [["attention"] * 4, ["mamba", "attention"] * 2])
+def test_a_granite_packs_documents_under_an_attention_that_is_told(layer_types):
+    config = ZOO["granitemoehybrid"].build(layer_types=layer_types).config
+    with pytest.raises(ValueError, match="attention that sees boundaries.*attention.name=se_attn"):
+        check_packing(DOCUMENTS, config, "full")
+    check_packing(DOCUMENTS, config, "sw_attn")
+
+
+def test_only_functions_that_read_boundaries_count():
+    """One that transformers found, but without the argument, is of an older package."""
+    model = ZOO["bamba"].build()
+    code = sys.modules["transformers.models.bamba.modeling_bamba"]
+    assert deaf_packages(model.config) == ["causal_conv1d", "mamba_ssm"]
+    with boundary_kernels(model, {"mamba2_chunk_scan": None}):
+        assert deaf_packages(model.config) == ["mamba_ssm"]
+    with boundary_kernels(model), pytest.MonkeyPatch.context() as patch:
+        assert deaf_packages(model.config) == []
+        known = enclosed(wrapped_function(code.causal_conv1d_fn))["applicable_params"]
+        patch.setattr(known, "cell_contents", ("x", "weight"))
+        assert deaf_packages(model.config) == ["causal_conv1d"]
 
 
 @pytest.mark.parametrize("architecture", ZOO.values(), ids=ZOO)

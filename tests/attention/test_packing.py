@@ -14,7 +14,7 @@ from tests.architectures.zoo import ZOO
 from tests.tiny import tiny_llama
 
 POSITIONS = torch.cat([torch.arange(20), torch.arange(25)])[None]
-SEQ_IDX = torch.tensor([[0] * 20 + [1] * 25])
+SEQ_IDX = torch.tensor([[0] * 20 + [1] * 25], dtype=torch.int32)
 CU_SEQ_LENS = torch.tensor([0, 20, 45])
 
 
@@ -56,10 +56,14 @@ def test_boundaries_that_contradict_each_other_are_refused():
     ("model_type", "arguments", "message"),
     [
         ("bamba", {}, "told of boundaries by seq_idx"),
-        ("bamba", {"seq_idx": SEQ_IDX}, "need causal_conv1d and mamba_ssm"),
-        ("lfm2", {"seq_idx": SEQ_IDX}, "need causal_conv1d to"),
+        ("bamba", {"seq_idx": SEQ_IDX}, "kernels of causal_conv1d and mamba_ssm"),
+        ("lfm2", {"seq_idx": SEQ_IDX}, "the kernels of causal_conv1d to"),
         ("qwen3_next", {"seq_idx": SEQ_IDX}, "by seq_idx and cu_seq_lens_q"),
-        ("olmo_hybrid", {"seq_idx": SEQ_IDX, "cu_seq_lens_q": CU_SEQ_LENS}, "need causal_conv1d and fla"),
+        (
+            "olmo_hybrid",
+            {"seq_idx": SEQ_IDX, "cu_seq_lens_q": CU_SEQ_LENS},
+            "kernels of causal_conv1d and fla",
+        ),
         ("jamba", {"seq_idx": SEQ_IDX, "cu_seq_lens_q": CU_SEQ_LENS}, "nothing tells"),
     ],
 )

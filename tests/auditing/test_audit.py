@@ -10,7 +10,7 @@ from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.auditing.preserve import preserved
 from hylora.auditing.questions import QUESTIONS
 from tests.architectures.zoo import ZOO
-from tests.auditing.test_known_bugs import ask
+from tests.auditing.asking import ask
 
 
 def flags(model):
@@ -27,7 +27,7 @@ def flags(model):
 
 
 def test_the_model_is_left_as_it_was():
-    model = ZOO["bamba"].build(dtype=torch.bfloat16)
+    model = ZOO["falcon_h1"].build(dtype=torch.bfloat16)
     hylora.set_attention(model, "se_attn", block_size=8, chunk_size=(64, 128))
     model = add_adapter(model, HyLoraConfig.for_model(model, r=2, lora_alpha=4)).train()
     kept = next(parameter for parameter in model.parameters() if parameter.requires_grad)
@@ -95,6 +95,36 @@ def test_the_published_rule_is_told_for_what_it_is():
     assert "selection='token'" in published["causal"].remedy
     assert published["span_cached"].status == "not asked"
     assert chosen["causal"].status == chosen["span_cached"].status == "yes"
+
+
+@pytest.mark.parametrize(
+    ("packing", "model_type", "statuses"),
+    [
+        ("eos", "bamba", ("not asked", "not asked")),
+        ("documents", "bamba", ("not asked", "refused")),
+        ("documents", "llama", ("yes", "yes")),
+    ],
+)
+def test_packing_is_asked_as_a_recipe_packs(packing, model_type, statuses):
+    found = ask(ZOO[model_type].build(), "packed", "indexed", attention="se_attn", packing=packing)
+    assert (found["packed"].status, found["indexed"].status) == statuses
+
+
+def test_outputs_that_are_no_numbers_are_no_difference():
+    model = ZOO["llama"].build()
+    torch.nn.init.constant_(model.lm_head.weight, torch.nan)
+    answer = ask(model, "padded_left")["padded_left"]
+    assert (answer.status, answer.difference) == ("no", None)
+    assert "differs by nan" in answer.cause
+
+
+def test_context_parallelism_needs_causal_masks_and_sdpa_alone():
+    plain = ask(ZOO["llama"].build(attention_dropout=0.1), "context_parallel")
+    assert plain.passed
+    window = ask(ZOO["mistral"].build(sliding_window=8), "context_parallel")["context_parallel"]
+    assert "not the model's own sliding window" in window.cause
+    eager = ask(ZOO["llama"].build(attn_implementation="eager"), "context_parallel")["context_parallel"]
+    assert "replaces 'sdpa' alone" in eager.cause
 
 
 def test_an_unexpected_error_is_a_no_with_its_text(monkeypatch):

@@ -9,19 +9,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from hylora import audit
-from hylora.auditing.questions import QUESTIONS
 from tests.architectures.matrix import MATRIX, YES
-from tests.architectures.zoo import HYBRIDS, ZOO
+from tests.architectures.zoo import HYBRIDS, SIZES, ZOO
+from tests.auditing.asking import ask
+from tests.tiny import tiny_bamba, tiny_model
 
 
-def ask(model, *names, **arguments):
-    """The answers to some of the questions alone."""
-    return audit(model, skip=QUESTIONS.keys() - set(names), **arguments)
-
-
-def adapted(model_type, *targets, **options):
-    return get_peft_model(ZOO[model_type].build(), LoraConfig(r=2, target_modules=list(targets), **options))
+def adapted(model_type, *targets, **fields):
+    return get_peft_model(ZOO[model_type].build(**fields), LoraConfig(r=2, target_modules=list(targets)))
 
 
 @pytest.mark.parametrize("architecture", HYBRIDS, ids=lambda architecture: architecture.model_type)
@@ -31,6 +26,13 @@ def test_packing_leaks_state_on_every_hybrid(architecture):
     assert answer.difference > 0.01
     cause = "shows position_ids neither" if architecture.model_type == "granitemoehybrid" else "recurrent layers carry"
     assert cause in answer.cause
+
+
+def test_packing_leaks_where_the_mask_is_not_told_of_positions():
+    fields = {"num_hidden_layers": 2, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}
+    answer = ask(tiny_model("gpt_oss", {**SIZES, **fields}, 0, {}), "packed")["packed"]
+    assert answer.status == "no"
+    assert "attention reads over the boundary" in answer.cause
 
 
 def test_packing_is_right_where_nothing_carries_state():
@@ -91,8 +93,13 @@ def test_an_adapter_target_that_is_no_module():
     assert "'gate_proj' matches no module" in answer.cause
 
 
-def test_a_shared_weight_whose_merge_changes_the_output():
-    found = ask(adapted("zamba2", "q_proj"), "merged", "merged_by_peft")
+@pytest.mark.parametrize(
+    ("model_type", "target", "fields"),
+    [("zamba2", "q_proj", {}), ("llama", "lm_head", {"tie_word_embeddings": True})],
+    ids=["blocks of several layers", "embedding and head"],
+)
+def test_a_shared_weight_whose_merge_changes_the_output(model_type, target, fields):
+    found = ask(adapted(model_type, target, **fields), "merged", "merged_by_peft")
     assert found["merged_by_peft"].status == "no"
     assert found["merged_by_peft"].difference > 1e-3
     assert "hylora.merge_adapter" in found["merged_by_peft"].remedy
@@ -103,6 +110,14 @@ def test_a_cache_that_forgets_when_continued_by_pieces():
     found = ask(ZOO["jamba"].build(), "cached", "continued")
     assert found["cached"].status == "yes"
     assert found["continued"].status == "no"
+
+
+def test_a_bound_on_the_step_that_decoding_forgets():
+    """transformers applies `time_step_limit` to prompts and not to single tokens."""
+    assert ask(tiny_bamba(), "cached").passed
+    answer = ask(tiny_bamba(time_step_limit=(1.0, 100.0)), "cached")["cached"]
+    assert answer.status == "no"
+    assert answer.cause.startswith("step 2 of generate differs")
 
 
 def test_a_broken_cache(monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import hylora_cli
+from hylora.cli.env import _hub_kernels, _layer_kernels
 from hylora.environment import environment
 from hylora_eval import commands
 from tests.command_line import run
@@ -97,6 +98,7 @@ def test_env_shows_versions_and_choices(monkeypatch):
         assert importlib.metadata.version(name) in output
     assert "se_attn" in output
     assert "tracking.trackers=[trackio]" in output
+    assert "use_kernels" in output
 
 
 def test_env_names_the_kernels_of_a_gpu(monkeypatch):
@@ -108,6 +110,23 @@ def test_env_names_the_kernels_of_a_gpu(monkeypatch):
     assert (rows["device"], rows["mixed precision"]) == ("cuda", "bf16")
     assert rows["se_attn"] == ("triton" if importlib.util.find_spec("triton") else "flash")
     assert rows["sw_attn, s2_attn"] == "flash"
+
+
+@pytest.mark.parametrize("folder", ["kernels--kernels-community--mamba-ssm", "models--kernels-community--mamba-ssm"])
+def test_env_names_the_kernels_of_the_hub_that_are_here(monkeypatch, tmp_path, folder):
+    monkeypatch.setattr("hylora.hub_kernels.check_hub_kernels", lambda device: None)
+    monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
+    assert _hub_kernels(True)[1].endswith("none; the first use downloads them")
+    (tmp_path / folder).mkdir()
+    assert _hub_kernels(True) == ("kernels of the Hub", "in the cache: kernels-community/mamba-ssm")
+
+
+def test_env_tells_a_package_that_is_broken_from_one_that_is_missing(monkeypatch, tmp_path):
+    (tmp_path / "fla.py").write_text("raise OSError('libcudart.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    _, choice, why = _layer_kernels("gated delta rule", "fla", "causal_conv1d")
+    assert choice == "transformers' torch code"
+    assert "flash-linear-attention cannot be loaded (libcudart.so); causal-conv1d is not installed" in why
 
 
 def test_the_environment_is_plain_text():

@@ -35,7 +35,8 @@ def result(variant, seed, value):
         entry = {"perplexity": number, "perplexity_standard_error": 2.0, "documents": 7}
         return {str(length): entry for length in SETTINGS.lengths}
 
-    found = {task: {"hit_rate": value / 100, "chance": 0.25} for task in SETTINGS.retrieval_tasks}
+    hits = {"hit_rate": value / 100, "chance": 0.25, "standard_error": 0.01, "queries": 300}
+    found = dict.fromkeys(SETTINGS.retrieval_tasks, hits)
     steps = {"steps": value / 100, "pass": value / 100, "agreement": 1.0}
     return {
         "variant": variant.name,
@@ -83,6 +84,9 @@ def test_figures_land_in_their_tables(results):
     generation = {row[0]: row[1:] for row in tables["Generation, end 256"].rows}
     assert generation["SE-Attn, recall"] == ("11.0 ± 1.0", "11.0 ± 1.0", "100.0 ± 0.0")
     assert generation["SW"] == ("–", "–", "–")
+    hits = tables["Retrieval"].note
+    assert "Below chance, by 95 % intervals over documents: published, dense 256 (Full, SE-Attn, recall" in hits
+    assert "not fine-tuned" not in hits and hits.endswith("All others are above it.")
     by_distance = tables["Recall by distance with full attention, dense 256"]
     assert by_distance.rows[1][1:] == ("100.0 ± 0.0", "100.0 ± 0.0", "11.0 ± 1.0", "11.0 ± 1.0")
     assert tables["Cost"].rows[0][1:] == ("–", "50", "50")

@@ -6,6 +6,8 @@ It runs in an empty folder, against whatever hub HF_ENDPOINT names, and leaves t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from huggingface_hub import create_repo, upload_folder
 from peft import PeftModel
@@ -51,11 +53,25 @@ def pull() -> dict[str, torch.Tensor]:
         models[f"peft {repository}"] = PeftModel.from_pretrained(base, repository)
     for repository in ("me/run", "me/folder", "me/bamba"):
         models[f"hylora {repository}"] = hylora.load(repository)
+    for repository, pushed in (("me/again", models["hylora me/run"]), ("me/whole", whole_run())):
+        pushed.push_to_hub(repository, private=True, tags=["mine"], commit_message="What was trained")
+        models[f"pushed {repository}"] = pushed
+        models[f"hylora {repository}"] = hylora.load(repository)
     models["hylora full"] = hylora.load("me/run", attention="full")
     models["hylora trainable"] = hylora.load("me/run", trainable=True)
     export("me/run", "exported", revision="main")
     models["exported"] = AutoModelForCausalLM.from_pretrained("exported")
     return {name: logits(model) for name, model in models.items()}
+
+
+def whole_run() -> torch.nn.Module:
+    """A full model beside `hylora.json`, loaded under another attention than it was trained with."""
+    model = AutoModelForCausalLM.from_pretrained("me/bamba", attn_implementation="se_attn")
+    hylora.set_attention(model, "se_attn", **SIZES)
+    model.save_pretrained("whole")
+    AutoTokenizer.from_pretrained(ASSETS).save_pretrained("whole")
+    replace(hylora.RunManifest.of(model), context_length=33).save("whole")
+    return hylora.load("whole", "sw_attn", window=8)
 
 
 @torch.no_grad()

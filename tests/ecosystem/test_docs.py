@@ -20,7 +20,7 @@ from tests.pages import blocks, page
 from tests.tiny import tiny_bamba
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
-TRAINER, SFT, PUSH, PULL, PUSH_RUN, PULL_RUN = blocks(page("docs/guides/ecosystem.md"), "python")
+TRAINER, SFT, PUSH, PULL, PUSH_LOADED, PUSH_RUN, PULL_RUN = blocks(page("docs/guides/ecosystem.md"), "python")
 IDS = torch.arange(6, 16)[None]
 
 
@@ -78,7 +78,7 @@ def test_a_script_trains_resumes_and_leaves_a_run_behind(workplace, script, fold
 
 @pytest.mark.slow
 def test_accelerate_launches_a_script_that_trains_pushes_and_pulls(workplace):
-    Path("script.py").write_text("\n".join([shortened(TRAINER), PUSH, PUSH_RUN, PULL_RUN, PULL]))
+    Path("script.py").write_text("\n".join([shortened(TRAINER), PUSH, PUSH_RUN, PUSH_LOADED, PULL_RUN, PULL]))
     with serve(workplace / "hub") as address:
         settings = {
             "HF_ENDPOINT": address,

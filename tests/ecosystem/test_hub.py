@@ -102,6 +102,24 @@ def test_hylora_pulls_a_run_under_another_attention_or_to_train_on(pulled):
     assert torch.equal(pulled["hylora trainable"], pulled["se_attn"])
 
 
+def test_a_loaded_run_is_pushed_so_that_it_comes_back_as_trained(workplace, pulled):
+    assert torch.equal(pulled["hylora me/again"], pulled["se_attn"])
+    folder = workplace / "hub" / "me" / "again"
+    assert hylora.RunManifest.load(folder) == hylora.RunManifest.load(workplace / "hub" / "me" / "run")
+    assert (folder / "tokenizer.json").read_bytes() == (ASSETS / "tokenizer.json").read_bytes()
+    card = (folder / "README.md").read_text()
+    assert "\nbase_model: me/bamba\n" in card and "- mine\n" in card and "More Information Needed" not in card
+    assert 'hylora.load("me/again")  # se_attn, as trained' in card
+
+
+def test_a_loaded_model_is_pushed_as_it_was_trained_whatever_attention_evaluates_it(workplace, pulled):
+    manifest = hylora.RunManifest.load(workplace / "hub" / "me" / "whole")
+    assert (manifest.attention, manifest.context_length) == ("se_attn", 33)
+    assert manifest.span_attention == hylora.SpanConfig(**SIZES).to_dict()
+    assert not torch.allclose(pulled["pushed me/whole"], pulled["hylora me/whole"], atol=1e-3)
+    assert (workplace / "hub" / "me" / "whole" / "tokenizer.json").is_file()
+
+
 def test_a_plain_model_of_the_hub_is_loaded_as_it_is(pulled):
     assert torch.equal(pulled["hylora me/bamba"], pulled["base"])
 
@@ -127,7 +145,7 @@ def test_what_was_pulled_once_loads_without_network(offline, pulled):
 def test_a_revision_is_that_of_the_run_not_of_its_base(offline, pulled):
     with torch.no_grad():
         assert torch.equal(hylora.load("me/run", revision=COMMIT)(IDS).logits, pulled["se_attn"])
-    with pytest.raises(FileNotFoundError, match="outgoing traffic has been disabled"):
+    with pytest.raises(FileNotFoundError, match="the hub cannot be asked .*offline mode"):
         hylora.load("me/run", revision="v1")
 
 
@@ -137,5 +155,5 @@ def test_an_adapter_without_a_manifest_is_not_guessed_at(offline):
 
 
 def test_what_was_never_pulled_is_missed_by_name(offline):
-    with pytest.raises(FileNotFoundError, match="outgoing traffic has been disabled"):
+    with pytest.raises(FileNotFoundError, match="the hub cannot be asked .*offline mode"):
         hylora.load("me/elsewhere")

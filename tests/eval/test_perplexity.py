@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import hylora
+from hylora_eval.estimates import cautions
 from hylora_eval.perplexity import perplexity
 from tests.eval.known import KnownModel
 from tests.tiny import tiny_bamba, tiny_llama
@@ -136,12 +137,16 @@ def test_standard_error_of_unequal_documents_by_hand():
     model = KnownModel(lambda ids: torch.tensor([[same, other, other], [other, same, other], [other] * 3])[ids], 3)
     documents = [torch.tensor([0, 0, 0]), torch.tensor([0, 1, 0, 1, 0])]
     result = perplexity(model, documents, length=3, mode="sliding", stride=1)
-    # sums: 2 log 2 over 2 tokens, 8 log 2 over 4 tokens: mean 5/3 log 2, residuals -4/3 and 4/3 log 2
+    # sums: 2 log 2 over 2 tokens, 8 log 2 over 4 tokens: mean 5/3 log 2, without one of them 2 log 2 and log 2
     assert result.nll == pytest.approx(5 / 3 * math.log(2), rel=1e-6)
-    assert result.nll_standard_error == pytest.approx(math.sqrt(2 * 2 * (4 / 3) ** 2) / 6 * math.log(2), rel=1e-5)
+    assert result.nll_standard_error == pytest.approx(math.sqrt(1 / 2 * 2 * 0.5**2) * math.log(2), rel=1e-5)
+    # Student's t with one degree of freedom
+    assert result.high == pytest.approx(math.exp(result.nll + 12.7062 * result.nll_standard_error), rel=1e-4)
+    assert result.low == pytest.approx(math.exp(result.nll - 12.7062 * result.nll_standard_error), rel=1e-4)
+    assert result.largest_document == pytest.approx(4 / 6)
 
 
-def test_standard_error_agrees_with_the_jackknife():
+def test_standard_error_is_that_of_the_jackknife():
     model, table = bigram_model()
     lengths = torch.randint(8, 60, (60,), generator=torch.Generator().manual_seed(1)).tolist()
     documents = draw_documents(*lengths, vocabulary=5)
@@ -151,12 +156,24 @@ def test_standard_error_agrees_with_the_jackknife():
         (sum(sums) - sums[i]) / (sum(lengths) - len(lengths) - (lengths[i] - 1)) for i in range(len(documents))
     ]
     jackknife = math.sqrt((len(sums) - 1) ** 2 / len(sums)) * statistics.stdev(left_out)
-    assert result.nll_standard_error == pytest.approx(jackknife, rel=0.05)
+    assert result.nll_standard_error == pytest.approx(jackknife, rel=1e-4)
 
 
 def test_one_document_has_no_standard_error():
     result = perplexity(position_model(), zeros(8), length=4)
     assert result.nll_standard_error is None and result.perplexity_standard_error is None
+    assert result.low is result.high is None and result.largest_document == 1
+
+
+def test_few_or_unequal_documents_are_warned_of():
+    model = position_model()
+    few = cautions(perplexity(model, zeros(8, 8, 8, 8), length=4).to_dict())
+    assert len(few) == 1 and "Only 4 documents" in few[0]
+    unequal = cautions(perplexity(model, zeros(*[4] * 9, 16), length=4).to_dict())
+    assert len(unequal) == 1 and "One document holds 31 % of the tokens" in unequal[0]
+    assert cautions(perplexity(model, zeros(*[4] * 10), length=4).to_dict()) == []
+    joined = cautions(perplexity(model, zeros(8, 8, 8, 8), 4, "longlora", 2).to_dict())
+    assert joined == cautions(perplexity(model, zeros(8), length=4).to_dict()) != []
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def tree(tokenizer_folder, text_file, tmp_path):
         },
         "optimizer": {"lr": 1e-2, "schedule": {"warmup_steps": 2}},
         "training": {"steps": 4, "global_batch_size": 4, "batch_size": 2, "sequence_length": 32},
-        "evaluation": {"at_end": False},
+        "evaluation": {"at_start": False, "at_end": False},
         "tracking": {"progress": False},
         "output": {"path": str(tmp_path / "run"), "checkpoint_every": 0},
     }

@@ -14,6 +14,7 @@ from hylora.language import train
 from hylora.language.model import plan_model
 from hylora.runs.export import export
 from hylora.training import RecipeError
+from tests.processes import launch
 from tests.tiny import tiny_bamba
 
 
@@ -47,7 +48,22 @@ def test_a_run_in_four_bits(changes, recipe, tmp_path):
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits
         assert (plain(ids, use_cache=False).logits - logits).abs().max() < 1e-3 * logits.abs().max()
-    assert "quantized, nf4" in (tmp_path / "plain" / "README.md").read_text()
+    assert "quantised, nf4" in (tmp_path / "plain" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(changes, recipe, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    # no chunk sizes to draw
+    changes = {**changes, "attention.chunk_size": 8}
+    one = train(recipe(changes))
+    two = recipe({**changes, "output.path": str(tmp_path / "two")})
+    two.save(tmp_path / "two.yaml")
+    launch(2, "-m", "hylora.train", tmp_path / "two.yaml")
+    expected = load_file(one.folder / "adapter_model.safetensors")
+    found = load_file(tmp_path / "two" / "adapter_model.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -66,5 +82,5 @@ def test_a_base_that_is_quantized_already(changes, recipe, tmp_path):
     path = tmp_path / "base" / "config.json"
     config = path.read_text().rstrip().removesuffix("}")
     path.write_text(config + ', "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}')
-    with pytest.raises(RecipeError, match=r"model\.path=.* holds quantized weights.*set model\.quantization"):
+    with pytest.raises(RecipeError, match=r"model\.path=.* holds quantised weights.*set model\.quantization"):
         plan_model(recipe(changes))

@@ -235,7 +235,8 @@ SCALED = {
 @pytest.mark.parametrize("variant", ["longlora", "none"])
 @pytest.mark.parametrize("kind", SCALED)
 def test_a_run_comes_back_with_the_rope_it_was_trained_with(recipe, tmp_path, kind, variant):
-    base = train(recipe({"model.config": LLAMA, "training.steps": 1, "output.path": str(tmp_path / "llama")})).folder
+    short = {"training.steps": 1, "training.sequence_length": 16}
+    base = train(recipe({"model.config": LLAMA, "output.path": str(tmp_path / "llama"), **short})).folder
     settings = adapting(base, tmp_path, "scaled", **{"training.steps": 2, "adapter.variant": variant})
     beta = {"beta_fast": 8.0} if kind == "yarn" else {}
     settings["model"] = {"path": str(base), "rope": {"type": kind, "factor": "auto", **beta}}

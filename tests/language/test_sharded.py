@@ -17,6 +17,7 @@ from hylora.training.parallelism import fsdp_plugin
 from hylora.training.processes import like, reshard, whole
 from hylora.training.recipe import OptimizerRecipe
 from hylora.training.state import take
+from tests.architectures.kernels import boundary_kernels
 from tests.tiny import tiny_bamba
 
 
@@ -33,17 +34,21 @@ def adapted():
     return CausalLoss(add_adapter(model, HyLoraConfig.for_model(model, r=2, lora_alpha=4)), slice_length=8)
 
 
-def test_loss_and_gradients_are_those_of_the_whole_model(mesh):
+@pytest.mark.parametrize("packed", [False, True])
+def test_loss_and_gradients_are_those_of_the_whole_model(mesh, packed):
+    """Packed rows are tried on a few tokens first, in the same forward pass."""
     model, sharded = adapted(), adapted()
     for layer in sharded.model.get_base_model().model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     ids = torch.arange(40).reshape(2, 20)
-    expected, _ = model(ids, ids)
-    loss, _ = sharded(ids, ids)
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    expected.backward()
+    inputs = {"position_ids": ids % 10} if packed else {}
+    with boundary_kernels(model.model):
+        expected, _ = model(ids, ids, **inputs)
+        loss, _ = sharded(ids, ids, **inputs)
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        expected.backward()
     reference = dict(model.named_parameters())
     for name, parameter in sharded.named_parameters():
         if parameter.requires_grad:

@@ -18,8 +18,18 @@ def test_a_model_is_planned(tmp_path):
     model = config_file(tmp_path, BAMBA)
     result = run("--model", model, "--gpus", "1x2.2GB", "--r", 4, "--json", written, "attention.chunk_size=4096")
     assert result.exit_code == 0, result.output
-    for text in ("Parameters", "Memory of each GPU", "Operations per token", "se_attn", "It fits on 1x2.2GB"):
-        assert text in result.output
+    # What is known first is said first, and what takes long says what it is at.
+    said = [
+        "Parameters",
+        "Trying a step",
+        "Memory of each GPU",
+        "Operations per token, in MFLOP",
+        "full attention takes",
+    ]
+    said += ["It fits on 1x2.2GB", "Looking for the longest context", "The longest context that fits"]
+    places = [result.output.find(text) for text in said]
+    assert -1 not in places and places == sorted(places), result.output
+    assert "wait on the host" not in result.output
     plan = json.loads(written.read_text())
     assert plan["fits"] is True
     assert plan["recipe"]["training"]["sequence_length"] == 8192
@@ -28,6 +38,20 @@ def test_a_model_is_planned(tmp_path):
     assert plan["parameters"]["convs"]["trained"] == (64 + 2 * 16) * 5
     assert plan["memory"]["total"] == sum(plan["memory"]["parts"].values())
     assert plan["memory"]["highest"]["attention"] >= plan["memory"]["parts"].get("attention", 0)
+
+
+def test_without_a_search_nothing_is_said_of_other_contexts(tmp_path):
+    written = tmp_path / "plan.json"
+    options = ("--context", 300, "--offload", "--no-search", "--json", written)
+    result = run("--model", config_file(tmp_path, BAMBA), "--gpus", "2x24GB", *options)
+    assert result.exit_code == 0, result.output
+    assert "longest" not in result.output
+    assert "2 inputs of layers" in result.output and "for each of the 2 GPUs" in result.output
+    plan = json.loads(written.read_text())
+    assert plan["longest_context"] is None
+    assert plan["memory"]["pinned"] >= sum(plan["memory"]["offloaded"]) > 0
+    full = plan["full_attention"]
+    assert full["compared_with"] == "se_attn" and 0 < full["share_of_step"] < 1
 
 
 @pytest.mark.parametrize("named", [["--recipe"], []], ids=["by option", "as train takes it"])

@@ -29,7 +29,7 @@ def test_the_longest_context_fits_and_little_more_does_not(memory, start):
 
 
 def test_where_nothing_fits_there_is_no_context():
-    assert longest_context(lambda tokens: 10 + tokens, 10, 9, 4096, LONGEST) == 0
+    assert longest_context(lambda tokens: 10 + tokens, 8, 9, 4096, LONGEST) == 0
 
 
 def test_where_everything_fits_the_search_ends():

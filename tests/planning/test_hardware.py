@@ -9,7 +9,8 @@ GIB = 2**30
 @pytest.mark.parametrize(
     ("text", "gpus", "memory"),
     [("1x80GB", 1, 80), ("8x80GB", 8, 80), ("24GB", 1, 24), (" 2 x 141 gib ", 2, 141), ("4x1.5GB", 4, 1.5)]
-    + [("8xH100", 8, 80), ("h200", 1, 141), ("2 x a100-40", 2, 40), ("RTX 4090", 1, 24)],
+    + [("8xH100", 8, 80), ("h200", 1, 141), ("2 x a100-40", 2, 40), ("RTX 4090", 1, 24)]
+    + [("A100-40GB", 1, 40), ("8xMI300X", 8, 192), ("NVIDIA L40S", 1, 45), ("2x4090", 2, 24), ("a100 80GB", 1, 80)],
 )
 def test_hardware_is_read(text, gpus, memory):
     assert Hardware.parse(text) == Hardware(gpus, int(memory * GIB))

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from hylora.adapters import trainable_groups
 from hylora.language.model import plan_model
-from hylora.planning import Hardware, TrainingSetup, advise, plan_training
+from hylora.planning import Advice, Hardware, TrainingSetup, advise, plan_training
 from hylora.planning.operations import attention_operations
 from hylora.planning.parameters import count_parameters
 from hylora.planning.planner import Estimator
@@ -84,6 +84,8 @@ def test_the_formula_of_full_attention_is_what_full_attention_takes(tmp_path):
     assert compute.full_over_method == compute.step_with_full_over_step == 1
     _, other = Estimator(TrainingSetup(tiny_recipe(tmp_path, BAMBA, attention=SMALL_SPAN), LARGE)).profile(256)
     assert other.full_forward == compute.full_forward
+    # Whoever plans full attention is told what SE-Attn would bring.
+    assert compute.attention.name == "se_attn"
     assert other.step_with_full_over_step == pytest.approx(compute.step / other.step)
 
 
@@ -97,6 +99,48 @@ def test_span_expanded_attention_takes_its_chunks_blocks_and_summaries(tmp_path)
     assert compute.parts["attention method"]["forward"] == (chunks + retrieved + choosing) / 256
     _, longer = estimator.profile(1024)
     assert longer.full_over_method > 3 * compute.full_over_method
+
+
+@pytest.mark.parametrize("name", ["se_attn", "sw_attn", "s2_attn"])
+def test_what_attention_takes_elsewhere_is_what_is_found_there(tmp_path, name):
+    attention = {**SMALL_SPAN, "name": name, "window": 32, "group": 0.25}
+    estimator = Estimator(TrainingSetup(tiny_recipe(tmp_path, BAMBA, attention=attention), LARGE))
+    (_, short), (_, long) = estimator.profile(320), estimator.profile(2048)
+    cost = short.attention
+    assert cost.saving(2048) == pytest.approx(long.step_with_full_over_step)
+    assert cost.method_step(2048) == pytest.approx(sum(long.parts["attention method"].values()))
+    recipe = tiny_recipe(tmp_path, BAMBA, attention={"name": "full"})
+    _, full = Estimator(TrainingSetup(recipe, LARGE)).profile(2048)
+    assert cost.share(2048) == pytest.approx(sum(full.parts["attention method"].values()) / full.step)
+    # Shifted sparse attention over shares of the sequence saves at most those shares.
+    tokens = cost.context_of(2)
+    assert cost.saving(tokens) == pytest.approx(2, rel=0.02)
+    assert (cost.context_of(100) is None) == (name == "s2_attn")
+
+
+def test_a_model_without_attention_has_nothing_to_save(tmp_path):
+    bare = {**BAMBA, "attn_layer_indices": []}
+    recipe = tiny_recipe(tmp_path, bare, attention={"name": "full"}, adapter={"variant": "none"})
+    _, compute = Estimator(TrainingSetup(recipe, LARGE)).profile(64)
+    assert compute.full_over_method == compute.step_with_full_over_step == 1
+    assert compute.attention.context_of(1.5) is None
+
+
+def test_what_is_offloaded_waits_on_the_host(tmp_path):
+    deep = {**BAMBA, "num_hidden_layers": 6}
+    plans = {}
+    for offload in (False, True):
+        training = {"sequence_length": 1000, "loss_slice": 64, "offload": offload}
+        recipe = tiny_recipe(tmp_path, deep, training=training)
+        plans[offload] = Estimator(TrainingSetup(recipe, Hardware.parse("1x2GB"))).plan()
+    kept, offloaded = plans[False].memory, plans[True].memory
+    size = 4 * 1000 * deep["hidden_size"]
+    assert (kept.offloaded, offloaded.offloaded) == ((), 6 * (size,))
+    assert offloaded.pinned == 6 * 4 * 1024 * deep["hidden_size"]
+    # The layer at work needs its own again.
+    assert kept.total - offloaded.total >= 4 * size
+    assert Advice("training.offload=true", kept.total - offloaded.total, False) in advise(plans[False])
+    assert all("offload" not in item.change for item in advise(plans[True]))
 
 
 @pytest.mark.parametrize("name", ["sw_attn", "s2_attn"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans of adapters on quantized bases."""
+"""Plans of adapters on quantised bases."""
 
 from __future__ import annotations
 

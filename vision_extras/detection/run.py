@@ -94,5 +94,5 @@ def _read(objects: ObjectsRecipe) -> ObjectSplit:
 TASK = TaskKind(
     DetectionRecipe,
     make_task,
-    advice="next: vision_extras.detection.detector.load_detector('{folder}') gives the detector",
+    advise=lambda folder: f"next: vision_extras.detection.detector.load_detector('{folder}') gives the detector",
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -23,7 +23,7 @@ from hylora_eval.results import Result, check_output
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Evaluation", "Overwrite", "evaluation_command", "number_table", "with_error"]
+__all__ = ["Evaluation", "Overwrite", "evaluation_command", "number_table", "with_error", "with_interval"]
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 
@@ -157,3 +157,10 @@ def number_table(title: str | None, headings: Iterable[str], words: int = 0, **l
 def with_error(value: float, error: float | None, digits: int) -> str:
     """A number and its standard error, where there is one."""
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def with_interval(value: float, interval: Sequence[float] | None, digits: int) -> str:
+    """A number and its 95 % interval, where there is one, with a digit less."""
+    if interval is None:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} [{', '.join(f'{bound:.{digits - 1}f}' for bound in interval)}]"

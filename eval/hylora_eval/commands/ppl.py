@@ -12,7 +12,8 @@ import typer
 from rich.table import Table
 
 from hylora.language.data.recipe import SourceRecipe
-from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
+from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_interval
+from hylora_eval.estimates import cautions
 from hylora_eval.results import Result
 
 __all__ = ["ppl"]
@@ -102,19 +103,20 @@ def ppl(
             evaluation.save()
 
 
-def _tables(result: Result, by_position: bool) -> Iterator[Table]:
+def _tables(result: Result, by_position: bool) -> Iterator[Table | str]:
     title = f"Perplexity, {result['attention']['asked']} attention, {result['settings']['mode']}"
-    table = number_table(title, ("length", "perplexity", "nll", "documents", "tokens", "seconds"))
+    table = number_table(title, ("length", "perplexity, 95 %", "nll", "documents", "tokens", "seconds"))
     for row in result["results"]:
         table.add_row(
             str(row["length"]),
-            with_error(row["perplexity"], row["perplexity_standard_error"], 3),
-            with_error(row["nll"], row["nll_standard_error"], 4),
+            with_interval(row["perplexity"], None if row["low"] is None else (row["low"], row["high"]), 3),
+            f"{row['nll']:.4f}",
             str(row["documents"]),
             str(row["tokens"]),
             f"{row['seconds']:.1f}",
         )
     yield table
+    yield from dict.fromkeys(text for row in result["results"] for text in cautions(row))
     if by_position:
         headings = chain.from_iterable(("positions", f"length {row['length']}") for row in result["results"])
         table = number_table("Perplexity by position within the window", headings)

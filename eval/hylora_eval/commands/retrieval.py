@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from hylora.language.data.recipe import SourceRecipe
-from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
+from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_interval
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.results import Result
 from hylora_eval.runtime.picture import check_plotting
+from hylora_eval.verdicts import hit_interval, in_words, judge
 
 if TYPE_CHECKING:
     from hylora_eval.retrieval import Choices, Sample
@@ -143,7 +144,7 @@ def _samples(
 
 
 def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
-    """Hit rates and shares of full attention, in per cent, a row for each rule."""
+    """Hit rates and shares of full attention, in per cent, a row for each rule, and what they come to."""
     for found in result["results"]:
         first = found["rules"][0]
         title = f"{found['task']}, {found['length']} tokens, {found['samples']} samples, per cent"
@@ -152,14 +153,16 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
         # The size of blocks goes with the rule: a narrow terminal should show all columns.
         table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE)
         for rule in found["rules"]:
-            attended = rule["attended"] or dict.fromkeys(("hit_rate", "standard_error", "other_query", "chance"))
+            attended = rule["attended"] or dict.fromkeys(("hit_rate", "other_query", "chance"))
             table.add_row(
                 _label(rule),
-                _percent(attended["hit_rate"], attended["standard_error"]),
+                _percent(attended["hit_rate"], hit_interval(attended, found["samples"])),
                 *(_percent(attended[name]) for name in ("other_query", "chance")),
-                *(_percent(rule[name]) for name in ("hit_rate", "chance", "mass")),
+                _percent(rule["hit_rate"], hit_interval(rule, found["samples"])),
+                *(_percent(rule[name]) for name in ("chance", "mass")),
             )
         yield table
+        yield from _verdict(found)
         for size, attended in {
             rule["options"]["block_size"]: rule["attended"] for rule in found["rules"] if rule["attended"]
         }.items():
@@ -170,6 +173,15 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
             )
         if by_layer:
             yield from _by_layer(found)
+
+
+def _verdict(found: dict[str, Any]) -> Iterator[str]:
+    """What the hit rates are beside chance: of needles that full attention finds, where it finds any."""
+    rules = [(_label(rule), rule["attended"] or rule) for rule in found["rules"] if rule["hit_rate"] is not None]
+    if rules:
+        samples = found["samples"]
+        judged = ((name, judge(hit_interval(hits, samples), hits["chance"])) for name, hits in rules)
+        yield in_words(judged, samples)
 
 
 def _by_layer(found: dict[str, Any]) -> Iterator[Table]:
@@ -187,5 +199,6 @@ def _label(rule: dict[str, Any]) -> str:
     return f"{rule['rule']} {rule['options']['block_size']}"
 
 
-def _percent(share: float | None, error: float | None = None) -> str:
-    return "-" if share is None else with_error(100 * share, None if error is None else 100 * error, 1)
+def _percent(share: float | None, interval: Sequence[float] | None = None) -> str:
+    interval = None if interval is None else [100 * bound for bound in interval]
+    return "-" if share is None else with_interval(100 * share, interval, 1)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_error
+from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_interval
+from hylora_eval.estimates import percent_interval, resolution
 from hylora_eval.results import Result
 
 __all__ = ["ruler"]
@@ -113,7 +114,7 @@ def ruler(
 
 
 def _tables(result: Result) -> Iterator[RenderableType]:
-    """A title, and a table with a row for each task and average, and a column for each length."""
+    """A title, a table with a row for each task and average and a column for each length, and what it can tell."""
     rows = result["results"]
     title = f"RULER, {result['attention']['asked']} attention, {result['settings']['mode']}"
     haystack = next((row["haystack"] for row in rows if row["haystack"]), None)
@@ -123,9 +124,14 @@ def _tables(result: Result) -> Iterator[RenderableType]:
     for scores, field in ((rows, "task"), (result["averages"], "group")):
         for name in dict.fromkeys(row[field] for row in scores):
             of_name = (row for row in scores if row[field] == name)
-            table.add_row(name, *(with_error(row["score"], row["standard_error"], 1) for row in of_name))
+            table.add_row(name, *(_score(row) for row in of_name))
         table.add_section()
     empty = [sum(row["empty"] for row in rows if row["length"] == length) for length in lengths]
     if any(empty):
         table.add_row("empty answers", *map(str, empty))
     yield table
+    yield f"In brackets: 95 % intervals (Wilson). {resolution(min(row['samples'] for row in rows))}"
+
+
+def _score(row: dict[str, Any]) -> str:
+    return with_interval(row["score"], percent_interval(row["score"], row["samples"]), 1)

@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from hylora_eval.demo.settings import CHUNK, MIXTURE, NOT_TUNED, RETRIEVALS, VARIANTS, DemoSettings, Variant
+from hylora_eval.verdicts import VERDICTS, hit_interval, judge
 
 # Which attention evaluates, in words.
 WAYS = {"own": "each one's own attention", "full": "full attention"}
@@ -162,16 +163,44 @@ def _retrieval_grid(results: list[dict[str, Any]], settings: DemoSettings) -> Gr
         return [SeedMean.of(100 * run["retrieval"][rule][task][field] for run in runs) for rule, task in ways]
 
     chances = [chance.mean for chance in hits(results, "chance")]
+    heads = [f"{rule}, {task}" for rule, task in ways]
     return _grid(
         results,
         "Retrieval",
         "Percent of queries whose needle's block was among those retrieved, over needles before the query's chunk, "
         f"mean over KV heads; random blocks hit {min(chances):.0f} to {max(chances):.0f}. Each way to choose is tried "
-        "on every model.",
-        [f"{rule}, {task}" for rule, task in ways],
+        f"on every model. {_against_chance(results, settings, dict(zip(heads, ways, strict=True)))}",
+        heads,
         lambda runs: [_text(cell) for cell in hits(runs, "hit_rate")],
         detail=True,
     )
+
+
+def _against_chance(results: list[dict[str, Any]], settings: DemoSettings, ways: dict[str, tuple[str, str]]) -> str:
+    """Which hit rates are not above chance, by their 95 % intervals over documents."""
+    judged: dict[str, dict[str, list[str]]] = {verdict: {} for verdict in VERDICTS}
+    models = summarize(results)
+    for head, (rule, task) in ways.items():
+        for variant, runs in models:
+            found = [run["retrieval"][rule][task] for run in runs]
+            # The seeds read the same documents, so that more of them do not make the mean surer.
+            means = {name: _mean_known(each[name] for each in found) for name in ("hit_rate", "standard_error")}
+            interval = hit_interval({**means, "queries": found[0]["queries"]}, settings.recall_documents)
+            judged[judge(interval, found[0]["chance"])].setdefault(head, []).append(variant.label)
+    parts = []
+    for verdict in VERDICTS[1:]:
+        told = (
+            f"{head} ({'all' if len(names) == len(models) else ', '.join(names)})"
+            for head, names in judged[verdict].items()
+        )
+        if judged[verdict]:
+            parts.append(f"{verdict.capitalize()}, by 95 % intervals over documents: {'; '.join(told)}")
+    return f"{'. '.join(parts)}. All others are above it." if parts else "All are above it."
+
+
+def _mean_known(values: Iterable[float | None]) -> float | None:
+    mean = SeedMean.of(values)
+    return None if mean is None else mean.mean
 
 
 def _cost_grid(results: list[dict[str, Any]]) -> Grid:

@@ -153,7 +153,9 @@ def _points(cells: Iterable[tuple[float, Cell]]) -> Iterator[dict[str, Any]]:
 def _point(x: float, cell: Cell) -> dict[str, Any]:
     measurement: Measurement = cell.measurement
     low, high = measurement.spread or (measurement.value, measurement.value)
-    if measurement.error is not None:
+    if measurement.interval is not None:
+        low, high = measurement.interval
+    elif measurement.error is not None:
         low, high = measurement.value - measurement.error, measurement.value + measurement.error
     return {
         "x": x,

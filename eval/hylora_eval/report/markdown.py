@@ -22,7 +22,8 @@ def markdown(title: str, tables: Sequence[Table], collection: Collection) -> str
     """
     parts = [
         f"# {_escape(title)}",
-        "Best values are **bold**; standard errors follow ±. Numbers in brackets are the files below that a row is "
+        "Best values are **bold**; standard errors follow ±, 95 % "
+        "intervals are in brackets. Numbers in brackets are the files below that a row is "
         "from; `csv/` has the file and the place in it for every number.",
         *(_table(table) for table in tables),
         "## Sources",
@@ -64,6 +65,7 @@ def _table(table: Table) -> str:
             _escape(table.caption),
             *(f"> **{_escape(warning)}**" for warning in table.warnings),
             _grid(head, rows, numbers_from=len(head) - 1 - len(table.columns)),
+            *map(_escape, table.verdicts),
             *notes,
         ]
     )

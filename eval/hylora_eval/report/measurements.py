@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hylora_eval.estimates import mean_of_estimates
+from hylora_eval.estimates import mean_of_estimates, percent_interval
 
 __all__ = ["NOT_RECORDED", "NOT_TUNED", "Measurement", "Place", "Source", "Subject", "attention_label", "average"]
 
@@ -111,8 +111,8 @@ class Measurement:
     """One number.
 
     Attributes:
-        kind: of number: "perplexity", "task", "ruler", "time" or "memory"; of a training run "training", and "images"
-            where it was evaluated on others than its own.
+        kind: of number: "perplexity", "task", "ruler", "retrieval", "time" or "memory"; of a training run "training",
+            and "images" where it was evaluated on others than its own.
         subject: what it is of.
         item: what was measured, where a kind has several: a task's name, a kind of work.
         length: context length in tokens, an image's side in pixels, or a level of compression; None for none.
@@ -120,10 +120,14 @@ class Measurement:
         error: its standard error; None where there is none.
         places: where it stands; several for an average.
         spread: smallest and largest of what `value` is the median of; None where there is none.
+        interval: of 95 %, None where only an error is known.
+        samples: that it is from, where its interval follows from their number; None elsewhere.
+        chance: what chance gives; None where that says nothing.
         conditions: (name, value) that numbers must share to stand in one table.
         variations: (name, value) that numbers should share: where one deviates in its column, a note says so.
         data: what it was measured on, in words.
         remark: why there is no value.
+        remarks: what to beware of in the value, for footnotes.
         higher_is_better: None where that is not known.
     """
 
@@ -135,10 +139,14 @@ class Measurement:
     error: float | None
     places: tuple[Place, ...]
     spread: tuple[float, float] | None = None
+    interval: tuple[float, float] | None = None
+    samples: int | None = None
+    chance: float | None = None
     conditions: tuple[tuple[str, str], ...] = ()
     variations: tuple[tuple[str, str], ...] = ()
     data: str = ""
     remark: str = ""
+    remarks: tuple[str, ...] = ()
     higher_is_better: bool | None = None
 
     @property
@@ -164,11 +172,15 @@ def average(item: str, measurements: Sequence[Measurement]) -> Measurement:
     for measurement in measurements:
         for name, varied in measurement.variations:
             variations.setdefault(name, {})[varied] = None
+    # As many as the fewest of any, where some have fewer: an interval should not be too small.
+    known = None not in (samples := [one.samples for one in measurements])
     return replace(
         measurements[0],
         item=item,
         value=value,
         error=error,
+        samples=len(samples) * min(samples) if known else None,
+        interval=percent_interval(value, len(samples) * min(samples)) if known else None,
         places=tuple(dict.fromkeys(place for measurement in measurements for place in measurement.places)),
         variations=tuple((name, " / ".join(values)) for name, values in variations.items()),
     )

@@ -94,6 +94,7 @@ def _section(table: Table, has_chart: bool) -> str:
             _table(table),
             "</div>",
             *(["</details>"] if table.is_detail else []),
+            *(f'<p class="verdict">{escape(verdict)}</p>' for verdict in table.verdicts),
             _notes(table),
             "</section>",
         ]

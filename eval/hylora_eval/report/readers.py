@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from hylora_eval.estimates import cautions, percent_interval
 from hylora_eval.report.harness_tasks import THESIS_TASKS
 from hylora_eval.report.header import read_subject
 from hylora_eval.report.measurements import Measurement, Place, Source
+from hylora_eval.report.retrieval_tables import read_rules
 from hylora_eval.report.training import read_comparison, read_images, read_training
 from hylora_eval.results import Result, pointer
 
@@ -30,6 +32,8 @@ def _perplexity(result: Result, source: Source) -> Iterator[Measurement]:
             length=result.pick(*keys, "length", kind=int),
             value=result.number(*keys, "perplexity"),
             error=result.optional_number(*keys, "perplexity_standard_error"),
+            interval=_interval(result, *keys),
+            remarks=tuple(cautions(result.pick(*keys, kind=dict))) if "low" in result.pick(*keys, kind=dict) else (),
             places=(Place(source, pointer(*keys, "perplexity")),),
             conditions=_known(conditions),
             data=str(result["data"].get("path", "")),
@@ -86,6 +90,8 @@ def _ruler(result: Result, source: Source) -> Iterator[Measurement]:
             length=result.pick(*keys, "length", kind=int),
             value=result.number(*keys, "score"),
             error=result.optional_number(*keys, "standard_error"),
+            interval=percent_interval(result.number(*keys, "score"), result.pick(*keys, "samples", kind=int)),
+            samples=result.pick(*keys, "samples", kind=int),
             places=(Place(source, pointer(*keys, "score")),),
             conditions=_known(conditions),
             variations=_known(
@@ -96,6 +102,16 @@ def _ruler(result: Result, source: Source) -> Iterator[Measurement]:
             ),
             higher_is_better=True,
         )
+
+
+def _interval(result: Result, *keys: str | int) -> tuple[float, float] | None:
+    """That of a perplexity; older results have none."""
+    low, high = (result.optional_number(*keys, name) for name in ("low", "high"))
+    return None if low is None or high is None else (low, high)
+
+
+def _retrieval(result: Result, source: Source) -> Iterator[Measurement]:
+    return read_rules(result, read_subject(result, source.path), source)
 
 
 def _runtime(result: Result, source: Source) -> Iterator[Measurement]:
@@ -147,6 +163,7 @@ READERS: dict[str, Callable[[Result, Source], Iterator[Measurement]]] = {
     "perplexity": _perplexity,
     "harness": _harness,
     "ruler": _ruler,
+    "retrieval": _retrieval,
     "runtime": _runtime,
     "comparison": read_comparison,
     "images": read_images,

@@ -15,7 +15,7 @@ __all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "no
 
 MISSING = "—"
 
-_DIGITS = {"perplexity": 2, "task": 2, "ruler": 1, "ratio": 2, "per cent": 2, "count": 0}
+_DIGITS = {"perplexity": 2, "task": 2, "ruler": 1, "retrieval": 1, "ratio": 2, "per cent": 2, "count": 0}
 
 
 def number_text(value: float, digits: int) -> str:
@@ -59,15 +59,20 @@ class Cell:
 
     @property
     def error_text(self) -> str:
-        """The standard error, or the spread of repetitions, as shown; "" where there is none."""
+        """The interval or the standard error, or the spread of repetitions, and chance, as shown; "" for none."""
         if self.measurement is None or not self.measurement.finite:
             return ""
         if self.measurement.spread is not None:
             smallest, largest = (number_text(value, self.digits) for value in self.measurement.spread)
             return f"({smallest} to {largest})"
+        chance = self.measurement.chance
+        beside = [] if chance is None else [f"chance {number_text(chance, self.digits)}"]
+        if self.measurement.interval is not None:
+            low, high = (number_text(value, max(self.digits - 1, 0)) for value in self.measurement.interval)
+            return ", ".join([f"[{low}, {high}]", *beside])
         error = self.measurement.error
         if error is None:
-            return ""
+            return "".join(beside)
         # An error that rounds to nothing would look like none.
         rounds_away = 0 < error < 0.5 * 10**-self.digits
         return f"± {error:.1g}" if rounds_away else f"± {number_text(error, self.digits)}"
@@ -121,6 +126,7 @@ class Table:
         details: what the details of rows are.
         notes: footnotes of cells, in order.
         warnings: on what must not be compared.
+        verdicts: sentences on what the numbers tell.
     """
 
     slug: str
@@ -139,6 +145,7 @@ class Table:
     details: str = "run"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    verdicts: tuple[str, ...] = ()
 
     def cells(self) -> Iterable[Cell]:
         """Every cell, row by row."""
@@ -177,7 +184,8 @@ def _annotated(
     """A column's cells with their decimals and notes; new notes are added to `notes`, which numbers them."""
     cells = []
     for cell, deviations in zip(column, _deviations(column), strict=True):
-        texts = [*deviations, *_history(cell.measurement, replaced)]
+        remarks = cell.measurement.remarks if cell.measurement else ()
+        texts = [*deviations, *_history(cell.measurement, replaced), *remarks]
         indices = tuple(notes.setdefault(text, len(notes)) for text in texts)
         cells.append(replace(cell, digits=_digits(cell.measurement), comparable=not deviations, notes=indices))
     return cells

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
-from hylora_eval.estimates import complete_groups
+from hylora_eval.estimates import complete_groups, resolution
+from hylora_eval.report.apart import apart, conditions_of, numbered
 from hylora_eval.report.collect import Collection
 from hylora_eval.report.harness_tasks import GROUPS, THESIS_TASKS
 from hylora_eval.report.measurements import Measurement, Subject, average
 from hylora_eval.report.names import name_subjects
+from hylora_eval.report.retrieval_tables import retrieval_tables
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table, finish
 from hylora_eval.report.training_tables import training_tables
 from hylora_eval.ruler.tasks import AVERAGES, TASKS
@@ -71,6 +72,7 @@ def lay_tables(collection: Collection) -> list[Table]:
         *_lora([m for m in ruler_averages if m.item == "Average"], "RULER average", "score (%)", "lora-ruler"),
     ]
     spread = " Median, with the smallest and largest of the rounds; decoding per token."
+    tables += retrieval_tables(of_kind["retrieval"])
     for kind, title, unit, caption in (("time", "Time", "ms", spread), ("memory", "Peak memory", "MiB", "")):
         tables += _by_length(
             of_kind[kind],
@@ -97,7 +99,7 @@ def _by_length(
 ) -> list[Table]:
     """Tables with a section for each item and a column for each length."""
     tables = []
-    for part, conditions, warnings in _apart(measurements):
+    for part, conditions, warnings in apart(measurements):
         lengths = sorted({measurement.length for measurement in part})
         of_item = {item: [m for m in part if m.item == item] for item in items}
         sections = (Section(item, _rows(found, lengths)) for item, found in of_item.items() if found)
@@ -106,10 +108,17 @@ def _by_length(
             sections=tuple(sections),
             caption=f"{caption} {conditions}".strip(),
             warnings=(*warnings, *(_several_bases(part) if tell_bases else ())),
+            verdicts=_verdicts(part),
             **{"stub": ATTENTION, "x_label": TOKENS, **options},
         )
         tables.append(table)
-    return _numbered(tables)
+    return numbered(tables)
+
+
+def _verdicts(part: list[Measurement]) -> tuple[str, ...]:
+    """What scores of so many samples can tell, where it is known how many there were."""
+    samples = [measurement.samples for measurement in part if measurement.samples is not None]
+    return (f"In brackets: 95 % intervals (Wilson). {resolution(min(samples))}",) if samples else ()
 
 
 def _thesis_tasks(measurements: list[Measurement]) -> list[Table]:
@@ -159,7 +168,7 @@ def _other_tasks(measurements: list[Measurement]) -> list[Table]:
                 higher_is_better=higher,
             )
             tables.append(table)
-    return _numbered(tables)
+    return numbered(tables)
 
 
 def _ruler_averages(measurements: list[Measurement]) -> list[Measurement]:
@@ -195,7 +204,7 @@ def _lora(measurements: list[Measurement], title: str, y_label: str, slug: str) 
             slug=slug,
             title=f"{title} by LoRA variant and rank, {subject.label}",
             caption=f"{'Higher' if higher else 'Lower'} is better. LoRA+ is the thesis's name of the variant "
-            f"longlora. {_conditions(part)}",
+            f"longlora. {conditions_of(part)}",
             stub="Context length",
             columns=tuple(columns),
             sections=(Section("", rows),),
@@ -205,7 +214,7 @@ def _lora(measurements: list[Measurement], title: str, y_label: str, slug: str) 
             y_label=y_label,
         )
         tables.append(table)
-    return _numbered(tables)
+    return numbered(tables)
 
 
 def _lora_columns(subjects: set[Subject]) -> list[Column]:
@@ -239,41 +248,6 @@ def _rows(measurements: Iterable[Measurement], keys: Sequence, by: str = "length
     )
 
 
-def _apart(measurements: list[Measurement]) -> list[tuple[list[Measurement], str, list[str]]]:
-    """Measurements that share their conditions, with those in words, and a warning where there are others."""
-    parts: dict[tuple, list[Measurement]] = {}
-    for measurement in measurements:
-        parts.setdefault(measurement.conditions, []).append(measurement)
-    names = dict.fromkeys(name for conditions in parts for name, _ in conditions)
-    differing = [name for name in names if len({dict(conditions).get(name) for conditions in parts}) > 1]
-    words = {"tokens": "evaluated text", "run": "timed run"}
-    warnings = []
-    if differing:
-        text = ", ".join(words.get(name, name) for name in differing)
-        warnings = [f"Not to be compared with the other tables of this kind: they differ in {text}."]
-    return [(part, _conditions(part), warnings) for part in parts.values()]
-
-
-def _conditions(part: list[Measurement]) -> str:
-    words = []
-    if data := ", ".join(sorted({measurement.data for measurement in part if measurement.data})):
-        words.append(data)
-    for name, value in part[0].conditions:
-        # Whole hashes are in the files; here they tell tables apart.
-        words.append(f"{name} {value[:12] if len(value) == 64 else value}")
-    return f"{'; '.join(words)}." if words else ""
-
-
 def _several_bases(part: list[Measurement]) -> list[str]:
     bases = sorted({measurement.subject.base for measurement in part})
     return [f"The rows come from different base models: {', '.join(bases)}."] if len(bases) > 1 else []
-
-
-def _numbered(tables: list[Table]) -> list[Table]:
-    """Tables of one kind, told apart by a number where there are several."""
-    if len(tables) < 2:
-        return tables
-    return [
-        replace(table, slug=f"{table.slug}-{index}", title=f"{table.title} ({index} of {len(tables)})")
-        for index, table in enumerate(tables, 1)
-    ]

@@ -22,7 +22,8 @@ _PAGES = ("report.md", "report.html")
 
 _HEAD = (
     "section", "training_attention", "evaluation_attention", "run", "base_model", "adapter", "rank", "facts",
-    "column_group", "column", "length", "value", "standard_error", "smallest", "largest", "best", "comparable",
+    "column_group", "column", "length", "value", "standard_error", "low", "high", "chance",
+    "smallest", "largest", "best", "comparable",
     "remark", "notes", "conditions", "file", "pointer", "sha256",
 )  # fmt: skip
 
@@ -108,11 +109,13 @@ def _lines(table: Table) -> Iterator[Sequence]:
                     continue
                 subject = measurement.subject
                 smallest, largest = measurement.spread or (None, None)
+                low, high = measurement.interval or (None, None)
                 files = dict.fromkeys(place.source for place in measurement.places)
                 yield (
                     section.title, subject.trained, subject.evaluated, subject.run, subject.base, subject.variant,
                     subject.rank, _pairs(subject.facts), column.group, column.label, measurement.length,
-                    measurement.value, measurement.error, smallest, largest, int(cell.best), int(cell.comparable),
+                    measurement.value, measurement.error, low, high, measurement.chance,
+                    smallest, largest, int(cell.best), int(cell.comparable),
                     measurement.remark, "; ".join(table.notes[index] for index in cell.notes),
                     _pairs(measurement.conditions), "; ".join(str(source.path) for source in files),
                     "; ".join(place.pointer for place in measurement.places),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from hylora_eval.estimates import complete_groups, mean_of_estimates
+from hylora_eval.estimates import complete_groups, mean_of_estimates, percent_interval
 from hylora_eval.ruler.tasks import AVERAGES, TASKS
 
 __all__ = ["Score", "clean_prediction", "group_scores", "score_prediction", "score_task"]
@@ -33,6 +33,12 @@ class Score:
     standard_error: float | None
     samples: int
     empty: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval, in per cent: that of right or wrong samples, and so wide enough for partial scores
+        and for averages of tasks, whose samples it counts together."""
+        return percent_interval(self.score, self.samples)
 
 
 def clean_prediction(text: str) -> str:

@@ -114,7 +114,7 @@ def _build_maps(data: DataRecipe, tokenizer: Any, length: int, seed: int) -> Tok
 
     def pack(corpora: list[_Corpus], chosen: list[np.ndarray]) -> list[PackedRows]:
         return [
-            PackedRows(corpus.documents, np.flatnonzero(kept), length, data.packing)
+            PackedRows(corpus.documents, np.flatnonzero(kept), length, data.packing, data.packing_strategy)
             for corpus, kept in zip(corpora, chosen, strict=True)
         ]
 

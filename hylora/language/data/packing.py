@@ -8,7 +8,8 @@ files when it is asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch import Tensor
 from hylora.architecture import is_recurrent, shows_positions
 from hylora.language.data.recipe import DataRecipe
 from hylora.language.loss import IGNORED
+from hylora.recurrence import boundary_arguments, deaf_packages
 
-__all__ = ["PackedRows", "Padding", "Piece", "assemble", "check_packing", "has_target"]
+__all__ = ["PackedRows", "Padding", "Piece", "assemble", "best_fit", "check_kernels", "check_packing", "has_target"]
 
 
 @dataclass(frozen=True)
@@ -32,28 +34,48 @@ class Piece:
     labels: np.ndarray
 
 
-def check_packing(data: DataRecipe, config: Any) -> None:
-    """Refuse packing that the model cannot honour.
+def check_packing(data: DataRecipe, config: Any, attention: str = "full") -> None:
+    """Refuse packing that the model cannot honour on any machine.
 
     Args:
         data: the recipe.
         config: the model's transformers config.
+        attention: the attention's name in a recipe.
 
     Raises:
-        ValueError: if documents are to be kept apart in a row and the model has recurrent layers, or does not look at
-            the positions that mark boundaries.
+        ValueError: if documents are to be kept apart in a row, and nothing tells the model's recurrent layers or its
+            attention of boundaries.
     """
     if data.packing != "documents":
         return
-    if is_recurrent(config):
+    if is_recurrent(config) and not boundary_arguments(config):
         raise ValueError(
-            f"data.packing='documents' must come with a model without recurrent layers, and {config.model_type!r} "
-            "carries its state from one document into the next; use 'eos' or 'none'"
+            f"data.packing='documents' must come with a model whose layers can be told where documents begin, and "
+            f"{config.model_type!r} carries its state from one into the next; use 'eos' or 'none'"
         )
-    if not shows_positions(config):
+    if attention == "full" and not shows_positions(config):
         raise ValueError(
-            f"data.packing='documents' must come with a model whose attention sees position_ids, which mark the "
-            f"boundaries, and {config.model_type!r} does not; use 'eos' or 'none'"
+            f"data.packing='documents' must come with an attention that sees boundaries, and {config.model_type!r} "
+            "shows full attention neither positions nor seq_idx; set attention.name=se_attn, or use 'eos' or 'none'"
+        )
+
+
+def check_kernels(data: DataRecipe, config: Any) -> None:
+    """Refuse packing that recurrent layers cannot honour here, for want of kernels.
+
+    Args:
+        data: the recipe.
+        config: of a model that `check_packing` lets pass.
+
+    Raises:
+        ValueError: naming the packages that are missing.
+    """
+    if data.packing == "documents" and (deaf := deaf_packages(config)):
+        raise ValueError(
+            f"data.packing='documents' must come with kernels that keep documents apart, and without "
+            f"{' and '.join(deaf)} torch code runs in the recurrent layers of {config.model_type!r}, which carries "
+            "its state from one into the next; install them on a GPU, set model.use_kernels=true there, or use 'eos' "
+            "or 'none'"
         )
 
 
@@ -106,8 +128,9 @@ class Padding:
             generators, shape: what a feed passes besides; nothing here is random, and rows bring their length.
 
         Returns:
-            dict of [B, L] int64 tensors with the rows' keys, and "attention_mask" (1 for tokens, 0 for padding) where
-            rows differ in length.
+            dict of [B, L] int64 tensors with the rows' keys. Where rows differ in length, "attention_mask" (1 for
+            tokens, 0 for padding), or without it positions that make padding a document of its own: transformers does
+            not look for packed documents under a mask.
         """
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         filling = {"input_ids": self.pad_token_id, "labels": IGNORED, "position_ids": 0}
@@ -115,8 +138,11 @@ class Padding:
             name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, filling[name]) for name in rows[0]
         }
         longest = int(lengths.max())
-        if int(lengths.min()) < longest:
-            batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        places = torch.arange(longest) - lengths[:, None]
+        if "position_ids" in batch:
+            batch["position_ids"] = torch.where(places < 0, batch["position_ids"], places)
+        elif int(lengths.min()) < longest:
+            batch["attention_mask"] = (places < 0).long()
         return batch
 
 
@@ -127,8 +153,9 @@ class PackedRows(torch.utils.data.Dataset):
         documents: tokenised documents (`hylora.language.data.documents.tokenize`).
         chosen: indices of the documents to use, int64 [n].
         length: tokens per row.
-        packing: "eos" and "documents" cut the chosen documents, laid end to end, every `length` tokens and drop the
-            tail; "none" cuts each document by itself and keeps its shorter last row.
+        packing: as in `DataRecipe`. "none" cuts each document by itself and keeps its shorter last row.
+        strategy: of "eos" and "documents": "sequential" cuts the chosen documents, laid end to end, every `length`
+            tokens and drops the tail; "best_fit" keeps all tokens, and rows may be shorter.
 
     Attributes:
         documents: number of chosen documents.
@@ -138,7 +165,9 @@ class PackedRows(torch.utils.data.Dataset):
         dropped_rows: rows left out because no label was in them.
     """
 
-    def __init__(self, documents: datasets.Dataset, chosen: np.ndarray, length: int, packing: str) -> None:
+    def __init__(
+        self, documents: datasets.Dataset, chosen: np.ndarray, length: int, packing: str, strategy: str = "sequential"
+    ) -> None:
         self._dataset = documents
         self._chosen = chosen
         self._packing = packing
@@ -149,42 +178,58 @@ class PackedRows(torch.utils.data.Dataset):
         self.documents = len(chosen)
         self.tokens = int(self._edges[-1])
         self.longest = int(lengths.max(initial=0))
-        if packing == "none":
+        # A row is one or more ranges [start, stop) of the stream: those from first[row] to first[row + 1].
+        if packing == "none" or strategy == "best_fit":
             starts, stops = _cut_each(self._edges, length)
         else:
             starts = np.arange(self.tokens // length) * length
             stops = starts + length
-        self._starts, self._stops = starts, stops
-        kept = stops - starts > 1
+        first = np.arange(len(starts) + 1)
+        if strategy == "best_fit":
+            order, first = best_fit(stops - starts, length)
+            starts, stops = starts[order], stops[order]
+        self._starts, self._stops, self._first = starts, stops, first
+        kept = np.maximum.reduceat(stops - starts, first[:-1]) > 1 if len(starts) else np.zeros(0, dtype=bool)
         if "labels" in documents.column_names:
-            kept &= np.array([has_target(self[index]) for index in range(len(starts))], dtype=bool)
-        self._starts, self._stops = starts[kept], stops[kept]
-        self.dropped_rows = len(starts) - len(self)
+            kept &= np.array([has_target(self[index]) for index in range(len(kept))], dtype=bool)
+        sizes = np.diff(first)
+        self._starts, self._stops = (values[np.repeat(kept, sizes)] for values in (starts, stops))
+        self._first = np.concatenate([[0], np.cumsum(sizes[kept])])
+        self.dropped_rows = len(kept) - len(self)
         self.dropped_tokens = self.tokens - int((self._stops - self._starts).sum())
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._first) - 1
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        start, stop = int(self._starts[index]), int(self._stops[index])
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        ranges = slice(self._first[index], self._first[index + 1])
+        pieces = [
+            piece
+            for start, stop in zip(self._starts[ranges], self._stops[ranges], strict=True)
+            for piece in self._pieces(int(start), int(stop))
+        ]
+        return assemble(pieces, self._packing)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """The parts of documents in a range of the stream."""
         ids = self._column("input_ids")
         labels = self._column("labels") if "labels" in self._dataset.column_names else ids
-        pieces = []
         place = int(np.searchsorted(self._edges, start, side="right")) - 1
         while start < stop:
             document = self._chosen[place]
             begin = start - self._edges[place]
             end = min(stop, self._edges[place + 1]) - self._edges[place]
-            pieces.append(Piece(ids.read(document, begin, end), labels.read(document, begin, end)))
+            yield Piece(ids.read(document, begin, end), labels.read(document, begin, end))
             start += end - begin
             place += 1
-        return assemble(pieces, self._packing)
 
     def fingerprint(self) -> str:
         """A hash of the documents (content, order, lengths in tokens), of how they are cut, and of some rows."""
         digest = hashlib.blake2b(digest_size=16)
         keys = self._dataset.data.column("key").to_numpy()[self._chosen]
-        for values in (keys, self._edges, self._starts, self._stops):
+        for values in (keys, self._edges, self._first, self._starts, self._stops):
             digest.update(values.tobytes())
         for index in np.linspace(0, len(self) - 1, min(len(self), 64)):
             for values in self[int(index)].values():
@@ -226,3 +271,40 @@ def _cut_each(edges: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     part = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = np.repeat(edges[:-1], counts) + part * length
     return starts, np.minimum(starts + length, np.repeat(edges[1:], counts))
+
+
+def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best-fit decreasing (Ding et al., 2024): the longest piece first, each into the fullest row that takes it.
+
+    Args:
+        lengths: of the pieces, from 1 to `capacity`, int64 [n].
+        capacity: of a row.
+
+    Returns:
+        The pieces row by row, int64 [n], and where in them each row begins, int64 [rows + 1]. Pieces of a row, and
+        rows by their first piece, keep their order.
+    """
+    row_of = np.empty(len(lengths), dtype=np.int64)
+    rows_with: dict[int, list[int]] = {}  # by free space
+    spaces: list[int] = []  # those there are, sorted
+    rows = 0
+    for piece in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[piece])
+        place = bisect_left(spaces, length)
+        if place == len(spaces):
+            row, space, rows = rows, capacity, rows + 1
+        else:
+            space = spaces[place]
+            row = rows_with[space].pop()
+            if not rows_with[space]:
+                del rows_with[space], spaces[place]
+        row_of[piece] = row
+        if left := space - length:
+            if left not in rows_with:
+                rows_with[left] = []
+                insort(spaces, left)
+            rows_with[left].append(row)
+    # A stable sort by row finds the first piece of each; rows are then numbered in the order of those.
+    _, first_piece, row_of = np.unique(row_of, return_index=True, return_inverse=True)
+    row_of = np.argsort(np.argsort(first_piece))[row_of]
+    return np.argsort(row_of, kind="stable"), np.concatenate([[0], np.cumsum(np.bincount(row_of))])

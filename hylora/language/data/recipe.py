@@ -64,8 +64,10 @@ class DataRecipe:
         validation_fraction: instead of `validation`, the share of documents held out of `sources`. A hash of its
             content decides for each document, so it stays on its side when sources grow or the seed changes.
         packing: "eos" joins documents by the EOS token and cuts rows of the full length, without marking boundaries;
-            "documents" does the same with position ids that restart at each document (Transformers only: a recurrent
-            layer would still leak across); "none" keeps to one document per row.
+            "documents" does the same and keeps them apart: positions restart at each document, and recurrent layers
+            are told too, which takes kernels that listen; "none" keeps to one document per row.
+        packing_strategy: which documents share a row: "sequential" cuts the documents, laid end to end, every so many
+            tokens; "best_fit" splits none that fits a row and fills rows with whole ones, longest first.
         streaming: read and tokenise while training instead of before it; nothing is cached.
         shuffle_buffer: documents held in memory to shuffle a stream; 0 keeps its order. Data that is not streamed is
             shuffled as a whole by the training loop.
@@ -77,6 +79,7 @@ class DataRecipe:
     validation: list[SourceRecipe] = field(default_factory=list)
     validation_fraction: float = 0.0
     packing: Literal["eos", "documents", "none"] = "eos"
+    packing_strategy: Literal["sequential", "best_fit"] = "sequential"
     streaming: bool = False
     shuffle_buffer: int = 0
     num_proc: int | None = None
@@ -88,7 +91,7 @@ class DataRecipe:
             sources = getattr(self, name)
             if not isinstance(sources, list) or not all(isinstance(source, SourceRecipe) for source in sources):
                 raise ValueError(f"{name}={sources!r} must be a list of sources, each with a path")
-        check_choice(self, "packing")
+        check_choice(self, "packing", "packing_strategy")
         check_range(self, "validation_fraction", least=0, below=1)
         check_range(self, "shuffle_buffer", least=0)
         check_range(self, "num_proc", least=1)
@@ -98,6 +101,9 @@ class DataRecipe:
             )
         if self.num_proc is not None and self.streaming:
             raise ValueError(f"num_proc={self.num_proc} must be left out with data.streaming=true; a stream uses none")
+        if self.packing_strategy == "best_fit" and (self.streaming or self.packing == "none"):
+            other = "data.streaming=true, for it looks at all documents" if self.streaming else "data.packing='none'"
+            raise ValueError(f"packing_strategy='best_fit' must not come with {other}; set it to sequential")
         self._check_weights()
         if self.validation_fraction and self.validation:
             raise ValueError(

@@ -109,6 +109,37 @@ def ruler(
     }
 
 
+def retrieval(rates, samples=20, attended=None, error=0.01, run="out/se", tokens="a" * 64):
+    """What rules retrieve: hit rates by rule, of which `attended` of the needles that full attention finds."""
+    rules = [
+        {
+            "rule": rule,
+            "options": {"block_size": 16},
+            "hit_rate": rate,
+            "standard_error": error,
+            "chance": 0.1,
+            "queries": 10 * samples,
+            "attended": attended
+            and {
+                "pairs": 40,
+                "hit_rate": attended[rule],
+                "standard_error": error,
+                "chance": 0.2,
+                "other_query": 0.05,
+            },
+            "mass": 0.3,
+            "mass_of_random": 0.02,
+        }
+        for rule, rate in rates.items()
+    ]
+    return {
+        **header("retrieval", run=run),
+        "data": {"tokens_sha256": tokens},
+        "settings": {"read": 256, "chunk_size": 2048},
+        "results": [{"task": "facts", "length": 512, "samples": samples, "rules": rules}],
+    }
+
+
 def runtime(times, failed=(), run="out/se"):
     """Times in seconds by (work, contender, length)."""
     results = []

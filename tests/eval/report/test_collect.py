@@ -20,7 +20,7 @@ def test_folders_are_searched_and_other_files_named(tmp_path):
     made.write(tmp_path, "run/checkpoints/step_1/ppl.json", made.perplexity({8: 1.0}))
     made.write(tmp_path, "run/.cache/ppl.json", made.perplexity({8: 2.0}))
     other = made.write(tmp_path, "run/other.json", {"a": 1})
-    hits = made.write(tmp_path, "run/retrieval.json", {**made.header("retrieval"), "results": []})
+    hits = made.write(tmp_path, "run/plan.json", {**made.header("plan"), "results": []})
     broken = tmp_path / "run/broken.json"
     broken.write_text("{")
     found = collect([tmp_path])
@@ -30,7 +30,7 @@ def test_folders_are_searched_and_other_files_named(tmp_path):
     assert found.sources[0].versions == "hylora 0.1.0, torch 2.13.0, transformers 5.23.0"
     reasons = dict(found.skipped)
     assert set(reasons) == {other, hits, broken}
-    assert reasons[broken] == "not JSON" and "'retrieval'" in reasons[hits]
+    assert reasons[broken] == "not JSON" and "'plan'" in reasons[hits]
 
 
 def test_a_file_counts_once(tmp_path):

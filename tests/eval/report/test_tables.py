@@ -227,6 +227,62 @@ def test_ruler_groups_are_means_of_their_tasks(tables):
     assert [section.rows[1].cells[0].best for section in table.sections] == [True, True, False, False, False, False]
 
 
+def test_no_score_is_without_an_interval_and_few_samples_are_said_to_tell_nothing(tables):
+    found = tables(a=made.ruler(lambda task, length: 0.0, samples=3, error=0.0, lengths=(8,)))
+    assert {cell.error_text for cell in found["ruler-tasks"].cells()} == {"[0, 56]"}
+    groups = {section.title: section.rows[0].cells[0].error_text for section in found["ruler"].sections}
+    assert groups["VT"] == "[0, 56]" and groups["CF-WE"] == "[0, 39]" and groups["Average"] == "[0, 10]"
+    for name in ("ruler", "ruler-tasks"):
+        assert "With 3 samples even 0 and 100 % cannot be told apart." in found[name].verdicts[0]
+
+
+def test_rules_stand_beside_chance_with_a_verdict(tables):
+    rates = {"min_max": 0.9, "published": 0.11, "worse": 0.02}
+    table = tables(a=made.retrieval(rates))["retrieval"]
+    assert [column.label for column in table.columns] == ["found, of all", "mass"]
+    assert [row.label for row in table.sections[0].rows] == [f"{rule}, blocks of 16" for rule in rates]
+    cells = [row.cells[0] for row in table.sections[0].rows]
+    assert [cell.text for cell in cells] == ["90.0", "11.0", "2.0"]
+    assert all(cell.error_text.endswith(", chance 10.0") for cell in cells) and cells[0].best
+    low, high = cells[0].measurement.interval
+    assert 80 < low < 90 < high < 95
+    assert [[table.notes[note] for note in cell.notes] for cell in cells] == [
+        [], ["not to be told from chance"], ["below chance"],
+    ]  # fmt: skip
+    assert table.verdicts == (
+        "facts, 512 tokens: By 20 samples (95 % intervals), above chance: min_max, blocks of 16; not to be told from "
+        "chance: published, blocks of 16; below chance: worse, blocks of 16.",
+    )
+
+
+def test_a_verdict_is_on_the_needles_that_full_attention_finds(tables):
+    found = tables(a=made.retrieval({"min_max": 0.0}, attended={"min_max": 1.0}, error=0.0))["retrieval"]
+    attended, other, of_all, _ = found.sections[0].rows[0].cells
+    assert attended.error_text == "[84, 100], chance 20.0" and other.text == "5.0" and other.error_text == ""
+    assert of_all.error_text == "[0, 16], chance 10.0"
+    assert "above chance: min_max" in found.verdicts[0]
+    # By one sample, nothing can be said.
+    found = tables(b=made.retrieval({"min_max": 0.5}, samples=1, error=None))["retrieval"]
+    assert "By 1 sample (95 % intervals), not to be told from chance: min_max" in found.verdicts[0]
+
+
+def test_rules_of_several_models_and_of_other_text_are_kept_apart(tables):
+    both = tables(a=made.retrieval({"mean": 0.9}), b=made.retrieval({"mean": 0.8}, run="out/b"))["retrieval"]
+    assert [row.detail for row in both.sections[0].rows] == ["se", "b"]
+    assert "mean, blocks of 16 (se), mean, blocks of 16 (b)" in both.verdicts[0]
+    other = tables(c=made.retrieval({"mean": 0.9}), d=made.retrieval({"mean": 0.8}, tokens="b" * 64))
+    assert "they differ in evaluated text" in other["retrieval-1"].warnings[0]
+
+
+def test_perplexities_have_intervals_where_results_do_and_are_warned_of(tables):
+    record = made.perplexity({8: 10.0, 16: 9.0}, errors={8: 0.5, 16: 0.5})
+    more = {"low": 8.66, "high": 11.55, "documents": 3, "largest_document": 0.68, "mode": "chunks"}
+    record["results"][0] |= more
+    first, second = tables(a=record)["perplexity"].sections[0].rows[0].cells
+    assert (first.error_text, second.error_text) == ("[8.7, 11.6]", "± 0.50")
+    assert len(first.notes) == 2 and not second.notes
+
+
 def test_a_group_without_one_of_its_tasks_is_left_out(tables):
     found = tables(a=made.ruler(lambda task, length: 50.0, tasks=ALL_TASKS[:4], lengths=(4096,)))
     assert [section.title for section in found["ruler"].sections] == ["NIAH-S"]

@@ -82,6 +82,7 @@ def test_a_table_and_a_record_with_what_a_rerun_needs(tmp_path, model, tokenizer
         assert {**row, "seconds": 0} == {**mine, "seconds": 0} and mine["seconds"] > 0
     assert f"haystack {tmp_path / 'essays'}" in printed.stdout.replace("\n", "")
     assert "1700" in printed.stdout and "VT" in printed.stdout
+    assert "even 0 and 100 % cannot be told apart" in " ".join(printed.stdout.split())
 
 
 def test_the_same_command_goes_on_after_an_interruption(monkeypatch, tmp_path, model):

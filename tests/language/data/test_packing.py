@@ -12,9 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hylora.language.data import DataRecipe, SourceRecipe, check_packing
+from hylora.language.data import SourceRecipe
 from hylora.language.data.packing import PackedRows
-from tests.tiny import tiny_bamba, tiny_llama
 
 
 def test_documents_are_joined_by_eos_and_cut(build, write, show):
@@ -193,11 +192,3 @@ def test_a_tokenizer_gives_the_tokens_of_an_ordinary_call(build, write, make_tok
 def test_long_documents_do_not_warn(build, write, caplog):
     build(write("a.jsonl", ["abcdefghij" * 100]))
     assert "longer than the specified maximum" not in caplog.text
-
-
-def test_packed_documents_are_refused_on_recurrent_models():
-    packed = DataRecipe([SourceRecipe("x")], packing="documents")
-    with pytest.raises(ValueError, match=r"data\.packing='documents' must .* 'bamba'.*use 'eos' or 'none'"):
-        check_packing(packed, tiny_bamba().config)
-    check_packing(packed, tiny_llama().config)
-    check_packing(DataRecipe([SourceRecipe("x")]), tiny_bamba().config)

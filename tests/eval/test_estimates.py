@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intervals: against published figures, by the definition, and by how often they hold what they should."""
+
+from __future__ import annotations
+
+import math
+from math import comb
+
+import pytest
+import torch
+
+from hylora_eval.estimates import mean_and_standard_error, resolution, share_interval, t_quantile, wilson
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (9, 2.26216), (30, 2.04227), (1000, 1.96234)]
+)
+def test_quantiles_are_those_of_the_tables(degrees, quantile):
+    assert t_quantile(degrees) == pytest.approx(quantile, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "low", "high"), [(0, 3, 0, 0.56150), (3, 3, 0.43850, 1), (1, 3, 0.06149, 0.79234)]
+)
+def test_no_interval_is_without_width(right, samples, low, high):
+    assert wilson(right / samples, samples) == pytest.approx((low, high), abs=1e-5)
+
+
+def test_partial_scores_are_covered():
+    """Scores of 0, a half and 1: the chance that the interval holds the mean, summed over all outcomes."""
+    chances, samples = (0.2, 0.5, 0.3), 12
+    covered = 0.0
+    for whole in range(samples + 1):
+        for half in range(samples + 1 - whole):
+            none = samples - whole - half
+            chance = (
+                comb(samples, whole)
+                * comb(samples - whole, half)
+                * math.prod(p**n for p, n in zip(chances, (none, half, whole), strict=True))
+            )
+            low, high = wilson((whole + half / 2) / samples, samples)
+            covered += chance * (low <= 0.55 <= high)
+    assert covered > 0.95
+
+
+@pytest.mark.parametrize("documents", [3, 6])
+def test_an_interval_over_few_unequal_documents_holds_the_mean(documents):
+    """Documents of very different lengths, each with a level of its own; errors taken for normal held 65 and 75 %."""
+    draw = torch.Generator().manual_seed(0)
+    held, trials = 0, 1500
+    for _ in range(trials):
+        counts = torch.randn(documents, generator=draw).exp().mul(1000).round() + 1
+        sums = counts * torch.randn(documents, generator=draw)
+        mean, error = mean_and_standard_error(sums, counts)
+        held += abs(mean) < t_quantile(documents - 1) * error
+    assert 0.9 < held / trials < 0.99
+
+
+def test_a_share_of_items_in_documents_counts_as_many_as_its_error_says():
+    # 20 documents of 10 items: independent ones give the error of 200, alike ones that of 20.
+    few, many = (math.sqrt(0.25 / count) for count in (20, 200))
+    width = {error: share_interval(0.5, error, 20, 200) for error in (few, many)}
+    assert width[few] == pytest.approx(wilson(0.5, 20 * (1.95996 / 2.09302) ** 2), abs=1e-4)
+    assert width[many] == pytest.approx(wilson(0.5, 200 * (1.95996 / 2.09302) ** 2), abs=1e-4)
+    # No more than there are, and where no error shows every document is one.
+    assert share_interval(0.5, 1e-9, 20, 200) == wilson(0.5, 200)
+    assert share_interval(0.0, 0.0, 20, 200) == wilson(0, 20)
+    assert share_interval(0.7, None, 1, 10) == wilson(0.7, 1)
+
+
+def test_what_samples_can_tell_is_said_in_words():
+    assert resolution(3) == "With 3 samples even 0 and 100 % cannot be told apart."
+    assert "With 20 samples a score near 50 is known to 20 points either way" in resolution(20)
