@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.adapters.quantization import Quantization
@@ -101,8 +101,8 @@ def load_model(
         recipe: the recipe.
         plan: of the same recipe.
         mixed_precision: accelerate's name, "bf16" or "no".
-        device: where loaded weights go, one after another, so that the host never holds them all; None where
-            accelerate shards them over processes.
+        device: where loaded weights go, one after another, so that the host never holds them all; None for the host,
+            and "meta" for weights that are yet to come from another process.
 
     Raises:
         RecipeError: if the checkpoint is damaged, or lacks weights of the model.
@@ -113,7 +113,7 @@ def load_model(
     if source.from_scratch:
         return AutoModelForCausalLM.from_config(plan.config, attn_implementation=plan.attention, dtype=dtype)
     try:
-        return load_weights(
+        model = load_weights(
             source.path,
             config=plan.config,
             attn_implementation=plan.attention,
@@ -124,6 +124,21 @@ def load_model(
         )
     except ValueError as error:
         raise RecipeError(f"model.path={source.path!r} cannot be loaded: {error}") from error
+    if device is not None and device.type == "meta":
+        _make_room(model)
+    return model
+
+
+def _make_room(model: PreTrainedModel) -> None:
+    """Give parameters without storage memory that no one has touched, which costs nothing until then.
+
+    accelerate tells the parameters of an optimizer apart by their addresses.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty_like(parameter, device="cpu")
+            setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+    model.tie_weights()
 
 
 def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> nn.Module:
