@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hylora.attention.switch import set_attention
     from hylora.auditing.audit import audit
     from hylora.generation.cache import SpanCache
+    from hylora.generation.time_steps import bound_time_steps
     from hylora.rope import RopeScaling
     from hylora.runs.loading import load
     from hylora.runs.manifest import RunManifest
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "add_adapter",
     "audit",
+    "bound_time_steps",
     "load",
     "merge_adapter",
     "print_trainable_parameters",
@@ -51,6 +53,7 @@ _EXPORTS = {
     "SpanConfig": "hylora.attention.config",
     "add_adapter": "hylora.adapters.model",
     "audit": "hylora.auditing.audit",
+    "bound_time_steps": "hylora.generation.time_steps",
     "load": "hylora.runs.loading",
     "merge_adapter": "hylora.adapters.merge",
     "print_trainable_parameters": "hylora.adapters.report",

@@ -12,8 +12,19 @@ _ATTENTION = {"full_attention", "hybrid", "sliding_attention", "chunked_attentio
 _RECURRENT = {"linear_attention", "hybrid", "conv", "mamba"}
 # Models without `layer_types` that have no attention at all.
 _STATE_SPACE_ONLY = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
-# Models that hand position_ids neither to their mask nor to attention.
-_POSITIONS_UNSEEN = {"granitemoehybrid"}
+# Models that build their mask without position_ids.
+_POSITIONS_UNSEEN = {
+    "afmoe",
+    "biogpt",
+    "bloom",
+    "falcon",
+    "gpt_oss",
+    "granitemoehybrid",
+    "mpt",
+    "openai-gpt",
+    "opt",
+    "xglm",
+}
 # Models whose recurrent layers start anew when more than one token continues a cache.
 _STATE_FORGOTTEN = {"jamba"}
 
@@ -43,7 +54,7 @@ def is_recurrent(config: Any) -> bool:
 
 
 def shows_positions(config: Any) -> bool:
-    """Whether `position_ids` reach the mask or attention, so that restarts in a packed row are recognised."""
+    """Whether `position_ids` reach the mask of a model's own attention, so that it sees restarts in a packed row."""
     return config.get_text_config().model_type not in _POSITIONS_UNSEEN
 
 

@@ -2,6 +2,7 @@
 """The README's commands and code, run as they stand (`make` targets are run by continuous integration)."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -48,5 +49,10 @@ def test_commands_run_one_after_the_other(tmp_path):
     for program, *words in COMMANDS:
         if program == "hylora":
             arguments = [sys.executable, "-c", "from hylora_cli import main; main()", *words]
-            subprocess.run(arguments, check=True, cwd=tmp_path, env=environment, timeout=600)
+            where = {"cwd": tmp_path, "env": environment, "timeout": 600}
+            done = subprocess.run(arguments, capture_output=True, text=True, **where)
+            # Some answers about the embedded model are "no".
+            assert done.returncode == (words[0] == "audit"), done.stderr
+            if words[0] == "audit":
+                assert re.search(r"^\d+ yes, [1-9]\d* no, ", done.stdout, re.MULTILINE), done.stdout
     assert (tmp_path / "outputs/stretch/hylora.json").is_file()

@@ -66,7 +66,8 @@ class Audit:
 
     def show(self, console: Console) -> None:
         """Print the table, and below it what it comes to."""
-        table = Table("", "answer", "cause, and remedy", title=escape(self.model), title_justify="left")
+        console.print(escape(self.model), soft_wrap=True)
+        table = Table("", "answer", "cause, and remedy")
         for answer in self.answers:
             details = [answer.cause, answer.remedy and f"-> {answer.remedy}"]
             status = f"[{_COLOURS[answer.status]}]{answer.status}[/]"

@@ -19,7 +19,7 @@ from hylora.attention import SpanConfig, check_options, expand_preset, resolve_n
 from hylora.auditing.answers import NO, NOT_ASKED, REFUSED, YES, Answer, Audit
 from hylora.auditing.comparison import Differs, Probe
 from hylora.auditing.preserve import preserved
-from hylora.auditing.questions import QUESTIONS, REFUSALS, NotAsked, Subject
+from hylora.auditing.questions import BY_NAME, QUESTIONS, REFUSALS, NotAsked, Subject
 from hylora.auditing.training import perturb, trained
 from hylora.words import nearest
 
@@ -34,7 +34,7 @@ def audit(
     model: nn.Module,
     attention: str | None = None,
     *,
-    skip: Iterable[str] = (),
+    ask: Iterable[str] = (),
     tolerance: float = 3e-5,
     packing: str | None = None,
     checkpointing: bool | None = None,
@@ -49,7 +49,7 @@ def audit(
     Args:
         model: a causal language model of transformers, or a `PeftModel` around one, on one device.
         attention: the attention to ask about; None for the one it has.
-        skip: names of questions that are not asked.
+        ask: names of the questions to ask; all but those of `BY_NAME` if none.
         tolerance: the largest difference that counts as rounding, relative to the largest value.
         packing: how a recipe packs documents ("none", "eos" or "documents"); questions it does not raise aren't asked.
         checkpointing: whether a recipe uses gradient checkpointing.
@@ -60,11 +60,11 @@ def audit(
         The answers.
 
     Raises:
-        ValueError: if the attention, an option or a name in `skip` is unknown.
+        ValueError: if the attention, an option or a name in `ask` is unknown.
     """
-    skip = set(skip)
-    for name in skip - QUESTIONS.keys():
-        raise ValueError(f"skip={name!r} is not a question; did you mean {nearest(name, QUESTIONS)!r}?")
+    asked = set(ask)
+    for name in asked - QUESTIONS.keys():
+        raise ValueError(f"ask={name!r} is not a question; did you mean {nearest(name, QUESTIONS)!r}?")
     if attention is None and options:
         raise ValueError(f"{', '.join(options)} must come with an attention; name it")
     if attention is not None:
@@ -80,9 +80,11 @@ def audit(
     with preserved(model), _quiet():
         refusal = _choose(subject, attention, options, conditions)
         for name, question in QUESTIONS.items():
+            if asked and name not in asked:
+                continue
             progress(question.text)
-            if name in skip:
-                answers.append(Answer(name, question.text, NOT_ASKED, "left out"))
+            if name in BY_NAME and name not in asked:
+                answers.append(Answer(name, question.text, NOT_ASKED, BY_NAME[name]))
             elif refusal and question.attention and name != "own_features":
                 answers.append(Answer(name, question.text, NOT_ASKED, "the model refuses this attention, see below"))
             elif refusal and question.attention:
@@ -154,7 +156,14 @@ def _ask(name: str, subject: Subject) -> Answer:
         except NotAsked as reason:
             return Answer(name, question.text, NOT_ASKED, str(reason))
         except Differs as differs:
-            return Answer(name, question.text, NO, str(differs), _remedy(differs, question.remedy), differs.difference)
+            return Answer(
+                name,
+                question.text,
+                NO,
+                str(differs),
+                _remedy(differs, differs.remedy or question.remedy),
+                differs.difference,
+            )
         except Exception as error:
             refused = isinstance(error, REFUSALS)
             cause = str(error) if refused else f"{type(error).__name__}: {error}"

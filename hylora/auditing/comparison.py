@@ -22,10 +22,12 @@ class Differs(AssertionError):
     Args:
         message: says what.
         difference: relative to the largest value, where it is a number.
+        remedy: where it is another than the question's.
     """
 
-    def __init__(self, message: str, difference: float | None = None) -> None:
+    def __init__(self, message: str, difference: float | None = None, remedy: str = "") -> None:
         super().__init__(message)
+        self.remedy = remedy
         # JSON has no other numbers.
         self.difference = difference if difference is not None and math.isfinite(difference) else None
 

@@ -163,18 +163,31 @@ def cached(model: nn.Module, probe: Probe, padding: bool = True, **arguments: An
     return max(errors)
 
 
-def continued(model: nn.Module, probe: Probe, cache: Cache) -> float:
-    """A first piece, a single token and a last piece through a cache equal all at once."""
+def continued(
+    model: nn.Module, probe: Probe, cache: Cache, *, single: bool = False, position_ids: bool = True
+) -> float:
+    """A first piece, a single token and a last piece through a cache equal all at once.
+
+    Args:
+        model: in evaluation mode.
+        probe: tokens.
+        cache: an empty one.
+        single: whether what follows the first piece comes token by token.
+        position_ids: whether they are passed, where the model takes them.
+    """
     ids, cut = probe.tokens(), 2 * probe.length // 3
     name = "cache_params" if takes(model, "cache_params") else "past_key_values"
-    with torch.no_grad():
-        for start, end in ((0, cut), (cut, cut + 1), (cut + 1, probe.length)):
-            arguments = {name: cache, "use_cache": True}
-            if takes(model, "position_ids"):
-                arguments["position_ids"] = torch.arange(start, end, device=ids.device)[None]
-            output = model(ids[:, start:end], **arguments)
-    expected = logits(model, ids)[:, cut + 1 :]
-    return assert_same(output.logits, expected, "the last piece's output", probe.tolerance)
+    rest = probe.length - cut
+    sizes = [cut, *[1] * rest] if single else [cut, 1, rest - 1]
+    outputs = []
+    for part in torch.arange(probe.length, device=ids.device).split(sizes):
+        arguments = {name: cache, "use_cache": True}
+        if position_ids:
+            arguments["position_ids"] = part[None]
+        outputs.append(logits(model, ids[:, part], **arguments))
+    told = "" if position_ids else ", without position_ids,"
+    after, expected = torch.cat(outputs, dim=1)[:, cut:], logits(model, ids)[:, cut:]
+    return assert_same(after, expected, f"the output behind a filled cache{told}", probe.tolerance)
 
 
 def saved(model: PreTrainedModel, probe: Probe) -> float:

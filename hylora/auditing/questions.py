@@ -19,11 +19,12 @@ from hylora.attention import SpanConfig, set_attention
 from hylora.attention.names import PLUG_INS
 from hylora.auditing import properties, training
 from hylora.auditing.boundaries import untold
-from hylora.auditing.comparison import Differs, Probe
+from hylora.auditing.comparison import Differs, Probe, takes
 from hylora.auditing.features import BEYOND_CAUSAL, survives
-from hylora.generation import SpanCache
+from hylora.generation.cache import SpanCache
+from hylora.generation.time_steps import bound_time_steps, bounded_mixers
 
-__all__ = ["QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
+__all__ = ["BY_NAME", "QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
 
 # What a model or an attention raises to say that it can't do what is asked.
 REFUSALS = (ValueError, NotImplementedError, ImportError)
@@ -86,7 +87,7 @@ def _pack(subject: Subject, **arguments: Any) -> float:
         return properties.packed(subject.model.eval(), subject.probe, **arguments)
     except Differs as differs:
         if not shows_positions(subject.base.config):
-            cause = f"{subject.base.config.model_type!r} shows position_ids neither to its mask nor to attention"
+            cause = f"{subject.base.config.model_type!r} does not show position_ids to its mask"
         elif is_recurrent(subject.base.config):
             cause = "recurrent layers carry their state over the boundary"
         else:
@@ -110,7 +111,8 @@ def _with_kernels(subject: Subject) -> str:
         named = f" ({', '.join(sorted(silent))})" if silent else ""
         return f"no kernels would help: its recurrent layers do not hand the boundaries on{named}"
     remedy = (
-        "install causal-conv1d and mamba-ssm, or flash-linear-attention: its layers hand the boundaries to kernels"
+        "run it with kernels, for its layers hand the boundaries to them: those of the Hub (model.use_kernels), "
+        "causal-conv1d and mamba-ssm, or flash-linear-attention"
     )
     told = shows_positions(subject.base.config) or subject.attention in PLUG_INS
     return remedy if told else f"{remedy}, and take an attention that reads seq_idx, as 'se_attn' does"
@@ -150,6 +152,32 @@ def _saved(subject: Subject) -> float:
     return properties.saved(subject.model.eval(), subject.probe)
 
 
+def _by_steps(check: Callable[[Subject], float]) -> Callable[[Subject], float]:
+    """Where a question fails, look whether it would not if single tokens were bounded as whole passes are."""
+
+    def ask(subject: Subject) -> float:
+        try:
+            return check(subject)
+        except Differs as differs:
+            limits = {tuple(mixer.time_step_limit) for mixer in bounded_mixers(subject.model)}
+            if not limits:
+                raise
+            try:
+                with bound_time_steps(subject.model):
+                    check(subject)
+            except Differs:
+                raise differs from None
+            bounds = " and ".join(f"{low:g} to {high:g}" for low, high in sorted(limits))
+            raise Differs(
+                f"{differs}: transformers bounds the time step of its Mamba layers (from {bounds}) in whole passes, "
+                "and not in steps of one token",
+                differs.difference,
+                "generate within hylora.bound_time_steps(model), where it holds, or without a cache",
+            ) from differs
+
+    return ask
+
+
 def _cached(subject: Subject) -> float:
     subject.leave_nothing_out()
     model = subject.model.eval()
@@ -161,10 +189,23 @@ def _cached(subject: Subject) -> float:
         raise
 
 
-def _continued(subject: Subject) -> float:
+def _continued(subject: Subject, **how: bool) -> float:
     subject.leave_nothing_out()
     cache = DynamicCache(config=subject.base.config.get_text_config())
-    return properties.continued(subject.model.eval(), subject.probe, cache)
+    return properties.continued(subject.model.eval(), subject.probe, cache, **how)
+
+
+def _positions(subject: Subject) -> float:
+    if subject.packing is not None:
+        raise NotAsked("hylora generate passes position_ids")
+    if not takes(subject.model, "position_ids"):
+        raise NotAsked("it takes no position_ids")
+    with bound_time_steps(subject.model):
+        try:
+            _continued(subject, single=True)
+        except Differs:
+            raise NotAsked("with position_ids such steps are not right either") from None
+        return _continued(subject, single=True, position_ids=False)
 
 
 def _span_cached(subject: Subject) -> float:
@@ -206,8 +247,6 @@ def _checkpointed(subject: Subject) -> float:
 
 
 def _context_parallel(subject: Subject) -> float:
-    if subject.packing is not None:
-        raise NotAsked("hylora train splits no sequence among devices")
     causes = []
     if is_recurrent(subject.base.config):
         causes.append("recurrent layers would begin anew on each device, for their state is not passed on")
@@ -278,14 +317,21 @@ QUESTIONS = {
         "merge with hylora.merge_adapter, as hylora export does",
     ),
     "saved": Question("Saving and loading change no output", _saved, "compare the tied weights of the two models"),
-    "cached": Question("generate with a cache equals generate without", _cached, "generate with use_cache=False"),
+    "cached": Question(
+        "generate with a cache equals generate without", _by_steps(_cached), "generate with use_cache=False"
+    ),
     "continued": Question(
         "Several tokens may continue a filled cache",
-        _continued,
+        _by_steps(_continued),
         "continue token by token: no prefill in pieces, no assisted decoding, no kept prefixes",
     ),
+    "positions": Question(
+        "Tokens that continue a cache find their positions", _positions, "pass position_ids, as generate does"
+    ),
     "span_cached": Question(
-        "generate with a SpanCache equals generate without a cache", _span_cached, "generate with an ordinary cache"
+        "generate with a SpanCache equals generate without a cache",
+        _by_steps(_span_cached),
+        "generate with an ordinary cache",
     ),
     "own_features": Question(
         "The model's own window, soft-capping, sinks, dropout and scale survive the attention",
@@ -304,3 +350,6 @@ QUESTIONS = {
         "give each device whole sequences; shard the weights instead (FSDP2, ZeRO-3)",
     ),
 }
+
+# Questions that are asked only by name, and why: the answer says what a class of models can't do, not what goes wrong.
+BY_NAME = {"context_parallel": "hylora train splits no sequence; to ask, name it (--ask context_parallel)"}

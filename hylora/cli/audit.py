@@ -34,7 +34,9 @@ def audit(
     attention_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of that attention, e.g. selection=token.")
     ] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="A question, by its name in the JSON, not to ask.")] = None,
+    ask: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A question, by its name in the JSON, to ask alone.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="The largest difference that is rounding, relative.")] = 3e-5,
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
@@ -62,7 +64,7 @@ def audit(
         overrides = [] if model is None else [f"model.path={json.dumps(model)}"]
         asked = LanguageRecipe.from_tree(parse_overrides(read_yaml(recipe), overrides))
     # Nor for torch whose input is wrong.
-    from hylora.auditing.audit import audit as ask
+    from hylora.auditing.audit import audit as run
     from hylora.auditing.opening import open_model, open_recipe
 
     console, errors = Console(), Console(stderr=True)
@@ -71,10 +73,10 @@ def audit(
             opened = open_recipe(asked, small=small)
         else:
             opened = open_model(model, small=small, revision=revision)
-        found = ask(
+        found = run(
             opened.model.to(device),
             attention,
-            skip=skip or (),
+            ask=ask or (),
             tolerance=tolerance,
             progress=status.update,
             **(opened.settings or {}),

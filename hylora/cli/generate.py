@@ -47,6 +47,7 @@ def _generate(
 
     from hylora.generation.cache import SpanCache, bytes_held
     from hylora.generation.clock import Clock
+    from hylora.generation.time_steps import bound_time_steps
     from hylora.runs.tokenizer import check_vocabulary
 
     name = resolve_name(options.attention_name)
@@ -88,15 +89,16 @@ def _generate(
         cache = DynamicCache(config=model.config)
     clock = Clock(tokenizer)
     set_seed(seed)
-    model.generate(
-        **inputs.to(options.device),
-        past_key_values=cache,
-        max_new_tokens=max_new_tokens,
-        prefill_chunk_size=prefill_chunk_size,
-        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-        streamer=clock,
-        **sampling,
-    )
+    with bound_time_steps(model):
+        model.generate(
+            **inputs.to(options.device),
+            past_key_values=cache,
+            max_new_tokens=max_new_tokens,
+            prefill_chunk_size=prefill_chunk_size,
+            pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            streamer=clock,
+            **sampling,
+        )
     kind, held = "SpanCache" if spans else "full cache", filesize.decimal(bytes_held(cache))
     print(f"{length} tokens read, {clock.report()}; a {kind} of {held}", file=sys.stderr)
 

@@ -9,11 +9,10 @@ from torch import nn
 
 from hylora import audit
 from hylora.auditing.answers import Audit
-from hylora.auditing.questions import QUESTIONS
 
 __all__ = ["ask"]
 
 
 def ask(model: nn.Module, *names: str, **arguments: Any) -> Audit:
-    """The audit of a model in which all other questions are left out."""
-    return audit(model, skip=QUESTIONS.keys() - set(names), **arguments)
+    """The audit of a model with these questions alone."""
+    return audit(model, ask=names, **arguments)

@@ -66,7 +66,8 @@ def test_a_plain_transformer_passes():
     found = audit(ZOO["llama"].build())
     assert found.passed
     asked = {answer.name for answer in found.answers if answer.status != "not asked"}
-    assert QUESTIONS.keys() - asked == {"matched", "merged", "merged_by_peft", "span_cached", "own_features"}
+    without = {"matched", "merged", "merged_by_peft", "span_cached", "own_features", "context_parallel"}
+    assert QUESTIONS.keys() - asked == without
     assert all(answer.cause for answer in found.answers if answer.status == "not asked")
 
 
@@ -138,7 +139,7 @@ def test_an_unexpected_error_is_a_no_with_its_text(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"skip": ["paked"]}, "did you mean 'packed'"),
+        ({"ask": ["paked"]}, "did you mean 'packed'"),
         ({"attention": "se_atn"}, "unknown attention 'se_atn'"),
         ({"attention": "full", "top_k": 2}, "takes no options"),
         ({"attention": "se_attn", "topk": 2}, "did you mean 'top_k'"),

@@ -5,14 +5,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
+from hylora.architecture import _POSITIONS_UNSEEN, shows_positions
+from hylora.auditing.miniature import miniature
+from hylora.language.data import DataRecipe, SourceRecipe, check_packing
 from tests.architectures.matrix import MATRIX, YES
-from tests.architectures.zoo import HYBRIDS, SIZES, ZOO
+from tests.architectures.zoo import HYBRIDS, ZOO
 from tests.auditing.asking import ask
-from tests.tiny import tiny_bamba, tiny_model
+from tests.tiny import tiny_bamba
 
 
 def adapted(model_type, *targets, **fields):
@@ -24,15 +27,22 @@ def test_packing_leaks_state_on_every_hybrid(architecture):
     answer = ask(architecture.build(), "packed")["packed"]
     assert answer.status == "no"
     assert answer.difference > 0.01
-    cause = "shows position_ids neither" if architecture.model_type == "granitemoehybrid" else "recurrent layers carry"
+    cause = "recurrent layers carry" if shows_positions(architecture.build().config) else "does not show position_ids"
     assert cause in answer.cause
 
 
-def test_packing_leaks_where_the_mask_is_not_told_of_positions():
-    fields = {"num_hidden_layers": 2, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}
-    answer = ask(tiny_model("gpt_oss", {**SIZES, **fields}, 0, {}), "packed")["packed"]
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=[] if name == "gpt_oss" else pytest.mark.slow) for name in sorted(_POSITIONS_UNSEEN)],
+)
+def test_packing_leaks_where_the_mask_is_not_told_of_positions(model_type):
+    """A recipe is refused that would pack documents so."""
+    config, _ = miniature(AutoConfig.for_model(model_type))
+    answer = ask(AutoModelForCausalLM.from_config(config), "packed")["packed"]
     assert answer.status == "no"
-    assert "attention reads over the boundary" in answer.cause
+    assert f"{model_type!r} does not show position_ids to its mask" in answer.cause
+    with pytest.raises(ValueError, match=f"{model_type!r} masks full attention without looking"):
+        check_packing(DataRecipe([SourceRecipe("x")], packing="documents"), config)
 
 
 def test_packing_is_right_where_nothing_carries_state():
@@ -114,13 +124,34 @@ def test_a_cache_that_forgets_when_continued_by_pieces():
 
 def test_a_bound_on_the_step_that_decoding_forgets():
     """transformers applies `time_step_limit` to prompts and not to single tokens."""
-    assert ask(tiny_bamba(), "cached").passed
+    names = ("cached", "continued", "span_cached")
+    assert ask(tiny_bamba(), *names, attention="se_attn_recall").passed
+    found = ask(tiny_bamba(time_step_limit=(1.0, 100.0)), *names, attention="se_attn_recall")
+    for answer in found.answers:
+        assert answer.status == "no"
+        assert "(from 1 to 100) in whole passes, and not in steps of one token" in answer.cause
+        assert "hylora.bound_time_steps" in answer.remedy
+
+
+def test_a_bound_is_not_blamed_for_what_else_is_broken(monkeypatch):
+    break_cache(monkeypatch)
     answer = ask(tiny_bamba(time_step_limit=(1.0, 100.0)), "cached")["cached"]
     assert answer.status == "no"
-    assert answer.cause.startswith("step 2 of generate differs")
+    assert "time step" not in answer.cause
+    assert answer.remedy == "generate with use_cache=False"
 
 
-def test_a_broken_cache(monkeypatch):
+@pytest.mark.parametrize("model_type", ["bamba", "falcon_h1", "jamba"])
+def test_positions_that_begin_anew_behind_a_cache(model_type):
+    """Bamba's count from 0 in each call. Falcon-H1's go on, and Jamba has none."""
+    answer = ask(ZOO[model_type].build(), "positions")["positions"]
+    assert answer.status == ("no" if model_type == "bamba" else "yes")
+    if model_type == "bamba":
+        assert answer.difference > 0.01
+        assert "pass position_ids" in answer.remedy
+
+
+def break_cache(monkeypatch):
     update = DynamicLayer.update
 
     def forgetful(self, key, value, *arguments, **named):
@@ -128,8 +159,13 @@ def test_a_broken_cache(monkeypatch):
         return 0.5 * key, value
 
     monkeypatch.setattr(DynamicLayer, "update", forgetful)
-    found = ask(ZOO["llama"].build(), "cached", "continued")
+
+
+def test_a_broken_cache(monkeypatch):
+    break_cache(monkeypatch)
+    found = ask(ZOO["llama"].build(), "cached", "continued", "positions")
     assert found["cached"].status == found["continued"].status == "no"
+    assert found["positions"].status == "not asked"
 
 
 def plain_causal(module, query, key, value, attention_mask, **kwargs):

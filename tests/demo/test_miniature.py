@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 import hylora
 from hylora.demo.corpus import load_corpus
 from hylora.demo.facts import FactTask
-from hylora.demo.miniature import ASSETS, CONTEXT, bound_time_steps, load_miniature, load_tokenizer
+from hylora.demo.miniature import ASSETS, CONTEXT, load_miniature, load_tokenizer
 from hylora_eval.perplexity import perplexity
 from hylora_eval.recall import draw_recall_sequences, recall_by_distance, tokenize_recall
 
@@ -82,7 +82,7 @@ def test_bounded_steps_of_one_token_equal_a_whole_pass():
     model = load_miniature()
     tokens = torch.randint(1, 2048, (2, 40), generator=torch.Generator().manual_seed(0))
     expected = model(tokens, use_cache=False).logits
-    with bound_time_steps(model):
+    with hylora.bound_time_steps(model):
         torch.testing.assert_close(model(tokens, use_cache=False).logits, expected)
         cache, places = DynamicCache(config=model.config), torch.arange(40)[None]
         steps = [

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 import hylora
-from hylora.demo.miniature import bound_time_steps
 from hylora.training.evaluation import evaluation_mode
 from hylora_eval.recall import RecallSequence
 
@@ -36,7 +35,7 @@ def recall_by_steps(model: nn.Module, sequences: Sequence[RecallSequence], prefi
     """
     tokens = torch.stack([sequence.input_ids for sequence in sequences])
     sparse = model.config._attn_implementation == "se_attn"
-    with evaluation_mode(model), bound_time_steps(model):
+    with evaluation_mode(model), hylora.bound_time_steps(model):
         cache = hylora.SpanCache(model.config) if sparse else DynamicCache(config=model.config)
         places = torch.arange(tokens.shape[1])
         # As in `generate`, steps say where they are: the first layer holds a state alone and does not know.

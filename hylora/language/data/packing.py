@@ -54,9 +54,11 @@ def check_packing(data: DataRecipe, config: Any, attention: str = "full") -> Non
             f"{config.model_type!r} carries its state from one into the next; use 'eos' or 'none'"
         )
     if attention == "full" and not shows_positions(config):
+        # What its recurrent layers are told, attention functions of this package are told as well.
+        remedy = "set attention.name=se_attn, or use" if boundary_arguments(config) else "use"
         raise ValueError(
             f"data.packing='documents' must come with an attention that sees boundaries, and {config.model_type!r} "
-            "shows full attention neither positions nor seq_idx; set attention.name=se_attn, or use 'eos' or 'none'"
+            f"masks full attention without looking at positions; {remedy} 'eos' or 'none'"
         )
 
 
