@@ -12,7 +12,7 @@ __all__ = ["lazy_exports"]
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for the `__init__` of a package.
+    """`__getattr__` and `__dir__` for the `__init__` of a package; its modules are found as its attributes too.
 
     Args:
         package: its `__name__`.
@@ -22,7 +22,12 @@ def lazy_exports(package: str, modules: Mapping[str, str]) -> tuple[Callable[[st
 
     def get(name: str) -> Any:
         if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            try:
+                return import_module(f"{package}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{package}.{name}":
+                    raise
+                raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
         value = getattr(import_module(modules[name]), name)
         setattr(sys.modules[package], name, value)  # found without being asked for the next time
         return value

@@ -16,21 +16,22 @@ _SHARE = 0.05
 
 
 class Pace:
-    """Tells when a line is due: a few in the first minute, a few hundred in a week.
+    """Tells when a line is due: a dozen in the first minute, a thousand in a week.
 
     Args:
-        done: what is already done.
         clock: seconds.
     """
 
-    def __init__(self, done: float = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begun = self._line = clock()
-        self._done = done
+        # What was done when, at first: before it comes what takes its time once.
+        self._first: tuple[float, float] | None = None
 
     def is_due(self, done: float, total: float | None) -> bool:
         """Whether to print a line now, as the last one in any case; the next is counted from it."""
         now = self._clock()
+        self._first = self._first or (done, now)
         if done != total and now - self._line < min(max(_LEAST, _SHARE * (now - self._begun)), _MOST):
             return False
         self._line = now
@@ -38,7 +39,8 @@ class Pace:
 
     def left(self, done: float, total: float | None) -> str:
         """How long the rest takes at the speed so far, as `", 1:02:03 left"`; nothing where nobody can tell."""
-        if total is None or not self._done < done < total:
+        before, since = self._first or (done, 0.0)
+        if total is None or not before < done < total:
             return ""
-        seconds = (self._clock() - self._begun) / (done - self._done) * (total - done)
+        seconds = (self._clock() - since) / (done - before) * (total - done)
         return f", {timedelta(seconds=round(seconds))} left"

@@ -24,11 +24,12 @@ def test_a_run_of_a_week_gets_hundreds_of_lines_and_one_every_ten_minutes_at_its
     assert found[-1] - found[-2] <= 10
 
 
-def test_what_is_left_follows_from_the_speed_since_the_start():
+def test_what_is_left_follows_from_the_speed_behind_the_first_step():
     assert lines(seconds_per_step=3600, steps=30)[5] == ", 1 day, 1:00:00 left"
     now = 0.0
-    pace = Pace(done=90, clock=lambda: now)
-    assert pace.left(90, 100) == ""  # nothing is known yet
-    now = 10.0
+    pace = Pace(clock=lambda: now)
+    now = 600.0  # of an evaluation before the first step
+    assert pace.is_due(90, 100) and pace.left(90, 100) == ""  # nothing is known yet
+    now = 610.0
     assert pace.left(95, 100) == ", 0:00:10 left"
     assert pace.left(100, 100) == pace.left(95, None) == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ["hylora", "hylora.attention", "hylora.language", "hylora.language.data", "hylora.planning"]
-PACKAGES += ["hylora.training", "hylora_kernels"]
+PACKAGES += ["hylora.training", "hylora_kernels", "hylora_eval.ruler"]
 
 
 def printed(script):
@@ -38,7 +38,9 @@ def test_importing_hylora_imports_no_library_and_exports_need_none_to_be_listed(
 import json, sys
 import hylora, hylora_kernels, hylora.attention, hylora.training, hylora.language.recipe
 assert "load" in dir(hylora) and "span_attention" in dir(hylora_kernels)
+assert hylora.words.nearest("b", "abc") == "b"
 heavy = {"torch", "transformers", "peft", "accelerate", "datasets", "triton", "numpy", "huggingface_hub"}
+heavy |= {"matplotlib", "lm_eval", "hylora_eval", "vision_extras"}
 print(json.dumps(sorted(heavy & set(sys.modules))))
 """
     assert printed(script) == []

@@ -52,10 +52,9 @@ def assemble(recipe: LanguageRecipe, accelerator: Accelerator) -> LanguageTask:
 
     plan, tokenizer = on_all(accelerator, read_small)
     data = _read_data(recipe, tokenizer, accelerator)
-    device = None if shards_parameters(accelerator) else accelerator.device
 
     def load() -> torch.nn.Module:
-        return load_model(recipe, plan, accelerator.mixed_precision, device)
+        return load_model(recipe, plan, accelerator.mixed_precision, _destination(accelerator))
 
     # Under ZeRO-3 processes load together, and one that fails cannot tell the others.
     base = load() if is_deepspeed_zero3_enabled() else on_all(accelerator, load)
@@ -83,6 +82,16 @@ def _unsharded(accelerator: Accelerator) -> Iterator[None]:
     finally:
         if accelerator.state.deepspeed_plugin is not None:
             set_hf_deepspeed_config(accelerator.state.deepspeed_plugin.dschf)
+
+
+def _destination(accelerator: Accelerator) -> torch.device | None:
+    """Where this process loads weights to, so that a machine's memory holds them once at most."""
+    if not shards_parameters(accelerator):
+        return accelerator.device
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None or not plugin.cpu_ram_efficient_loading or accelerator.is_local_main_process:
+        return None
+    return torch.device("meta")
 
 
 def _check_kernels(recipe: LanguageRecipe, plan: ModelPlan, accelerator: Accelerator) -> None:

@@ -6,15 +6,15 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peft import LoraConfig
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora.adapters.quantization import Quantization
@@ -82,8 +82,11 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
         raise RecipeError(
             f"training.gradient_checkpointing=True is not supported by {type(skeleton).__name__}; set it to false"
         )
-    if recipe.training.offload:
-        _check_offload(skeleton)
+    if recipe.training.offload and "offload" not in inspect.signature(_checkpointing(skeleton)).parameters:
+        raise RecipeError(
+            f"training.offload=True is not supported by {type(skeleton).__name__}, whose own way to turn gradient "
+            "checkpointing on knows no offload; leave training.offload out"
+        )
     _check_freeze(skeleton, recipe.model.freeze)
     adapter = _plan_adapter(skeleton, recipe)
     return ModelPlan(config, resolve_name(attention), adapter, rope, _plan_quantization(skeleton, recipe, adapter))
@@ -98,8 +101,8 @@ def load_model(
         recipe: the recipe.
         plan: of the same recipe.
         mixed_precision: accelerate's name, "bf16" or "no".
-        device: where loaded weights go, one after another, so that the host never holds them all; None where
-            accelerate shards them over processes.
+        device: where loaded weights go, one after another, so that the host never holds them all; None for the host,
+            and "meta" for weights that are yet to come from another process.
 
     Raises:
         RecipeError: if the checkpoint is damaged, or lacks weights of the model.
@@ -110,7 +113,7 @@ def load_model(
     if source.from_scratch:
         return AutoModelForCausalLM.from_config(plan.config, attn_implementation=plan.attention, dtype=dtype)
     try:
-        return load_weights(
+        model = load_weights(
             source.path,
             config=plan.config,
             attn_implementation=plan.attention,
@@ -121,6 +124,21 @@ def load_model(
         )
     except ValueError as error:
         raise RecipeError(f"model.path={source.path!r} cannot be loaded: {error}") from error
+    if device is not None and device.type == "meta":
+        _make_room(model)
+    return model
+
+
+def _make_room(model: PreTrainedModel) -> None:
+    """Give parameters without storage memory that no one has touched, which costs nothing until then.
+
+    accelerate tells the parameters of an optimizer apart by their addresses.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty_like(parameter, device="cpu")
+            setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+    model.tie_weights()
 
 
 def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> nn.Module:
@@ -141,11 +159,9 @@ def prepare_model(model: nn.Module, recipe: LanguageRecipe, plan: ModelPlan) -> 
             parameter.requires_grad_(False)
     if recipe.training.gradient_checkpointing:
         base = model.get_base_model() if plan.adapter is not None else model
-        # The older name, until every supported transformers has the newer one, warns that it will go.
-        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         # Where there is no accelerator activations are on the host already, and transformers would fail to pin them.
         offload = {"offload": True} if recipe.training.offload and torch.accelerator.is_available() else {}
-        enable({"use_reentrant": False}, **offload)
+        _checkpointing(base)({"use_reentrant": False}, **offload)
         # Only re-entrant checkpointing needs inputs that require gradients.
         base.disable_input_require_grads()
     return model.train()
@@ -235,14 +251,12 @@ def _check_losses(config: PretrainedConfig) -> None:
         )
 
 
-def _check_offload(model: nn.Module) -> None:
-    """Refuse offloading where transformers cannot, which older versions do not know of."""
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    if enable is None or "offload" not in inspect.signature(enable).parameters:
-        raise RecipeError(
-            f"training.offload=True is not supported by transformers {transformers.__version__}, which keeps "
-            "activations on the device; upgrade transformers, or leave training.offload out"
-        )
+def _checkpointing(model: nn.Module) -> Callable[..., None]:
+    """How gradient checkpointing is turned on.
+
+    The older name, until every supported transformers has the newer one, warns that it will go.
+    """
+    return getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
 
 
 def _check_freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:

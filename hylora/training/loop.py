@@ -279,7 +279,9 @@ class Trainer:
     def _clip(self) -> float | None:
         """Clip the gradients; their norm before that, or None where DeepSpeed keeps it."""
         limit = self._recipe.optimizer.max_grad_norm
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        trained = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        # In the model's order: under FSDP accelerate asks whether they are its parameters, and compares what is not.
+        parameters = [parameter for parameter in self._model.parameters() if id(parameter) in trained]
         norm = self._accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
         return None if norm is None else float(whole(norm) if isinstance(norm, Tensor) else norm)
 

@@ -51,7 +51,7 @@ class ProgressDisplay:
         self._shown = shown
         self._unit = unit
         self._total = total
-        self._pace = Pace(start)
+        self._pace = Pace()
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("training"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 
 import peft
@@ -212,6 +213,11 @@ def test_a_misspelt_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, mod
         options = {"--model": model, "--lengths": 16, "--data": data, **options}
         result = run(*(part for option in options.items() for part in option))
         assert "does not exist" in str(result.exception)
+
+
+def test_without_a_terminal_progress_is_told_in_lines(model, data):
+    told = run("--model", model, "--lengths", 16, "--data", data).stderr
+    assert re.search(r"^length 16: (\d+) of \1$", told, re.MULTILINE)
 
 
 def test_what_is_done_survives_a_failure(tmp_path, monkeypatch, model, data):

@@ -34,9 +34,25 @@ def test_a_model_is_loaded(base, load):
     assert all(torch.equal(value, expected[name]) for name, value in load(base).state_dict().items())
 
 
-def test_weights_go_straight_to_their_device(base, load):
+def test_weights_go_straight_to_their_device(base, load, monkeypatch):
     """With several processes, the host would otherwise hold the model as many times."""
-    assert {parameter.device.type for parameter in load(base, torch.device("meta")).parameters()} == {"meta"}
+    given = []
+    monkeypatch.setattr(
+        "hylora.language.model.load_weights", lambda source, **options: given.append(options["device_map"])
+    )
+    load(base, torch.device("cuda", 1))
+    assert given == [{"": torch.device("cuda", 1)}]
+
+
+def test_weights_that_another_process_reads_are_not_read(tmp_path, load):
+    expected = tiny_bamba(tie_word_embeddings=True)
+    expected.save_pretrained(tmp_path)
+    found = load(tmp_path, torch.device("meta"))
+    for name, parameter in expected.named_parameters():
+        assert found.get_parameter(name).shape == parameter.shape
+        assert not torch.equal(found.get_parameter(name), parameter), name
+    assert found.lm_head.weight is found.model.embed_tokens.weight
+    assert len({parameter.data_ptr() for parameter in found.parameters()}) == len([*expected.parameters()])
 
 
 def test_a_folder_that_does_not_exist(load):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activations that wait on the host change nothing but where they are."""
 
-import inspect
-
 import pytest
 import torch
 from torch.autograd.graph import save_on_cpu
@@ -14,12 +12,6 @@ from hylora.language.task import CausalLoss
 from hylora.training.optimizer import trainable
 from hylora.training.recipe import RecipeError
 from tests.planning.tiny_plans import BAMBA, tiny_recipe
-
-KNOWN = (
-    "offload"
-    in inspect.signature(getattr(PreTrainedModel, "activation_checkpointing_enable", lambda: None)).parameters
-)
-knows_offload = pytest.mark.skipif(not KNOWN, reason="this transformers keeps activations on the device")
 
 
 def gradients(folder, offload):
@@ -39,7 +31,6 @@ def gradients(folder, offload):
     return {name: parameter.grad for name, parameter in trainable(loss).items()}
 
 
-@knows_offload
 def test_gradients_are_the_same_to_the_last_bit(tmp_path, monkeypatch):
     """transformers' own hooks, as on an accelerator, but for pinning; chunk sizes are drawn, and replayed."""
     copied = []
@@ -59,16 +50,17 @@ def test_gradients_are_the_same_to_the_last_bit(tmp_path, monkeypatch):
     assert all(gradient.any() for gradient in kept.values())
 
 
-@knows_offload
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
 def test_without_an_accelerator_there_is_nothing_to_move(tmp_path):
     assert gradients(tmp_path, True).keys() == gradients(tmp_path, False).keys()
 
 
-def test_an_older_transformers_is_refused_with_the_remedy(tmp_path, monkeypatch):
+def test_a_model_that_cannot_is_refused(tmp_path, monkeypatch):
+    """Such as one that brings code of its own, older than the option."""
     older = lambda self, gradient_checkpointing_kwargs=None: None  # noqa: E731
-    monkeypatch.setattr(PreTrainedModel, "activation_checkpointing_enable", older, raising=False)
-    with pytest.raises(RecipeError, match="upgrade transformers, or leave training.offload out"):
+    for name in ("gradient_checkpointing_enable", "activation_checkpointing_enable"):
+        monkeypatch.setattr(PreTrainedModel, name, older, raising=False)
+    with pytest.raises(RecipeError, match="not supported by BambaForCausalLM.*; leave training.offload out"):
         plan_model(tiny_recipe(tmp_path, BAMBA, training={"offload": True}))
     plan_model(tiny_recipe(tmp_path, BAMBA))
 

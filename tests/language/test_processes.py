@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +89,40 @@ def test_fsdp2_trains_resumes_and_exports_what_one_process_does(start, tmp_path)
     ids = torch.arange(2, 14)[None]
     logits = [hylora.load(folder)(ids).logits for folder in (ended_by_two, one)]
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
+MEMORY = """
+import os, sys
+import torch
+from accelerate import PartialState
+from hylora.language import LanguageRecipe
+from hylora.language.model import load_model, plan_model
+
+def held():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+first = PartialState(cpu=True).is_main_process
+recipe = LanguageRecipe.load(sys.argv[1])
+plan = plan_model(recipe)
+before = held()
+model = load_model(recipe, plan, "no", None if first else torch.device("meta"))
+sys.stdout.write(f"{'first' if first else 'second'}: {held() - before}\\n")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
+def test_fsdp2_reads_weights_once(start, tmp_path):
+    """Only the process that reads the base takes memory for it."""
+    config = AutoConfig.for_model("llama", hidden_size=512, intermediate_size=2048, num_hidden_layers=4, vocab_size=32)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(start["model"]["path"])
+    start["adapter"] = {"variant": "none"}
+    (tmp_path / "program.py").write_text(MEMORY)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(start))
+    variables = launch_environment(ROOT / "recipes/accelerate/fsdp2.yaml")
+    done = launch(2, tmp_path / "program.py", tmp_path / "recipe.yaml", variables=variables)
+    held = {name: int(number) for name, number in re.findall(r"(first|second): (-?\d+)", done.stdout)}
+    assert held["second"] < held["first"] / 10
 
 
 def test_fsdp2_trains_whole_models(start, tmp_path):

@@ -303,5 +303,5 @@ def test_the_command_ends_wrong_input_with_a_message(tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["hylora", "convert", "mamba2attn", str(source), str(tmp_path / "target")])
     with pytest.raises(SystemExit) as stop:
         hylora_cli.main()
-    assert stop.value.code == 1
+    assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: config.json: d_intermediate=64 is not supported")

@@ -127,20 +127,19 @@ def test_a_model_without_attention_has_nothing_to_save(tmp_path):
 
 
 def test_what_is_offloaded_waits_on_the_host(tmp_path):
-    deep = {**BAMBA, "num_hidden_layers": 6}
+    deep = {**BAMBA, "num_hidden_layers": 5}
     plans = {}
     for offload in (False, True):
-        training = {"sequence_length": 1000, "loss_slice": 64, "offload": offload}
+        training = {"sequence_length": 1000, "loss_slice": 250, "offload": offload}
         recipe = tiny_recipe(tmp_path, deep, training=training)
         plans[offload] = Estimator(TrainingSetup(recipe, Hardware.parse("1x2GB"))).plan()
     kept, offloaded = plans[False].memory, plans[True].memory
     size = 4 * 1000 * deep["hidden_size"]
-    assert (kept.offloaded, offloaded.offloaded) == ((), 6 * (size,))
-    assert offloaded.pinned == 6 * 4 * 1024 * deep["hidden_size"]
+    assert (kept.offloaded, offloaded.offloaded) == ((), 5 * (size,))
+    assert offloaded.pinned == 5 * 4 * 1024 * deep["hidden_size"]
     # The layer at work needs its own again.
-    assert kept.total - offloaded.total >= 4 * size
+    assert kept.total - offloaded.total >= 3 * size
     assert Advice("training.offload=true", kept.total - offloaded.total, False) in advise(plans[False])
-    assert all("offload" not in item.change for item in advise(plans[True]))
 
 
 @pytest.mark.parametrize("name", ["sw_attn", "s2_attn"])

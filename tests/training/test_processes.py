@@ -61,7 +61,7 @@ def make(recipe, accelerator):
 
 recipe = toy.make_recipe(Path(folder), steps=100 if "long" in what else 6, resume=True)
 recipe.save(Path(folder + os.environ.get("RANK", "") + ".yaml"))
-kind = TaskKind(toy.Recipe, make, advice="")
+kind = TaskKind(toy.Recipe, make)
 train.find_task = lambda tree: kind
 sys.exit(train.main([folder + os.environ.get("RANK", "") + ".yaml"]))
 """

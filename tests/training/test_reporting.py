@@ -44,6 +44,18 @@ def test_without_a_terminal_only_events_are_printed(capsys):
     assert capsys.readouterr().err == "evaluation after 3 updates: loss 2.4000 [held out]\n"
 
 
+def test_without_a_terminal_updates_come_in_lines_with_the_time_left(capsys, monkeypatch):
+    monkeypatch.setattr("hylora.pace._LEAST", 0.0)
+    monkeypatch.setattr("hylora.pace._SHARE", 0.0)
+    with ProgressDisplay(total=10, start=2, unit="tokens", shown=True) as display:
+        for step in (3, 4, 10):
+            display.update(step, loss=2.5, speed=12345.0, memory=3 * 2**30)
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first == "update 3 of 10: loss 2.5000  12,345 tokens/s  3.0 GiB"
+    assert second.startswith("update 4 of 10: loss") and second.endswith(", 0:00:00 left")
+    assert last.startswith("update 10 of 10: loss") and "left" not in last
+
+
 def test_peak_memory_is_in_bytes():
     """Python with PyTorch takes more than 50 MB and less than 1 TB."""
     assert 50e6 < peak_memory(torch.device("cpu")) < 1e12

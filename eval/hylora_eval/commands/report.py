@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from hylora_eval.commands.frame import Overwrite
 from hylora_eval.report.collect import collect
+from hylora_eval.report.write import check_folder, write_report
 
 __all__ = ["report"]
 
@@ -30,11 +31,8 @@ def report(
         FileNotFoundError: if a result does not exist.
         ValueError: if a result is damaged, there is none, or the folder is taken.
     """
-    collection = collect(runs)
-    # What is missing or damaged shows before the seconds that this takes to import.
-    from hylora_eval.report.write import check_folder, write_report
-
     check_folder(output, overwrite)
+    collection = collect(runs)
     tables = write_report(output, collection, title, overwrite)
     console = Console(soft_wrap=True, highlight=False)
     for table in tables:

@@ -151,7 +151,7 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
         if first["hit_rate"] is not None:
             title += f"; {first['queries']} needles before the chunk that asks ({first['queries_in_chunk']} within it)"
         # The size of blocks goes with the rule: a narrow terminal should show all columns.
-        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE)
+        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE, padding=(0, 1, 0, 0))
         for rule in found["rules"]:
             attended = rule["attended"] or dict.fromkeys(("hit_rate", "other_query", "chance"))
             table.add_row(

@@ -47,7 +47,7 @@ def ruler(
     # Here, so that options are listed and refused without the seconds that these take to import.
     from hylora_eval import ruler as benchmark
     from hylora_eval.fingerprints import describe_tokenizer
-    from hylora_eval.ruler.generate import check_generation
+    from hylora_eval.ruler.generation import check_generation
     from hylora_eval.ruler.haystack import sentence_splitter
 
     lengths = list(dict.fromkeys(lengths))

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hylora_eval.harness.names import ruler_name
-from hylora_eval.ruler.generate import check_generation, generate
+from hylora_eval.ruler.generation import check_generation, generate
 from hylora_eval.ruler.haystack import load_haystack
 from hylora_eval.ruler.records import Record
 from hylora_eval.ruler.scoring import clean_prediction, score_prediction

@@ -18,7 +18,6 @@ __all__ = ["read_rules", "retrieval_tables"]
 # Each column: where its share stands in a rule's result, and the share of random blocks.
 _COLUMNS = {
     "found, of attended": (("attended", "hit_rate"), ("attended", "chance")),
-    "by another's query": (("attended", "other_query"), None),
     "found, of all": (("hit_rate",), ("chance",)),
     "mass": (("mass",), ("mass_of_random",)),
 }
@@ -49,7 +48,6 @@ def read_rules(result: Result, subject: Subject, source: Source) -> Iterator[Mea
                 share = result.optional_number(*keys, *value)
                 if share is None:
                     continue
-                shares = {} if chance is None else _beside(result, (*keys, *value), (*keys, *chance), samples)
                 yield Measurement(
                     kind="retrieval",
                     subject=replace(subject, facts=(*subject.facts, ("rule", f"{name}, blocks of {size}"))),
@@ -61,7 +59,7 @@ def read_rules(result: Result, subject: Subject, source: Source) -> Iterator[Mea
                     conditions=known,
                     samples=samples,
                     higher_is_better=True,
-                    **shares,
+                    **_beside(result, (*keys, *value), (*keys, *chance), samples),
                 )
 
 
@@ -88,9 +86,8 @@ def retrieval_tables(measurements: list[Measurement]) -> list[Table]:
             slug="retrieval",
             title="Retrieval by rule",
             caption="Per cent, higher is better, with 95 % intervals over samples and what random blocks find. Found: "
-            "needles of which a block was retrieved, of those that full attention attends to and of all; by another's "
-            "query: of the former, by that of a token nearby. Mass: full attention's weight on what was retrieved. "
-            f"{conditions}",
+            "needles of which a block was retrieved, of those that full attention attends to and of all. Mass: full "
+            f"attention's weight on what was retrieved. {conditions}",
             stub="Rule",
             columns=tuple(map(Column, columns)),
             sections=tuple(Section(title, rows) for title, rows in laid),

@@ -66,10 +66,10 @@ class Cell:
             smallest, largest = (number_text(value, self.digits) for value in self.measurement.spread)
             return f"({smallest} to {largest})"
         chance = self.measurement.chance
-        beside = [] if chance is None else [f"chance {number_text(chance, self.digits)}"]
+        beside = [] if chance is None else [f"(chance {number_text(chance, self.digits)})"]
         if self.measurement.interval is not None:
             low, high = (number_text(value, max(self.digits - 1, 0)) for value in self.measurement.interval)
-            return ", ".join([f"[{low}, {high}]", *beside])
+            return " ".join([f"[{low}, {high}]", *beside])
         error = self.measurement.error
         if error is None:
             return "".join(beside)

@@ -6,12 +6,7 @@ from hylora_eval import ruler
 records = ruler.generate("vt", tokenizer, length=4096, samples=5)
 """
 
-from hylora_eval.ruler.evaluate import LengthResult, TaskResult, evaluate
-from hylora_eval.ruler.generate import generate
-from hylora_eval.ruler.haystack import Haystack, load_haystack
-from hylora_eval.ruler.records import Record, load_records, save_records
-from hylora_eval.ruler.scoring import Score, group_scores, score_prediction, score_task
-from hylora_eval.ruler.tasks import ALL_TASKS, GROUPS, TASKS, Task, resolve_tasks
+from hylora.lazy import lazy_exports
 
 __all__ = [
     "ALL_TASKS",
@@ -33,3 +28,25 @@ __all__ = [
     "score_prediction",
     "score_task",
 ]
+
+_EXPORTS = {
+    "ALL_TASKS": "hylora_eval.ruler.tasks",
+    "GROUPS": "hylora_eval.ruler.tasks",
+    "TASKS": "hylora_eval.ruler.tasks",
+    "Haystack": "hylora_eval.ruler.haystack",
+    "LengthResult": "hylora_eval.ruler.evaluation",
+    "Record": "hylora_eval.ruler.records",
+    "Score": "hylora_eval.ruler.scoring",
+    "Task": "hylora_eval.ruler.tasks",
+    "TaskResult": "hylora_eval.ruler.evaluation",
+    "evaluate": "hylora_eval.ruler.evaluation",
+    "generate": "hylora_eval.ruler.generation",
+    "group_scores": "hylora_eval.ruler.scoring",
+    "load_haystack": "hylora_eval.ruler.haystack",
+    "load_records": "hylora_eval.ruler.records",
+    "resolve_tasks": "hylora_eval.ruler.tasks",
+    "save_records": "hylora_eval.ruler.records",
+    "score_prediction": "hylora_eval.ruler.scoring",
+    "score_task": "hylora_eval.ruler.scoring",
+}
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

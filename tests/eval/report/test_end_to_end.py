@@ -13,7 +13,7 @@ from hylora import RunManifest
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
-from hylora_eval.ruler.evaluate import LengthResult, TaskResult
+from hylora_eval.ruler.evaluation import LengthResult, TaskResult
 from hylora_eval.ruler.scoring import Score, group_scores
 from hylora_eval.ruler.tasks import GROUPS
 from tests import command_line

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from functools import partial
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 
@@ -120,6 +121,15 @@ def test_values_that_are_not_finite_stay_out_of_charts(tmp_path):
     charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1], parse_constant=pytest.fail)
     assert [point["x"] for point in charts[0]["panels"][0]["series"][0]["points"]] == [16, 32]
     assert ">∞<" in text
+
+
+def test_what_the_numbers_tell_is_said_in_both_pages(written):
+    output, tables = written
+    verdicts = [verdict for table in tables for verdict in table.verdicts]
+    assert any("a score near 50 is known to" in verdict for verdict in verdicts)
+    for verdict in verdicts:
+        assert f'<p class="verdict">{escape(verdict)}</p>' in (output / "report.html").read_text(encoding="utf-8")
+        assert verdict in (output / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_best_are_marked_for_eyes_and_screen_readers(written):

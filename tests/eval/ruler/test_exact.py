@@ -10,7 +10,7 @@ import pytest
 from hylora_eval import ruler
 from hylora_eval.ruler.counting import TokenCounter, prompt_tokens
 from hylora_eval.ruler.exact import fill
-from hylora_eval.ruler.generate import check_generation
+from hylora_eval.ruler.generation import check_generation
 from tests.eval.ruler.conftest import KINDS
 
 LENGTH = 2300
@@ -42,7 +42,7 @@ def test_special_tokens_that_come_first_are_counted_and_those_at_the_end_are_not
 def test_parts_count_like_the_whole_where_they_can(tokenizers, essay, monkeypatch):
     """Only the tokenizer that merges over words needs whole texts."""
     started = []
-    module = import_module("hylora_eval.ruler.generate")
+    module = import_module("hylora_eval.ruler.generation")
     original = module.exact_drafts
     monkeypatch.setattr(module, "exact_drafts", lambda *args: started.append(args) or original(*args))
     for kind in KINDS:

@@ -17,7 +17,7 @@ from hylora.training.evaluation import evaluation_mode
 from hylora_eval.fingerprints import describe_attention, text_sha256
 from hylora_eval.ruler.answering import Answerer
 from hylora_eval.ruler.counting import prompt_tokens
-from hylora_eval.ruler.generate import check_generation, generate
+from hylora_eval.ruler.generation import check_generation, generate
 from hylora_eval.ruler.haystack import Haystack, load_haystack
 from hylora_eval.ruler.predictions import Prediction, Predictions
 from hylora_eval.ruler.records import Record
