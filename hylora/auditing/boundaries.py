@@ -15,7 +15,7 @@ from torch import nn
 from hylora.adapters.structure import base_model
 from hylora.auditing.comparison import Probe, logits
 from hylora.auditing.preserve import preserved
-from hylora.auditing.properties import boundaries, packed_row
+from hylora.auditing.properties import packed_row
 
 __all__ = ["untold"]
 
@@ -44,7 +44,6 @@ def untold(model: nn.Module, probe: Probe) -> set[str] | None:
 
         return call
 
-    ids, positions = packed_row(probe)
     with preserved(model), ExitStack() as stack:
         # Where other attentions would refuse the row before a recurrent layer sees it.
         base.set_attn_implementation("eager")
@@ -52,5 +51,5 @@ def untold(model: nn.Module, probe: Probe) -> set[str] | None:
             for name, function in list(vars(code).items()):
                 if _KERNELS.search(name) and callable(function):
                     stack.enter_context(patch.object(code, name, listening(name, function)))
-        logits(model.train(), ids, position_ids=positions, **boundaries(probe))
+        logits(model.train(), **packed_row(probe))
     return silent if silent | told else None

@@ -59,7 +59,7 @@ def takes(model: nn.Module, name: str) -> bool:
     return name in inspect.signature(base_model(model).forward).parameters
 
 
-def logits(model: nn.Module, ids: Tensor, **arguments: Any) -> Tensor:
+def logits(model: nn.Module, input_ids: Tensor, **arguments: Any) -> Tensor:
     """Logits [B, L, V] of a forward pass without gradients and cache.
 
     `position_ids` are left out where the model takes none.
@@ -67,7 +67,7 @@ def logits(model: nn.Module, ids: Tensor, **arguments: Any) -> Tensor:
     if not takes(model, "position_ids"):
         arguments.pop("position_ids", None)
     with torch.no_grad():
-        return model(ids, **{"use_cache": False, **arguments}).logits
+        return model(input_ids, **{"use_cache": False, **arguments}).logits
 
 
 def assert_same(actual: Tensor, expected: Tensor, name: str = "the output", tolerance: float = 3e-5) -> float:

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DataCollatorWithFlattening, PreTrainedModel
 
 from hylora.adapters.structure import base_model
 from hylora.auditing.comparison import Differs, Probe, assert_same, logits, outcome, same_outcome, takes
 
 __all__ = [
-    "boundaries",
     "cached",
     "causal",
     "checkpointed",
@@ -34,43 +33,30 @@ STEPS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_toke
 STEPS |= {"output_logits": True, "return_dict_in_generate": True}
 
 
-def packed_row(probe: Probe) -> tuple[Tensor, Tensor]:
-    """Two sequences of different lengths in one row [1, L], and positions that restart with the second."""
-    parts = _parts(probe)
-    positions = [torch.arange(ids.shape[1], device=ids.device) for ids in parts]
-    return torch.cat(parts, dim=1), torch.cat(positions)[None]
-
-
-def boundaries(probe: Probe) -> dict[str, Any]:
-    """What transformers' collator passes with a `packed_row` beside positions."""
-    lengths = [ids.shape[1] for ids in _parts(probe)]
-    numbers = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])
-    bounds = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32, device=probe.device)
-    return {
-        "seq_idx": numbers[None].to(probe.device, torch.int32),
-        "cu_seq_lens_q": bounds,
-        "cu_seq_lens_k": bounds,
-        "max_length_q": max(lengths),
-        "max_length_k": max(lengths),
-    }
+def packed_row(probe: Probe) -> dict[str, Any]:
+    """Two sequences of different lengths in one row [1, L], with all that transformers' collator tells of them."""
+    collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
+    row = collator([{"input_ids": ids[0]} for ids in _parts(probe)])
+    del row["labels"]
+    return {name: value.to(probe.device) if isinstance(value, Tensor) else value for name, value in row.items()}
 
 
 def _parts(probe: Probe) -> tuple[Tensor, Tensor]:
     return probe.tokens(length=3 * probe.length // 4), probe.tokens(seed=1)
 
 
-def packed(model: nn.Module, probe: Probe, **arguments: Any) -> float:
+def packed(model: nn.Module, probe: Probe, *, indexed: bool = False) -> float:
     """Two sequences in one row, told apart by `position_ids`, equal each in its own row.
 
     Args:
         model: in evaluation mode.
         probe: tokens.
-        **arguments: further arguments of the forward pass over the row, such as `boundaries`.
+        indexed: whether `seq_idx`, `cu_seq_lens` and lengths tell them apart as well.
     """
-    ids, positions = packed_row(probe)
-    row = logits(model, ids, position_ids=positions, **arguments)
+    row = packed_row(probe)
+    told = row if indexed else {name: row[name] for name in ("input_ids", "position_ids")}
     parts = _parts(probe)
-    outputs = row.split([ids.shape[1] for ids in parts], dim=1)
+    outputs = logits(model, **told).split([ids.shape[1] for ids in parts], dim=1)
     names = ("the first document's output", "the second document's output")
     return max(
         assert_same(output, logits(model, ids), name, probe.tolerance)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
@@ -80,11 +79,11 @@ def _packed(subject: Subject) -> float:
     return _pack(subject)
 
 
-def _pack(subject: Subject, **arguments: Any) -> float:
+def _pack(subject: Subject, *, indexed: bool = False) -> float:
     if subject.packing not in (None, "documents"):
         raise NotAsked(f"the recipe packs no documents side by side (data.packing={subject.packing!r})")
     try:
-        return properties.packed(subject.model.eval(), subject.probe, **arguments)
+        return properties.packed(subject.model.eval(), subject.probe, indexed=indexed)
     except Differs as differs:
         if not shows_positions(subject.base.config):
             cause = f"{subject.base.config.model_type!r} does not show position_ids to its mask"
@@ -97,7 +96,7 @@ def _pack(subject: Subject, **arguments: Any) -> float:
 
 def _indexed(subject: Subject) -> float:
     try:
-        return _pack(subject, **properties.boundaries(subject.probe))
+        return _pack(subject, indexed=True)
     except (Differs, *REFUSALS) as error:
         if is_recurrent(subject.base.config):
             error.add_note(_with_kernels(subject))

@@ -85,7 +85,7 @@ def packed(architecture: Architecture) -> None:
 def packed_kernels(architecture: Architecture) -> None:
     model = with_attention(architecture)
     with boundary_kernels(model):
-        properties.packed(model, PROBE, **properties.boundaries(PROBE))
+        properties.packed(model, PROBE, indexed=True)
 
 
 def adapted(architecture: Architecture, variant: str) -> PeftModel:

@@ -135,7 +135,7 @@ def test_packed_rows(architecture, name, options):
 def test_packed_rows_on_kernels(model_type, name, options):
     model = with_attention(ZOO[model_type], name, **options)
     with boundary_kernels(model):
-        properties.packed(model, PROBE, **properties.boundaries(PROBE))
+        properties.packed(model, PROBE, indexed=True)
 
 
 @architectures
