@@ -39,7 +39,10 @@ class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name.partition(".")[0] not in _FOLLOWED:
             return None
-        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        finders = [*sys.meta_path]
+        behind = finders[finders.index(self) + 1 :] if self in finders else []
+        # As Python does, which passes over a finder that has no such method.
+        behind = [finder for finder in behind if hasattr(finder, "find_spec")]
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in behind)), None)
         if spec is not None and hasattr(spec.loader, "exec_module"):
             spec.loader = _Loader(spec.loader)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 
@@ -65,7 +66,10 @@ class HyLoraConfig:
             raise ValueError(f"variant={variant!r} must be one of {', '.join(VARIANTS)}")
         if isinstance(r, bool) or not isinstance(r, int) or r < 1:
             raise ValueError(f"r={r!r} must be an integer of at least 1; the thesis uses 32 for hybrids")
-        known = {item.name for item in fields(LoraConfig)}
+        if not 0 < lora_alpha < math.inf or not 0 <= lora_dropout < 1:
+            raise ValueError(f"lora_alpha={lora_alpha!r} must be above 0, and lora_dropout={lora_dropout!r} in [0, 1)")
+        # This one follows from the model.
+        known = {item.name for item in fields(LoraConfig)} - {"ensure_weight_tying"}
         for name in options.keys() - known:
             raise ValueError(
                 f"{name}={options[name]!r} is no field of LoraConfig; the nearest is {nearest(name, known)}"

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import math
 import re
 from dataclasses import MISSING, fields
 
@@ -77,10 +78,13 @@ def check_targets(model: nn.Module, config: LoraConfig) -> None:
     _check_excluded(base, config)
     targets = _target_modules(base, config)
     parameters = _target_parameters(base, config.target_parameters or ())
+    _check_layers(base, config)
     if not targets and not parameters:
+        as_text = "; as text it is a regular expression for whole names: for names that end so, give a list"
         raise ValueError(
             f"target_modules={config.target_modules!r} must match a module of {type(base).__name__} that is not among "
             f"those trained in full (modules_to_save={config.modules_to_save!r})"
+            f"{as_text if isinstance(config.target_modules, str) else ''}"
         )
     for name in [*targets, *(parameter.rpartition(".")[0] for parameter in parameters)]:
         if is_depthwise(unwrapped(base.get_submodule(name))):
@@ -96,7 +100,6 @@ def check_targets(model: nn.Module, config: LoraConfig) -> None:
                 f"skip a LoRA that evaluation applies; leave {child!r} out"
             )
     _check_experts(base, config, targets)
-    _check_layers(config, targets)
     _check_patterns(config, [*targets, *parameters])
 
 
@@ -168,8 +171,15 @@ def _target_parameters(base, suffixes) -> list[str]:
 def _check_excluded(base, config) -> None:
     """Raise for an exclusion that excludes nothing."""
     excluded = config.exclude_modules or ()
-    for suffix in [] if isinstance(excluded, str) else excluded:
-        names = [name for name, _ in base_modules(base)]
+    names = [name for name, _ in base_modules(base)]
+    if isinstance(excluded, str):
+        if not any(re.fullmatch(excluded, name) for name in names):
+            raise ValueError(
+                f"exclude_modules={excluded!r} must match the whole name of a module of {type(base).__name__}, for as "
+                f"text it is a regular expression; for names that end so, give a list: [{excluded}]"
+            )
+        return
+    for suffix in excluded:
         if not any(name == suffix or name.endswith(f".{suffix}") for name in names):
             raise ValueError(
                 f"exclude_modules={suffix!r} must match a module of {type(base).__name__}; the nearest is "
@@ -177,16 +187,16 @@ def _check_excluded(base, config) -> None:
             )
 
 
-def _check_layers(config, targets) -> None:
+def _check_layers(base, config) -> None:
     """Raise for a layer without a target."""
     layers = config.layers_to_transform
     for layer in [layers] if isinstance(layers, int) else layers or ():
         alone = copy.copy(config)
         alone.layers_to_transform = [layer]
-        if not any(check_target_module_exists(alone, name) for name in targets):
+        if not _target_modules(base, alone):
             raise ValueError(
                 f"layers_to_transform={layer!r} must be a layer with a target (target_modules="
-                f"{sorted(config.target_modules)!r}); in a hybrid, many layers have no attention"
+                f"{config.target_modules!r}); in a hybrid, many layers have no attention"
             )
 
 
@@ -194,8 +204,9 @@ def _check_patterns(config, targets) -> None:
     """Raise for a pattern of ranks or scales that no target follows."""
     for field_name in ("rank_pattern", "alpha_pattern"):
         for pattern, value in (getattr(config, field_name) or {}).items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
-                raise ValueError(f"{field_name}.{pattern}={value!r} must be a number of at least 1")
+            kinds, kind = ((int,), "an integer") if field_name == "rank_pattern" else ((int, float), "a number")
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 1 <= value < math.inf:
+                raise ValueError(f"{field_name}.{pattern}={value!r} must be {kind} of at least 1")
             try:
                 found = any(get_pattern_key([pattern], name) != name or pattern == name for name in targets)
             except re.error as error:

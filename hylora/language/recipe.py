@@ -144,6 +144,11 @@ class AdapterRecipe:
             )
         check_range(self, "r", "lora_alpha", least=1)
         check_range(self, "lora_dropout", least=0, below=1)
+        if self.target_parameters and self.lora_dropout:
+            raise ValueError(
+                f"lora_dropout={self.lora_dropout} must be 0 with target_parameters={list(self.target_parameters)!r}, "
+                "whose LoRA is added to weights and sees no inputs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from hylora.adapters.structure import base_model
 from hylora.attention import resolve_name
 from hylora.attention.functions import FUNCTIONS
 from hylora.hub_kernels import use_hub_kernels
-from hylora.language.data import Padding, TokenData
+from hylora.language.data import Padding, TokenData, check_packing
 from hylora.language.head import decoder_and_head
 from hylora.language.liger import liger_causal_loss
 from hylora.language.loss import IGNORED, sliced_causal_loss
@@ -63,7 +63,7 @@ class CausalLoss(nn.Module):
         self.kernel = kernel
         self.predictions = nn.Identity()
         self._kernels_due = hub_kernels
-        self._verified: set[bool] = set()
+        self._verified: set[tuple[bool, str]] = set()
         # FSDP asks the outermost module which layers to shard by.
         self._no_split_modules = getattr(model, "_no_split_modules", None)
         uses: dict[int, list[str]] = {}
@@ -99,10 +99,11 @@ class CausalLoss(nn.Module):
             self._kernels_due = False
         decoder = decoder_and_head(self.model).decoder
         if "position_ids" in inputs:
-            # In training other kernels may run than in evaluation.
-            if self.training not in self._verified:
+            # In training other kernels may run than in evaluation, and each attention has a mask of its own.
+            way = (self.training, decoder.config._attn_implementation)
+            if way not in self._verified:
                 verify_boundaries(decoder, input_ids.device)
-                self._verified.add(self.training)
+                self._verified.add(way)
             inputs = tell_boundaries(decoder.config, {"input_ids": input_ids, "labels": labels, **inputs})
             input_ids, labels = inputs.pop("input_ids"), inputs.pop("labels")
         hidden = decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
@@ -180,9 +181,16 @@ class LanguageTask(Task):
     def evaluate_ends(
         self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]
     ) -> dict[str, float]:
-        """The same with full attention, as "full_loss" and "full_perplexity", where another is trained with."""
+        """The same with full attention, as "full_loss" and "full_perplexity", where another is trained with.
+
+        Nothing where full attention cannot tell apart the documents of a row.
+        """
         base = base_model(self.model.model)
         if self._plan.attention not in FUNCTIONS or not base._supports_sdpa:
+            return {}
+        try:
+            check_packing(self._recipe.data, base.config.get_text_config(), "full")
+        except ValueError:
             return {}
         base.set_attn_implementation(resolve_name("full"))
         try:

@@ -11,6 +11,7 @@ from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 __all__ = ["ADAPTER", "CARD", "RECORDS", "check_exists", "find_folder", "manifest_in", "read_manifest"]
 
 ADAPTER = "adapter_config.json"
+CONFIG = "config.json"
 CARD = "README.md"
 # What training writes of itself: its recipe, what the data came to, and a record of each update.
 RECORDS = ("recipe.yaml", "data.json", "metrics.jsonl")
@@ -26,9 +27,14 @@ def check_exists(folder: str) -> None:
     # lies in a folder that is here: the hub would be asked for a misspelt path in vain, and slowly.
     within = "/" in folder and Path(folder).parent.is_dir()
     looks_like_path = folder.startswith((".", "/", "~")) or folder.count("/") > 1 or within
-    if looks_like_path and not Path(folder).is_dir():
+    if Path(folder).is_file():
         raise FileNotFoundError(
-            f"folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name)"
+            f"{folder!r} is a file; give the folder of a run or of a model, or a hub id (owner/name)"
+        )
+    if not folder or looks_like_path and not Path(folder).is_dir():
+        hint = f", or rename the folder {str(Path(folder).parent)!r} here if a hub id is meant" if within else ""
+        raise FileNotFoundError(
+            f"folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name){hint}"
         )
 
 
@@ -40,6 +46,7 @@ def read_manifest(folder: str | os.PathLike, revision: str | None = None) -> Run
         revision: revision on the hub.
 
     Raises:
+        FileNotFoundError: if there is no such folder or repository, or no model in it.
         ValueError: if there is an adapter without `hylora.json`, or the file is not what a run writes.
     """
     return manifest_in(find_folder(folder, revision), folder)
@@ -60,7 +67,7 @@ def find_folder(name: str | os.PathLike, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    files = ["config.json", MANIFEST_NAME, CARD, ADAPTER, "adapter_model.safetensors", *RECORDS]
+    files = [CONFIG, MANIFEST_NAME, CARD, ADAPTER, "adapter_model.safetensors", *RECORDS]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except GatedRepoError:
@@ -78,7 +85,17 @@ def find_folder(name: str | os.PathLike, revision: str | None = None) -> Path:
 
 
 def manifest_in(local: Path, name: str | os.PathLike) -> RunManifest:
-    """The manifest in the folder `local` of the run `name`."""
+    """The manifest in the folder `local` of the run `name`.
+
+    Raises:
+        FileNotFoundError: if the folder holds no model.
+        ValueError: as `read_manifest`.
+    """
+    if not any((local / file).is_file() for file in (CONFIG, MANIFEST_NAME, ADAPTER)):
+        raise FileNotFoundError(
+            f"{os.fspath(name)!r} holds no model: neither {CONFIG} nor {ADAPTER}; give the folder of a finished run "
+            "or of a model"
+        )
     if (local / MANIFEST_NAME).is_file():
         return RunManifest.load(local)
     if (local / ADAPTER).is_file():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -153,7 +154,21 @@ REFUSALS = {
         {"exclude_modules": ["out_prj"]},
         r"exclude_modules='out_prj' must match a module of BambaForCausalLM; the nearest is '\S*out_proj'",
     ),
-    "a rank of zero": ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj=0 must be a number of at least 1"),
+    "an exclusion as text that matches no whole name": (
+        {"exclude_modules": "q_proj"},
+        r"exclude_modules='q_proj' must match the whole name .*give a list: \[q_proj\]",
+    ),
+    "a target as text that matches no whole name": (
+        {"target_modules": "q_proj"},
+        "as text it is a regular expression",
+    ),
+    "a layer without a target, alone": ({"layers_to_transform": [0]}, "layers_to_transform=0 must be a layer with a"),
+    "a rank of zero": ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj=0 must be an integer of at least 1"),
+    "half a rank": ({"rank_pattern": {"q_proj": 8.5}}, "rank_pattern.q_proj=8.5 must be an integer of at least 1"),
+    "no scale": ({"alpha_pattern": {"q_proj": math.nan}}, "alpha_pattern.q_proj=nan must be a number of at least 1"),
+    "a scale of zero": ({"lora_alpha": 0}, "lora_alpha=0 must be above 0"),
+    "more dropout than there is": ({"lora_dropout": 2.0}, r"lora_dropout=2.0 in \[0, 1\)"),
+    "what follows from the model": ({"ensure_weight_tying": True}, "ensure_weight_tying=True is no field"),
     "no regular expression": ({"alpha_pattern": {"(": 4}}, r"alpha_pattern='\(' is not a regular expression"),
     "an absent parameter": (
         {"target_parameters": ["experts.up"]},

@@ -134,3 +134,14 @@ def test_a_run_packs_whole_documents_where_kernels_keep_them_apart(recipe):
         train(settings)
     with boundary_kernels(ZOO["bamba"].build(), FUSED):
         assert train(settings).evaluation["loss"] < 10
+
+
+def test_another_attention_is_tried_anew():
+    """Granite's own attention is told of no boundaries, which its plug-in is."""
+    model = ZOO["granitemoehybrid"].build(attn_implementation="se_attn")
+    loss, (packed, _) = CausalLoss(model, 16).eval(), batches()
+    with boundary_kernels(model):
+        loss(**packed)
+        hylora.set_attention(model, "full")
+        with pytest.raises(ValueError, match="must be kept apart"):
+            loss(**packed)

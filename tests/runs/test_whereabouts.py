@@ -5,13 +5,29 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from hylora.runs.whereabouts import check_exists, find_folder
+from hylora.runs.whereabouts import check_exists, find_folder, read_manifest
+from tests.pages import ROOT
 
 
 @pytest.mark.parametrize("name", ["./run", "/nowhere", "~/run", "a/b/c", "tests/run"])
 def test_what_looks_like_a_path_must_exist(name):
     with pytest.raises(FileNotFoundError, match=f"^folder '{name}' does not exist; give a run's folder, a model"):
         check_exists(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "folder '' does not exist"),
+        ("README.md", "'README.md' is a file"),
+        ("docs", "'docs' holds no model"),
+        ("docs/name", "or rename the folder 'docs' here if a hub id is meant"),
+    ],
+)
+def test_what_is_here_and_no_model_is_refused_at_once(name, says, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(FileNotFoundError, match=says):
+        read_manifest(name)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "owner/name"])
@@ -31,7 +47,9 @@ class NotThere(RepositoryNotFoundError):
         (LocalEntryNotFoundError("offline"), "the hub cannot be asked"),
     ],
 )
-def test_what_is_neither_here_nor_on_the_hub_is_told_to_be_either(monkeypatch, error, says):
+def test_what_is_neither_here_nor_on_the_hub_is_told_to_be_either(monkeypatch, tmp_path, error, says):
+    monkeypatch.chdir(tmp_path)
+
     def refuse(*args, **settings):
         raise error
 
