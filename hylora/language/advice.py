@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,11 +40,20 @@ def _comparison(recipe: LanguageRecipe, record: RunRecord) -> Iterator[str]:
         if name in record.base and name in record.tuned
     ]
     if rows:
-        yield f"held-out perplexity, sequences of {recipe.training.sequence_length} tokens, lower is better:"
+        limit = record.evaluated_sequences
+        sequences = "sequences" if limit is None else f"the first {limit} sequences"
+        yield f"held-out perplexity, {sequences} of {recipe.training.sequence_length} tokens, lower is better:"
         yield f"  {'':17}{ends[0]:>10}{ends[1]:>10}"
     for label, base, tuned in rows:
-        change = f"{100 * (tuned / base - 1):+.1f} %" + (": worse" if tuned > base else "")
-        yield f"  {label:17}{base:10.2f}{tuned:10.2f}  {change}"
+        yield f"  {label:17}{base:10.2f}{tuned:10.2f}  {_change(base, tuned)}".rstrip()
+
+
+def _change(base: float, tuned: float) -> str:
+    """In percent; nothing where that is no number."""
+    if base <= 0 or not (math.isfinite(base) and math.isfinite(tuned)):
+        return ""
+    percent = round(100 * (tuned / base - 1), 1) + 0.0  # so that none is -0.0
+    return f"{percent:+.1f} %" + (": worse" if percent > 0 else "")
 
 
 def _held_out(recipe: LanguageRecipe, record: RunRecord) -> str:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import metadata_load, try_to_load_from_cache
 from peft import PeftConfig
@@ -15,11 +17,14 @@ from torch import nn
 from hylora.adapters.structure import base_model
 from hylora.attention import SpanConfig
 from hylora.attention.names import PLUG_INS
-from hylora.runs.card_sections import HUB_ID, describe_record, plain, public_name, table
+from hylora.runs.card_sections import describe_record, plain, public_name, table
 from hylora.runs.manifest import RunManifest
 from hylora.runs.record import RunRecord
+from hylora.runs.whereabouts import is_hub_id
 
-__all__ = ["model_card"]
+__all__ = ["card_metadata", "model_card"]
+
+logger = logging.getLogger(__name__)
 
 _TITLES = {
     "se_attn": "span-expanded attention (SE-Attn)",
@@ -42,7 +47,7 @@ def model_card(
     *,
     merged: bool = True,
 ) -> str:
-    """Describe a trained model.
+    """Describe a trained model. What cannot be described gets a card that says little, and a warning.
 
     Args:
         model: as it is written.
@@ -55,7 +60,25 @@ def model_card(
     Returns:
         Markdown with the metadata that the hub reads.
     """
-    model, apart, record = base_model(model), adapter is not None and not merged, record or RunRecord()
+    try:
+        card = _card(base_model(model), manifest, adapter, name, record or RunRecord(), merged)
+    except Exception as error:  # the card reads files of others, and must not cost the weights that it comes with
+        logger.warning("the model card is left almost empty, for it could not be made: %r", error)
+        card = f"---\ntags:\n- hylora\n---\n\n# {plain(name)}\n"
+    # Names of files, and JSON, may hold what UTF-8 cannot.
+    return card.encode("utf-8", "replace").decode("utf-8")
+
+
+def card_metadata(card: Path) -> dict[str, Any]:
+    """What the head of a card says; nothing where there is no card, or its head is damaged."""
+    try:
+        return metadata_load(card) or {}
+    except Exception:  # whatever YAML's constructors raise
+        return {}
+
+
+def _card(model, manifest, adapter, name, record, merged) -> str:
+    apart = adapter is not None and not merged
     manifest = _with_base(manifest, record)
     own_class = type(model).__module__.startswith("hylora.")
     parts = [
@@ -86,7 +109,7 @@ def _metadata(manifest: RunManifest, apart: bool) -> str:
     lines = [f"library_name: {'peft' if apart else 'transformers'}", "pipeline_tag: text-generation", "tags:"]
     lines += ["- hylora", "- long-context", *([f"- {manifest.attention}"] if manifest.attention in PLUG_INS else [])]
     if manifest.base_model is not None:
-        if HUB_ID.fullmatch(manifest.base_model):
+        if is_hub_id(manifest.base_model):
             lines.append(f"base_model: {manifest.base_model}")
         if known := _license(manifest.base_model):
             lines.append(f"license: {known}")
@@ -97,14 +120,11 @@ def _license(base: str) -> str | None:
     """The license that the base's own card names, where that card is on this machine."""
     card = Path(base) / "README.md"
     if not card.is_file():
-        cached = try_to_load_from_cache(base, "README.md") if HUB_ID.fullmatch(base) else None
+        cached = try_to_load_from_cache(base, "README.md") if is_hub_id(base) else None
         if not isinstance(cached, str):
             return None
         card = Path(cached)
-    try:
-        known = (metadata_load(card) or {}).get("license")
-    except (OSError, ValueError):
-        return None
+    known = card_metadata(card).get("license")
     return known if isinstance(known, str) and re.fullmatch(r"[\w.-]+", known, re.ASCII) else None
 
 
@@ -213,7 +233,7 @@ def _code(manifest, name, own_class, apart) -> str:
 
 def _base_code(manifest) -> list[str]:
     """Lines that load the base of an adapter, with the RoPE that the adapter was trained with."""
-    known = manifest.base_model is not None and HUB_ID.fullmatch(manifest.base_model)
+    known = manifest.base_model is not None and is_hub_id(manifest.base_model)
     arguments = [json.dumps(manifest.base_model if known else "path/of/the/base")]
     if manifest.base_revision and re.fullmatch(r"[\w./-]+", manifest.base_revision, re.ASCII):
         arguments.append(f'revision="{manifest.base_revision}"')

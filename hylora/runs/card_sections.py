@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import html
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hylora.runs.record import RunRecord
+from hylora.runs.whereabouts import is_hub_id
 from hylora.training.reporting import flatten
 
-__all__ = ["HUB_ID", "describe_record", "plain", "public_name", "table"]
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+__all__ = ["describe_record", "plain", "public_name", "table"]
 
 _COUNTS = ("documents", "tokens", "rows")
 # Of the recipe, what decides what is learned; the rest says where and how fast.
@@ -33,8 +31,13 @@ _KEYS = (
 
 
 def plain(text: str) -> str:
-    """Text of others on one line, of which neither Markdown nor HTML makes anything else."""
-    return re.sub(r"([\\`*~|!\[\]])", r"\\\1", html.escape(" ".join(text.split())))
+    """Text of others on one line, without markup: no HTML, emphasis, code, formula, named link, picture or cell.
+
+    A bare address stays one, and whoever shows the page may make a link of it, as in any text.
+    """
+    # Markdown leaves an underscore within a word alone.
+    special = r"[\\`*~|!$\[\]]|(?<![^\W_])_|_(?![^\W_])"
+    return re.sub(special, r"\\\g<0>", html.escape(" ".join(text.split())))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -45,8 +48,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def public_name(source: str) -> str:
     """A hub id as it is; of a path the last part alone, for the rest is nobody's business."""
-    is_path = os.path.exists(source) or not HUB_ID.fullmatch(source)
-    return (Path(source).name if is_path else source) or source
+    return (source if is_hub_id(source) else Path(source).name) or source
 
 
 def describe_record(record: RunRecord) -> list[str]:
@@ -86,7 +88,9 @@ def _evaluation(record: RunRecord) -> str:
     if not rows:
         return ""
     length = flatten(record.recipe).get("training.sequence_length")
-    about = f" in sequences of {length:,} tokens" if isinstance(length, int) else ""
+    limit = record.evaluated_sequences
+    sequences = "sequences" if limit is None else f"the first {limit:,} sequences"
+    about = f" in {sequences} of {length:,} tokens" if isinstance(length, int) else ""
     return "\n\n".join(
         [
             f"Perplexity of held-out data{about}, by the training loop; lower is better.",

@@ -50,7 +50,18 @@ class RunRecord:
             }
             for step in (0, steps)
         )
-        return cls(_yaml(recipe), _json(data), steps, base, tuned if steps else {})
+        return cls(_yaml(recipe), _lists(data), steps, base, tuned if steps else {})
+
+    @property
+    def evaluated_sequences(self) -> int | None:
+        """How many sequences the evaluations stopped at; None where they read all that is held out."""
+        section = self.recipe.get("evaluation")
+        limit = section.get("max_sequences") if isinstance(section, dict) else None
+        if not isinstance(limit, int):
+            return None
+        counts = [source.get("rows") for source in self.data.get("validation", ())]
+        known = bool(counts) and all(isinstance(count, int) for count in counts)
+        return None if known and sum(counts) <= limit else limit
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -60,9 +71,13 @@ def _yaml(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {
+        name: value
+        for name, value in (found.items() if isinstance(found, dict) else ())
+        if isinstance(value, list) and all(isinstance(source, dict) for source in value)
+    }

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from hylora.runs.manifest import MANIFEST_NAME, RunManifest
 
-__all__ = ["ADAPTER", "CARD", "RECORDS", "check_exists", "find_folder", "manifest_in", "read_manifest"]
+__all__ = ["ADAPTER", "CARD", "RECORDS", "check_exists", "find_folder", "is_hub_id", "manifest_in", "read_manifest"]
 
 ADAPTER = "adapter_config.json"
 CONFIG = "config.json"
 CARD = "README.md"
 # What training writes of itself: its recipe, what the data came to, and a record of each update.
 RECORDS = ("recipe.yaml", "data.json", "metrics.jsonl")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
 def check_exists(folder: str) -> None:
@@ -36,6 +38,11 @@ def check_exists(folder: str) -> None:
         raise FileNotFoundError(
             f"folder {folder!r} does not exist; give a run's folder, a model folder or a hub id (owner/name){hint}"
         )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is of the form of a hub id and nothing here has it; `models/bamba` may be either."""
+    return bool(_HUB_ID.fullmatch(name)) and not os.path.exists(name)
 
 
 def read_manifest(folder: str | os.PathLike, revision: str | None = None) -> RunManifest:

@@ -30,6 +30,7 @@ _RESULTS = (
     "metrics.jsonl",
     "data.json",
     "results.json",
+    "README.md",
     "*.safetensors",
     "*.safetensors.index.json",
     "*config.json",

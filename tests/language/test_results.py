@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ import hylora
 from hylora.language import train
 from hylora.language.advice import advise
 from hylora.language.data import build_datasets
+from hylora.runs.card_sections import plain
 from hylora.runs.export import export
 from hylora.runs.record import RunRecord
+from hylora.training.run_folder import RunFolder
 from tests import command_line
 from tests.language import test_run
 from tests.outcomes import records_of
@@ -159,7 +162,7 @@ def test_the_card_of_a_run_is_filled_and_anybody_may_read_it(recipe, base, tmp_p
 def test_a_hostile_record_writes_neither_markup_nor_metadata(recipe, base, tmp_path):
     run = train(recipe(adapting(base, tmp_path))).folder
     evil = "x\n---\n\n<script>a</script> ![x](http://y) | `c`"
-    data = {"train": [{"path": evil, "tokens": evil}], "validation": "no list"[:0]}
+    data = {"train": [{"path": evil, "tokens": evil}, {"path": "\ud800"}], "validation": "no list"[:0]}
     (run / "data.json").write_text(json.dumps(data))
     (run / "recipe.yaml").write_text(json.dumps({"optimizer": {"name": evil, evil: 1}, "training": 3, "model": []}))
     (run / "metrics.jsonl").write_text('{"step": 0, "eval_loss": NaN}\n{"step": 9, "eval_perplexity": Infinity}\n')
@@ -175,6 +178,46 @@ def test_the_license_of_a_known_base_is_handed_on(recipe, base, tmp_path):
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     run = train(recipe(adapting(base, tmp_path, **{"training.steps": 1}))).folder
     assert "\nlicense: apache-2.0\n" in (run / "README.md").read_text()
+
+
+def test_a_card_never_costs_the_weights(recipe, base, tmp_path, monkeypatch, caplog):
+    (base / "README.md").write_text("---\nlicense: [apache\n---\n")
+    run = train(recipe(adapting(base, tmp_path, **{"training.steps": 1}))).folder
+    card = (run / "README.md").read_text()
+    assert "## Use" in card and "license" not in card
+    monkeypatch.setattr("hylora.runs.card.describe_record", lambda record: 1 / 0)
+    run = train(recipe(adapting(base, tmp_path, "b", **{"training.steps": 1}))).folder
+    assert (run / "hylora.json").is_file() and "# b\n" in (run / "README.md").read_text()
+    assert "could not be made: ZeroDivisionError" in caplog.text
+
+
+def test_a_relative_folder_is_no_model_of_the_hub(recipe, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    base.rename(tmp_path / "models" / "bamba")
+    settings = {"model": {"path": "models/bamba"}, "training.steps": 1, "output.path": "whole"}
+    train(recipe(settings))
+    card = Path("whole", "README.md").read_text()
+    assert "base_model:" not in card and "| base model | bamba |" in card
+
+
+def test_evaluations_of_some_sequences_are_not_called_those_of_all(recipe, base, tmp_path):
+    for limit, about in ((2, "the first 2 sequences of 32 tokens"), (1000, "sequences of 32 tokens")):
+        settings = adapting(base, tmp_path, f"of {limit}", evaluation={"at_end": True, "max_sequences": limit})
+        run = train(recipe(settings)).folder
+        assert f"Perplexity of held-out data in {about}, by" in (run / "README.md").read_text()
+        assert advise(run).splitlines()[0] == f"held-out perplexity, {about}, lower is better:"
+
+
+def test_what_a_replaced_run_said_of_itself_goes(recipe, base, tmp_path):
+    settings = adapting(base, tmp_path, **{"training.steps": 1})
+    run = train(recipe(settings)).folder
+    RunFolder(run).claim(recipe({**settings, "output.overwrite": True}))
+    assert not (run / "README.md").exists()
+
+
+def test_others_text_is_text_in_a_card():
+    assert plain("_a_ __b__ c_d $x$") == r"\_a\_ \_\_b\_\_ c_d \$x\$"
 
 
 def test_training_ends_by_saying_what_came_of_it_and_commands_that_work(tree, text_file, tmp_path, monkeypatch, capfd):
@@ -210,3 +253,11 @@ def test_what_got_worse_is_said_to_and_what_is_unknown_is_left_out(recipe, base,
     ]
     (run / "metrics.jsonl").write_text('{"step": 0, "eval_perplexity": 8.0}\n{"step": 1, "eval_perplexity": 9.0}\n')
     assert advise(run).splitlines()[2] == "  se_attn attention      8.00      9.00  +12.5 %: worse"
+    for base, tuned, said in (
+        ("Infinity", "Infinity", "inf       inf"),
+        ("8.0", "Infinity", "8.00       inf"),
+        ("8.0", "7.9999", "8.00      8.00  +0.0 %"),
+    ):
+        lines = (f'{{"step": {step}, "eval_perplexity": {value}}}\n' for step, value in ((0, base), (1, tuned)))
+        (run / "metrics.jsonl").write_text("".join(lines))
+        assert advise(run).splitlines()[2].endswith(f"  {said}")
