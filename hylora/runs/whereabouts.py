@@ -16,7 +16,6 @@ CONFIG = "config.json"
 CARD = "README.md"
 # What training writes of itself: its recipe, what the data came to, and a record of each update.
 RECORDS = ("recipe.yaml", "data.json", "metrics.jsonl")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
 def check_exists(folder: str) -> None:
@@ -42,7 +41,14 @@ def check_exists(folder: str) -> None:
 
 def is_hub_id(name: str) -> bool:
     """Whether `name` is of the form of a hub id and nothing here has it; `models/bamba` may be either."""
-    return bool(_HUB_ID.fullmatch(name)) and not os.path.exists(name)
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    # That lets some newlines pass, and letters that the hub has not.
+    return bool(re.fullmatch(r"[\w./-]+", name, re.ASCII)) and not os.path.exists(name)
 
 
 def read_manifest(folder: str | os.PathLike, revision: str | None = None) -> RunManifest:

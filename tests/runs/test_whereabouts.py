@@ -5,7 +5,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from hylora.runs.whereabouts import check_exists, find_folder, read_manifest
+from hylora.runs.whereabouts import check_exists, find_folder, is_hub_id, read_manifest
 from tests.pages import ROOT
 
 
@@ -56,3 +56,11 @@ def test_what_is_neither_here_nor_on_the_hub_is_told_to_be_either(monkeypatch, t
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(FileNotFoundError, match=f"^'outputs/run' is no folder here, and .*{says}.*; correct the path"):
         find_folder("outputs/run")
+
+
+def test_a_folder_that_is_here_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("models/bamba") and is_hub_id("gpt2")
+    (tmp_path / "models" / "bamba").mkdir(parents=True)
+    for name in ("models/bamba", "/models/bamba", "a/b/c", "a--b", "me/model.git", "gpt2\n", "mé/model", "", "a\0b"):
+        assert not is_hub_id(name), name
