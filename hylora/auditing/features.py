@@ -30,7 +30,10 @@ def features(model: nn.Module) -> dict[str, Callable[[], None]]:
     found: dict[str, Callable[[], None]] = {}
 
     def numbers(name: str, value: float | int) -> None:
-        having = [owner for owner in owners if getattr(owner, name, None)]
+        # Of that name, some models have a module.
+        having = [
+            owner for owner in owners if isinstance(number := getattr(owner, name, None), (int, float)) and number
+        ]
         if having:
             found[_WORDS[name]] = lambda: [setattr(owner, name, value) for owner in having]
 
