@@ -30,10 +30,8 @@ def features(model: nn.Module) -> dict[str, Callable[[], None]]:
     found: dict[str, Callable[[], None]] = {}
 
     def numbers(name: str, value: float | int) -> None:
-        # Of that name, some models have a module.
-        having = [
-            owner for owner in owners if isinstance(number := getattr(owner, name, None), (int, float)) and number
-        ]
+        # Some models have a module of that name.
+        having = [owner for owner in owners if isinstance(own := getattr(owner, name, None), (int, float)) and own]
         if having:
             found[_WORDS[name]] = lambda: [setattr(owner, name, value) for owner in having]
 
