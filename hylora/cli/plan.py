@@ -117,7 +117,7 @@ def plan(
     print_step(found, console)
     with _telling() as tell:
         found = replace(found, longest=estimator.search(found, tell) if search else None)
-        advice = [] if found.fits else advise(found, tell)
+        advice = advise(found, tell) if search and not found.fits else []
     print_verdict(found, advice, console)
     if output is not None:
         write_atomically(output, json.dumps(to_dict(found, advice), indent=2) + "\n")
