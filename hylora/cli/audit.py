@@ -68,7 +68,10 @@ def audit(
     if output is not None:
         check_target(output)
     if recipe is not None:
-        asked = LanguageRecipe.from_tree(parse_overrides(read_yaml(recipe), _overrides(model, revision)))
+        tree = parse_overrides(read_yaml(recipe), _overrides(model, revision))
+        if (task := tree.get("task", "language")) != "language":
+            raise ValueError(f"recipe={recipe!r} with task={task!r} has no audit; audits are of language models")
+        asked = LanguageRecipe.from_tree(tree)
         named = None if asked.model.from_scratch else asked.model.path
     else:
         asked, named = None, model

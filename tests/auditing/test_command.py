@@ -15,6 +15,7 @@ from hylora.auditing.opening import open_model
 from hylora.runs.manifest import RunManifest
 from tests import command_line
 from tests.architectures.zoo import ZOO
+from tests.pages import ROOT
 from tests.planning.tiny_plans import BAMBA, LLAMA, config_file, tiny_recipe
 
 run = partial(command_line.run, "audit", env={"COLUMNS": "160"})
@@ -159,6 +160,7 @@ def test_a_recipe_may_stand_for_the_model(tmp_path):
         (("MODEL", "--revision", "v1"), "'v1' is for hub models"),
         (("MODEL", "--json", "nowhere/x.json"), "make the folder 'nowhere' first"),
         (("outputs/no/model",), "'outputs/no/model' does not exist"),
+        (("DIGITS",), "audits are of language models"),
         (("nowhere.yaml",), "cannot read the recipe 'nowhere.yaml'"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value) or "nothing",
@@ -166,7 +168,7 @@ def test_a_recipe_may_stand_for_the_model(tmp_path):
 def test_wrong_input_is_named(arguments, message, tmp_path, monkeypatch):
     # Before anything is read of a model.
     monkeypatch.setattr("hylora.auditing.opening.open_model", None)
-    model = config_file(tmp_path, LLAMA)
-    result = run(*(model if argument == "MODEL" else argument for argument in arguments))
+    files = {"MODEL": config_file(tmp_path, LLAMA), "DIGITS": ROOT / "recipes/vision/digits.yaml"}
+    result = run(*(files.get(argument, argument) for argument in arguments))
     assert isinstance(result.exception, (ValueError, OSError))
     assert message in str(result.exception)
