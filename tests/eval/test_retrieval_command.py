@@ -54,9 +54,9 @@ def test_needles_in_the_demos_model(tmp_path):
         choices[start:] = [(task, length, each) for each in choices[start:]]
         for rule in found["rules"]:
             assert all(f"{100 * rule[name]:.1f}" in printed for name in ("hit_rate", "chance", "mass"))
-    said = re.findall(r"By 2 samples \(95 % intervals\), (.*?)\.", " ".join(printed.split()))
+    said = re.findall(r"(\w+ chance: .*?)\. By 95 % intervals over 2 samples\.", " ".join(printed.split()))
     assert len(said) == 4
-    assert "above chance: oracle 8" in said[0] and "not to be told from chance: published 8" in said[0]
+    assert "Above chance: oracle 8" in said[0] and "Not to be told from chance: published 8" in said[0]
     assert record["kind"] == "retrieval" and record["environment"]["torch"]
     assert record["attention"]["asked"] == "same" and record["attention"]["name"] == "sdpa"
     assert record["settings"] == {

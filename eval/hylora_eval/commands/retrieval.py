@@ -18,7 +18,7 @@ from hylora_eval.commands.frame import Evaluation, evaluation_command, number_ta
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.results import Result
 from hylora_eval.runtime.picture import check_plotting
-from hylora_eval.verdicts import hit_interval, in_words, judge
+from hylora_eval.verdicts import counted_samples, hit_interval, in_words, judge
 
 if TYPE_CHECKING:
     from hylora_eval.retrieval import Choices, Sample
@@ -179,9 +179,9 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
     """What the hit rates are beside chance: of needles that full attention finds, where it finds any."""
     rules = [(_label(rule), rule["attended"] or rule) for rule in found["rules"] if rule["hit_rate"] is not None]
     if rules:
-        samples = found["samples"]
-        judged = ((name, judge(hit_interval(hits, samples), hits["chance"])) for name, hits in rules)
-        yield in_words(judged, samples)
+        read = found["samples"]
+        judged = ((name, judge(hit_interval(hits, read), hits["chance"])) for name, hits in rules)
+        yield in_words(judged, min(counted_samples(hits, read) for _, hits in rules))
 
 
 def _by_layer(found: dict[str, Any]) -> Iterator[Table]:
