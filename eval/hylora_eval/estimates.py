@@ -9,6 +9,8 @@ from functools import lru_cache
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hylora_eval.wording import number_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -150,7 +152,7 @@ def share_interval(share: float, error: float | None, units: int, items: int) ->
 def resolution(samples: int) -> str:
     """In words, what scores of so many samples can tell."""
     if wilson(0, samples)[1] >= wilson(1, samples)[0]:
-        return f"With {samples} {'sample' if samples == 1 else 'samples'} even 0 and 100 % cannot be told apart."
+        return f"With {number_of(samples, 'sample')} even 0 and 100 % cannot be told apart."
     low, high = wilson(0.5, samples)
     return (
         f"With {samples} samples a score near 50 is known to {100 * (high - low) / 2:.0f} points either way; two "

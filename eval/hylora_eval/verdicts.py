@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hylora_eval.estimates import share_interval
+from hylora_eval.wording import number_of
 
 __all__ = ["VERDICTS", "counted_samples", "hit_interval", "in_words", "judge"]
 
@@ -59,4 +60,4 @@ def in_words(judged: Iterable[tuple[str, str]], samples: int) -> str:
     for name, verdict in judged:
         names.setdefault(verdict, []).append(name)
     parts = [f"{verdict.capitalize()}: {'; '.join(names[verdict])}." for verdict in VERDICTS if verdict in names]
-    return f"{' '.join(parts)} By 95 % intervals over {samples} {'sample' if samples == 1 else 'samples'}."
+    return f"{' '.join(parts)} By 95 % intervals over {number_of(samples, 'sample')}."

@@ -155,6 +155,10 @@ def test_the_pages_commands_are_valid_and_run_on_the_demos_model(text):
     result = command_line.run(*arguments)
     assert program == "hylora" and result.exit_code == 0, (result.output, result.exception)
     assert len(json.loads(Path("retrieval.json").read_text())["results"][0]["rules"]) == len(DEFAULT_RULES)
+    # In 80 columns, each rule and each bracket on one line.
+    lines = result.stdout.splitlines()
+    assert all(any(re.match(rf"{rule} \d+ +[\d.]+ \[", line) for line in lines) for rule in DEFAULT_RULES)
+    assert all(line.count("[") == line.count("]") and len(line) <= 80 for line in lines)
 
 
 def test_the_pages_tables_are_those_of_the_study(text):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["retrieval"]
 
 DOCUMENTS = "documents"
-_COLUMNS = ("of attended", "another's", "chance", "of all", "chance", "mass")
+_COLUMNS = ("of attended", "other's", "chance", "of all", "chance", "mass")
 
 
 @evaluation_command(attention="same")
@@ -151,7 +151,7 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
         if first["hit_rate"] is not None:
             title += f"; {first['queries']} needles before the chunk that asks ({first['queries_in_chunk']} within it)"
         # The size of blocks goes with the rule: a narrow terminal should show all columns.
-        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE, padding=(0, 1, 0, 0))
+        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE, padding=0, show_edge=False)
         for rule in found["rules"]:
             attended = rule["attended"] or dict.fromkeys(("hit_rate", "other_query", "chance"))
             table.add_row(
