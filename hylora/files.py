@@ -11,10 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PARTIAL", "apply_umask", "atomic_folder", "disk_errors", "flush", "write_atomically"]
+__all__ = ["PARTIAL", "apply_umask", "atomic_folder", "check_target", "disk_errors", "flush", "write_atomically"]
 
 # How the names of files and folders begin that are still being written.
 PARTIAL = ".partial-"
+
+
+def check_target(path: str | os.PathLike) -> None:
+    """Refuse a file that can't be written for want of its folder, before the work whose result it is to hold.
+
+    Raises:
+        FileNotFoundError: if its folder does not exist.
+        IsADirectoryError: if it is a folder itself.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{os.fspath(path)!r} cannot be written: make the folder {str(path.parent)!r} first")
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:

@@ -15,13 +15,13 @@ from torch import nn
 from transformers.utils import logging
 
 from hylora.adapters.structure import base_model
-from hylora.attention import SpanConfig, check_options, expand_preset, resolve_name, set_attention
+from hylora.attention import resolve_name, set_attention
 from hylora.auditing.answers import NO, NOT_ASKED, REFUSED, YES, Answer, Audit
 from hylora.auditing.comparison import Differs, Probe
 from hylora.auditing.preserve import preserved
-from hylora.auditing.questions import BY_NAME, QUESTIONS, REFUSALS, NotAsked, Subject
+from hylora.auditing.questions import QUESTIONS, REFUSALS, NotAsked, Subject
+from hylora.auditing.statements import BY_NAME, STATEMENTS, check_asked
 from hylora.auditing.training import perturb, trained
-from hylora.words import nearest
 
 __all__ = ["audit"]
 
@@ -43,7 +43,7 @@ def audit(
 ) -> Audit:
     """Ask what training and generation take for granted, by running the model on random tokens.
 
-    The questions are those of `hylora.auditing.questions`. They are asked in float32, and of an adapter changed by
+    The questions are those of `hylora.auditing.statements`. They are asked in float32, and of an adapter changed by
     noise as after training. Afterwards the model is as it was.
 
     Args:
@@ -63,13 +63,7 @@ def audit(
         ValueError: if the attention, an option or a name in `ask` is unknown.
     """
     asked = set(ask)
-    for name in asked - QUESTIONS.keys():
-        raise ValueError(f"ask={name!r} is not a question; did you mean {nearest(name, QUESTIONS)!r}?")
-    if attention is None and options:
-        raise ValueError(f"{', '.join(options)} must come with an attention; name it")
-    if attention is not None:
-        check_options(attention, options)
-        SpanConfig.from_dict(expand_preset(options, attention))
+    check_asked(asked, attention, options)
     base = base_model(model)
     text = base.config.get_text_config()
     embedding = base.get_input_embeddings().weight
@@ -82,14 +76,15 @@ def audit(
         for name, question in QUESTIONS.items():
             if asked and name not in asked:
                 continue
-            progress(question.text)
+            statement = STATEMENTS[name]
+            progress(statement)
             if name in BY_NAME and name not in asked:
-                answers.append(Answer(name, question.text, NOT_ASKED, BY_NAME[name]))
+                answers.append(Answer(name, statement, NOT_ASKED, BY_NAME[name]))
             elif refusal and question.attention and any(answer.status == REFUSED for answer in answers):
-                answers.append(Answer(name, question.text, NOT_ASKED, "the model refuses this attention, see above"))
+                answers.append(Answer(name, statement, NOT_ASKED, "the model refuses this attention, see above"))
             elif refusal and question.attention:
                 remedy = "use the attention that the model was trained with"
-                answers.append(Answer(name, question.text, REFUSED, str(refusal), remedy))
+                answers.append(Answer(name, statement, REFUSED, str(refusal), remedy))
             else:
                 answers.append(_ask(name, subject))
         if isinstance(model, PeftModel):
@@ -142,7 +137,7 @@ def _choose(
 
 
 def _ask(name: str, subject: Subject) -> Answer:
-    question, model = QUESTIONS[name], subject.model
+    question, statement, model = QUESTIONS[name], STATEMENTS[name], subject.model
     with preserved(model):
         # Of the types in which the model is kept, one question asks.
         if name != "precise":
@@ -154,11 +149,11 @@ def _ask(name: str, subject: Subject) -> Answer:
         try:
             difference = question.ask(subject)
         except NotAsked as reason:
-            return Answer(name, question.text, NOT_ASKED, str(reason))
+            return Answer(name, statement, NOT_ASKED, str(reason))
         except Differs as differs:
             return Answer(
                 name,
-                question.text,
+                statement,
                 NO,
                 str(differs),
                 _remedy(differs, differs.remedy or question.remedy),
@@ -168,8 +163,8 @@ def _ask(name: str, subject: Subject) -> Answer:
             refused = isinstance(error, REFUSALS)
             cause = str(error) if refused else f"{type(error).__name__}: {error}"
             remedy = _remedy(error, "" if refused else question.remedy)
-            return Answer(name, question.text, REFUSED if refused else NO, cause.strip(), remedy)
-    return Answer(name, question.text, YES, difference=difference)
+            return Answer(name, statement, REFUSED if refused else NO, cause.strip(), remedy)
+    return Answer(name, statement, YES, difference=difference)
 
 
 def _remedy(error: Exception, remedy: str) -> str:

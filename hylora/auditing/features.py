@@ -30,7 +30,8 @@ def features(model: nn.Module) -> dict[str, Callable[[], None]]:
     found: dict[str, Callable[[], None]] = {}
 
     def numbers(name: str, value: float | int) -> None:
-        having = [owner for owner in owners if getattr(owner, name, None)]
+        # Some models have a module of that name.
+        having = [owner for owner in owners if isinstance(own := getattr(owner, name, None), (int, float)) and own]
         if having:
             found[_WORDS[name]] = lambda: [setattr(owner, name, value) for owner in having]
 

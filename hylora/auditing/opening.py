@@ -47,37 +47,39 @@ def open_model(name: str, *, small: bool = False, revision: str | None = None) -
         name: a run's folder, a folder with a model or an adapter of PEFT, a hub id, or a config.json, which always
             gives a small model.
         small: a `miniature` with random weights; only configs are read.
-        revision: on the hub.
+        revision: on the hub, of `name`; an adapter names that of its base itself.
 
     Raises:
         ValueError: if it cannot be loaded or made small.
         OSError: if it is not there.
     """
     if Path(name).is_file():
-        return _small(AutoConfig.from_pretrained(name), None)
+        return _small(AutoConfig.from_pretrained(name))
     folder = find_folder(name, revision)
     adapter = name if (folder / ADAPTER).is_file() else None
     of_peft = adapter is not None and not (folder / MANIFEST_NAME).is_file()
     if not small and not of_peft:
         return Opened(load(name, dtype=torch.float32, revision=revision, trainable=True))
     if of_peft:
-        base, revision = PeftConfig.from_pretrained(name).base_model_name_or_path, None
+        saved = PeftConfig.from_pretrained(name, revision=revision)
+        base, base_revision = saved.base_model_name_or_path, saved.revision
     else:
         manifest = manifest_in(folder, name)
-        base, revision = (name, revision) if adapter is None else (manifest.base_model, manifest.base_revision)
+        base, base_revision = (name, revision) if adapter is None else (manifest.base_model, manifest.base_revision)
     if small:
-        return _small(AutoConfig.from_pretrained(base, revision=revision), adapter)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return Opened(PeftModel.from_pretrained(model, name, is_trainable=True))
+        return _small(AutoConfig.from_pretrained(base, revision=base_revision), adapter, revision)
+    model = AutoModelForCausalLM.from_pretrained(base, revision=base_revision, dtype=torch.float32)
+    return Opened(PeftModel.from_pretrained(model, name, revision=revision, is_trainable=True))
 
 
-def _small(config: PretrainedConfig, adapter: str | None) -> Opened:
+def _small(config: PretrainedConfig, adapter: str | None = None, revision: str | None = None) -> Opened:
     name = config.name_or_path
     config, words = miniature(config)
     config.name_or_path = name
     model = _random(config)
     if adapter is not None:
-        model = add_adapter(model, replace(LoraConfig.from_pretrained(adapter), inference_mode=False))
+        saved = LoraConfig.from_pretrained(adapter, revision=revision)
+        model = add_adapter(model, replace(saved, inference_mode=False))
     return Opened(model, (f"a miniature: {words}",))
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,8 +23,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     configs = [c for c in (getattr(module, "config", None) for module in modules) if isinstance(c, PretrainedConfig)]
     owners = [*modules, *{id(config): config for config in configs}.values()]
-    # Containers are copied, for they are changed in place: hooks are entries of dictionaries.
-    states = [(owner, {name: _shallow(value) for name, value in vars(owner).items()}) for owner in owners]
+    # Containers are changed in place, for hooks are entries of dictionaries; and others hold on to these very objects:
+    # the handle of a hook, or a PeftModel to the adapters of its tuner.
+    states = [(owner, {name: (value, _content(value)) for name, value in vars(owner).items()}) for owner in owners]
     parameters = [(p, p.data, p.grad, p.requires_grad) for p in model.parameters()]
     buffers = [(buffer, buffer.data) for buffer in model.buffers()]
     devices = {p.device.index for p, *_ in parameters if p.device.type == "cuda"}
@@ -35,7 +35,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     finally:
         for owner, state in states:
             vars(owner).clear()
-            vars(owner).update(state)
+            vars(owner).update({name: value for name, (value, _) in state.items()})
+            for value, content in state.values():
+                _refill(value, content)
         for parameter, data, gradient, requires_grad in parameters:
             parameter.data = data
             parameter.grad = gradient
@@ -44,5 +46,18 @@ def preserved(model: nn.Module) -> Iterator[None]:
             buffer.data = data
 
 
-def _shallow(value: object) -> object:
-    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
+def _content(value: object) -> list | None:
+    """What is in a container; None of anything else."""
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(value) if isinstance(value, (list, set)) else None
+
+
+def _refill(value: object, content: list | None) -> None:
+    if content is None:
+        return
+    value.clear()
+    if isinstance(value, list):
+        value.extend(content)
+    else:
+        value.update(content)

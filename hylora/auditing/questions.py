@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The questions of an audit: what each asks of a model, why it may fail, and what to do then."""
+"""The questions of an audit: how each is asked of a model, why it may fail, and what to do then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hylora.auditing.features import BEYOND_CAUSAL, survives
 from hylora.generation.cache import SpanCache
 from hylora.generation.time_steps import bound_time_steps, bounded_mixers
 
-__all__ = ["BY_NAME", "QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
+__all__ = ["QUESTIONS", "REFUSALS", "NotAsked", "Question", "Subject"]
 
 # What a model or an attention raises to say that it can't do what is asked.
 REFUSALS = (ValueError, NotImplementedError, ImportError)
@@ -108,7 +108,7 @@ def _with_kernels(subject: Subject) -> str:
     silent = untold(subject.model, subject.probe)
     if silent is None or silent:
         named = f" ({', '.join(sorted(silent))})" if silent else ""
-        return f"no kernels would help: its recurrent layers do not hand the boundaries on{named}"
+        return f"leave packing, for no kernels would help: its recurrent layers do not hand the boundaries on{named}"
     remedy = (
         "run it with kernels, for its layers hand the boundaries to them: those of the Hub (model.use_kernels), "
         "causal-conv1d and mamba-ssm, or flash-linear-attention"
@@ -167,7 +167,7 @@ def _by_steps(check: Callable[[Subject], float]) -> Callable[[Subject], float]:
                 f"{differs}: transformers bounds the time step of its Mamba layers (from {bounds}) in whole passes, "
                 "and not in steps of one token",
                 differs.difference,
-                "generate within hylora.bound_time_steps(model), or without a cache",
+                "generate within hylora.bound_time_steps(model), as hylora generate does, or without a cache",
             ) from differs
 
     return ask
@@ -259,17 +259,15 @@ def _context_parallel(subject: Subject) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
+    """How one question is asked, whose words are among `STATEMENTS`.
 
     Args:
-        text: what a "yes" says.
         ask: returns the largest difference; raises `Differs` for "no" and `NotAsked`. Notes on what it raises come
             before the remedy.
         remedy: what to do about a "no".
         attention: whether the answer depends on the attention.
     """
 
-    text: str
     ask: Callable[[Subject], float]
     remedy: str
     attention: bool = True
@@ -279,74 +277,53 @@ _ROWS = "give each document its own row, or pack without boundaries (end-of-sequ
 _FROZEN = "train in full what must train (variant='hylora' for convolutions), and leave it out of the LoRA's targets"
 
 QUESTIONS = {
-    "packed": Question("Documents packed by position_ids equal separate ones", _packed, _ROWS),
-    "indexed": Question("... packed by seq_idx and cu_seq_lens as well", _indexed, _ROWS),
+    "packed": Question(_packed, _ROWS),
+    "indexed": Question(_indexed, _ROWS),
     "padded_left": Question(
-        "Rows padded on the left equal unpadded ones",
         lambda subject: properties.padded(subject.model.eval(), subject.probe, left=7),
-        "pad on the right, or register a mask function beside the attention function (AttentionMaskInterface)",
+        "pad on the right if the next answer is yes, or register a mask function beside the attention function "
+        "(AttentionMaskInterface)",
     ),
     "padded_right": Question(
-        "Rows padded on the right equal unpadded ones",
         lambda subject: properties.padded(subject.model.eval(), subject.probe, right=7),
         "give the model rows of one length, or register a mask function beside the attention function",
     ),
-    "gradients": Question("Everything that is trained gets a gradient", _trains(training.gradients), _FROZEN),
-    "used": Question("Everything that is trained changes the output", _trains(training.used), _FROZEN),
+    "gradients": Question(_trains(training.gradients), _FROZEN),
+    "used": Question(_trains(training.used), _FROZEN),
     "precise": Question(
-        "What is trained is kept in float32",
         _trains(lambda model, probe: training.precise(model)),
         "keep what is trained in float32 and train under autocast: hylora.add_adapter does",
         attention=False,
     ),
     "matched": Question(
-        "Every name among the adapter's targets is a module's",
         _adapted(lambda subject: training.matched(subject.model)),
         "name modules that the architecture has; print(model) lists them",
         attention=False,
     ),
-    "merged": Question(
-        "Merging, saving and loading change no output", _merged(merge_adapter), "load the adapter unmerged"
-    ),
+    "merged": Question(_merged(merge_adapter), "load the adapter unmerged"),
     "merged_by_peft": Question(
-        "... where PEFT's merge_and_unload merges",
         _merged(lambda model: model.merge_and_unload()),
-        "merge with hylora.merge_adapter, as hylora export does",
+        "merge with hylora.merge_adapter, as hylora export does, if the answer before is yes",
     ),
-    "saved": Question("Saving and loading change no output", _saved, "compare the tied weights of the two models"),
-    "cached": Question(
-        "generate with a cache equals generate without", _by_steps(_cached), "generate with use_cache=False"
-    ),
+    "saved": Question(_saved, "compare the tied weights of the two models"),
+    "cached": Question(_by_steps(_cached), "generate with use_cache=False"),
     "continued": Question(
-        "Several tokens may continue a filled cache",
         _by_steps(_continued),
-        "continue token by token: no prefill in pieces, no assisted decoding, no kept prefixes",
+        "generate from the whole text at once: no prefill in pieces, no assisted decoding, no kept prefixes",
     ),
-    "positions": Question(
-        "Tokens that continue a cache find their positions", _positions, "pass position_ids, as generate does"
-    ),
+    "positions": Question(_positions, "pass position_ids, as generate does"),
     "span_cached": Question(
-        "generate with a SpanCache equals generate without a cache",
         _by_steps(_span_cached),
-        "generate with an ordinary cache",
+        "generate with an ordinary cache if its answer is yes, otherwise with use_cache=False",
     ),
     "own_features": Question(
-        "The model's own window, soft-capping, sinks, dropout and scale survive the attention",
         _own_features,
-        "use 'eager' or 'sdpa', or change the config if the model may do without",
+        "use 'eager', or change the config if the model may do without",
     ),
-    "causal": Question(
-        "A later token changes no earlier output", _causal, "let each token choose: se_attn with selection='token'"
-    ),
-    "checkpointed": Question(
-        "Gradient checkpointing gives the same gradients", _checkpointed, "train without gradient checkpointing"
-    ),
+    "causal": Question(_causal, "let each token choose: se_attn with selection='token'"),
+    "checkpointed": Question(_checkpointed, "train without gradient checkpointing"),
     "context_parallel": Question(
-        "One sequence may be split among devices (context parallelism)",
         _context_parallel,
         "give each device whole sequences; shard the weights instead (FSDP2, ZeRO-3)",
     ),
 }
-
-# Questions that are asked only by name, and why: the answer says what a class of models can't do, not what goes wrong.
-BY_NAME = {"context_parallel": "hylora train splits no sequence; to ask, name it (--ask context_parallel)"}

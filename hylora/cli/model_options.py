@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["AttentionOption", "ModelOptions", "options_of", "read_pairs", "with_options"]
+__all__ = ["AttentionOption", "ModelOptions", "check_device", "options_of", "read_pairs", "with_options"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -79,7 +79,7 @@ class ModelOptions:
             raise ValueError(f"--rope: {error}") from error
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
-        self.device = _check_device(self.device)
+        self.device = check_device(self.device)
         if self.use_kernels:
             from hylora.hub_kernels import check_hub_kernels
 
@@ -149,8 +149,12 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     return options
 
 
-def _check_device(device: str | None) -> str:
-    """The device to run on: CUDA by default where there is one."""
+def check_device(device: str | None) -> str:
+    """The device to run on: CUDA by default where there is one.
+
+    Raises:
+        ValueError: if it is no device, or none is visible.
+    """
     import torch  # what is wrong with a model's name shows before the second that this takes
 
     if device is None:

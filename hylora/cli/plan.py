@@ -58,7 +58,7 @@ def plan(
     Nothing is downloaded but the model's config, and nothing of the model's size is allocated.
     """
     # Nobody waits for a recipe's imports who only reads the options.
-    from hylora.files import write_atomically
+    from hylora.files import check_target, write_atomically
     from hylora.language.recipe import LanguageRecipe
     from hylora.planning.hardware import Hardware
     from hylora.runs.whereabouts import check_exists
@@ -97,6 +97,8 @@ def plan(
     for name, value in (("budget", budget), ("plot", plot)):
         if value is not None:
             raise ValueError(f"{name}={str(value)!r} is for recipes of images; leave it out")
+    if output is not None:
+        check_target(output)
     hardware = Hardware.parse(gpus)
     tree = _bare_recipe(model, hardware.gpus, micro_batch or 1) if recipe is None else read_yaml(recipe)
     given = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
@@ -117,7 +119,7 @@ def plan(
     print_step(found, console)
     with _telling() as tell:
         found = replace(found, longest=estimator.search(found, tell) if search else None)
-        advice = [] if found.fits else advise(found, tell)
+        advice = advise(found, tell) if search and not found.fits else []
     print_verdict(found, advice, console)
     if output is not None:
         write_atomically(output, json.dumps(to_dict(found, advice), indent=2) + "\n")

@@ -40,6 +40,10 @@ __all__ = ["CausalLoss", "LanguageTask"]
 logger = logging.getLogger(__name__)
 
 
+# Tokens; a mask of so many squared is a quarter of a GiB for each row.
+_LONGEST_MASK = 16_384
+
+
 class CausalLoss(nn.Module):
     """A causal language model whose forward pass gives its loss.
 
@@ -183,9 +187,12 @@ class LanguageTask(Task):
     ) -> dict[str, float]:
         """The same with full attention, as "full_loss" and "full_perplexity", where another is trained with.
 
-        Nothing where full attention cannot tell apart the documents of a row.
+        Nothing where full attention cannot tell apart the documents of a row, or needs a mask of the length's square
+        to do so and the rows are long: training may then have no room for it.
         """
-        base = base_model(self.model.model)
+        base, masked = base_model(self.model.model), self._recipe.data.packing != "eos"
+        if masked and self._recipe.training.sequence_length > _LONGEST_MASK:
+            return {}
         if self._plan.attention not in FUNCTIONS or not base._supports_sdpa:
             return {}
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["longest_context", "longest_tried"]
+__all__ = ["GRID", "longest_context", "longest_tried"]
 
-_GRID = 1024
+# Tokens; contexts that are looked for are multiples.
+GRID = 1024
 # Few have documents that long.
 _LONGEST = 1 << 18
 # A step at so many times the context takes so many times longer to try, where the loss comes in slices.
@@ -33,7 +34,7 @@ def longest_context(bytes_at: Callable[[int], int], resident: int, limit: int, s
         longest: tokens beyond which nothing is tried.
 
     Returns:
-        Tokens; 0 if none was found, and `longest` where that fits.
+        Tokens; 0 if none of `GRID` or more was found, and `longest` where that fits.
     """
     sizes = {0: resident}
     fits, exceeds, guess = 0, None, start
@@ -55,10 +56,10 @@ def longest_context(bytes_at: Callable[[int], int], resident: int, limit: int, s
             break
         if exceeds is not None and guess >= exceeds:
             guess = at_the_limit(exceeds)
-        guess = min(max(guess // _GRID * _GRID, fits + _step(fits)), longest)
+        guess = min(max(guess // GRID * GRID, fits + _step(fits)), longest)
     return fits
 
 
 def _step(fits: int) -> int:
     """Tokens that make a difference worth a try."""
-    return max(_GRID, fits // 16)
+    return max(GRID, fits // 16)

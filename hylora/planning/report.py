@@ -12,6 +12,7 @@ from rich.table import Table
 
 from hylora.planning.advice import Advice
 from hylora.planning.compute import PHASES
+from hylora.planning.context import GRID
 from hylora.planning.hardware import GIB
 from hylora.planning.parameters import GroupParameters
 from hylora.planning.planner import TrainingPlan
@@ -199,7 +200,7 @@ def _longest(plan: TrainingPlan) -> str:
         return f"So does a context of {plan.longest:,} tokens, the longest one tried."
     if plan.longest:
         return f"The longest context that fits is about {plan.longest:,} tokens."
-    return "No context fits: the weights and what belongs to them are too large."
+    return f"No context of {GRID:,} tokens or more fits."
 
 
 def _advice(advice: list[Advice]) -> Table:

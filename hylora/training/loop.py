@@ -39,7 +39,7 @@ from hylora.training.processes import (
     whole,
 )
 from hylora.training.recipe import Recipe, RecipeError
-from hylora.training.reporting import EVALUATED, Metrics, ProgressDisplay, peak_memory, read_metrics
+from hylora.training.reporting import EVALUATED, Metrics, ProgressDisplay, forget_peak, peak_memory, read_metrics
 from hylora.training.run_folder import RunFolder
 from hylora.training.schedules import warmup
 from hylora.training.state import NotFiniteError, changing, check_finite, persistent_buffers, put_back, take
@@ -133,9 +133,11 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
         start = self._step
+        # Of a run without a checkpoint nothing says that it had the same data and the same base.
+        kept = -1 if checkpoint is None else start
         main = self._accelerator.is_main_process
-        self._last_evaluation, evaluated = on_main(self._accelerator, lambda: self._evaluation_before(start))
-        self._metrics = Metrics(self._folder.metrics, start) if main else None
+        self._last_evaluation, evaluated = on_main(self._accelerator, lambda: self._evaluation_before(kept))
+        self._metrics = Metrics(self._folder.metrics, kept) if main else None
         shown = main and self._recipe.tracking.progress
         with self._stop.deferred(), ProgressDisplay(steps, start, self._task.unit, shown) as self._display:
             try:
@@ -322,6 +324,7 @@ class Trainer:
             found = self._task.evaluate(*arguments)
             if found and recipe.at_start and (last or not step):
                 found |= self._task.evaluate_ends(*arguments)
+        forget_peak(self._accelerator.device)
         if found:
             if step:
                 self._last_evaluation = found

@@ -43,7 +43,7 @@ _REFUSED_SIZES = {
 # Those that do when they are true.
 _REFUSED_FLAGS = {
     "ACCELERATE_USE_MEGATRON_LM": (
-        "Megatron-LM (distributed_type: MEGATRON_LM), with its pipeline and tensor parallelism,",
+        "Megatron-LM (distributed_type: MEGATRON_LM) with its pipeline and tensor parallelism",
         "trains models of its own and none of transformers",
     ),
     "ACCELERATE_USE_SAGEMAKER": (

@@ -20,7 +20,16 @@ from hylora.files import flush, write_atomically
 from hylora.pace import Pace
 from hylora.training.recipe import RecipeError
 
-__all__ = ["EVALUATED", "Metrics", "ProgressDisplay", "check_trackers", "flatten", "peak_memory", "read_metrics"]
+__all__ = [
+    "EVALUATED",
+    "Metrics",
+    "ProgressDisplay",
+    "check_trackers",
+    "flatten",
+    "forget_peak",
+    "peak_memory",
+    "read_metrics",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +44,12 @@ def peak_memory(device: torch.device) -> int:
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let a GPU's peak begin anew, behind what is no training; a process's own cannot be made to."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 class ProgressDisplay:

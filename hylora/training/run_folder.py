@@ -24,6 +24,8 @@ from hylora.training.reporting import flatten
 __all__ = ["RunFolder"]
 
 _LOCK = ".lock"
+# A lock of the process keeps out other processes, and is lost when this one closes the file a second time.
+_held: set[Path] = set()
 
 # What a run writes beside its folders. The tokenizer's files are left for the new run to write over.
 _RESULTS = (
@@ -113,6 +115,12 @@ class RunFolder:
             RecipeError: if another process has it, naming that.
         """
         path = self.path / _LOCK
+        key = path.resolve()
+        if key in _held:
+            raise RecipeError(
+                f"output.path={str(self.path)!r} is in use by another run of this process; wait for it, or choose "
+                "another folder"
+            )
         with open(path, "a+", encoding="utf-8") as file:
             try:
                 # A lock of the process, not of the file: workers that it forks do not hold it when it is killed.
@@ -136,9 +144,11 @@ class RunFolder:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
             file.flush()
+            _held.add(key)
             try:
                 yield
             finally:
+                _held.discard(key)
                 path.unlink(missing_ok=True)
 
     def check_space(self, needed: int) -> None:

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import hylora
 from hylora import audit
@@ -47,6 +48,31 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), drawn)
     assert torch.equal(kept.grad, torch.ones_like(kept))
     assert [p.requires_grad for p in model.parameters()].count(True) > 0
+
+
+def test_hooks_can_be_removed_behind_an_audit():
+    """Their handles hold on to the dictionaries that they are entries of."""
+    model = ZOO["llama"].build()
+    model.enable_input_require_grads()
+    embedding = model.get_input_embeddings()
+    hooks, handle = embedding._forward_hooks, embedding.register_forward_pre_hook(print)
+    with preserved(model):
+        model.lm_head.register_forward_hook(print)
+        handle.remove()
+    assert embedding._forward_hooks is hooks
+    assert len(embedding._forward_pre_hooks) == 1
+    handle.remove()
+    model.disable_input_require_grads()
+    assert flags(model) == flags(ZOO["llama"].build())
+
+
+def test_a_peft_model_and_its_tuner_know_the_same_adapters():
+    model = get_peft_model(ZOO["llama"].build(), LoraConfig(r=2, target_modules=["q_proj"]))
+    known = model.peft_config
+    assert ask(model, "merged")["merged"].status == "yes"
+    assert model.peft_config is known
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj"]))
+    assert list(model.base_model.peft_config) == list(model.peft_config) == ["default", "second"]
 
 
 def test_what_fails_inside_is_restored_too():

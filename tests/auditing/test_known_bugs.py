@@ -196,6 +196,16 @@ def test_a_scale_and_a_dropout_that_are_dropped():
     assert "attention dropout, its own scale" in answer.cause
 
 
+@pytest.mark.parametrize("model_type", ["bloom", "falcon"])
+def test_a_dropout_that_is_a_module_is_no_number(model_type):
+    heads = {"n_head": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(model_type, hidden_size=32, n_layer=2, vocab_size=64, **heads)
+    config.attention_dropout = 0.1
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert any(isinstance(getattr(module, "attention_dropout", None), torch.nn.Module) for module in model.modules())
+    assert ask(model, "own_features")["own_features"].status == "not asked"
+
+
 def test_padding_that_is_ignored():
     """Without a mask function of its own, a registered attention gets no mask."""
     found = ask(ZOO["llama"].build(attn_implementation="plain_causal"), "padded_left", "padded_right")

@@ -143,6 +143,11 @@ WRONG = [
     ("plan", "--model", "./nowhere"),
     ("audit", "./nowhere"),
     ("audit", "--recipe", "recipe.yaml", "--small", "nowhere/a/b"),
+    ("audit", "nowhere.yaml"),
+    ("audit", "--recipe", "recipe.yaml", "--json", "nowhere/audit.json"),
+    ("audit", ".", "--ask", "nowhere"),
+    ("audit", ".", "--attention", "nowhere"),
+    ("audit", "nowhere.txt"),
     ("generate", "./nowhere", "--prompt", "a"),
     ("export", "./nowhere", "elsewhere"),
     ("convert", "mamba2attn", "nowhere", "elsewhere"),
@@ -174,6 +179,7 @@ def test_options_and_wrong_input_are_answered_without_the_libraries_of_training(
     recipe = {"model": {"path": "a/b"}, "data": {"sources": [{"path": "x"}]}, "output": {"path": "out"}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "outputs").mkdir()
+    (tmp_path / "nowhere.txt").touch()
     asked = [(*words, "--help") for words in HELP] + MISTYPED + WRONG
     script = f"""
 import contextlib, io, json, sys

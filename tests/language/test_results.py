@@ -116,6 +116,16 @@ def test_both_ends_are_evaluated_and_a_resumed_run_keeps_the_first(recipe, base,
     assert [r["step"] for r in records_of(result.folder) if "eval_loss" in r] == [0, 2, 3]
 
 
+def test_full_attention_is_left_out_where_it_needs_a_mask_of_long_rows(recipe, base, tmp_path, monkeypatch):
+    monkeypatch.setattr("hylora.language.task._LONGEST_MASK", 31)
+    for packing, keys in (("documents", {"loss", "perplexity"}), ("eos", {"loss", "perplexity", "full_loss"})):
+        settings = {"training.steps": 1, "evaluation": {"at_end": False}, "data.packing": packing}
+        run = train(recipe(adapting(base, tmp_path, packing, **settings))).folder
+        assert RunRecord.read(run).base.keys() >= keys and ("full_loss" in RunRecord.read(run).base) == (
+            packing == "eos"
+        )
+
+
 def test_an_evaluation_at_the_start_changes_nothing_else(recipe, base, tmp_path):
     kept = {}
     for name, at_start in (("with", True), ("without", False)):

@@ -18,6 +18,7 @@ from hylora.files import PARTIAL, write_atomically
 from hylora.training.checkpoint import CheckpointError, checkpoint_steps
 from hylora.training.loop import TrainingError
 from hylora.training.recipe import RecipeError
+from hylora.training.run_folder import RunFolder
 from tests.outcomes import assert_same, records_of
 from tests.training import toy
 
@@ -436,3 +437,14 @@ def test_replacing_a_run_leaves_nothing_that_looks_finished(tmp_path):
     with pytest.raises(TrainingError):
         toy.whole_run(folder, Poisoned(0, float("nan")), checkpoint_every=1, overwrite=True)
     assert not (folder / toy.ToyTask.last_file).exists() and not (folder / "model.safetensors").exists()
+
+
+def test_a_second_run_of_one_process_does_not_take_the_folder_of_the_first(tmp_path):
+    """Nor does it leave the first one without its lock."""
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        with pytest.raises(RecipeError, match="in use by another run of this process"), RunFolder(tmp_path).locked():
+            pass
+        assert (tmp_path / ".lock").exists()
+    with folder.locked():
+        pass

@@ -370,3 +370,10 @@ def test_records_are_one_json_object_per_line(tmp_path):
     assert [record["step"] for record in records] == [1, 2, 3, 3]
     assert set(records[0]) == {"step", "loss", "grad_norm", "lr", "rows", "seconds", "memory"}
     assert set(records[3]) == {"step", "eval_loss"}
+
+
+def test_without_a_checkpoint_nothing_is_kept_of_the_run_before(tmp_path):
+    """Its data and its base may have been others."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval_loss": 123.0}\n')
+    toy.run(tmp_path, resume=True, steps=1, evaluate_every=1)
+    assert all(record.get("eval_loss") != 123.0 for record in records_of(tmp_path))
