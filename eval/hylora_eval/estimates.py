@@ -9,6 +9,8 @@ from functools import lru_cache
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hylora_eval.wording import number_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -114,7 +116,8 @@ def wilson(share: float, samples: float) -> tuple[float, float]:
     square = _NORMAL**2 / samples
     middle = (share + square / 2) / (1 + square)
     half = math.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding may not leave the share itself outside.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def percent_interval(score: float, samples: float) -> tuple[float, float]:
@@ -127,24 +130,29 @@ def share_interval(share: float, error: float | None, units: int, items: int) ->
     """Interval of a share of items that come in units, such as needles in documents.
 
     Wilson's, with as many independent items as would give that error, and fewer for few units, as Student's t asks
-    (Korn and Graubard). Where no error shows, as at 0 and at 1, every unit counts once.
+    (Korn and Graubard). Near 0 and 1 the error itself is a matter of luck: a few rare hits say little on how many more
+    other units hold. There the interval reaches as far as where nothing, or everything, is found in units that count
+    once each, so that few hits never look surer than none.
 
     Args:
         share: from 0 to 1.
         error: its standard error over units, None for one unit.
-        units: how many there are.
+        units: that have items.
         items: of all units; there can be no more independent ones.
     """
-    if not error or not 0 < share < 1:
-        return wilson(share, units)
-    effective = share * (1 - share) / error**2 * (_NORMAL / t_quantile(units - 1)) ** 2
-    return wilson(share, min(items, effective))
+    if error is None:
+        effective = units
+    else:
+        effective = min(items, share * (1 - share) / error**2) if error else items
+        effective *= (_NORMAL / t_quantile(units - 1)) ** 2
+    low, high = wilson(share, effective)
+    return min(low, wilson(1, units)[0]), max(high, wilson(0, units)[1])
 
 
 def resolution(samples: int) -> str:
     """In words, what scores of so many samples can tell."""
     if wilson(0, samples)[1] >= wilson(1, samples)[0]:
-        return f"With {samples} {'sample' if samples == 1 else 'samples'} even 0 and 100 % cannot be told apart."
+        return f"With {number_of(samples, 'sample')} even 0 and 100 % cannot be told apart."
     low, high = wilson(0.5, samples)
     return (
         f"With {samples} samples a score near 50 is known to {100 * (high - low) / 2:.0f} points either way; two "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from functools import partial
 
 import peft
@@ -66,6 +67,10 @@ def test_lengths_share_documents_and_text(tmp_path, model, data):
         assert result["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
         assert result["tokens"] == expected.tokens and result["documents"] == 3
         assert f"{result['perplexity']:.3f}" in printed.stdout
+    said = " ".join(printed.stdout.split())
+    assert "Left out: 1 document of fewer than 64 tokens." in said
+    # The model comes from training.
+    assert "over windows, and training's held-out perplexity over its packed rows" in said
     assert record["data"]["tokens_sha256"] == tokens_sha256(documents)
 
 
@@ -122,7 +127,8 @@ def test_perplexity_by_position_is_printed_on_request(tmp_path, model, data):
 def test_attention_full_same_and_by_name(tmp_path, model, data):
     arguments = ("--model", model, "--lengths", 64, "--data", data, "--overwrite")
     _, full = evaluate(tmp_path, *arguments)
-    _, same = evaluate(tmp_path, *arguments, "--attention", "same")
+    printed, same = evaluate(tmp_path, *arguments, "--attention", "same")
+    assert "Perplexity, se_attn attention, chunks" in " ".join(printed.stdout.split())
     _, window = evaluate(tmp_path, *arguments, "--attention", "sw_attn", "--attention-option", "window=5")
     assert same["attention"]["name"] == "se_attn"
     assert same["attention"]["options"] == SpanConfig(**SPAN).to_dict()
@@ -197,8 +203,10 @@ def test_wrong_lengths_are_refused(model, data, arguments):
 def test_wrong_input_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, model, data, change, message):
     monkeypatch.setattr("hylora.runs.loading.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "bare").mkdir()
+    shutil.copy(model / "config.json", tmp_path / "bare")
     (tmp_path / "old.json").write_text("kept")
-    names = {"EMPTY": tmp_path / "empty", "BARE": tmp_path / "empty", "OLD": tmp_path / "old.json"}
+    names = {"EMPTY": tmp_path / "empty", "BARE": tmp_path / "bare", "OLD": tmp_path / "old.json"}
     options = {"--model": model, "--lengths": 16, "--data": data, **change}
     result = run(*(names.get(part, part) for option in options.items() for part in option))
     assert isinstance(result.exception, (ValueError, OSError)), result.output

@@ -54,9 +54,9 @@ def test_needles_in_the_demos_model(tmp_path):
         choices[start:] = [(task, length, each) for each in choices[start:]]
         for rule in found["rules"]:
             assert all(f"{100 * rule[name]:.1f}" in printed for name in ("hit_rate", "chance", "mass"))
-    said = re.findall(r"By 2 samples \(95 % intervals\), (.*?)\.", " ".join(printed.split()))
+    said = re.findall(r"(\w+ chance: .*?)\. By 95 % intervals over 2 samples\.", " ".join(printed.split()))
     assert len(said) == 4
-    assert "above chance: oracle 8" in said[0] and "not to be told from chance: published 8" in said[0]
+    assert "Above chance: oracle 8" in said[0] and "Not to be told from chance: published 8" in said[0]
     assert record["kind"] == "retrieval" and record["environment"]["torch"]
     assert record["attention"]["asked"] == "same" and record["attention"]["name"] == "sdpa"
     assert record["settings"] == {
@@ -155,6 +155,10 @@ def test_the_pages_commands_are_valid_and_run_on_the_demos_model(text):
     result = command_line.run(*arguments)
     assert program == "hylora" and result.exit_code == 0, (result.output, result.exception)
     assert len(json.loads(Path("retrieval.json").read_text())["results"][0]["rules"]) == len(DEFAULT_RULES)
+    # In 80 columns, each rule and each bracket on one line.
+    lines = result.stdout.splitlines()
+    assert all(any(re.match(rf"{rule} \d+ +[\d.]+ \[", line) for line in lines) for rule in DEFAULT_RULES)
+    assert all(line.count("[") == line.count("]") and len(line) <= 80 for line in lines)
 
 
 def test_the_pages_tables_are_those_of_the_study(text):

@@ -82,6 +82,13 @@ def test_a_block_across_the_chunks_start_is_missed(monkeypatch):
     assert result.chance == pytest.approx((0 + 2 / 4) / 2)
 
 
+def test_sequences_without_needles_before_their_chunk_do_not_count(monkeypatch):
+    choose(monkeypatch, [[[0, 1]] * 4] * 2)
+    result = retrieval_hit_rate(span_model(), [sequence((52, 62)), sequence((1, 20), (2, 21)), sequence((3, 12))])
+    assert (result.samples, result.queries, result.queries_in_chunk) == (1, 2, 2)
+    assert result.standard_error is None and (result.attended is None or result.attended.samples == 1)
+
+
 def test_standard_error_is_over_sequences(monkeypatch):
     choose(monkeypatch, [[[0, 1]] * 4] * 2)
     sequences = [sequence((1, 20)), sequence((9, 20)), sequence((1, 20))]
@@ -292,7 +299,8 @@ def test_needles_that_full_attention_finds_are_counted_apart(monkeypatch):
     asked = Sample(torch.zeros(64, dtype=torch.long), needles)
     mean_key, published = compare_rules(model, [asked], small_rules("mean_key", "published", read=4), tokens=0).rules
     for rule in (mean_key, published):
-        assert (rule.attended.pairs, rule.attended.share) == (1, 1 / 4)  # the third needle lies in the last chunk
+        # The third needle lies in the last chunk.
+        assert (rule.attended.samples, rule.attended.pairs, rule.attended.share) == (1, 1, 1 / 4)
         assert rule.attended.chance == pytest.approx(1 / 12) and rule.attended.outliers == 1
     assert mean_key.attended.hit_rate == 1 and mean_key.hit_rate == 1 / 4
     # Other queries, of zeros or less, choose the first block.

@@ -23,7 +23,15 @@ from hylora_eval.results import Result, check_output
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Evaluation", "Overwrite", "evaluation_command", "number_table", "with_error", "with_interval"]
+__all__ = [
+    "Evaluation",
+    "Overwrite",
+    "attention_of",
+    "evaluation_command",
+    "number_table",
+    "with_error",
+    "with_interval",
+]
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 
@@ -144,6 +152,12 @@ def evaluation_command(leave_out: tuple[str, ...] = (), **defaults: Any) -> Call
         return with_options(command, [model, *options_of(function, ("evaluation",)), *rest, *about_result])
 
     return decorate
+
+
+def attention_of(result: Result) -> str:
+    """What a title calls the attention that evaluates: where it is that of training, by its name."""
+    asked = result["attention"]["asked"]
+    return result["model"]["training_attention"] if asked == "same" else asked
 
 
 def number_table(title: str | None, headings: Iterable[str], words: int = 0, **looks: Any) -> Table:

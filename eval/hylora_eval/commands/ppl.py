@@ -12,9 +12,10 @@ import typer
 from rich.table import Table
 
 from hylora.language.data.recipe import SourceRecipe
-from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_interval
+from hylora_eval.commands.frame import Evaluation, attention_of, evaluation_command, number_table, with_interval
 from hylora_eval.estimates import cautions
 from hylora_eval.results import Result
+from hylora_eval.wording import number_of
 
 __all__ = ["ppl"]
 
@@ -104,7 +105,7 @@ def ppl(
 
 
 def _tables(result: Result, by_position: bool) -> Iterator[Table | str]:
-    title = f"Perplexity, {result['attention']['asked']} attention, {result['settings']['mode']}"
+    title = f"Perplexity, {attention_of(result)} attention, {result['settings']['mode']}"
     table = number_table(title, ("length", "perplexity, 95 %", "nll", "documents", "tokens", "seconds"))
     for row in result["results"]:
         table.add_row(
@@ -116,6 +117,12 @@ def _tables(result: Result, by_position: bool) -> Iterator[Table | str]:
             f"{row['seconds']:.1f}",
         )
     yield table
+    too_short, settings = result["data"]["documents_too_short"], result["settings"]
+    if too_short:
+        least = 1 if settings["mode"] == "longlora" else max(settings["lengths"])
+        yield f"Left out: {number_of(too_short, 'document')} of fewer than {number_of(least, 'token')}."
+    if result["model"]["training_context_length"] is not None:
+        yield "This is over windows, and training's held-out perplexity over its packed rows: the two differ a little."
     yield from dict.fromkeys(text for row in result["results"] for text in cautions(row))
     if by_position:
         headings = chain.from_iterable(("positions", f"length {row['length']}") for row in result["results"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ from rich.markup import escape
 
 from hylora_eval.commands.frame import Overwrite
 from hylora_eval.report.collect import collect
+from hylora_eval.report.tables import Table
 from hylora_eval.report.write import check_folder, write_report
+from hylora_eval.wording import number_of
 
 __all__ = ["report"]
 
@@ -37,9 +40,24 @@ def report(
     console = Console(soft_wrap=True, highlight=False)
     for table in tables:
         numbers = sum(cell.measurement is not None for cell in table.cells())
-        console.print(f"{escape(table.title)}: {numbers} numbers")
-        for text in (*table.warnings, *table.notes):
+        console.print(f"{escape(table.title)}: {number_of(numbers, 'number')}")
+        for text in (*table.warnings, *_notes(table)):
             console.print(f"  {escape(text)}")
     for path, why in collection.skipped:
         console.print(f"skipped {escape(str(path))}: {escape(why)}")
-    console.print(f"{len(collection.sources)} result files -> {escape(str(output / 'report.html'))}")
+    console.print(f"{number_of(len(collection.sources), 'result file')} -> {escape(str(output / 'report.html'))}")
+
+
+def _notes(table: Table) -> Iterator[str]:
+    """The footnotes of a table, each with the rows that it is on, and their columns where it is not on all."""
+    for index, note in enumerate(table.notes):
+        places = []
+        for section in table.sections:
+            for row in section.rows:
+                measured = [pair for pair in zip(table.columns, row.cells, strict=True) if pair[1].measurement]
+                on = [column.label for column, cell in measured if index in cell.notes]
+                if on:
+                    title = f"{section.title}: " if len(table.sections) > 1 else ""
+                    columns = "" if len(on) == len(measured) else f" ({'; '.join(on)})"
+                    places.append(f"{title}{row.label}{columns}")
+        yield f"{note}: {'; '.join(dict.fromkeys(places))}"

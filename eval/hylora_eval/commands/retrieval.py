@@ -18,7 +18,7 @@ from hylora_eval.commands.frame import Evaluation, evaluation_command, number_ta
 from hylora_eval.commands.model_options import ModelOptions
 from hylora_eval.results import Result
 from hylora_eval.runtime.picture import check_plotting
-from hylora_eval.verdicts import hit_interval, in_words, judge
+from hylora_eval.verdicts import counted_samples, hit_interval, in_words, judge
 
 if TYPE_CHECKING:
     from hylora_eval.retrieval import Choices, Sample
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["retrieval"]
 
 DOCUMENTS = "documents"
-_COLUMNS = ("of attended", "another's", "chance", "of all", "chance", "mass")
+_COLUMNS = ("of attended", "other's", "chance", "of all", "chance", "mass")
 
 
 @evaluation_command(attention="same")
@@ -151,7 +151,7 @@ def _tables(result: Result, by_layer: bool) -> Iterator[Table | str]:
         if first["hit_rate"] is not None:
             title += f"; {first['queries']} needles before the chunk that asks ({first['queries_in_chunk']} within it)"
         # The size of blocks goes with the rule: a narrow terminal should show all columns.
-        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE, padding=(0, 1, 0, 0))
+        table = number_table(title, ("rule, block", *_COLUMNS), words=1, box=SIMPLE, padding=0, show_edge=False)
         for rule in found["rules"]:
             attended = rule["attended"] or dict.fromkeys(("hit_rate", "other_query", "chance"))
             table.add_row(
@@ -179,9 +179,9 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
     """What the hit rates are beside chance: of needles that full attention finds, where it finds any."""
     rules = [(_label(rule), rule["attended"] or rule) for rule in found["rules"] if rule["hit_rate"] is not None]
     if rules:
-        samples = found["samples"]
-        judged = ((name, judge(hit_interval(hits, samples), hits["chance"])) for name, hits in rules)
-        yield in_words(judged, samples)
+        read = found["samples"]
+        judged = ((name, judge(hit_interval(hits, read), hits["chance"])) for name, hits in rules)
+        yield in_words(judged, min(counted_samples(hits, read) for _, hits in rules))
 
 
 def _by_layer(found: dict[str, Any]) -> Iterator[Table]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_interval
+from hylora_eval.commands.frame import Evaluation, attention_of, evaluation_command, number_table, with_interval
 from hylora_eval.estimates import percent_interval, resolution
 from hylora_eval.results import Result
 
@@ -116,7 +116,7 @@ def ruler(
 def _tables(result: Result) -> Iterator[RenderableType]:
     """A title, a table with a row for each task and average and a column for each length, and what it can tell."""
     rows = result["results"]
-    title = f"RULER, {result['attention']['asked']} attention, {result['settings']['mode']}"
+    title = f"RULER, {attention_of(result)} attention, {result['settings']['mode']}"
     haystack = next((row["haystack"] for row in rows if row["haystack"]), None)
     yield title if haystack is None else f"{title}, haystack {haystack}"
     lengths = list(dict.fromkeys(row["length"] for row in rows))

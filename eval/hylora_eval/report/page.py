@@ -18,6 +18,7 @@ from hylora_eval.report.charts import chart, series_styles
 from hylora_eval.report.collect import Collection
 from hylora_eval.report.measurements import Source, Subject
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table, note_letter
+from hylora_eval.wording import number_of
 
 __all__ = ["page"]
 
@@ -37,7 +38,8 @@ def page(title: str, tables: Sequence[Table], collection: Collection, folder: Pa
     numbers = sum(cell.measurement is not None for table in tables for cell in table.cells())
     return Template(_asset("page.html")).substitute(
         title=escape(title),
-        summary=f"{numbers} numbers in {len(tables)} tables, from {len(collection.sources)} result files; written "
+        summary=f"{number_of(numbers, 'number')} in {number_of(len(tables), 'table')}, from "
+        f"{number_of(len(collection.sources), 'result file')}; written "
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. A number links to the file that it is from.",
         style=_asset("style.css"),
         script=_asset("chart.js") + _asset("page.js"),

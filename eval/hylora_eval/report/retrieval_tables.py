@@ -11,7 +11,7 @@ from hylora_eval.report.measurements import Measurement, Place, Source, Subject
 from hylora_eval.report.names import name_subjects
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table
 from hylora_eval.results import Result, pointer
-from hylora_eval.verdicts import VERDICTS, hit_interval, in_words, judge
+from hylora_eval.verdicts import VERDICTS, counted_samples, hit_interval, in_words, judge
 
 __all__ = ["read_rules", "retrieval_tables"]
 
@@ -57,20 +57,25 @@ def read_rules(result: Result, subject: Subject, source: Source) -> Iterator[Mea
                     error=None,
                     places=(Place(source, pointer(*keys, *value)),),
                     conditions=known,
-                    samples=samples,
                     higher_is_better=True,
                     **_beside(result, (*keys, *value), (*keys, *chance), samples),
                 )
 
 
 def _beside(result: Result, value: tuple, chance: tuple, samples: int) -> dict:
-    """Chance, and for hit rates the interval and what comes of both."""
+    """Chance and samples, and for hit rates the interval and what comes of it."""
     by_chance = 100 * result.number(*chance)
     if value[-1] != "hit_rate":
-        return {"chance": by_chance}
-    interval = tuple(100 * bound for bound in hit_interval(result.pick(*value[:-1], kind=dict), samples))
+        return {"chance": by_chance, "samples": samples}
+    found = result.pick(*value[:-1], kind=dict)
+    interval = tuple(100 * bound for bound in hit_interval(found, samples))
     verdict = judge(interval, by_chance)
-    return {"chance": by_chance, "interval": interval, "remarks": () if verdict == VERDICTS[0] else (verdict,)}
+    return {
+        "chance": by_chance,
+        "samples": counted_samples(found, samples),
+        "interval": interval,
+        "remarks": () if verdict == VERDICTS[0] else (verdict,),
+    }
 
 
 def retrieval_tables(measurements: list[Measurement]) -> list[Table]:

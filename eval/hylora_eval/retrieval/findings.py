@@ -26,6 +26,7 @@ class AttendedHits:
     least a tenth of its weight (the mean over the query heads of a KV head).
 
     Attributes:
+        samples: that have such pairs.
         pairs: of needle and KV head, of any layer, for which that is so.
         share: of all such pairs.
         hit_rate: share of these pairs in which at least one of the needle's blocks was retrieved.
@@ -36,6 +37,7 @@ class AttendedHits:
             from the mean of its block; of `block_size` keys drawn at random it would be 3.
     """
 
+    samples: int
     pairs: int
     share: float
     hit_rate: float
@@ -74,6 +76,7 @@ class RuleResult(PlainJson):
     Attributes:
         rule: its name.
         options: of the kernels: blocks, chunks and all else.
+        samples: that have needles before the chunk that asks.
         hit_rate: share of needles of which at least one block was retrieved, over layers and KV heads.
         standard_error: of the hit rate over samples, None for one.
         chance: the hit rate of blocks drawn at random: the mean over all draws.
@@ -93,6 +96,7 @@ class RuleResult(PlainJson):
 
     rule: str
     options: dict[str, Any]
+    samples: int
     hit_rate: float | None
     standard_error: float | None
     chance: float | None
@@ -175,6 +179,7 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
             return None
         counted = stacked("attended")[:, at]
         return AttendedHits(
+            int((counted.flatten(1).sum(1) > 0).sum()),
             int(counted.sum()),
             rate("attended", at)[0],
             pairs,
@@ -196,6 +201,7 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
     return RuleResult(
         rule,
         vars(tallies[0].options),
+        int((queries > 0).sum()),
         hit_rate,
         error,
         chance=chance("chances"),

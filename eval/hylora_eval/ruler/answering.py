@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Answerer:
             return_dict_in_generate=True,
             **settings,
         )
-        with torch.no_grad(), _generation_config(self._model, config):
+        with torch.no_grad(), _generation_config(self._model, config), _unreminded():
             return self._model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
 
 
@@ -123,6 +124,21 @@ def _generation_config(model: nn.Module, config: GenerationConfig) -> Iterator[N
         yield
     finally:
         model.generation_config = own
+
+
+@contextmanager
+def _unreminded() -> Iterator[None]:
+    """Without transformers' reminder that a prompt is longer than the model was made for: here that is asked for."""
+    logger = logging.getLogger("transformers.generation.stopping_criteria")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "exceeded the model's predefined maximum length" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:

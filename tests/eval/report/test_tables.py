@@ -238,7 +238,7 @@ def test_no_score_is_without_an_interval_and_few_samples_are_said_to_tell_nothin
 
 def test_rules_stand_beside_chance_with_a_verdict(tables):
     rates = {"min_max": 0.9, "published": 0.11, "worse": 0.02}
-    table = tables(a=made.retrieval(rates))["retrieval"]
+    table = tables(a=made.retrieval(rates, samples=60))["retrieval"]
     assert [column.label for column in table.columns] == ["found, of all", "mass"]
     assert [row.label for row in table.sections[0].rows] == [f"{rule}, blocks of 16" for rule in rates]
     cells = [row.cells[0] for row in table.sections[0].rows]
@@ -250,8 +250,8 @@ def test_rules_stand_beside_chance_with_a_verdict(tables):
         [], ["not to be told from chance"], ["below chance"],
     ]  # fmt: skip
     assert table.verdicts == (
-        "facts, 512 tokens: By 20 samples (95 % intervals), above chance: min_max, blocks of 16; not to be told from "
-        "chance: published, blocks of 16; below chance: worse, blocks of 16.",
+        "facts, 512 tokens: Above chance: min_max, blocks of 16. Not to be told from chance: published, blocks of 16. "
+        "Below chance: worse, blocks of 16. By 95 % intervals over 60 samples.",
     )
 
 
@@ -259,16 +259,16 @@ def test_a_verdict_is_on_the_needles_that_full_attention_finds(tables):
     found = tables(a=made.retrieval({"min_max": 0.0}, attended={"min_max": 1.0}, error=0.0))["retrieval"]
     texts = [cell.error_text for cell in found.sections[0].rows[0].cells]
     assert texts == ["[84, 100] (chance 20.0)", "[0, 16] (chance 10.0)", "(chance 2.0)"]
-    assert "above chance: min_max" in found.verdicts[0]
+    assert "Above chance: min_max" in found.verdicts[0]
     # By one sample, nothing can be said.
     found = tables(b=made.retrieval({"min_max": 0.5}, samples=1, error=None))["retrieval"]
-    assert "By 1 sample (95 % intervals), not to be told from chance: min_max" in found.verdicts[0]
+    assert "Not to be told from chance: min_max, blocks of 16. By 95 % intervals over 1 sample." in found.verdicts[0]
 
 
 def test_rules_of_several_models_and_of_other_text_are_kept_apart(tables):
     both = tables(a=made.retrieval({"mean": 0.9}), b=made.retrieval({"mean": 0.8}, run="out/b"))["retrieval"]
     assert [row.detail for row in both.sections[0].rows] == ["se", "b"]
-    assert "mean, blocks of 16 (se), mean, blocks of 16 (b)" in both.verdicts[0]
+    assert "mean, blocks of 16 (se); mean, blocks of 16 (b)" in both.verdicts[0]
     other = tables(c=made.retrieval({"mean": 0.9}), d=made.retrieval({"mean": 0.8}, tokens="b" * 64))
     assert "they differ in evaluated text" in other["retrieval-1"].warnings[0]
 

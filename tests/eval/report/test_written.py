@@ -186,6 +186,14 @@ def test_the_command_writes_a_report_and_replaces_it_only_when_asked(tmp_path, r
     assert "Second" in (output / "report.html").read_text()
 
 
+def test_the_command_names_the_rules_of_a_verdict(tmp_path):
+    record = made.retrieval({"min_max": 0.9, "published": 0.11})
+    (tmp_path / "retrieval.json").write_text(json.dumps(record))
+    printed = run(tmp_path / "retrieval.json", "--output", tmp_path / "out").output
+    assert "Retrieval by rule: 4 numbers\n" in printed and "1 result file ->" in printed
+    assert "  not to be told from chance: published, blocks of 16 (found, of all)\n" in printed
+
+
 def test_the_command_never_touches_what_is_no_report(tmp_path, results):
     (tmp_path / "precious").mkdir()
     Path(tmp_path / "precious/notes.txt").write_text("mine")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import peft
 import pytest
 import torch
@@ -24,6 +26,19 @@ def by_hand(model, prompt, steps, ends=()):
         if ids[-1] in ends:
             break
     return ids[len(prompt) :]
+
+
+def test_prompts_beyond_the_models_length_are_no_cause_for_a_reminder(tokenizer):
+    logger, heard = logging.getLogger("transformers.generation.stopping_criteria"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        Answerer(tiny_llama(max_position_embeddings=13), tokenizer).answer([PROMPTS[0]], 3)
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(handler)
+    assert heard == ["something else"]
 
 
 def read(tokenizer, ids):

@@ -118,10 +118,11 @@ def test_attention_full_same_and_by_name(tmp_path, model, tokenizers):
     command = ("--model", model, "--lengths", 1500, "--tasks", "vt", "--samples", 2)
     texts = []
     for number, attention in enumerate((["full"], ["same"], ["sw_attn", "--attention-option", "window=5"])):
-        _, record = evaluate(tmp_path / f"{number}.json", *command, "--attention", *attention)
+        printed, record = evaluate(tmp_path / f"{number}.json", *command, "--attention", *attention)
         lines = (tmp_path / f"{number}.json.predictions.jsonl").read_text().splitlines()
         texts.append([json.loads(line)["prediction"] for line in lines[1:]])
         if attention == ["same"]:
+            assert "RULER, se_attn attention, exact" in printed.stdout
             assert record["attention"]["name"] == "se_attn"
             assert record["attention"]["options"] == SpanConfig(**SPAN).to_dict()
     assert texts[0] != texts[1] != texts[2] != texts[0]
