@@ -107,7 +107,7 @@ def test_out_of_memory_at_one_point_leaves_the_others(tmp_path, monkeypatch, con
         ({"--attentions": "full", "--attention-option": "top_k=1"}, "which has no options"),
         ({"--attention-option": "topk=1"}, "did you mean 'top_k'"),
         ({"--lengths": 1}, "--lengths 1"),
-        ({"--model": "EMPTY"}, "no config could be read"),
+        ({"--model": "EMPTY"}, "holds no model"),
         ({"--output": "OLD"}, "exists"),
         ({"--plot": "runtime.foo"}, "'runtime.foo' does not end in the name of a format"),
         ({"--plot": "runtime"}, "'runtime' does not end in the name of a format"),
