@@ -338,9 +338,8 @@ class Trainer:
         step = records[-1]["step"] if records else 0
         # That of step 0 is of what training starts from.
         found = records[-1] if step else {}
-        return {name.removeprefix(EVALUATED): value for name, value in found.items() if name != "step"}, bool(
-            records
-        ) and step == start
+        values = {name.removeprefix(EVALUATED): value for name, value in found.items() if name != "step"}
+        return values, bool(records) and step == start
 
     def _end_early(self) -> Outcome:
         """Save what is there and say how to go on."""
