@@ -16,6 +16,7 @@ from vision_extras.models import ModelRecipe, learned_images
 from vision_extras.models.resnet_config import RESNETS
 from vision_extras.pruning import PruningRecipe, SignalsRecipe
 from vision_extras.sharpness import SharpnessRecipe
+from vision_extras.sparse import CramRecipe, OneShotRecipe, SparseRecipe
 from vision_extras.subspaces import SubspaceRecipe
 
 __all__ = ["EpochRecipe", "ImageEvaluationRecipe", "ImageOptimizerRecipe", "ImageRecipe"]
@@ -97,6 +98,9 @@ class ImageRecipe(Recipe):
         sharpness: where gradients are taken.
         average: the moving average of the weights.
         subspace: which levels of compression the network is trained for.
+        sparse: phases in which weights are gone.
+        cram: updates that are aware of a compression to come.
+        one_shot: compressions that the trained network is measured at.
 
     Raises:
         RecipeError: if sections contradict each other.
@@ -113,6 +117,9 @@ class ImageRecipe(Recipe):
     sharpness: SharpnessRecipe = field(default_factory=SharpnessRecipe)
     average: AverageRecipe = field(default_factory=AverageRecipe)
     subspace: SubspaceRecipe = field(default_factory=SubspaceRecipe)
+    sparse: SparseRecipe = field(default_factory=SparseRecipe)
+    cram: CramRecipe = field(default_factory=CramRecipe)
+    one_shot: OneShotRecipe = field(default_factory=OneShotRecipe)
     optimizer: ImageOptimizerRecipe = field(default_factory=ImageOptimizerRecipe)
     training: EpochRecipe = field(default_factory=EpochRecipe)
     evaluation: ImageEvaluationRecipe = field(default_factory=ImageEvaluationRecipe)

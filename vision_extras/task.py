@@ -20,14 +20,16 @@ from hylora.training.feed import Batch, Share
 from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.processes import sum_over_processes
-from vision_extras.averaging import Averages, WeightAverage, write_average
+from vision_extras.averaging import WeightAverage
+from vision_extras.copies import WeightCopies, write_copies
 from vision_extras.curricula import Growth
 from vision_extras.images import IGNORED, Augmented, Split
+from vision_extras.masks import Masks
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
 from vision_extras.planned import PlannedTask
 from vision_extras.planning import epoch_flops, image_flops
-from vision_extras.pruning import FisherTrace, KLUniform, Masks, Pruning, Signal, criteria
+from vision_extras.pruning import FisherTrace, KLUniform, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTraining
@@ -45,7 +47,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Classification(nn.Module):
-    """A network whose forward pass gives its loss, with the masks and the averages of its weights.
+    """A network whose forward pass gives its loss, with the masks and the copies of its weights.
 
     Args:
         network: from images to logits.
@@ -58,7 +60,9 @@ class Classification(nn.Module):
         self.network = network
         self.loss = loss or partial(F.cross_entropy, reduction="none", label_smoothing=label_smoothing)
         self.masks = Masks()
-        self.averages = Averages()
+        self.averages = WeightCopies()
+        self.dense = WeightCopies()
+        self.level_masks = nn.ModuleDict()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """Summed loss and count of a batch; in evaluation its logits, [B, classes].
@@ -247,7 +251,8 @@ class ImageTask(PlannedTask):
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the network, which `vision_extras.models.load_network` reads, and its averaged weights beside it."""
         if self._average is not None:
-            write_average(folder, self.model.state_dict() if state is None else state)
+            whole = self.model.state_dict() if state is None else state
+            write_copies(folder / "average.safetensors", whole, "averages")
         if state is not None:
             prefix = "network."
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -217,8 +218,19 @@ class Trainer:
         self._last_begun = moment
         self._seed("begin", moment)
         changed = [part.begin(moment) for part in self._parts]
-        if not any(changed):
-            return
+        if any(changed):
+            self._renew(moment)
+        for parameter in itertools.chain.from_iterable(part.forgotten(moment) for part in self._parts):
+            if self._accelerator.distributed_type == DistributedType.DEEPSPEED:
+                raise TrainingError(
+                    f"update {moment.step + 1} begins with fresh momentum, and DeepSpeed keeps the optimizer's state "
+                    "to itself; train with DDP, FSDP2 or on one GPU"
+                )
+            # Not zeroed: what counts updates begins anew too.
+            self._optimizer.state.pop(parameter, None)
+
+    def _renew(self, moment: Moment) -> None:
+        """Wrap the changed model, and carry over the optimizer's state of what is still there."""
         if self._accelerator.distributed_type in SHARDED:
             raise TrainingError(
                 f"update {moment.step + 1} changes the model's parameters, which cannot be done while they are "

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hylora.training.moment import Moment
 
@@ -37,6 +37,13 @@ class Method:
             kept its name; one that grew is taken to hold its former values in its leading corner.
         """
         return False
+
+    def forgotten(self, moment: Moment) -> Iterable[nn.Parameter]:
+        """Parameters of which the optimizer forgets what it has gathered before this update: momentum and the like.
+
+        Called after `begin`. Each then is to the optimizer as it was in the first update.
+        """
+        return ()
 
     def gradients(self, accumulate: Callable[[], Tensor]) -> Tensor:
         """Leave the update's gradients in the parameters.

@@ -25,7 +25,7 @@ from torch import Tensor
 from hylora.environment import environment
 from hylora.files import write_atomically
 from hylora.randomness import generator
-from vision_extras.pruning.masks import smallest
+from vision_extras.masks import smallest
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from hylora.training.method import Method
+from hylora.training.whole_run import run
 from tests.outcomes import assert_same, records_of
 from tests.training import toy
 
@@ -204,3 +206,35 @@ def test_methods_whose_states_could_not_be_told_apart_are_refused(tmp_path, name
     other.name = name
     with pytest.raises(ValueError, match="must have each a name of their own"):
         toy.run(tmp_path, task_with(Halving(), other), steps=1)
+
+
+class Forgetting(Method):
+    """Has the optimizer forget all it has gathered, before some updates."""
+
+    def __init__(self, model, steps):
+        self.model, self.steps = model, steps
+
+    def forgotten(self, moment):
+        return self.model.parameters() if moment.step in self.steps else ()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_is_forgotten_at_each_update_is_as_if_it_were_the_first(tmp_path, optimizer):
+    """Momentum that never lasts is none; with some that lasts, the weights are others."""
+    found = {}
+    for name, momentum, steps in (
+        ("never", 0.9, ()),
+        ("always", 0.9, range(6)),
+        ("none", 0.0, ()),
+        ("once", 0.9, [3]),
+    ):
+        task = toy.ToyTask(dropout=0.0)
+        task.methods = [Forgetting(task.model, steps)]
+        recipe = toy.make_recipe(tmp_path / name, optimizer=optimizer, checkpoint_every=0)
+        changed = dataclasses.replace(recipe.optimizer, momentum=momentum) if optimizer == "sgd" else recipe.optimizer
+        run(dataclasses.replace(recipe, optimizer=changed), lambda recipe, accelerator, task=task: task)
+        found[name] = toy.state_of(task)
+    different = {name: value for name, value in found["never"].items() if not torch.equal(value, found["once"][name])}
+    assert different
+    if optimizer == "sgd":
+        assert_same(found["always"], found["none"])

@@ -15,7 +15,8 @@ from hylora.training.checkpoint import checkpoint_steps, load_checkpoint
 from hylora.training.moment import Moment
 from hylora.training.whole_run import run
 from tests.outcomes import assert_same, records_of
-from vision_extras.averaging import AverageRecipe, Averages, WeightAverage
+from vision_extras.averaging import AverageRecipe, WeightAverage
+from vision_extras.copies import WeightCopies
 from vision_extras.images import load_split
 from vision_extras.models import load_network
 from vision_extras.recipe import ImageRecipe
@@ -131,7 +132,7 @@ def test_an_interrupted_run_is_the_same_run(tmp_path, growth):
 
 
 def test_the_average_of_a_weight_that_grew_keeps_its_corner():
-    averages = Averages()
+    averages = WeightCopies()
     averages.follow({"a.weight": torch.zeros(2, 3), "b": torch.full((2,), 5.0)})
     averages.follow({"a.weight": torch.ones(4, 5), "c": torch.full((1,), 7.0)})
     expected = torch.ones(4, 5)
@@ -144,7 +145,7 @@ def test_the_average_of_a_weight_that_grew_keeps_its_corner():
 
 
 def test_what_is_pruned_is_gone_from_the_average():
-    network, averages = nn.Linear(4, 3), Averages()
+    network, averages = nn.Linear(4, 3), WeightCopies()
     average = WeightAverage(network, averages, 0.9)
     average.begin(Moment(0, 2, 0))
     with torch.no_grad():
@@ -154,7 +155,7 @@ def test_what_is_pruned_is_gone_from_the_average():
 
 
 def test_averages_are_put_in_and_taken_out_again():
-    network, averages = nn.BatchNorm1d(3), Averages()
+    network, averages = nn.BatchNorm1d(3), WeightCopies()
     average = WeightAverage(network, averages, 0.5)
     average.begin(Moment(0, 2, 0))
     network(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
@@ -181,7 +182,7 @@ def test_ranges_of_quantisers_are_those_of_the_weights_network():
     """They begin at nothing, which a decay of their own would hold on to."""
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2))
-    subspace, averages, inputs = CompressibleSubspace.point(layers, Bits()), Averages(), torch.randn(6, 3)
+    subspace, averages, inputs = CompressibleSubspace.point(layers, Bits()), WeightCopies(), torch.randn(6, 3)
     method = WeightAverage(subspace, averages, 0.99)
     for step in range(3):
         method.begin(Moment(step, 3, 0))

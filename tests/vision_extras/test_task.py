@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from hylora.training.moment import Moment
 from tests.outcomes import assert_same, records_of
 from tests.vision_extras import small
+from vision_extras.masks import prunable
 from vision_extras.models import build_network, load_network
-from vision_extras.pruning.masks import prunable
 from vision_extras.run import make_task
 
 PLAIN = {

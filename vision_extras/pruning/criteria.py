@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vision_extras.masks import prunable
 from vision_extras.pruning.fisher import fisher_diagonal
-from vision_extras.pruning.masks import prunable
 
 __all__ = ["fisher", "magnitude"]
 

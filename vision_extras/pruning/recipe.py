@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hylora.training.fields import check_choice, check_range
+from vision_extras.masks import Scope
 from vision_extras.pruning.detector import DetectorRecipe
-from vision_extras.pruning.masks import Scope
 
 __all__ = ["PruningRecipe", "SignalsRecipe"]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from hylora.training import schedules
-from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.recipe import OptimizerRecipe, RecipeError, ScheduleRecipe
+from vision_extras.masks import Masked, Masks, prunable, smallest
 from vision_extras.pruning.detector import turned
-from vision_extras.pruning.masks import Masks, prunable, smallest
 from vision_extras.pruning.recipe import PruningRecipe
 from vision_extras.pruning.signals import Signal
 
@@ -34,12 +34,10 @@ class Epochs(Protocol):
         """The first update of an epoch; of the number of epochs, the number of all updates."""
 
 
-class Pruning(Method):
+class Pruning(Masked):
     """Takes a share of the weights away after an epoch, and keeps them at zero from there on.
 
-    Gradients of what is gone are zero too, so that momentum forgets them, they count nothing for the norm that
-    gradients are clipped to, and sharpness-aware methods do not move them. The learning rate goes on as `restarted`
-    says. Signals have to come before this method in the task's, and methods that take gradients elsewhere after it.
+    The learning rate goes on as `restarted` says. Signals have to come before this method in the task's.
 
     Args:
         network: any module; what is pruned are its `prunable` weights.
@@ -65,8 +63,7 @@ class Pruning(Method):
     ) -> None:
         if recipe.at == "detect" and signal is None:
             raise ValueError("at='detect' needs a signal to watch")
-        self._network = network
-        self._masks = masks
+        super().__init__(masks, partial(prunable, network))
         self._recipe = recipe
         self._optimizer = optimizer
         self._epochs = epochs
@@ -75,26 +72,20 @@ class Pruning(Method):
         self._after: int | None = None
         self._history: list[float] = []
         self._epoch_values: list[float] = []
-        self._cover()
 
-    def _cover(self) -> None:
-        self._masks.cover(prunable(self._network))
+    @property
+    def masking(self) -> bool:
+        return self._after is not None
 
     def begin(self, moment: Moment) -> bool:
-        self._cover()
+        super().begin(moment)
         if moment.step == 0 and self._recipe.at == 0 and self._after is None:
             self._prune(moment, 0)
         return False
 
-    def gradients(self, accumulate: Callable[[], Tensor]) -> Tensor:
-        loss_sum = accumulate()
-        if self._after is not None:
-            self._masks.apply({name: weight.grad for name, weight in prunable(self._network).items()})
-        return loss_sum
-
     def end(self, moment: Moment) -> None:
-        if self._after is not None:
-            self._masks.apply(prunable(self._network))
+        super().end(moment)
+        if self.masking:
             return
         if self._signal is not None and self._signal.value is not None:
             self._epoch_values.append(self._signal.value)
@@ -120,7 +111,7 @@ class Pruning(Method):
         return last
 
     def _prune(self, moment: Moment, epoch: int) -> None:
-        weights = prunable(self._network)
+        weights = self._weights()
         if any(isinstance(weight, DTensor) for weight in weights.values()):
             raise RecipeError(
                 f"pruning.sparsity={self._recipe.sparsity} needs whole weights, and these are sharded over processes; "

@@ -4,7 +4,7 @@
 from vision_extras.subspaces.bits import Bits
 from vision_extras.subspaces.curriculum import Curriculum, Draw
 from vision_extras.subspaces.deployment import Deployed
-from vision_extras.subspaces.drift import batch_norm_drift, recalibrate, statistics_size
+from vision_extras.subspaces.drift import batch_norm_drift, statistics_size
 from vision_extras.subspaces.norms import replace_batch_norms
 from vision_extras.subspaces.recipe import SubspaceRecipe
 from vision_extras.subspaces.sparsity import Sparsity
@@ -23,7 +23,6 @@ __all__ = [
     "SubspaceTraining",
     "Width",
     "batch_norm_drift",
-    "recalibrate",
     "replace_batch_norms",
     "statistics_size",
 ]

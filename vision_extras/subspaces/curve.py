@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from vision_extras.batch_norms import recalibrate
 from vision_extras.subspaces.compression import Compression
-from vision_extras.subspaces.drift import recalibrate
 from vision_extras.subspaces.subspace import CompressibleSubspace
 
 __all__ = ["curve", "level_name", "measured_levels", "standing"]

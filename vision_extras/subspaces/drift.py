@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hylora.training.evaluation import evaluation_mode
+from vision_extras.batch_norms import batch_norms
 
-__all__ = ["Drift", "batch_norm_drift", "recalibrate", "statistics_size"]
+__all__ = ["Drift", "batch_norm_drift", "statistics_size"]
 
 
 class Drift:
@@ -51,7 +50,7 @@ def batch_norm_drift(network: nn.Module) -> Iterator[Drift]:
         network: any module, at the level in question.
     """
     found = Drift()
-    names = {layer: name for name, layer in _batch_norms(network)}
+    names = {layer: name for name, layer in batch_norms(network)}
 
     def compare(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
         if layer.training:
@@ -70,39 +69,6 @@ def batch_norm_drift(network: nn.Module) -> Iterator[Drift]:
             hook.remove()
 
 
-@torch.no_grad()
-def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the statistics of a network's batch norms by the averages of what batches have, in place.
-
-    They belong to the present level afterwards, and where it is a width, channels that it does not use have none. All
-    else of the network is in evaluation mode meanwhile.
-
-    Args:
-        network: any module, at the level in question.
-        batches: of images, [B, C, H, W] each; each counts the same.
-
-    Raises:
-        ValueError: if there are no batches; then nothing has changed.
-    """
-    batches = iter(batches)
-    first = next(batches, None)
-    if first is None:
-        raise ValueError("batches are empty, and would leave batch norms without statistics; give one at least")
-    layers = [layer for _, layer in _batch_norms(network)]
-    momenta = [layer.momentum for layer in layers]
-    with evaluation_mode(network):
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None
-            layer.train()
-        try:
-            for images in itertools.chain([first], batches):
-                network(images)
-        finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum = momentum
-
-
 def statistics_size(network: nn.Module, levels: int) -> int:
     """Bytes of one more set of a network's means and variances for each of some levels (figure 3.1).
 
@@ -110,14 +76,5 @@ def statistics_size(network: nn.Module, levels: int) -> int:
         network: any module; on the meta device too.
         levels: how many.
     """
-    tensors = (tensor for _, layer in _batch_norms(network) for tensor in (layer.running_mean, layer.running_var))
+    tensors = (tensor for _, layer in batch_norms(network) for tensor in (layer.running_mean, layer.running_var))
     return levels * sum(tensor.nbytes for tensor in tensors)
-
-
-def _batch_norms(network: nn.Module) -> list[tuple[str, _BatchNorm]]:
-    """Those that have statistics."""
-    return [
-        (name, module)
-        for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from vision_extras.pruning.masks import smallest_of
+from vision_extras.masks import smallest_of
 from vision_extras.subspaces.compression import Compression, compressible
 from vision_extras.subspaces.position import Position
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from vision_extras.masks import prunable
 from vision_extras.pruning import criteria
 from vision_extras.pruning.fisher import exact_fisher_trace, fisher_diagonal, fisher_trace
-from vision_extras.pruning.masks import prunable
 
 
 def network():

@@ -21,7 +21,8 @@ from hylora.training.whole_run import run
 from tests.outcomes import assert_same, records_of
 from tests.training import toy
 from tests.vision_extras import small
-from vision_extras.pruning import Masks, Pruning, PruningRecipe, Signal
+from vision_extras.masks import Masks
+from vision_extras.pruning import Pruning, PruningRecipe, Signal
 from vision_extras.pruning.criteria import magnitude
 from vision_extras.pruning.detector import DetectorRecipe
 from vision_extras.run import TASK

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from hylora.randomness import generator
+from vision_extras.batch_norms import recalibrate
 from vision_extras.models import ModelRecipe, build_network
 from vision_extras.subspaces import CompressibleSubspace, Sparsity, Width
-from vision_extras.subspaces.drift import batch_norm_drift, recalibrate, statistics_size
+from vision_extras.subspaces.drift import batch_norm_drift, statistics_size
 
 BATCHES = [torch.randn(size, 2, 5, 6, generator=torch.Generator().manual_seed(size)) for size in (3, 4, 2)]
 

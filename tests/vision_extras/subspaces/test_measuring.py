@@ -12,8 +12,8 @@ from accelerate import Accelerator
 
 from tests.processes import launch
 from tests.vision_extras import small
+from vision_extras.batch_norms import recalibrate
 from vision_extras.run import make_task
-from vision_extras.subspaces.drift import recalibrate
 
 SETTINGS = {
     "growth": {},

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from vision_extras.masks import Masks, gone, prunable, smallest
 from vision_extras.pruning.criteria import magnitude
-from vision_extras.pruning.masks import Masks, prunable, smallest
 
 
 def by_sorting(scores, sparsity, scope):
@@ -105,3 +105,33 @@ def test_masks_are_part_of_the_state():
 def test_gradients_that_are_not_there_are_passed_over():
     masks, _ = covered(a=torch.ones(2))
     masks.apply({"a": None})
+
+
+def test_erdos_renyi_keeps_in_proportion_to_the_shape():
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"small": (4, 3, 3, 3), "middle": (32, 16, 3, 3), "large": (64, 100)}
+    scores = {name: torch.rand(shape, generator=draw) for name, shape in shapes.items()}
+    kept = {name: 1 - chosen.float().mean().item() for name, chosen in smallest(scores, 0.8, "erk").items()}
+    # What would keep more than it has stays whole, and the others share the rest.
+    assert kept["small"] == 1
+    ratio = (54 / (32 * 16 * 9)) / (164 / 6400)
+    assert kept["middle"] / kept["large"] == pytest.approx(ratio, rel=0.01)
+    total = sum(score.numel() for score in scores.values())
+    assert sum(kept[name] * scores[name].numel() for name in scores) == pytest.approx(0.2 * total, abs=3)
+
+
+def test_modules_can_be_kept():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.Linear(3, 2))
+    assert list(prunable(network, ["first", "last"])) == ["1.0.weight"]
+    assert list(prunable(network, ["1"])) == ["0.weight", "2.weight"]
+    with pytest.raises(ValueError, match="keep='3' must name a module"):
+        prunable(network, ["3"])
+    with pytest.raises(ValueError, match="leaves no weight"):
+        prunable(network, ["0", "1", "2"])
+
+
+def test_a_pattern_leaves_what_it_does_not_divide():
+    chosen = gone({"a": torch.rand(2, 3), "b": torch.rand(2, 8)}, "2:4")
+    assert not chosen["a"].any() and chosen["b"].sum(1).tolist() == [4, 4]
+    with pytest.raises(ValueError, match="divides the input channels of no weight"):
+        gone({"a": torch.rand(2, 3)}, "2:4")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of a recipe that are about sparse networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hylora.training.fields import check_choice, check_range
+from vision_extras.masks import Scope, check_level
+from vision_extras.sparse.compression import check_compression, share_range
+
+__all__ = ["CramRecipe", "OneShotRecipe", "SparseRecipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseRecipe:
+    """Training in which weights are gone for a part of it, by phases of whole epochs.
+
+    `alternating` is AC/DC (chapter 3 of the thesis on sparse networks): dense first, then sparse and dense phases in
+    turn, a long dense one, and a sparse one to the end. `gradual` is dense first, then more and more of the weights go
+    for good, as the cubic of Zhu and Gupta has it. `fixed` keeps to the zeros that the network begins with, as when a
+    sparse one is finetuned.
+
+    Args:
+        schedule: one of these, or none.
+        sparsity: the share of the weights that goes, or a pattern: "2:4" for two of each four.
+        scope: of a share: all weights together (`global`), each tensor (`local`), or by Erdős–Rényi (`erk`).
+        keep: modules whose weights stay, by name; `first` and `last` for the ends.
+        warmup: dense epochs before the first sparse one.
+        sparse: epochs of a sparse phase; of `gradual`, from one rise to the next.
+        dense: epochs of a dense phase between sparse ones.
+        last_dense: epochs of the last dense phase.
+        last_sparse: epochs of the last sparse phase, or of `gradual` at its full sparsity.
+        finish: `dense` trains the last phase dense instead, which finetunes the dense outcome.
+        fresh_momentum: whether the optimizer forgets at the beginning of a dense phase what it has gathered.
+    """
+
+    schedule: Literal["none", "alternating", "gradual", "fixed"] = "none"
+    sparsity: float | str = 0.9
+    scope: Scope = "global"
+    keep: tuple[str, ...] = ()
+    warmup: int = 10
+    sparse: int = 5
+    dense: int = 5
+    last_dense: int = 10
+    last_sparse: int = 15
+    finish: Literal["sparse", "dense"] = "sparse"
+    fresh_momentum: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice(self, "schedule", "scope", "finish")
+        check_level(self.sparsity)
+        check_range(self, "warmup", "last_dense", least=0)
+        check_range(self, "sparse", "dense", "last_sparse", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CramRecipe:
+    """Updates that are aware of a compression to come (CrAM, chapter 5 of the thesis on sparse networks).
+
+    An update takes a second gradient where the weights are compressed, at the price of a second pass.
+
+    Args:
+        update: `cram` moves up the gradient and compresses there; `csam` compresses, takes a gradient, moves up by its
+            direction, and compresses again; `topk` compresses where the weights are.
+        levels: of which one is drawn in each update: shares of weights that go, patterns such as "2:4", ranges of
+            shares such as "0.3-0.9", or "4bit" for weights of so many bits.
+        radius: by how much of the gradient weights move up (rho); of `csam`, how far.
+        plus: whether the gradient at the weights themselves is added to that of the compressed ones.
+        masked: whether the gradient at compressed weights is zero where they are gone.
+        scope: of a share, as in `sparse.scope`.
+        keep: modules that are not compressed, as in `sparse.keep`.
+        mask_every: a level's mask is made anew each time that it has been drawn so often.
+        plain: share of updates, at random, that are ordinary ones.
+    """
+
+    update: Literal["none", "cram", "csam", "topk"] = "none"
+    levels: tuple[float | str, ...] = (0.5, 0.7, 0.9)
+    radius: float = 0.05
+    plus: bool = True
+    masked: bool = True
+    scope: Scope = "global"
+    keep: tuple[str, ...] = ()
+    mask_every: int = 1
+    plain: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice(self, "update", "scope")
+        check_range(self, "radius", least=0)
+        check_range(self, "mask_every", least=1)
+        check_range(self, "plain", least=0, below=1)
+        if self.update != "none" and not self.levels:
+            raise ValueError("levels=() must have one at least")
+        for level in self.levels:
+            if share_range(level) is None:
+                check_compression(level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotRecipe:
+    """How the trained network stands being compressed at once, without further training.
+
+    Args:
+        levels: shares of weights that go, patterns such as "2:4", or "4bit"; measured one after another.
+        scope: of a share, as in `sparse.scope`.
+        keep: modules that are not compressed, as in `sparse.keep`.
+        calibration: images of the training set on which the statistics of batch norms are taken anew.
+    """
+
+    levels: tuple[float | str, ...] = ()
+    scope: Scope = "global"
+    keep: tuple[str, ...] = ()
+    calibration: int = 1000
+
+    def __post_init__(self) -> None:
+        check_choice(self, "scope")
+        check_range(self, "calibration", least=0)
+        for level in self.levels:
+            check_compression(level)
