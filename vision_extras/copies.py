@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hylora.training.state import changing
 
-__all__ = ["WeightCopies", "learned", "write_copies"]
+__all__ = ["WeightCopies", "learned", "restored", "write_copies"]
 
 
 def learned(network: nn.Module) -> dict[str, Tensor]:
@@ -54,16 +54,23 @@ class WeightCopies(nn.Module):
     @contextlib.contextmanager
     def applied(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside the block weights have the values of their copies; after it, what they had, bit for bit."""
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(self[name])
-        try:
-            yield
-        finally:
+        with restored(weights):
             with torch.no_grad():
                 for name, weight in weights.items():
-                    weight.copy_(before[name])
+                    weight.copy_(self[name])
+            yield
+
+
+@contextlib.contextmanager
+def restored(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside the block tensors may be changed in place; after it they have what they had before, bit for bit."""
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(before[name])
 
 
 def write_copies(path: Path, state: Mapping[str, Tensor], copies: str) -> None:
