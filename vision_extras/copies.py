@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hylora.training.state import changing
+from vision_extras.models.weights import write_weights
 
 __all__ = ["WeightCopies", "learned", "restored", "write_copies"]
 
@@ -74,18 +74,15 @@ def restored(tensors: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def write_copies(path: Path, state: Mapping[str, Tensor], copies: str) -> None:
-    """Write the weights of a network with its copies in their place, as safetensors; `load_state_dict` takes them.
+    """Write the weights of a network with its copies in their place; `vision_extras.models.load_network` reads them.
 
     Args:
-        path: of the file.
+        path: of the file, in the folder of the network.
         state: of a model that holds the network as `network`.
         copies: what the model holds the copies as.
     """
     names = [name.removeprefix("network.") for name in state if name.startswith("network.")]
-    copied = {name: state.get(f"{copies}.{_key(name)}", state[f"network.{name}"]) for name in names}
-    # Of its own memory each: safetensors refuses tensors that share some.
-    copied = {name: value.detach().cpu().contiguous().clone() for name, value in copied.items()}
-    save_file(copied, path, metadata={"format": "pt"})
+    write_weights(path, {name: state.get(f"{copies}.{_key(name)}", state[f"network.{name}"]) for name in names})
 
 
 def _key(name: str) -> str:

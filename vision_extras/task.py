@@ -97,6 +97,7 @@ class ImageTask(PlannedTask):
         self._collate = split.augmented(recipe.augment)
         super().__init__(model, split.train, self._collate, recipe, share or Share())
         self._split = split
+        self._bytes: int | None = None
         self._cost = image_flops(recipe, model.network, split.channels)
         # Before whatever keeps something for each parameter.
         if recipe.growth.grows:
@@ -243,8 +244,9 @@ class ImageTask(PlannedTask):
         }
 
     def results(self) -> Mapping[str, Any]:
-        """What training took besides time and memory, how large the network is, and what it takes at each level."""
+        """What training took besides time and memory, how large the network and its file are, and costs of levels."""
         found = {**super().results(), "flops": self._flops(), "sparsity": self.model.masks.sparsity()}
+        found["bytes"] = self._bytes
         if self._subspace is not None:
             shape = self._split.channels, *self._recipe.sampler.shape
             found["costs"] = costs(self._subspace, self._levels(), shape)
@@ -266,3 +268,4 @@ class ImageTask(PlannedTask):
             prefix = "network."
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         save_network(self.model.network, folder, state)
+        self._bytes = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
