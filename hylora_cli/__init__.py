@@ -7,6 +7,7 @@ come along, and a list of commands needs neither. So commands are known by name,
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -27,6 +28,9 @@ _COMMANDS = {
     "export": ("hylora.cli.export", "export", "Write a run as an ordinary model, merged."),
     "env": ("hylora.cli.env", "env", "Show versions, devices, and which kernels will be used and why."),
 }
+
+# 512, 0.9, 2:4 and 4bit.
+_NUMBER = re.compile(r"\d*[.:]?\d+(bit)?")
 
 _WRONG_INPUT = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
@@ -66,7 +70,10 @@ def _not_imported() -> None:
 
 
 class _Command(TyperCommand):
-    """Lets `--lengths 512 1024 2048` stand for one `--lengths` per number, for every option that may be repeated."""
+    """Lets `--lengths 512 1024 2048` stand for one `--lengths` per number, for every option that may be repeated.
+
+    So do `--levels 0.5 2:4 4bit`.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Spread the numbers, then parse as usual."""
@@ -77,7 +84,7 @@ class _Command(TyperCommand):
             name = argument.split("=")[0]
             if name in repeatable:
                 current = name
-            elif not argument.isdigit():
+            elif not _NUMBER.fullmatch(argument):
                 current = None
             elif current is not None and spread[-1] != current:
                 spread.append(current)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hylora.training.state import changing
+from vision_extras.models.weights import write_weights
 
-__all__ = ["WeightCopies", "learned", "write_copies"]
+__all__ = ["WeightCopies", "learned", "restored", "write_copies"]
 
 
 def learned(network: nn.Module) -> dict[str, Tensor]:
@@ -54,31 +54,35 @@ class WeightCopies(nn.Module):
     @contextlib.contextmanager
     def applied(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside the block weights have the values of their copies; after it, what they had, bit for bit."""
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(self[name])
-        try:
-            yield
-        finally:
+        with restored(weights):
             with torch.no_grad():
                 for name, weight in weights.items():
-                    weight.copy_(before[name])
+                    weight.copy_(self[name])
+            yield
+
+
+@contextlib.contextmanager
+def restored(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside the block tensors may be changed in place; after it they have what they had before, bit for bit."""
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(before[name])
 
 
 def write_copies(path: Path, state: Mapping[str, Tensor], copies: str) -> None:
-    """Write the weights of a network with its copies in their place, as safetensors; `load_state_dict` takes them.
+    """Write the weights of a network with its copies in their place; `vision_extras.models.load_network` reads them.
 
     Args:
-        path: of the file.
+        path: of the file, in the folder of the network.
         state: of a model that holds the network as `network`.
         copies: what the model holds the copies as.
     """
     names = [name.removeprefix("network.") for name in state if name.startswith("network.")]
-    copied = {name: state.get(f"{copies}.{_key(name)}", state[f"network.{name}"]) for name in names}
-    # Of its own memory each: safetensors refuses tensors that share some.
-    copied = {name: value.detach().cpu().contiguous().clone() for name, value in copied.items()}
-    save_file(copied, path, metadata={"format": "pt"})
+    write_weights(path, {name: state.get(f"{copies}.{_key(name)}", state[f"network.{name}"]) for name in names})
 
 
 def _key(name: str) -> str:

@@ -150,6 +150,11 @@ class ImageRecipe(Recipe):
             )
         self._check_pruning()
         self._check_subspace()
+        if self.one_shot.levels and not (self.evaluation.at_end and self.images.holds_out):
+            raise RecipeError(
+                f"one_shot.levels={[*self.one_shot.levels]} is measured on held-out images when training ends; set "
+                "evaluation.at_end to true and images.held_out to a share such as 0.2"
+            )
 
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}
@@ -195,6 +200,7 @@ class ImageRecipe(Recipe):
             ("growth.depth", self.growth.depth, 1),
             ("pruning.sparsity", self.pruning.sparsity, 0),
             ("signals.fisher", self.signals.fisher, 0),
+            ("one_shot.levels", self.one_shot.levels, ()),
         ):
             if value != off:
                 raise RecipeError(

@@ -20,6 +20,7 @@ from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_l
 from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
+from vision_extras.sparse.one_shot import check_one_shot
 from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.task import Classification, ImageTask, Loss
 
@@ -57,6 +58,7 @@ def make_task(
         ("pruning.sparsity", recipe.pruning.sparsity, 0),
         ("signals.fisher", recipe.signals.fisher, 0),
         ("subspace.kind", recipe.subspace.kind, "none"),
+        ("one_shot.levels", recipe.one_shot.levels, ()),
     ):
         if value != off and accelerator.distributed_type in SHARDED:
             raise RecipeError(
@@ -87,6 +89,8 @@ def make_task(
         network = _build(model, split.channels, len(split.classes), draw)
     else:
         network = OwnNetwork(network)
+    if recipe.one_shot.levels:
+        _check_one_shot(recipe, network, split)
     if recipe.subspace.kind != "none":
         network = _subspace(recipe, network, split, drawn)
     refuse_sides(recipe, network, recipe.evaluation.sides)
@@ -113,6 +117,16 @@ def _check(network: nn.Module, shape: tuple[int, int], channels: int, classes: i
         network.at_level(network.compression.weakest)
         ramp = torch.linspace(-1, 1, channels * math.prod(shape))
         network.check(ramp.reshape(1, channels, *shape))
+
+
+def _check_one_shot(recipe: ImageRecipe, network: nn.Module, split: Split) -> None:
+    """What is compressed is the network at the end."""
+    if recipe.growth.grows:
+        network = _build(recipe.model, split.channels, len(split.classes), draw=None)
+    try:
+        check_one_shot(network, recipe.one_shot)
+    except ValueError as error:
+        raise RecipeError(f"one_shot.{error}") from error
 
 
 def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split, drawn: bool) -> CompressibleSubspace:

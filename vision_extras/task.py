@@ -23,7 +23,7 @@ from hylora.training.processes import sum_over_processes
 from vision_extras.averaging import WeightAverage
 from vision_extras.copies import WeightCopies, write_copies
 from vision_extras.curricula import Growth
-from vision_extras.images import IGNORED, Augmented, Split
+from vision_extras.images import IGNORED, Split
 from vision_extras.masks import Masks
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.models import save_network
@@ -32,6 +32,7 @@ from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
+from vision_extras.sparse.one_shot import Calibration, one_shot
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTraining
 from vision_extras.subspaces.costs import costs
 from vision_extras.subspaces.curve import curve, measured_levels, standing
@@ -93,10 +94,10 @@ class ImageTask(PlannedTask):
     unit = "images"
 
     def __init__(self, model: Classification, split: Split, recipe: ImageRecipe, share: Share | None = None) -> None:
-        plain = split.plain
-        collate = Augmented(plain.mean, plain.std, plain.crop, recipe.augment, len(split.classes))
-        super().__init__(model, split.train, collate, recipe, share or Share())
+        self._collate = split.augmented(recipe.augment)
+        super().__init__(model, split.train, self._collate, recipe, share or Share())
         self._split = split
+        self._bytes: int | None = None
         self._cost = image_flops(recipe, model.network, split.channels)
         # Before whatever keeps something for each parameter.
         if recipe.growth.grows:
@@ -175,7 +176,7 @@ class ImageTask(PlannedTask):
         return nullcontext() if subspace is None else standing(subspace, subspace.compression.weakest)
 
     def measure(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, Any]:
-        """Accuracy along a subspace, by resolution, and how far embeddings move, on the held-out images.
+        """Accuracy along a subspace, by resolution, and compressed at once, and how far embeddings move, held out.
 
         A subspace is left at its weakest level, where all but the first is measured.
         """
@@ -194,7 +195,16 @@ class ImageTask(PlannedTask):
             # A network of the user's own may end in anything.
             if find_head(self.model.network) is not None:
                 found |= evaluation.embeddings(self.model.network, shape)
+        if self._recipe.one_shot.levels:
+            found["one_shot"] = self._one_shot(evaluation)
         return found
+
+    def _one_shot(self, evaluation: ImageEvaluation) -> dict[str, dict[str, float]]:
+        """What is measured of the network compressed to each level."""
+        recipe, shape = self._recipe, self._recipe.sampler.shape
+        rows, seed, workers = self._split.train, recipe.training.seed, recipe.training.workers
+        images = Calibration(rows, self._collate, shape, recipe.one_shot, seed, workers)
+        return one_shot(self.model.network, recipe.one_shot, partial(evaluation.predictions, shape), images)
 
     def _curve(self, evaluation: ImageEvaluation) -> dict[str, dict[str, float]]:
         """What is measured at each level."""
@@ -234,8 +244,9 @@ class ImageTask(PlannedTask):
         }
 
     def results(self) -> Mapping[str, Any]:
-        """What training took besides time and memory, how large the network is, and what it takes at each level."""
+        """What training took besides time and memory, how large the network and its file are, and costs of levels."""
         found = {**super().results(), "flops": self._flops(), "sparsity": self.model.masks.sparsity()}
+        found["bytes"] = self._bytes
         if self._subspace is not None:
             shape = self._split.channels, *self._recipe.sampler.shape
             found["costs"] = costs(self._subspace, self._levels(), shape)
@@ -257,3 +268,4 @@ class ImageTask(PlannedTask):
             prefix = "network."
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         save_network(self.model.network, folder, state)
+        self._bytes = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vision_extras.images import ImagesRecipe, Split
+    from vision_extras.recipe import ImageRecipe
+    from vision_extras.sparse import OneShotRecipe
 
 __all__ = ["evaluate", "outputs_by_name", "read_outputs"]
 
@@ -33,6 +36,10 @@ def evaluate(
         typer.Argument(metavar="[section.key=value]...", help="Settings in place of the run's: images.path=..."),
     ] = None,
     sides: Annotated[list[int] | None, typer.Option(help="Resolutions to measure accuracy at, in pixels.")] = None,
+    levels: Annotated[
+        list[str] | None,
+        typer.Option(help="Compressions to measure it at, without training: 0.9 of the weights, 2:4, 4bit."),
+    ] = None,
     classes: Annotated[
         Path | None,
         typer.Option(help="File with the network's output for each class of the images, a number from 0 a line."),
@@ -43,7 +50,9 @@ def evaluate(
 ) -> None:
     """Evaluate a trained classifier: accuracy, loss, calibration, entropies, embeddings; accuracy by resolution.
 
-    Of a compressible subspace also the accuracy at each level that subspace.measured has.
+    Of a compressible subspace also the accuracy at each level that subspace.measured has. With --levels also that of
+    the network compressed to each, before and after its batch norms are tuned on images that it has learned from, as
+    the section one_shot says.
 
     The images held out are looked at, or all where none are. Their channels are those that the network has learned
     from, and so are the mean and deviation that pixels are normalised by. Of the network's outputs only those count
@@ -60,24 +69,27 @@ def evaluate(
     from accelerate import Accelerator
 
     from hylora.training.evaluation import evaluation_mode
-    from vision_extras.images import load_split
     from vision_extras.metrics import ImageEvaluation, find_head
     from vision_extras.models import check_sides, load_network
     from vision_extras.recipe import ImageRecipe
+    from vision_extras.sparse.one_shot import check_one_shot, one_shot
     from vision_extras.subspaces import CompressibleSubspace
     from vision_extras.subspaces.curve import curve, measured_levels
 
     trained = ImageRecipe.load(run / "recipe.yaml")
-    recipe = ImageRecipe.load(run / "recipe.yaml", ("evaluation.every=0", *(overrides or ())))
+    recipe = ImageRecipe.load(run / "recipe.yaml", ("evaluation.every=0", "one_shot.levels=[]", *(overrides or ())))
     sides, shape = sides or recipe.evaluation.sides, recipe.sampler.shape
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)
     check_sides(network, [shape, *((side, side) for side in sides)])
+    compressions = dataclasses.replace(recipe.one_shot, levels=tuple(map(_compression, levels or ())))
+    if levels:
+        if isinstance(network, CompressibleSubspace):
+            raise ValueError(f"--levels {' '.join(levels)} is for plain networks; a subspace has subspace.measured")
+        check_one_shot(network, compressions)
+        calibration = _calibration(trained, compressions)
     images = _as_learned(recipe.images, trained.images)
-    try:
-        split = load_split(images)
-    except ValueError as error:
-        raise RecipeError(f"images.{error}") from error
+    split = _split(images)
     rows = split.held_out if len(split.held_out) else split.train
     outputs = _outputs(run, split, classes)
 
@@ -93,8 +105,10 @@ def evaluate(
         if sides:
             found["accuracy_by_side"] = evaluation.accuracies(sides)
         if isinstance(network, CompressibleSubspace):
-            levels = measured_levels(network.compression, recipe.subspace.measured)
-            found["curve"] = curve(network, levels, lambda: evaluation.predictions(shape))
+            measured = measured_levels(network.compression, recipe.subspace.measured)
+            found["curve"] = curve(network, measured, lambda: evaluation.predictions(shape))
+        if levels:
+            found["one_shot"] = one_shot(network, compressions, partial(evaluation.predictions, shape), calibration)
     result = {
         "kind": "images",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -117,6 +131,33 @@ def evaluate(
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(result, indent=2) + "\n")
     Console().print(_table(result))
+
+
+def _compression(level: str) -> float | str:
+    """A share as a number, and what else there is as it is."""
+    try:
+        return float(level)
+    except ValueError:
+        return level
+
+
+def _calibration(trained: ImageRecipe, recipe: OneShotRecipe) -> Iterable[Tensor]:
+    """Images that a network has learned from, as it saw them."""
+    from vision_extras.sparse.one_shot import Calibration
+
+    split, loop = _split(trained.images), trained.training
+    return Calibration(
+        split.train, split.augmented(trained.augment), trained.sampler.shape, recipe, loop.seed, loop.workers
+    )
+
+
+def _split(images: ImagesRecipe) -> Split:
+    from vision_extras.images import load_split
+
+    try:
+        return load_split(images)
+    except ValueError as error:
+        raise RecipeError(f"images.{error}") from error
 
 
 def _as_learned(images: ImagesRecipe, learned: ImagesRecipe) -> ImagesRecipe:
@@ -194,8 +235,11 @@ def _table(result: dict[str, Any]) -> Table:
     table.add_column("value", justify="right")
     metrics = dict(result["evaluation"])
     by_side, along = metrics.pop("accuracy_by_side", {}), metrics.pop("curve", {})
+    compressed = metrics.pop("one_shot", {})
     metrics |= {f"accuracy at {side}": value for side, value in by_side.items()}
     metrics |= {f"accuracy at level {level}": measured["accuracy"] for level, measured in along.items()}
+    for level, measured in compressed.items():
+        metrics |= {f"{name} compressed to {level}": value for name, value in measured.items() if "loss" not in name}
     for metric, value in metrics.items():
         table.add_row(metric.replace("_", " "), f"{value:.4f}")
     return table

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision_extras.images.collate import Resized
+from vision_extras.images.collate import Augmented, Resized
 from vision_extras.images.data import Images, LazyImages, Rows
 from vision_extras.images.dataset import open_split, read_dataset
 from vision_extras.images.embedded import PICTURES, read_digits, read_mnist, read_pictures
 from vision_extras.images.folder import classes_of, read_folder
-from vision_extras.images.recipe import ImagesRecipe
+from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
 
 __all__ = ["SOURCES", "Source", "Split", "load_split", "plain_batches"]
 
@@ -78,6 +78,10 @@ class Split:
     def channels(self) -> int:
         """Colours of every image."""
         return len(self.plain.mean)
+
+    def augmented(self, recipe: AugmentRecipe) -> Augmented:
+        """Makes batches of the images changed at random."""
+        return Augmented(self.plain.mean, self.plain.std, self.plain.crop, recipe, len(self.classes))
 
 
 def plain_batches(recipe: ImagesRecipe) -> Resized:

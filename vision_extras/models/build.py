@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from vision_extras.models.own import OwnNetwork
 from vision_extras.models.resnet import ResNet
 from vision_extras.models.resnet_config import RESNETS, ResNetConfig
 from vision_extras.models.vgg import VGG, VGGS, VGGConfig
-from vision_extras.models.weights import read_config
+from vision_extras.models.weights import read_config, read_weights
 
 __all__ = [
     "LEVEL_TYPE",
@@ -167,6 +168,8 @@ def build_network(recipe: ModelRecipe, channels: int, classes: int, draw: torch.
 def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
     """Write a network's weights as safetensors and its shape as `config.json`, as transformers does.
 
+    Weights of which many are 0 are packed, but for networks of transformers, which others have to read.
+
     Args:
         network: made by `build_network`, or a compressible subspace of it.
         folder: to write into.
@@ -179,12 +182,17 @@ def load_network(folder: str | PathLike, network: nn.Module | None = None) -> nn
     """Read back what `save_network` wrote: the network, or the compressible subspace.
 
     Args:
-        folder: that was written into; or one of a level that a subspace wrote, for a plain network.
+        folder: that was written into; or one of a level that a subspace wrote, for a plain network; or a file of other
+            weights of the network in its folder, such as `average.safetensors`.
         network: a module of one's own to read the weights into, where no factory made it.
 
     Raises:
         ValueError: if the network cannot be made.
     """
+    if Path(folder).is_file():
+        made = load_network(Path(folder).parent, network)
+        made.load_state_dict(read_weights(folder))
+        return made
     kind = read_config(folder).get("model_type")
     if kind in (SUBSPACE_TYPE, LEVEL_TYPE):
         # Here, as subspaces are made of networks.

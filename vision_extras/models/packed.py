@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from vision_extras.models.grid import Grid
 
-__all__ = ["pack", "packed_size", "unpack"]
+__all__ = ["is_sparse", "pack", "packed_size", "unpack"]
 
 # The entry of the metadata that says which tensors are packed, and how.
 _KEY = "packed"
@@ -26,7 +27,7 @@ def pack(
     """The tensors that stand for a state, and the metadata of safetensors that `unpack` needs.
 
     A tensor that has a grid becomes integers of the grid's bits. Any other that would be smaller so becomes a mask of
-    one bit for each element and the elements that are not 0. The rest stays.
+    one bit for each element, deflated where that is smaller still, and the elements that are not 0. The rest stays.
 
     Args:
         state: tensors by name, on any device.
@@ -66,11 +67,19 @@ def unpack(packed: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> 
             exact = torch.promote_types(scale.dtype, torch.float32)
             value = grid.values(integers.to(exact) + grid.lowest).to(scale.dtype)
         else:
-            mask = _from_bits(state.pop(f"{name}/mask"), count, 1).bool()
+            bits = state.pop(f"{name}/mask")
+            # Those of former versions are never deflated.
+            mask = _from_bits(_inflated(bits) if form.get("deflated") else bits, count, 1).bool()
             values = state.pop(f"{name}/values")
             value = torch.zeros(count, dtype=values.dtype).masked_scatter_(mask, values)
         state[name] = value.view(form["shape"])
     return state
+
+
+def is_sparse(state: Mapping[str, Tensor]) -> bool:
+    """Whether a quarter of all elements are 0, so that packing is worth a file that others cannot read."""
+    zeros = sum(int((value == 0).sum()) for value in state.values())
+    return zeros > 0 and 4 * zeros >= sum(value.numel() for value in state.values())
 
 
 def packed_size(packed: Mapping[str, Tensor]) -> int:
@@ -90,10 +99,23 @@ def _form(name: str, value: Tensor, grid: Grid | None) -> tuple[dict[str, Any] |
     if value.is_floating_point():
         # A zero with a sign is an element as any other.
         mask = (value != 0) | value.signbit()
-        parts = {"mask": _to_bits(mask.to(torch.uint8), 1), "values": value[mask]}
+        bits = _to_bits(mask.to(torch.uint8), 1)
+        deflated = _deflated(bits)
+        smaller = deflated.nbytes < bits.nbytes
+        parts = {"mask": deflated if smaller else bits, "values": value[mask]}
         if packed_size(parts) < value.nbytes:
-            return {"form": "sparse"}, parts
+            return {"form": "sparse", "deflated": smaller}, parts
     return None, {"": value}
+
+
+def _deflated(numbers: Tensor) -> Tensor:
+    """Bytes, as zlib has them small: where ones are few that is less than any index of each takes."""
+    return torch.frombuffer(bytearray(zlib.compress(numbers.numpy(), 9)), dtype=torch.uint8)
+
+
+def _inflated(numbers: Tensor) -> Tensor:
+    """What `_deflated` was given."""
+    return torch.frombuffer(bytearray(zlib.decompress(numbers.numpy())), dtype=torch.uint8)
 
 
 def _to_bits(numbers: Tensor, bits: int) -> Tensor:

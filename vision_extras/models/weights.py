@@ -15,9 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vision_extras.models.packed import unpack
+from vision_extras.models.packed import is_sparse, pack, unpack
 
-__all__ = ["CONFIG_NAME", "StoredNetwork", "drawn_from", "read_config", "read_weights", "write_network"]
+__all__ = [
+    "CONFIG_NAME",
+    "StoredNetwork",
+    "drawn_from",
+    "read_config",
+    "read_weights",
+    "write_network",
+    "write_weights",
+]
 
 CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
@@ -75,7 +83,7 @@ def write_network(
     state: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write weights as safetensors, and a shape as JSON.
+    """Write weights as `write_weights` does, and a shape as JSON.
 
     Args:
         folder: to write into.
@@ -83,9 +91,7 @@ def write_network(
         state: the weights by name, which may be packed.
         metadata: of `pack`, where they are.
     """
-    # Of its own memory each: safetensors refuses tensors that share some.
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(weights, Path(folder, _WEIGHTS_NAME), metadata={"format": "pt", **(metadata or {})})
+    write_weights(Path(folder, _WEIGHTS_NAME), state, metadata)
     Path(folder, CONFIG_NAME).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
 
 
@@ -94,9 +100,29 @@ def read_config(folder: str | PathLike) -> dict[str, Any]:
     return json.loads(Path(folder, CONFIG_NAME).read_text(encoding="utf-8"))
 
 
-def read_weights(folder: str | PathLike) -> dict[str, Tensor]:
-    """The weights of a network that was written, by name, on the CPU; those that were packed are had back."""
-    path = Path(folder, _WEIGHTS_NAME)
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights as safetensors, which `read_weights` reads; packed where many are 0.
+
+    Args:
+        path: of the file.
+        state: the weights by name.
+        metadata: of `pack`, where they are packed already.
+    """
+    if metadata is None and is_sparse(state):
+        state, metadata = pack(state)
+    # Of its own memory each: safetensors refuses tensors that share some.
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    save_file(weights, path, metadata={"format": "pt", **(metadata or {})})
+
+
+def read_weights(path: str | PathLike) -> dict[str, Tensor]:
+    """Weights that were written, by name, on the CPU; those that were packed are had back bit for bit.
+
+    Args:
+        path: of the file, or of a network's folder.
+    """
+    path = Path(path)
+    path = path / _WEIGHTS_NAME if path.is_dir() else path
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     return unpack(load_file(path), metadata)

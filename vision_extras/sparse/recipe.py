@@ -105,16 +105,19 @@ class OneShotRecipe:
         levels: shares of weights that go, patterns such as "2:4", or "4bit"; measured one after another.
         scope: of a share, as in `sparse.scope`.
         keep: modules that are not compressed, as in `sparse.keep`.
-        calibration: images of the training set on which the statistics of batch norms are taken anew.
+        calibration: images of the training set on which the statistics of batch norms are taken anew; 0 for not.
+        passes: of 128 of those images, changed at random as in training.
     """
 
     levels: tuple[float | str, ...] = ()
     scope: Scope = "global"
     keep: tuple[str, ...] = ()
     calibration: int = 1000
+    passes: int = 100
 
     def __post_init__(self) -> None:
         check_choice(self, "scope")
         check_range(self, "calibration", least=0)
+        check_range(self, "passes", least=1)
         for level in self.levels:
             check_compression(level)

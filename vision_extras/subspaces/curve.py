@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from vision_extras.batch_norms import recalibrate
+from vision_extras.copies import restored
 from vision_extras.subspaces.compression import Compression
 from vision_extras.subspaces.subspace import CompressibleSubspace
 
@@ -56,20 +56,6 @@ def standing(subspace: CompressibleSubspace, level: float, alpha: float | None =
         yield
 
 
-@contextmanager
-def _recalibrated(subspace: CompressibleSubspace, images: Sequence[Tensor]) -> Iterator[None]:
-    """Inside the block batch norms have the statistics of images at the present level, after it those before."""
-    before = {name: buffer.clone() for name, buffer in subspace.named_buffers()}
-    device = next(subspace.parameters()).device
-    recalibrate(subspace, (batch.to(device) for batch in images))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in subspace.named_buffers():
-                buffer.copy_(before[name])
-
-
 def curve(
     subspace: CompressibleSubspace,
     levels: Sequence[float],
@@ -93,6 +79,7 @@ def curve(
         `recalibrated_accuracy`, that after their statistics were taken anew at the level (section 3.2.5).
     """
     compression, found = subspace.compression, {}
+    device = next(subspace.parameters()).device
     ends = compression.alpha(compression.weakest) + compression.alpha(compression.strongest)
     for level in reversed(levels):
         alpha = compression.alpha(level)
@@ -104,7 +91,8 @@ def curve(
             measured = evaluate()
             at_level |= {name: measured[name] for name in ("loss", "accuracy", "drift") if name in measured}
             if "drift" in measured and images:
-                with _recalibrated(subspace, images):
+                with restored(dict(subspace.named_buffers())):
+                    recalibrate(subspace, (batch.to(device) for batch in images))
                     at_level["recalibrated_accuracy"] = evaluate()["accuracy"]
         found[level_name(level)] = at_level
     subspace.at_level(compression.weakest)

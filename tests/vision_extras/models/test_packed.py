@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
 
 from tests.outcomes import assert_same
-from vision_extras.models import ModelRecipe, build_network, load_network
+from vision_extras.masks import gone
+from vision_extras.models import ModelRecipe, build_network, load_network, save_network
 from vision_extras.models.grid import Grid, grid_of
 from vision_extras.models.packed import pack, packed_size, unpack
-from vision_extras.models.weights import write_network
+from vision_extras.models.weights import write_weights
 
 BITS = range(3, 9)
 SHAPES = [(), (1,), (7,), (5, 3), (4, 3, 3, 3), (1, 13)]
@@ -93,10 +95,12 @@ def test_what_is_packed_is_had_back_bit_for_bit(dtype):
 @pytest.mark.parametrize("count", [8, 100, 1001])
 def test_sizes_are_those_by_hand(count):
     zeros = count // 2
-    state = {"sparse": torch.cat([torch.zeros(zeros), torch.ones(count - zeros)]), "dense": torch.ones(count)}
+    # In no order that would be smaller still.
+    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    state = {"sparse": (shuffled >= zeros).float(), "dense": torch.ones(count)}
     packed, metadata = pack(state)
     assert packed_size(packed) == math.ceil(count / 8) + 4 * (count - zeros) + 4 * count
-    assert json.loads(metadata["packed"]) == {"sparse": {"form": "sparse", "shape": [count]}}
+    assert json.loads(metadata["packed"]) == {"sparse": {"form": "sparse", "deflated": False, "shape": [count]}}
     for bits in BITS:
         grid = Grid(torch.tensor(0.5), torch.tensor(1.0), bits)
         on_grid = grid.values(torch.arange(count) % 8.0 - 4)
@@ -110,14 +114,69 @@ def test_a_tensor_that_is_not_on_its_grid_is_refused():
         pack({"head": torch.tensor([0.5, 0.6])}, {"head": grid})
 
 
-def test_any_network_can_be_written_packed(tmp_path):
-    """As pruned ones will."""
-    network = build_network(ModelRecipe(name="resnet8"), 3, 5, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("share", "at_most"), [(0.9, 0.6), (0.95, 0.4), (0.98, 0.2), ("2:4", 0.7)])
+def test_masks_take_less_than_a_bit_where_few_weights_stay(share, at_most):
+    """Close to their entropy, of 0.47, 0.29, 0.14 and 0.65 bits for each weight; half of them need the whole bit."""
+    scores = torch.rand(500, 400, generator=torch.Generator().manual_seed(0))
+    weight = (~gone({"": scores}, share)[""]).to(torch.bfloat16)
+    packed, metadata = pack({"weight": weight})
+    assert at_most - 0.2 < 8 * packed["weight/mask"].nbytes / weight.numel() < at_most
+    assert_same(unpack(packed, metadata), {"weight": weight})
+
+
+def test_files_of_former_versions_are_read():
+    """Whose masks were bits in any case."""
+    packed = {"weight/mask": torch.tensor([0b01000001], dtype=torch.uint8), "weight/values": torch.tensor([2.0, -0.0])}
+    found = unpack(packed, {"packed": json.dumps({"weight": {"form": "sparse", "shape": [2, 4]}})})["weight"]
+    assert found.equal(torch.tensor([[0, 2.0, 0, 0], [0, 0, 0, -0.0]])) and found.signbit().nonzero().tolist() == [
+        [1, 3]
+    ]
+
+
+def resnet(share, dtype=torch.float32):
+    network = build_network(ModelRecipe(name="resnet8"), 3, 5, torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(sparse(parameter.shape, share))
+        network.head.bias[:2] = torch.tensor([-0.0, 0.0])
+    return network
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sparse_networks_are_saved_small_and_had_back_bit_for_bit(tmp_path, dtype):
+    network = resnet(0.9, dtype)
+    save_network(network, tmp_path)
+    found, expected = load_network(tmp_path), network.state_dict()
+    assert type(found) is type(network)
+    assert_same(found.state_dict(), expected)
+    assert found.head.bias.signbit().equal(network.head.bias.signbit()) and found.head.bias.signbit()[0]
+    dense = sum(value.nbytes for value in expected.values())
+    assert sum(value.nbytes for value in load_file(tmp_path / "model.safetensors").values()) < 0.2 * dense
+
+
+def test_networks_with_few_zeros_are_saved_for_any_reader(tmp_path):
+    network = resnet(0.2)
+    save_network(network, tmp_path)
+    assert_same(load_file(tmp_path / "model.safetensors"), network.state_dict())
+
+
+def test_a_file_of_other_weights_gives_the_network_with_them(tmp_path):
+    save_network(resnet(0.5), tmp_path)
+    other = resnet(0.8).state_dict()
+    write_weights(tmp_path / "dense.safetensors", other)
+    assert_same(load_network(tmp_path / "dense.safetensors").state_dict(), other)
+    assert_same(load_network(tmp_path).state_dict(), resnet(0.5).state_dict())
+
+
+def test_sparse_networks_of_transformers_stay_readable_by_it(tmp_path):
+    config = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+    network = build_network(ModelRecipe(name="transformers", config=config), 1, 3, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(sparse(parameter.shape, 0.9))
-    write_network(tmp_path, network.shape, *pack(network.state_dict()))
+    save_network(network, tmp_path)
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert_same(plain.state_dict(), network.model.state_dict())
     assert_same(load_network(tmp_path).state_dict(), network.state_dict())
-    size = sum(value.nbytes for value in load_file(tmp_path / "model.safetensors").values())
-    dense = sum(value.nbytes for value in network.state_dict().values())
-    assert size < 0.2 * dense
+    write_weights(tmp_path / "dense.safetensors", network.state_dict())
+    assert_same(load_network(tmp_path / "dense.safetensors").state_dict(), network.state_dict())
