@@ -34,6 +34,7 @@ from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
+from vision_extras.sparse.cram import CompressionAware
 from vision_extras.sparse.one_shot import Calibration, one_shot
 from vision_extras.sparse.operations import Forward, Operations
 from vision_extras.sparse.phased import Phased, check_network
@@ -123,6 +124,9 @@ class ImageTask(PlannedTask):
             self.methods.append(SubspaceTraining(self._subspace, curriculum))
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
+        if recipe.cram.update != "none":
+            weights = partial(prunable, model.network, recipe.cram.keep)
+            self.methods.append(CompressionAware(model.network, weights, recipe.cram, model.level_masks))
         self._average: WeightAverage | None = None
         if recipe.average.decay:
             # After whatever changes weights or how many there are.

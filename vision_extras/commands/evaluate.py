@@ -72,7 +72,8 @@ def evaluate(
     from vision_extras.metrics import ImageEvaluation, find_head
     from vision_extras.models import check_sides, load_network
     from vision_extras.recipe import ImageRecipe
-    from vision_extras.sparse.one_shot import check_one_shot, one_shot
+    from vision_extras.sparse.compression import check_levels
+    from vision_extras.sparse.one_shot import one_shot
     from vision_extras.subspaces import CompressibleSubspace
     from vision_extras.subspaces.curve import curve, measured_levels
 
@@ -86,7 +87,7 @@ def evaluate(
     if levels:
         if isinstance(network, CompressibleSubspace):
             raise ValueError(f"--levels {' '.join(levels)} is for plain networks; a subspace has subspace.measured")
-        check_one_shot(network, compressions)
+        check_levels(network, compressions.levels, compressions.keep)
         calibration = _calibration(trained, compressions)
     images = _as_learned(recipe.images, trained.images)
     split = _split(images)
