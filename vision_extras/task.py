@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -153,7 +154,8 @@ class ImageTask(PlannedTask):
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size.
 
         The averaged weights' loss and accuracy are beside them, and the accuracy at a subspace's strongest level; all
-        else is at its weakest, where it is left.
+        else is at its weakest, where it is left. So are the accuracies on images with random labels, by these and by
+        the true ones.
         """
         if not len(self._split.held_out):
             return {}
@@ -163,12 +165,21 @@ class ImageTask(PlannedTask):
             with standing(self._subspace, self._subspace.compression.strongest):
                 strongest["strongest_accuracy"] = evaluation.predictions(shape)["accuracy"]
         with self._at_weakest():
-            found = evaluation.predictions(shape) | strongest
+            found = evaluation.predictions(shape) | strongest | self._memorised(evaluation)
         if self._average is not None:
             with self._average.applied(), self._at_weakest():
                 averaged = evaluation.predictions(shape)
             found |= {f"average_{name}": averaged[name] for name in ("loss", "accuracy")}
         return found
+
+    def _memorised(self, evaluation: ImageEvaluation) -> dict[str, float]:
+        """The accuracies on images to learn from that got random labels, seen as held-out ones are."""
+        found = self._split.relabelled
+        if found is None:
+            return {}
+        labellings = {"random_label_accuracy": found.drawn, "true_label_accuracy": found.true}
+        images = dataclasses.replace(evaluation, images=found.rows)
+        return images.accuracy_by(labellings, self._recipe.sampler.shape)
 
     def _at_weakest(self) -> AbstractContextManager[None]:
         """Where a subspace is evaluated, if there is one."""
