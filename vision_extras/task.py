@@ -258,10 +258,16 @@ class ImageTask(PlannedTask):
         return one_shot(self.model.network, recipe.one_shot, partial(evaluation.predictions, shape), images)
 
     def _dense_outcome(self, evaluation: ImageEvaluation) -> dict[str, float]:
-        """What is measured of the weights that the last dense phase ended with."""
-        with self.model.dense.applied(learned(self.model.network)):
-            found = evaluation.predictions(self._recipe.sampler.shape)
-        return {name: found[name] for name in ("accuracy", "loss")}
+        """What is measured of the weights that the last dense phase ended with, and how much the sparse ones agree."""
+        shape, weights = self._recipe.sampler.shape, learned(self.model.network)
+
+        def dense(images: Tensor, labels: Tensor) -> Tensor:
+            with self.model.dense.applied(weights):
+                return evaluation.classify(images, labels)
+
+        with self.model.dense.applied(weights):
+            found = evaluation.predictions(shape)
+        return {name: found[name] for name in ("accuracy", "loss")} | evaluation.agreement(dense, shape)
 
     def _curve(self, evaluation: ImageEvaluation) -> dict[str, dict[str, float]]:
         """What is measured at each level."""
