@@ -82,6 +82,8 @@ def make_task(
         refuse_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None), recipe.evaluation.sides)
     try:
         split = load_split(recipe.images)
+        if recipe.images.random_labels:
+            split = split.with_random_labels(recipe.images.random_labels, recipe.training.seed)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
     drawn = network is None and recipe.model.path is None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from vision_extras.images.dataset import open_split, read_dataset
 from vision_extras.images.embedded import PICTURES, read_digits, read_mnist, read_pictures
 from vision_extras.images.folder import classes_of, read_folder
 from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
+from vision_extras.images.relabelled import Relabelled, relabel
 
 __all__ = ["SOURCES", "Source", "Split", "load_split", "plain_batches"]
 
@@ -66,6 +68,7 @@ class Split:
         classes: the name of each label.
         plain: makes batches of them as they are.
         unreadable: images that were left out, and why.
+        relabelled: images to learn from that got random labels.
     """
 
     train: Rows
@@ -73,6 +76,7 @@ class Split:
     classes: tuple[str, ...]
     plain: Resized
     unreadable: tuple[str, ...] = ()
+    relabelled: Relabelled | None = None
 
     @property
     def channels(self) -> int:
@@ -82,6 +86,11 @@ class Split:
     def augmented(self, recipe: AugmentRecipe) -> Augmented:
         """Makes batches of the images changed at random."""
         return Augmented(self.plain.mean, self.plain.std, self.plain.crop, recipe, len(self.classes))
+
+    def with_random_labels(self, count: int, seed: int) -> Split:
+        """The same, with random labels for some images to learn from; see `relabel`."""
+        train, relabelled = relabel(self.train, len(self.classes), count, seed)
+        return dataclasses.replace(self, train=train, relabelled=relabelled)
 
 
 def plain_batches(recipe: ImagesRecipe) -> Resized:
