@@ -260,6 +260,11 @@ class Masked(Method):
         """Whether some weights are gone at present."""
         raise NotImplementedError
 
+    @property
+    def sparsity(self) -> float:
+        """The share of the weights that is gone at present."""
+        return self._masks.sparsity() if self.masking else 0.0
+
     def begin(self, moment: Moment) -> bool:
         self._masks.cover(self._weights())
         return False

@@ -17,6 +17,7 @@ from vision_extras.models.resnet_config import RESNETS
 from vision_extras.pruning import PruningRecipe, SignalsRecipe
 from vision_extras.sharpness import SharpnessRecipe
 from vision_extras.sparse import CramRecipe, OneShotRecipe, SparseRecipe
+from vision_extras.sparse.phases import plan_phases
 from vision_extras.subspaces import SubspaceRecipe
 from vision_extras.transfer.upstream import shown_to_run
 
@@ -157,6 +158,7 @@ class ImageRecipe(Recipe):
                 f"one_shot.levels={[*self.one_shot.levels]} is measured on held-out images when training ends; set "
                 "evaluation.at_end to true and images.held_out to a share such as 0.2"
             )
+        self._check_sparse()
 
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}
@@ -235,6 +237,26 @@ class ImageRecipe(Recipe):
                     f"model.train='head' and {key}={value!r} cannot be had together: all but the classifier stays as "
                     "it is; leave one out"
                 )
+
+    def _check_sparse(self) -> None:
+        """Phases fit into the run, and nothing else leaves weights away or changes how many there are."""
+        if self.sparse.schedule == "none":
+            return
+        for key, value, off in (
+            ("growth.width", self.growth.width, 1),
+            ("growth.depth", self.growth.depth, 1),
+            ("pruning.sparsity", self.pruning.sparsity, 0),
+            ("subspace.kind", self.subspace.kind, "none"),
+        ):
+            if value != off:
+                raise RecipeError(
+                    f"sparse.schedule={self.sparse.schedule!r} and {key}={value!r} cannot be had together; leave one "
+                    "out"
+                )
+        try:
+            plan_phases(self.sparse, self.training.epochs)
+        except ValueError as error:
+            raise RecipeError(f"sparse.{error}") from error
 
     def _check_pruned_whole(self) -> None:
         """Weights go when an epoch ends, and come when one begins."""

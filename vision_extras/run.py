@@ -60,6 +60,7 @@ def make_task(
         ("signals.fisher", recipe.signals.fisher, 0),
         ("subspace.kind", recipe.subspace.kind, "none"),
         ("one_shot.levels", recipe.one_shot.levels, ()),
+        ("sparse.schedule", recipe.sparse.schedule, "none"),
     ):
         if value != off and accelerator.distributed_type in SHARDED:
             raise RecipeError(

@@ -21,11 +21,12 @@ from hylora.training.feed import Batch, Share
 from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.processes import sum_over_processes
+from hylora.training.recipe import RecipeError
 from vision_extras.averaging import WeightAverage
-from vision_extras.copies import WeightCopies, write_copies
+from vision_extras.copies import WeightCopies, learned, write_copies
 from vision_extras.curricula import Growth
 from vision_extras.images import IGNORED, Split
-from vision_extras.masks import Masks
+from vision_extras.masks import Masks, prunable
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.metrics.flops import inference_flops, on_meta
 from vision_extras.models import save_network
@@ -35,6 +36,9 @@ from vision_extras.pruning import FisherTrace, KLUniform, Pruning, Signal, crite
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
 from vision_extras.sparse.one_shot import Calibration, one_shot
+from vision_extras.sparse.operations import Forward, Operations
+from vision_extras.sparse.phased import Phased, check_network
+from vision_extras.sparse.phases import plan_phases
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTraining
 from vision_extras.subspaces.costs import costs
 from vision_extras.subspaces.curve import curve, measured_levels, standing
@@ -127,6 +131,14 @@ class ImageTask(PlannedTask):
         if recipe.growth.grows:
             self.methods.append(Growth(model.network, recipe.model, recipe.growth, self.plan, recipe.training.epochs))
         self.methods += self._pruning()
+        self._phased: Phased | None = None
+        self._operations: Operations | None = None
+        if recipe.sparse.schedule != "none":
+            self._phased = self._in_phases()
+            self.methods.append(self._phased)
+            if (forward := self._forward_flops()) is not None:
+                self._operations = Operations(model.network, self._phased, self.plan, forward)
+                self.methods.append(self._operations)
         self._subspace: CompressibleSubspace | None = None
         if recipe.subspace.kind != "none":
             self._subspace = model.network
@@ -162,6 +174,31 @@ class ImageTask(PlannedTask):
         watched = found.get(pruning.detector.signal)
         optimizer, masks = self._recipe.optimizer, self.model.masks
         return [*found.values(), Pruning(network, masks, pruning, optimizer, self.plan, scores, watched)]
+
+    def _in_phases(self) -> Phased:
+        network, masks, recipe = self.model.network, self.model.masks, self._recipe.sparse
+        try:
+            check_network(recipe, network)
+        except ValueError as error:
+            raise RecipeError(f"sparse.{error}") from error
+        phases, weights = plan_phases(recipe, self._recipe.training.epochs), partial(prunable, network, recipe.keep)
+        options = {"scope": recipe.scope, "fresh_momentum": recipe.fresh_momentum, "dense": self.model.dense}
+        return Phased(network, masks, weights, phases, self.plan, **options)
+
+    def _forward_flops(self) -> Forward | None:
+        """Counts passes forward on a network without values; None if that cannot be done."""
+        network, channels = on_meta(self.model.network).eval(), self._split.channels
+        reference = self._recipe.sampler.shape
+
+        def forward(epoch: int | None, shares: Mapping[str, float]) -> int:
+            images = {reference: 1} if epoch is None else self.plan.images_by_shape(epoch)
+            return sum(number * inference_flops(network, (channels, *at), shares) for at, number in images.items())
+
+        try:
+            forward(None, {})
+        except ValueError:
+            return None
+        return forward
 
     def _probe(self, count: int) -> Tensor:
         """Some images of the training set at the reference resolution, the same in every process."""
@@ -215,6 +252,8 @@ class ImageTask(PlannedTask):
         evaluation = self._evaluation(model, accelerator, check_stop)
         if self._subspace is not None:
             found["curve"] = self._curve(evaluation)
+        if self._phased is not None and self._phased.dense_outcome is not None:
+            found["dense"] = self._dense_outcome(evaluation)
         with self._at_weakest():
             if recipe.sides:
                 found["accuracy_by_side"] = evaluation.accuracies(recipe.sides)
@@ -231,6 +270,12 @@ class ImageTask(PlannedTask):
         rows, seed, workers = self._split.train, recipe.training.seed, recipe.training.workers
         images = Calibration(rows, self._collate, shape, recipe.one_shot, seed, workers)
         return one_shot(self.model.network, recipe.one_shot, partial(evaluation.predictions, shape), images)
+
+    def _dense_outcome(self, evaluation: ImageEvaluation) -> dict[str, float]:
+        """What is measured of the weights that the last dense phase ended with."""
+        with self.model.dense.applied(learned(self.model.network)):
+            found = evaluation.predictions(self._recipe.sampler.shape)
+        return {name: found[name] for name in ("accuracy", "loss")}
 
     def _curve(self, evaluation: ImageEvaluation) -> dict[str, dict[str, float]]:
         """What is measured at each level."""
@@ -271,12 +316,18 @@ class ImageTask(PlannedTask):
 
     def results(self) -> Mapping[str, Any]:
         """What training took besides time and memory, how large the network and its file are, and costs of levels."""
-        found = {**super().results(), "flops": self._flops(), "sparsity": self.model.masks.sparsity()}
-        found["bytes"] = self._bytes
+        found = {**super().results(), "flops": self._flops(), "sparsity": self._sparsity(), "bytes": self._bytes}
+        if self._phased is not None:
+            flops = None if self._operations is None else self._operations.results()
+            found["sparse"] = {"phases": self._phased.history, "flops": flops}
         if self._subspace is not None:
             shape = self._split.channels, *self._recipe.sampler.shape
             found["costs"] = costs(self._subspace, self._levels(), shape)
         return found
+
+    def _sparsity(self) -> float:
+        """The share of the weights that is gone in the end."""
+        return self.model.masks.sparsity() if self._phased is None else self._phased.sparsity
 
     def _flops(self) -> int | None:
         """Operations of the run; None for a network of which they cannot be counted."""
@@ -299,10 +350,15 @@ class ImageTask(PlannedTask):
             return None
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write the network, which `vision_extras.models.load_network` reads, and its averaged weights beside it."""
+        """Write the network, which `vision_extras.models.load_network` reads.
+
+        Its averaged weights are beside it, and those of a dense outcome.
+        """
+        whole = self.model.state_dict() if state is None else state
         if self._average is not None:
-            whole = self.model.state_dict() if state is None else state
             write_copies(folder / "average.safetensors", whole, "averages")
+        if self._phased is not None and self._phased.dense_outcome is not None:
+            write_copies(folder / "dense.safetensors", whole, "dense")
         if state is not None:
             prefix = "network."
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -135,7 +135,7 @@ class Pruning(Masked):
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
         """The share of the weights that is gone."""
-        return {"sparsity": 0.0 if self._after is None else self._masks.sparsity()}
+        return {"sparsity": self.sparsity}
 
     def state(self) -> dict[str, Any]:
         """After how many epochs the weights went, if they did, and what was seen of the signal."""

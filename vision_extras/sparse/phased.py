@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training whose weights are gone in some phases and back in others (AC/DC, gradual pruning, fixed masks)."""
+"""Training in sparse and dense phases: AC/DC, gradual pruning, and keeping to the zeros that are there."""
 
 from __future__ import annotations
 
@@ -8,22 +8,52 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from hylora.training.moment import Moment
+from hylora.training.optimizer import trainable
+from hylora.training.recipe import RecipeError
 from vision_extras.copies import WeightCopies, learned
-from vision_extras.masks import Masked, Masks, Scope, gone
+from vision_extras.masks import Masked, Masks, Scope, gone, prunable
 from vision_extras.pruning.timing import Epochs
-from vision_extras.sparse.phases import Phase
+from vision_extras.sparse.phases import Phase, last_dense
+from vision_extras.sparse.recipe import SparseRecipe
 
-__all__ = ["Phased"]
+__all__ = ["Phased", "check_network"]
+
+
+def check_network(recipe: SparseRecipe, network: nn.Module) -> None:
+    """Refuse a network whose weights cannot go as a recipe has it.
+
+    Args:
+        recipe: with a schedule.
+        network: as training begins.
+
+    Raises:
+        ValueError: naming the field: no weight may go, a name in `keep` is unknown, a pattern divides no weight, or
+            there are no zeros to keep to.
+    """
+    weights = prunable(network, recipe.keep)
+    if not weights:
+        raise ValueError(
+            f"schedule={recipe.schedule!r} needs trained weights of more than one dimension, and the network has "
+            "none; set it to none"
+        )
+    if recipe.schedule == "fixed":
+        if not any((weight == 0).any() for weight in weights.values()):
+            raise ValueError(
+                "schedule='fixed' keeps to the zeros that the network begins with, and none of its trained weights is "
+                "zero; begin with a sparse network, or set it to none"
+            )
+    elif isinstance(recipe.sparsity, str):
+        gone({name: torch.empty_like(weight, device="meta") for name, weight in weights.items()}, recipe.sparsity)
 
 
 class Phased(Masked):
-    """Takes weights away when a sparse phase begins, and gives them back when a dense one does (algorithm 1).
+    """Takes weights away when a sparse phase begins, and lets them return from zero when a dense one does (AC/DC).
 
-    A sparse phase begins with one projection: the smallest weights become zero, and the mask holds through the phase.
-    In a dense phase they are trained again, from zero. The loop's optimizer and schedule go on through all phases.
-    Where a phase is sparse after a sparse one, what is gone stays gone.
+    A sparse phase begins with one projection: the smallest weights become zero, and its mask holds to its end. Where a
+    phase is sparse after a sparse one, what is gone stays gone. The optimizer and its schedule go on through all.
 
     Args:
         network: any module.
@@ -33,8 +63,16 @@ class Phased(Masked):
         epochs: where they begin.
         scope: of a share that goes.
         fresh_momentum: whether the optimizer begins dense phases, but for the first, without what it has gathered.
-        dense: a part of the task's model, which takes the weights as they are when the last dense phase ends before a
-            sparse one; None for none of them.
+        dense: a part of the task's model, for the weights with which the last of several dense phases ends, if a
+            sparse one follows it; None to keep none.
+
+    Attributes:
+        phases: of the run.
+        dense_outcome: the phase whose weights are kept, or None.
+        history: of each phase that began its `first` epoch, `epochs` and `sparsity`, and what became of the weights:
+            `mask_change`, the share of those kept that the mask before did not keep; when a dense phase has ended,
+            `inactive`, the share that is zero; and at the end of each `pruned_filters`, the share of output channels
+            with no weight left. None where there is no such thing.
     """
 
     name = "phases"
@@ -51,111 +89,118 @@ class Phased(Masked):
         dense: WeightCopies | None = None,
     ) -> None:
         super().__init__(masks, weights)
+        self.phases = tuple(phases)
+        self.dense_outcome = None if dense is None else last_dense(self.phases)
+        self.history: list[dict[str, Any]] = []
         self._network = network
-        self._phases = phases
         self._epochs = epochs
         self._scope = scope
         self._fresh = fresh_momentum
         self._dense = dense
-        self._number = -1
-        self.history: list[dict[str, Any]] = []
-        if dense is not None:
-            dense.follow(learned(network))
+        self._phase: Phase | None = None
+        if self.phases[0].level is None:
+            # Now, as a resumed run begins in the middle, where other weights may be zero.
+            masks.remove({name: weight.detach() == 0 for name, weight in weights().items()})
 
     @property
     def masking(self) -> bool:
-        return self._number >= 0 and not self._phases[self._number].is_dense
+        return self._phase is not None and not self._phase.is_dense
 
     def begin(self, moment: Moment) -> bool:
+        """Enter a phase with its first update. What is done twice comes to the same."""
         super().begin(moment)
-        number = self._number_at(moment)
-        # May be called twice at a moment, and the weights of the second time are projected already.
-        if number != self._number:
-            self._enter(number)
+        epoch = self._epochs.epoch(moment.step)
+        self._phase = next(phase for phase in self.phases if phase.first <= epoch < phase.end)
+        if self.dense_outcome is not None and epoch >= self.dense_outcome.first:
+            self._dense.follow(learned(self._network))
+        if self._enters(moment):
+            self._enter(self._phase)
         return False
 
-    def _number_at(self, moment: Moment) -> int:
-        epoch = self._epochs.epoch(moment.step)
-        return next(number for number, phase in enumerate(self._phases) if epoch < phase.end)
+    def _enters(self, moment: Moment) -> bool:
+        return moment.step == self._epochs.first_step(self._phase.first)
 
-    def _enter(self, number: int) -> None:
-        phase, weights = self._phases[number], self._weights()
-        record = {"first": phase.first, "epochs": phase.epochs, "sparsity": 0.0}
-        if not phase.is_dense:
-            self.check_whole(weights)
-            if (
-                self._dense is not None
-                and not any(later.is_dense for later in self._phases[number:])
-                and (number == 0 or self._phases[number - 1].is_dense)
-            ):
-                self._dense.take(learned(self._network))
-            record |= self._project(phase, weights, accumulates=number > 0 and self.masking)
-        self._number = number
-        self.history.append(record)
+    def _leaves(self, moment: Moment) -> bool:
+        return moment.step + 1 == self._epochs.first_step(self._phase.end)
 
-    def _project(self, phase: Phase, weights: Mapping[str, nn.Parameter], accumulates: bool) -> dict[str, float]:
-        """Take weights away; gives what there is to say about it."""
-        found = {} if accumulates or phase.level is None else {"inactive": _zeros(weights)}
-        # An earlier mask is one of a sparse phase that is on record.
-        earlier = any(record["sparsity"] for record in self.history)
-        before = {name: self._masks[name].clone() for name in weights}
+    def _enter(self, phase: Phase) -> None:
+        weights = self._weights()
+        if any(isinstance(weight, DTensor) for weight in weights.values()):
+            raise RecipeError(
+                f"epoch {phase.first + 1} begins a phase of masks, which needs whole weights, and these are sharded "
+                "over processes; train with DDP or on one GPU"
+            )
+        change = self._project(phase, weights) if not phase.is_dense else None
+        number = self.phases.index(phase)
+        # An interrupted update begins twice, and the second time its mask would be compared with itself.
+        if len(self.history) == number:
+            known = any(not before.is_dense for before in self.phases[:number])
+            self.history.append(
+                {
+                    "first": phase.first,
+                    "epochs": phase.epochs,
+                    "sparsity": self.sparsity,
+                    "mask_change": change if known else None,
+                    "inactive": None,
+                    "pruned_filters": None,
+                }
+            )
+
+    @torch.no_grad()
+    def _project(self, phase: Phase, weights: Mapping[str, nn.Parameter]) -> float:
+        """Set the smallest weights to zero; the share of those that stay which the mask before did not keep."""
         if phase.level is None:
-            chosen = {name: weight.detach() == 0 for name, weight in weights.items()}
-        else:
-            chosen = gone({name: weight.detach().abs() for name, weight in weights.items()}, phase.level, self._scope)
-        if not accumulates:
-            self._masks.restore()
-        self._masks.remove(chosen)
+            self._masks.apply(weights)
+            return 0.0
+        before = {name: self._masks[name].clone() for name in weights}
+        scores = {name: weight.abs() for name, weight in weights.items()}
+        if any(not earlier.is_dense and earlier.end == phase.first for earlier in self.phases):
+            # What is gone goes first, also before weights that stayed and happen to be zero.
+            scores = {name: score.masked_fill(~before[name], -1.0) for name, score in scores.items()}
+        self._masks.restore()
+        self._masks.remove(gone(scores, phase.level, self._scope))
         self._masks.apply(weights)
-        if earlier:
-            found["mask_change"] = _newly_kept(before, {name: self._masks[name] for name in weights})
-        return found | {"sparsity": self._masks.sparsity(), "pruned_filters": _pruned_filters(weights)}
+        new = sum(int((self._masks[name] & ~before[name]).sum()) for name in weights)
+        return new / sum(int(self._masks[name].sum()) for name in weights)
 
     def forgotten(self, moment: Moment) -> Iterable[nn.Parameter]:
-        """All parameters, in the first update of a dense phase that follows a sparse one."""
-        number = self._number_at(moment)
-        phase = self._phases[number]
-        begins = moment.step == self._epochs.first_step(phase.first)
-        return self._network.parameters() if self._fresh and number and phase.is_dense and begins else ()
+        """All parameters, when weights return."""
+        returns = self._phase.is_dense and self._phase.first > 0 and self._enters(moment)
+        return trainable(self._network).values() if returns and self._fresh else ()
+
+    def end(self, moment: Moment) -> None:
+        super().end(moment)
+        if not self._leaves(moment):
+            return
+        weights = self._weights()
+        found = self.history[-1]
+        found["pruned_filters"] = _pruned_filters(weights)
+        if self._phase.is_dense:
+            zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+            found["inactive"] = zeros / sum(weight.numel() for weight in weights.values())
+        if self._phase == self.dense_outcome:
+            self._dense.take(learned(self._network))
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
-        """The share of the weights that is gone; in the first update of a sparse phase also what changed."""
-        found = {"sparsity": self._masks.sparsity() if self.masking else 0.0}
-        return found | self._news(moment)
+        """The share that is gone; when a phase begins what changed in the mask, and when it ends what has died."""
+        found = self.history[-1]
+        names = ["sparsity"]
+        names += ["mask_change"] if self._enters(moment) else []
+        names += ["inactive", "pruned_filters"] if self._leaves(moment) else []
+        return {name: found[name] for name in names if found[name] is not None}
 
     def noteworthy(self, moment: Moment) -> bool:
-        return bool(self._news(moment))
-
-    def _news(self, moment: Moment) -> dict[str, float]:
-        phase = self._phases[self._number]
-        if phase.is_dense or moment.step != self._epochs.first_step(phase.first):
-            return {}
-        return {name: value for name, value in self.history[-1].items() if name not in ("first", "epochs")}
+        return self._enters(moment) or self._leaves(moment)
 
     def state(self) -> dict[str, Any]:
-        """Which phase training is in, and what was measured when phases began."""
-        return {"number": self._number, "history": self.history}
+        """What became of the weights in each phase."""
+        return {"history": [dict(found) for found in self.history]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._number, self.history = state["number"], list(state["history"])
+        self.history = [dict(found) for found in state["history"]]
 
 
-@torch.no_grad()
-def _zeros(weights: Mapping[str, Tensor]) -> float:
-    """The share of weights that are zero."""
-    zeros = sum((weight == 0).sum() for weight in weights.values())
-    return int(zeros) / sum(weight.numel() for weight in weights.values())
-
-
-def _newly_kept(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """The share of what a mask keeps that the one before did not."""
-    kept = sum(mask.sum() for mask in after.values())
-    new = sum((after[name] & ~mask).sum() for name, mask in before.items())
-    return int(new) / max(int(kept), 1)
-
-
-@torch.no_grad()
 def _pruned_filters(weights: Mapping[str, Tensor]) -> float:
-    """The share of output channels of which nothing is left."""
-    outputs = [(weight == 0).flatten(1).all(1) for weight in weights.values()]
-    return int(sum(whole.sum() for whole in outputs)) / sum(len(whole) for whole in outputs)
+    """The share of output channels with no weight left."""
+    empty = sum(int((weight.detach().flatten(1) == 0).all(1).sum()) for weight in weights.values())
+    return empty / sum(len(weight) for weight in weights.values())

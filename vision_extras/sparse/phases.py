@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The phases of sparse training, as a function of the recipe and of how many epochs there are."""
+"""In which epochs a run is sparse, and how much so (sections 3.3 and 3.4 of the thesis on sparse networks)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vision_extras.sparse.recipe import SparseRecipe
 
-__all__ = ["Phase", "plan_phases"]
+__all__ = ["Phase", "last_dense", "plan_phases"]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs in which the same weights are gone, or none.
+    """Some epochs of one kind.
 
     Args:
         first: its first epoch, from 0.
-        epochs: how many there are.
-        level: what goes at its beginning, see `vision_extras.masks.gone`; 0 for a dense phase, and None for what is
-            zero already.
+        epochs: how many it has.
+        level: what goes when it begins, see `vision_extras.masks.gone`; 0 in a dense phase, and None where the zeros
+            of the network itself stay.
     """
 
     first: int
@@ -33,68 +32,99 @@ class Phase:
 
     @property
     def end(self) -> int:
-        """The first epoch after it."""
+        """The epoch after its last."""
         return self.first + self.epochs
 
 
 def plan_phases(recipe: SparseRecipe, epochs: int) -> tuple[Phase, ...]:
-    """The phases of a run, one after another; none for a schedule of `none`.
+    """The phases of a run, one after another from its first epoch to its last.
 
     With the recipe's defaults, 100 epochs are those of the thesis for ImageNet: half of them sparse (section 3.4.1).
 
     Args:
-        recipe: of the phases.
+        recipe: of the phases; a schedule of `none` has one dense phase.
         epochs: of the run.
 
     Raises:
-        ValueError: if the phases need more epochs than there are.
+        ValueError: if they do not fit into the run, or the schedule cannot have what the recipe says.
     """
     if recipe.schedule == "none":
-        return ()
+        return (Phase(0, epochs, 0.0),)
     if recipe.schedule == "fixed":
+        _refuse_finish(recipe)
         return (Phase(0, epochs, None),)
-    alternates = recipe.schedule == "alternating"
-    fields = ("warmup", "last_dense", "last_sparse") if alternates else ("warmup", "last_sparse")
-    needed = sum(getattr(recipe, name) for name in fields)
-    if needed > epochs:
+    if recipe.sparsity == 0:
+        raise ValueError(f"sparsity={recipe.sparsity} leaves nothing away; set it above 0, or schedule to none")
+    return _alternating(recipe, epochs) if recipe.schedule == "alternating" else _gradual(recipe, epochs)
+
+
+def last_dense(phases: tuple[Phase, ...]) -> Phase | None:
+    """The dense phase whose end is the dense outcome of a run: the last of several, if a sparse one follows it."""
+    found = [phase for phase in phases if phase.is_dense]
+    return found[-1] if len(found) > 1 and not phases[-1].is_dense else None
+
+
+def _alternating(recipe: SparseRecipe, epochs: int) -> tuple[Phase, ...]:
+    """AC/DC. Epochs left over belong to the last phase, as a long one serves the sparse network (section 3.5.1)."""
+    if not recipe.last_dense:
         raise ValueError(
-            f"{' + '.join(f'{name}={getattr(recipe, name)}' for name in fields)} are {needed} epochs, and training has "
-            f"{epochs}; make phases shorter, or train longer"
+            "last_dense=0 leaves no dense phase before the last sparse one; set it to 1 or more, or choose "
+            "schedule=gradual"
         )
-    return _joined(_alternating(recipe, epochs) if alternates else _gradual(recipe, epochs))
+    _check_room(recipe, epochs, "warmup", "sparse", "last_dense", "last_sparse")
+    until = epochs - recipe.last_dense - recipe.last_sparse
+    lengths, level = [(recipe.warmup, 0.0), (recipe.sparse, recipe.sparsity)], recipe.sparsity
+    start = recipe.warmup + recipe.sparse
+    while (start := start + recipe.dense + recipe.sparse) <= until:
+        lengths += [(recipe.dense, 0.0), (recipe.sparse, level)]
+    last = epochs - sum(length for length, _ in lengths) - recipe.last_dense
+    if recipe.finish == "dense":
+        lengths.append((recipe.last_dense + last, 0.0))
+    else:
+        lengths += [(recipe.last_dense, 0.0), (last, level)]
+    return _in_turn(lengths)
 
 
-def _alternating(recipe: SparseRecipe, epochs: int) -> Iterable[tuple[int, float | str]]:
-    """How long phases are, and what goes (algorithm 1)."""
-    yield recipe.warmup, 0
-    left = epochs - recipe.warmup - recipe.last_dense - recipe.last_sparse
-    sparse = True
-    while left > 0:
-        length = min(recipe.sparse if sparse else recipe.dense, left)
-        yield length, recipe.sparsity if sparse else 0
-        left -= length
-        sparse = not sparse
-    yield recipe.last_dense, 0
-    yield recipe.last_sparse, 0 if recipe.finish == "dense" else recipe.sparsity
+def _gradual(recipe: SparseRecipe, epochs: int) -> tuple[Phase, ...]:
+    """Sparsity rises every few epochs as s (1 - (1 - t)^3) (Zhu and Gupta), from 0 one rise before the first."""
+    _refuse_finish(recipe)
+    if isinstance(recipe.sparsity, str):
+        raise ValueError(
+            f"sparsity={recipe.sparsity!r} cannot rise, and schedule='gradual' has it rise; choose a share such as "
+            "0.5, or schedule=alternating"
+        )
+    _check_room(recipe, epochs, "warmup", "last_sparse")
+    full = epochs - recipe.last_sparse
+    zero = recipe.warmup - recipe.sparse
+    rises = [*range(recipe.warmup, full, recipe.sparse), full]
+    lengths = [(recipe.warmup, 0.0)]
+    for rise, following in zip(rises, [*rises[1:], epochs], strict=True):
+        left = (full - rise) / (full - zero)
+        lengths.append((following - rise, recipe.sparsity * (1 - left**3)))
+    return _in_turn(lengths)
 
 
-def _gradual(recipe: SparseRecipe, epochs: int) -> Iterable[tuple[int, float]]:
-    """The cubic of Zhu and Gupta (2017), with a rise at the beginning of each phase."""
-    yield recipe.warmup, 0
-    last = epochs - recipe.last_sparse
-    starts = [*range(recipe.warmup, last, recipe.sparse), last]
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], epochs], strict=True), 1):
-        yield end - start, round(recipe.sparsity * (1 - (1 - number / len(starts)) ** 3), 6)
-
-
-def _joined(lengths: Iterable[tuple[int, float | str]]) -> tuple[Phase, ...]:
-    """Phases without those of no length; two in a row of which the same goes are one."""
-    phases: list[Phase] = []
-    first = 0
+def _in_turn(lengths: list[tuple[int, float | str]]) -> tuple[Phase, ...]:
+    phases, first = [], 0
     for length, level in lengths:
-        if length and phases and phases[-1].level == level:
-            phases[-1] = Phase(phases[-1].first, phases[-1].epochs + length, level)
-        elif length:
+        if length:
             phases.append(Phase(first, length, level))
         first += length
     return tuple(phases)
+
+
+def _check_room(recipe: SparseRecipe, epochs: int, *fields: str) -> None:
+    needed = sum(getattr(recipe, field) for field in fields)
+    if needed > epochs:
+        values = ", ".join(f"{field}={getattr(recipe, field)}" for field in fields)
+        raise ValueError(
+            f"{values} come to {needed} epochs, and training has {epochs}; shorten them, or train for {needed} or more"
+        )
+
+
+def _refuse_finish(recipe: SparseRecipe) -> None:
+    if recipe.finish == "dense":
+        raise ValueError(
+            f"finish='dense' trains the dense network that schedule='alternating' leaves, and schedule="
+            f"{recipe.schedule!r} leaves none; set finish to sparse"
+        )

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.outcomes import records_of
 from tests.processes import launch
+from vision_extras.models.weights import read_weights
 
 OVERRIDES = [
     "images.held_out=0",
@@ -29,7 +29,7 @@ def run(folder, processes, *overrides):
     launch(
         processes, "-m", "hylora.train", "recipes/vision/digits.yaml", *OVERRIDES, *overrides, f"output.path={folder}"
     )
-    return records_of(folder), load_file(folder / "model.safetensors")
+    return records_of(folder), read_weights(folder)
 
 
 @pytest.mark.slow
