@@ -165,18 +165,17 @@ class ImageRecipe(Recipe):
 
     def _show_what_was_learned_from(self) -> None:
         """Give a pretrained network images as it learned from, where the recipe leaves it open."""
-        learned_by = shown_to_run if self.model.name == "run" else learned_images
         if all(getattr(self.images, name) is not None for name in ("channels", "mean", "std")):
             return
         try:
-            learned = learned_by(self.model.path)
+            learned = (shown_to_run if self.model.name == "run" else learned_images)(self.model.path)
         except ValueError as error:
             raise RecipeError(f"model.{error}") from error
         channels = learned.get("channels")
         if channels is not None and self.images.channels not in (None, channels):
             raise RecipeError(
-                f"images.channels={self.images.channels} is not what the network of model.path={self.model.path!r} has "
-                f"learned from, which is {channels}; leave it out, and images are converted"
+                f"images.channels={self.images.channels} is not what the network of model.path={self.model.path!r} "
+                f"has learned from, which is {channels}; leave it out, and images are converted"
             )
         left_open = {name: value for name, value in learned.items() if getattr(self.images, name) is None}
         object.__setattr__(self, "images", dataclasses.replace(self.images, **left_open))

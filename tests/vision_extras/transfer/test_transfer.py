@@ -67,7 +67,7 @@ def test_the_classifier_is_new_and_dense_and_all_else_is_taken_over(upstream):
     bound = 1 / math.sqrt(before.head.in_features)
     for drawn in (network.head.weight, network.head.bias):
         assert drawn.abs().max() <= bound
-    assert network.head.weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.15)
+    assert float(network.head.weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.15)
     for name, value in backbone(upstream).items():
         assert torch.equal(network.state_dict()[name], value), name
     assert network.config.classes == 7
