@@ -19,6 +19,7 @@ from vision_extras.sharpness import SharpnessRecipe
 from vision_extras.sparse import CramRecipe, OneShotRecipe, SparseRecipe
 from vision_extras.sparse.phases import plan_phases
 from vision_extras.subspaces import SubspaceRecipe
+from vision_extras.transfer.upstream import shown_to_run
 
 __all__ = ["EpochRecipe", "ImageEvaluationRecipe", "ImageOptimizerRecipe", "ImageRecipe"]
 
@@ -151,6 +152,7 @@ class ImageRecipe(Recipe):
             )
         self._check_pruning()
         self._check_subspace()
+        self._check_frozen()
         if self.one_shot.levels and not (self.evaluation.at_end and self.images.holds_out):
             raise RecipeError(
                 f"one_shot.levels={[*self.one_shot.levels]} is measured on held-out images when training ends; set "
@@ -164,10 +166,18 @@ class ImageRecipe(Recipe):
 
     def _show_what_was_learned_from(self) -> None:
         """Give a pretrained network images as it learned from, where the recipe leaves it open."""
+        if all(getattr(self.images, name) is not None for name in ("channels", "mean", "std")):
+            return
         try:
-            learned = learned_images(self.model.path)
+            learned = (shown_to_run if self.model.name == "run" else learned_images)(self.model.path)
         except ValueError as error:
             raise RecipeError(f"model.{error}") from error
+        channels = learned.get("channels")
+        if channels is not None and self.images.channels not in (None, channels):
+            raise RecipeError(
+                f"images.channels={self.images.channels} is not what the network of model.path={self.model.path!r} "
+                f"has learned from, which is {channels}; leave it out, and images are converted"
+            )
         left_open = {name: value for name, value in learned.items() if getattr(self.images, name) is None}
         object.__setattr__(self, "images", dataclasses.replace(self.images, **left_open))
 
@@ -208,6 +218,24 @@ class ImageRecipe(Recipe):
             if value != off:
                 raise RecipeError(
                     f"subspace.kind={self.subspace.kind!r} and {key}={value} cannot be had together; leave one out"
+                )
+
+    def _check_frozen(self) -> None:
+        """Nothing takes weights from a network that stays as it is."""
+        if self.model.train != "head":
+            return
+        for key, value, off in (
+            ("pruning.sparsity", self.pruning.sparsity, 0),
+            ("signals.fisher", self.signals.fisher, 0),
+            ("signals.kl_uniform", self.signals.kl_uniform, False),
+            ("subspace.kind", self.subspace.kind, "none"),
+            ("sparse.schedule", self.sparse.schedule, "none"),
+            ("cram.update", self.cram.update, "none"),
+        ):
+            if value != off:
+                raise RecipeError(
+                    f"model.train='head' and {key}={value!r} cannot be had together: all but the classifier stays as "
+                    "it is; leave one out"
                 )
 
     def _check_sparse(self) -> None:

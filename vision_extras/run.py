@@ -23,6 +23,7 @@ from vision_extras.recipe import ImageRecipe
 from vision_extras.sparse.compression import check_levels
 from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.task import Classification, ImageTask, Loss
+from vision_extras.transfer.frozen import cached_features, stays_the_same
 
 __all__ = ["TASK", "make_task", "train"]
 
@@ -67,6 +68,11 @@ def make_task(
                 f"{key}={value!r} cannot be had while parameters are sharded over processes; train with DDP or on one "
                 "GPU"
             )
+    if recipe.model.train == "head" and network is not None:
+        raise RecipeError(
+            "model.train='head' begins with the network of model.path, and a network was passed; pass one whose other "
+            "parameters require no gradient, or leave it out"
+        )
     if recipe.growth.grows and network is not None:
         raise RecipeError(
             f"growth.width={recipe.growth.width} and growth.depth={recipe.growth.depth} are for networks of this "
@@ -105,9 +111,12 @@ def make_task(
         instance = recipe.subspace.norm == "instance"
         remedy = "; norms of each channel need several positions, which larger images have" if instance else ""
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}{remedy}") from error
-    model = Classification(network, loss, recipe.augment.label_smoothing)
+    linear, features = recipe.model.train == "head", None
+    if linear and stays_the_same(recipe):
+        features = cached_features(network, split, recipe, accelerator.device)
+    model = Classification(network, loss, recipe.augment.label_smoothing, frozen=linear)
     try:
-        return ImageTask(model, split, recipe, share_of(accelerator))
+        return ImageTask(model, split, recipe, share_of(accelerator), features)
     except ValueError as error:
         raise RecipeError(f"training under sampler.name={recipe.sampler.name!r}: {error}") from error
 

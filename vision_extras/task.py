@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTr
 from vision_extras.subspaces.costs import costs
 from vision_extras.subspaces.curve import curve, measured_levels, standing
 from vision_extras.subspaces.drift import batch_norm_drift
+from vision_extras.transfer.frozen import FeatureSplit, stacked
 
 __all__ = ["Classification", "ImageTask", "Loss"]
 
@@ -61,25 +62,36 @@ class Classification(nn.Module):
         network: from images to logits.
         loss: from logits [B, classes] and labels to the loss of each image, [B]; None for cross entropy.
         label_smoothing: which share of each label is spread over all classes in training, by cross entropy.
+        frozen: whether the network is always in evaluation mode, as where its classifier alone is trained.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0, frozen: bool = False
+    ) -> None:
         super().__init__()
+        self._frozen = frozen
         self.network = network
         self.loss = loss or partial(F.cross_entropy, reduction="none", label_smoothing=label_smoothing)
         self.masks = Masks()
         self.averages = WeightCopies()
         self.dense = WeightCopies()
         self.level_masks = nn.ModuleDict()
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self._frozen:
+            self.network.eval()
+        return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """Summed loss and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
-            images: [B, C, H, W].
+            images: [B, C, H, W]; or what the network's classifier is given for them, [B, D].
             labels: [B], of which -100 is ignored; or [B, classes] in float32, the share of each.
         """
-        logits = self.network(images)
+        logits = self.network(images) if images.ndim > 2 else find_head(self.network)(images)
         if not self.training:
             return logits
         soft = labels.ndim > 1
@@ -96,14 +108,24 @@ class ImageTask(PlannedTask):
         split: images to train on and to evaluate on.
         recipe: of the run.
         share: this process's share of each update.
+        features: of the images, which are then looked at once; None looks at the images in every pass.
     """
 
     unit = "images"
 
-    def __init__(self, model: Classification, split: Split, recipe: ImageRecipe, share: Share | None = None) -> None:
+    def __init__(
+        self,
+        model: Classification,
+        split: Split,
+        recipe: ImageRecipe,
+        share: Share | None = None,
+        features: FeatureSplit | None = None,
+    ) -> None:
         self._collate = split.augmented(recipe.augment)
-        super().__init__(model, split.train, self._collate, recipe, share or Share())
+        seen = (split.train, self._collate) if features is None else (features.train, stacked)
+        super().__init__(model, *seen, recipe, share or Share())
         self._split = split
+        self._features = features
         self._bytes: int | None = None
         self._cost = image_flops(recipe, model.network, split.channels)
         # Before whatever keeps something for each parameter.
@@ -202,6 +224,8 @@ class ImageTask(PlannedTask):
         if not len(self._split.held_out):
             return {}
         evaluation, shape = self._evaluation(model, accelerator, check_stop), self._recipe.sampler.shape
+        if self._features is not None:
+            evaluation = dataclasses.replace(evaluation, images=self._features.held_out, plain=stacked)
         strongest = {}
         if self._subspace is not None:
             with standing(self._subspace, self._subspace.compression.strongest):
@@ -327,8 +351,21 @@ class ImageTask(PlannedTask):
 
     def _flops(self) -> int | None:
         """Operations of the run; None for a network of which they cannot be counted."""
+        if self._features is not None:
+            return self._cached_flops()
         try:
             return sum(epoch_flops(self.plan, epoch, self._cost) for epoch in range(self._recipe.training.epochs))
+        except ValueError:
+            return None
+
+    def _cached_flops(self) -> int | None:
+        """Operations of one pass over the images, and of the classifier in all of them."""
+        network = on_meta(self.model.network).eval()
+        shape = self._split.channels, *self._recipe.sampler.shape
+        # Forward, and the gradient of the weights: nothing needs that of the features.
+        head = 4 * find_head(network).weight.numel()
+        try:
+            return len(self._split.train) * (inference_flops(network, shape) + self._recipe.training.epochs * head)
         except ValueError:
             return None
 

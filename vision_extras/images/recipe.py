@@ -27,6 +27,7 @@ class ImagesRecipe:
             file's name, of datasets a row's number.
         image_column: of a dataset.
         label_column: of a dataset.
+        classes: names of those to learn from, in their order; null is all that there are.
         channels: 1 for grey, 3 for colour; null is what the images have, and 3 for folders and datasets.
         mean: subtracted from pixels in [0, 1], for each channel; null is the source's own.
         std: divided by after that; null is the source's own.
@@ -46,6 +47,7 @@ class ImagesRecipe:
     held_out: float = 0.2
     image_column: str = "image"
     label_column: str = "label"
+    classes: tuple[str, ...] | None = None
     channels: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

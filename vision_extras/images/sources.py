@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from hylora.words import nearest
 from vision_extras.images.collate import Augmented, Resized
 from vision_extras.images.data import Images, LazyImages, Rows
 from vision_extras.images.dataset import open_split, read_dataset
@@ -122,12 +125,30 @@ def load_split(recipe: ImagesRecipe) -> Split:
     if source.read is None and recipe.unreadable != "trust":
         images = _readable(recipe, images, unreadable)
         held_out = None if held_out is None else _readable(recipe, held_out, unreadable)
+    if recipe.classes is not None:
+        images = _of_classes(recipe, images, classes)
+        held_out = None if held_out is None else _of_classes(recipe, held_out, classes)
+        classes = recipe.classes
     if held_out is None:
         side = images.chosen(recipe.held_out)
         images, held_out = images.select(~side), images.select(side)
     if not len(images):
         raise ValueError(f"held_out={recipe.held_out} leaves no image to learn from")
     return Split(images, held_out, classes, plain, tuple(unreadable))
+
+
+def _of_classes(recipe: ImagesRecipe, images: Images | LazyImages, classes: tuple[str, ...]) -> Images | LazyImages:
+    """The images of a recipe's classes, with their labels counted anew."""
+    for name in recipe.classes:
+        if name not in classes:
+            raise ValueError(f"classes has {name!r}, which is none there; the nearest is {nearest(name, classes)}")
+    if len(set(recipe.classes)) < max(2, len(recipe.classes)):
+        raise ValueError(f"classes={[*recipe.classes]} must be at least two, each of them once")
+    numbers = torch.full((len(classes),), -1)
+    for number, name in enumerate(recipe.classes):
+        numbers[classes.index(name)] = number
+    labels = numbers[images.labels]
+    return dataclasses.replace(images, labels=labels).select(labels >= 0)
 
 
 def _for_channels(recipe: ImagesRecipe, field: str, default: tuple[float, ...], channels: int) -> tuple[float, ...]:
