@@ -16,7 +16,10 @@ __all__ = ["SEED", "SPARSE", "read_comparison", "read_images", "read_training"]
 SEED = "training.seed"
 
 # What may differ between runs without making them runs of another setting.
-_FREE = ("output.", "tracking.", "evaluation.", "training.workers", "training.resume")
+_FREE = ("output.", "tracking.", "evaluation.", "training.workers", "training.resume", "one_shot.levels")
+
+# What says "none" where a section does nothing, and its other keys tell no runs apart.
+_SWITCHES = {"sparse": "schedule", "cram": "update"}
 
 # What is learned from, by section: runs that differ in it are not compared.
 _DATA = {
@@ -120,10 +123,11 @@ def _shared(result: Result, *root: str | int) -> dict[str, Any]:
         for name in names
         if (value := (recipe.get(section) or {}).get(name)) is not None
     }
+    off = tuple(f"{name}." for name, key in _SWITCHES.items() if (recipe.get(name) or {}).get(key) == "none")
     facts = {
         name: value
         for name, value in _flat(recipe).items()
-        if name != "task" and name not in data and not name.startswith(_FREE)
+        if name != "task" and name not in data and not name.startswith((*_FREE, *off))
     }
     given = result.get_at(*root, "setting") or ""
     return {

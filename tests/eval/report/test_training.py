@@ -350,6 +350,20 @@ def test_networks_compressed_at_once_stand_beside_those_trained_sparse(tmp_path)
     assert "training-sparse-outcomes" not in tables and "training-mask-change" not in tables
 
 
+def test_sparse_runs_are_called_by_how_they_were_trained(tmp_path):
+    """What a section says that does nothing, and what was measured, tell no runs apart."""
+    runs = [sparse("none", 0.9, 0, 0.9), sparse("none", 0.5, 1, 0.8), sparse("alternating", 0.9, 0, 0.9)]
+    runs += [sparse("gradual", 0.9, 0, 0.9), sparse("none", 0.9, 0, 0.9)]
+    runs[0]["recipe"]["one_shot"] = {"levels": [0.5]}
+    for run in runs:
+        del run["setting"]
+        run["recipe"]["cram"] = {"update": "none", "plus": True, "radius": run["recipe"]["sparse"]["sparsity"]}
+    runs[-1]["recipe"]["cram"]["update"] = "cram"
+    (section,) = tables_of(tmp_path, *runs)["training-measured"].sections
+    labels = [(row.label, row.detail) for row in section.rows]
+    assert labels == [("SSc-FBS", "2 seeds"), ("AC/DC 0.9", "1 seed"), ("gradual 0.9", "1 seed"), ("CrAM+", "1 seed")]
+
+
 def test_sparse_training_is_told_by_costs_outcomes_and_masks(tmp_path):
     """FLOPs are over the dense ones of the same run, whatever stands in the first row."""
 
