@@ -110,7 +110,7 @@ def gather(measurements: list[Measurement]) -> list[Setting]:
 
 
 def _named(settings: list[Setting]) -> list[Setting]:
-    """Called by subspaces, sparse training, samplers and compressions where these differ, and what else tells apart."""
+    """Called by subspaces, sparse training, samplers and compressions where these differ, and what else does."""
     samplers = len({setting.sampler for setting in settings}) > 1
     compressions = len({setting.compression for setting in settings if setting.compression}) > 1
 
