@@ -153,7 +153,7 @@ def told(runs: list[Run]) -> str:
 
 def draw(runs: list[Run], path: Path) -> None:
     """Accuracy by sparsity with batch norms tuned and as they are, and mask change by phase."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(16, 4.4), layout="constrained")
     shares = [level for level in LEVELS if level.replace(".", "").isdigit()]
     for axis, (title, name) in zip(axes, (("tuned", "tuned_accuracy"), ("as they are", "accuracy")), strict=False):
         for setting, curve in {**trained(runs), **at_once(runs, name)}.items():
@@ -166,11 +166,12 @@ def draw(runs: list[Run], path: Path) -> None:
     for setting, curve in mask_changes(runs).items():
         _line(axes[2], setting, [(int(epoch), change) for epoch, change in curve.items()], "-")
     axes[2].set_yscale("symlog", linthresh=0.1)
+    axes[2].set_ylim(0, 100)
     axes[2].set_title("masks of AC/DC")
     axes[2].set_xlabel("first epoch of the phase")
     axes[2].set_ylabel("kept weights that are new [%]")
     for axis in axes[1:]:
-        axis.legend(fontsize=7, loc="best")
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, path)
 
 
@@ -193,9 +194,12 @@ def _line(axis: plt.Axes, name: str, places: list[tuple[float, tuple[float, floa
 
 
 def gather(paths: list[Path]) -> dict:
-    """Several comparisons as one, each setting with its seeds and without the courses of runs."""
+    """Several comparisons as one, without the courses of runs and the machine's own paths."""
     found = [json.loads(path.read_text()) for path in paths]
-    runs = [{name: value for name, value in run.items() if name != "epochs"} for one in found for run in one["runs"]]
+    runs = [run for one in found for run in one["runs"]]
+    for run in runs:
+        run.pop("epochs", None)
+        run["recipe"]["output"]["path"] = Path(run["recipe"]["output"]["path"]).name
     return {**found[0], "question": " ".join(dict.fromkeys(one["question"] for one in found)), "runs": runs}
 
 
