@@ -69,11 +69,11 @@ def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int, count: C
     Returns:
         Called, it raises a `ValueError` if operations cannot be counted, as in `metrics.flops.training_flops`.
     """
-    passes, epochs = 2 if recipe.sharpness.radius else 1, recipe.training.epochs
+    passes, epochs = 2 if recipe.sharpness.radius else recipe.cram.passes, recipe.training.epochs
     subspace = network if isinstance(network, CompressibleSubspace) else None
     narrows = subspace is not None and isinstance(subspace.compression, Width)
     plain = network if subspace is None else subspace.network
-    known = isinstance(plain, ResNet) and not narrows
+    known = isinstance(plain, ResNet) and not narrows and recipe.model.train == "all"
     if count is None and not known:
         # Now, as processes may come to hold shares of the weights.
         count = counter(network)
@@ -117,7 +117,9 @@ def counter(network: nn.Module) -> Count:
 
 
 def _scaled(network: ResNet, model: ModelRecipe) -> ResNetConfig:
-    """The network's shape with the factors of a recipe."""
+    """The network's shape with the factors of a recipe; that of a run has its own."""
+    if model.name == "run":
+        return network.config
     return dataclasses.replace(network.config, width=model.width, depth=model.depth)
 
 

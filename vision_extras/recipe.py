@@ -19,6 +19,7 @@ from vision_extras.sharpness import SharpnessRecipe
 from vision_extras.sparse import CramRecipe, OneShotRecipe, SparseRecipe
 from vision_extras.sparse.phases import plan_phases
 from vision_extras.subspaces import SubspaceRecipe
+from vision_extras.transfer.upstream import shown_to_run
 
 __all__ = ["EpochRecipe", "ImageEvaluationRecipe", "ImageOptimizerRecipe", "ImageRecipe"]
 
@@ -151,22 +152,32 @@ class ImageRecipe(Recipe):
             )
         self._check_pruning()
         self._check_subspace()
+        self._check_frozen()
         if self.one_shot.levels and not (self.evaluation.at_end and self.images.holds_out):
             raise RecipeError(
                 f"one_shot.levels={[*self.one_shot.levels]} is measured on held-out images when training ends; set "
                 "evaluation.at_end to true and images.held_out to a share such as 0.2"
             )
         self._check_sparse()
+        self._check_cram()
 
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}
 
     def _show_what_was_learned_from(self) -> None:
         """Give a pretrained network images as it learned from, where the recipe leaves it open."""
+        if all(getattr(self.images, name) is not None for name in ("channels", "mean", "std")):
+            return
         try:
-            learned = learned_images(self.model.path)
+            learned = (shown_to_run if self.model.name == "run" else learned_images)(self.model.path)
         except ValueError as error:
             raise RecipeError(f"model.{error}") from error
+        channels = learned.get("channels")
+        if channels is not None and self.images.channels not in (None, channels):
+            raise RecipeError(
+                f"images.channels={self.images.channels} is not what the network of model.path={self.model.path!r} "
+                f"has learned from, which is {channels}; leave it out, and images are converted"
+            )
         left_open = {name: value for name, value in learned.items() if getattr(self.images, name) is None}
         object.__setattr__(self, "images", dataclasses.replace(self.images, **left_open))
 
@@ -209,6 +220,24 @@ class ImageRecipe(Recipe):
                     f"subspace.kind={self.subspace.kind!r} and {key}={value} cannot be had together; leave one out"
                 )
 
+    def _check_frozen(self) -> None:
+        """Nothing takes weights from a network that stays as it is."""
+        if self.model.train != "head":
+            return
+        for key, value, off in (
+            ("pruning.sparsity", self.pruning.sparsity, 0),
+            ("signals.fisher", self.signals.fisher, 0),
+            ("signals.kl_uniform", self.signals.kl_uniform, False),
+            ("subspace.kind", self.subspace.kind, "none"),
+            ("sparse.schedule", self.sparse.schedule, "none"),
+            ("cram.update", self.cram.update, "none"),
+        ):
+            if value != off:
+                raise RecipeError(
+                    f"model.train='head' and {key}={value!r} cannot be had together: all but the classifier stays as "
+                    "it is; leave one out"
+                )
+
     def _check_sparse(self) -> None:
         """Phases fit into the run, and nothing else leaves weights away or changes how many there are."""
         if self.sparse.schedule == "none":
@@ -228,6 +257,19 @@ class ImageRecipe(Recipe):
             plan_phases(self.sparse, self.training.epochs)
         except ValueError as error:
             raise RecipeError(f"sparse.{error}") from error
+
+    def _check_cram(self) -> None:
+        """Nothing else takes gradients elsewhere, or compresses in passes."""
+        if self.cram.update == "none":
+            return
+        for key, value, off in (
+            ("sharpness.radius", self.sharpness.radius, 0),
+            ("subspace.kind", self.subspace.kind, "none"),
+        ):
+            if value != off:
+                raise RecipeError(
+                    f"cram.update={self.cram.update!r} and {key}={value!r} cannot be had together; leave one out"
+                )
 
     def _check_pruned_whole(self) -> None:
         """Weights go when an epoch ends, and come when one begins."""

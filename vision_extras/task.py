@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
+from vision_extras.sparse.cram import CompressionAware
 from vision_extras.sparse.one_shot import Calibration, one_shot
 from vision_extras.sparse.operations import Forward, Operations
 from vision_extras.sparse.phased import Phased, check_network
@@ -42,6 +44,7 @@ from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTr
 from vision_extras.subspaces.costs import costs
 from vision_extras.subspaces.curve import curve, measured_levels, standing
 from vision_extras.subspaces.drift import batch_norm_drift
+from vision_extras.transfer.frozen import FeatureSplit, stacked
 
 __all__ = ["Classification", "ImageTask", "Loss"]
 
@@ -59,25 +62,36 @@ class Classification(nn.Module):
         network: from images to logits.
         loss: from logits [B, classes] and labels to the loss of each image, [B]; None for cross entropy.
         label_smoothing: which share of each label is spread over all classes in training, by cross entropy.
+        frozen: whether the network is always in evaluation mode, as where its classifier alone is trained.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0, frozen: bool = False
+    ) -> None:
         super().__init__()
+        self._frozen = frozen
         self.network = network
         self.loss = loss or partial(F.cross_entropy, reduction="none", label_smoothing=label_smoothing)
         self.masks = Masks()
         self.averages = WeightCopies()
         self.dense = WeightCopies()
         self.level_masks = nn.ModuleDict()
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self._frozen:
+            self.network.eval()
+        return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """Summed loss and count of a batch; in evaluation its logits, [B, classes].
 
         Args:
-            images: [B, C, H, W].
+            images: [B, C, H, W]; or what the network's classifier is given for them, [B, D].
             labels: [B], of which -100 is ignored; or [B, classes] in float32, the share of each.
         """
-        logits = self.network(images)
+        logits = self.network(images) if images.ndim > 2 else find_head(self.network)(images)
         if not self.training:
             return logits
         soft = labels.ndim > 1
@@ -94,14 +108,24 @@ class ImageTask(PlannedTask):
         split: images to train on and to evaluate on.
         recipe: of the run.
         share: this process's share of each update.
+        features: of the images, which are then looked at once; None looks at the images in every pass.
     """
 
     unit = "images"
 
-    def __init__(self, model: Classification, split: Split, recipe: ImageRecipe, share: Share | None = None) -> None:
+    def __init__(
+        self,
+        model: Classification,
+        split: Split,
+        recipe: ImageRecipe,
+        share: Share | None = None,
+        features: FeatureSplit | None = None,
+    ) -> None:
         self._collate = split.augmented(recipe.augment)
-        super().__init__(model, split.train, self._collate, recipe, share or Share())
+        seen = (split.train, self._collate) if features is None else (features.train, stacked)
+        super().__init__(model, *seen, recipe, share or Share())
         self._split = split
+        self._features = features
         self._bytes: int | None = None
         self._cost = image_flops(recipe, model.network, split.channels)
         # Before whatever keeps something for each parameter.
@@ -123,6 +147,9 @@ class ImageTask(PlannedTask):
             self.methods.append(SubspaceTraining(self._subspace, curriculum))
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
+        if recipe.cram.update != "none":
+            weights = partial(prunable, model.network, recipe.cram.keep)
+            self.methods.append(CompressionAware(model.network, weights, recipe.cram, model.level_masks))
         self._average: WeightAverage | None = None
         if recipe.average.decay:
             # After whatever changes weights or how many there are.
@@ -191,22 +218,34 @@ class ImageTask(PlannedTask):
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size.
 
         The averaged weights' loss and accuracy are beside them, and the accuracy at a subspace's strongest level; all
-        else is at its weakest, where it is left.
+        else is at its weakest, where it is left. So are the accuracies on images with random labels, by these and by
+        the true ones.
         """
         if not len(self._split.held_out):
             return {}
         evaluation, shape = self._evaluation(model, accelerator, check_stop), self._recipe.sampler.shape
+        if self._features is not None:
+            evaluation = dataclasses.replace(evaluation, images=self._features.held_out, plain=stacked)
         strongest = {}
         if self._subspace is not None:
             with standing(self._subspace, self._subspace.compression.strongest):
                 strongest["strongest_accuracy"] = evaluation.predictions(shape)["accuracy"]
         with self._at_weakest():
-            found = evaluation.predictions(shape) | strongest
+            found = evaluation.predictions(shape) | strongest | self._memorised(evaluation)
         if self._average is not None:
             with self._average.applied(), self._at_weakest():
                 averaged = evaluation.predictions(shape)
             found |= {f"average_{name}": averaged[name] for name in ("loss", "accuracy")}
         return found
+
+    def _memorised(self, evaluation: ImageEvaluation) -> dict[str, float]:
+        """The accuracies on images to learn from that got random labels, seen as held-out ones are."""
+        found = self._split.relabelled
+        if found is None:
+            return {}
+        labellings = {"random_label_accuracy": found.drawn, "true_label_accuracy": found.true}
+        images = dataclasses.replace(evaluation, images=found.rows)
+        return images.accuracy_by(labellings, self._recipe.sampler.shape)
 
     def _at_weakest(self) -> AbstractContextManager[None]:
         """Where a subspace is evaluated, if there is one."""
@@ -247,10 +286,16 @@ class ImageTask(PlannedTask):
         return one_shot(self.model.network, recipe.one_shot, partial(evaluation.predictions, shape), images)
 
     def _dense_outcome(self, evaluation: ImageEvaluation) -> dict[str, float]:
-        """What is measured of the weights that the last dense phase ended with."""
-        with self.model.dense.applied(learned(self.model.network)):
-            found = evaluation.predictions(self._recipe.sampler.shape)
-        return {name: found[name] for name in ("accuracy", "loss")}
+        """What is measured of the weights that the last dense phase ended with, and how much the sparse ones agree."""
+        shape, weights = self._recipe.sampler.shape, learned(self.model.network)
+
+        def dense(images: Tensor, labels: Tensor) -> Tensor:
+            with self.model.dense.applied(weights):
+                return evaluation.classify(images, labels)
+
+        with self.model.dense.applied(weights):
+            found = evaluation.predictions(shape)
+        return {name: found[name] for name in ("accuracy", "loss")} | evaluation.agreement(dense, shape)
 
     def _curve(self, evaluation: ImageEvaluation) -> dict[str, dict[str, float]]:
         """What is measured at each level."""
@@ -306,8 +351,21 @@ class ImageTask(PlannedTask):
 
     def _flops(self) -> int | None:
         """Operations of the run; None for a network of which they cannot be counted."""
+        if self._features is not None:
+            return self._cached_flops()
         try:
             return sum(epoch_flops(self.plan, epoch, self._cost) for epoch in range(self._recipe.training.epochs))
+        except ValueError:
+            return None
+
+    def _cached_flops(self) -> int | None:
+        """Operations of one pass over the images, and of the classifier in all of them."""
+        network = on_meta(self.model.network).eval()
+        shape = self._split.channels, *self._recipe.sampler.shape
+        # Forward, and the gradient of the weights: nothing needs that of the features.
+        head = 4 * find_head(network).weight.numel()
+        try:
+            return len(self._split.train) * (inference_flops(network, shape) + self._recipe.training.epochs * head)
         except ValueError:
             return None
 

@@ -103,5 +103,8 @@ def test_shipped_recipes_load(path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     name = read_yaml(path)["task"]
     recipe = EntryPoint(name, project["entry-points"][GROUP][name], GROUP).load().recipe
-    assert recipe.load(path).task == name
-    assert path.parent.name in recipe.load(path).output.path or path.parent.name == "vision"
+    # What another run has learned from is not there to be asked.
+    known = ("images.channels=1", "images.mean=[0.1]", "images.std=[0.3]") if path.parent.name == "transfer" else ()
+    loaded = recipe.load(path, known)
+    assert loaded.task == name
+    assert path.parent.name in loaded.output.path or path.parent.name == "vision"

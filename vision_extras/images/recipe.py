@@ -27,6 +27,7 @@ class ImagesRecipe:
             file's name, of datasets a row's number.
         image_column: of a dataset.
         label_column: of a dataset.
+        classes: names of those to learn from, in their order; null is all that there are.
         channels: 1 for grey, 3 for colour; null is what the images have, and 3 for folders and datasets.
         mean: subtracted from pixels in [0, 1], for each channel; null is the source's own.
         std: divided by after that; null is the source's own.
@@ -34,6 +35,8 @@ class ImagesRecipe:
         unreadable: before training every file is decoded once: `refuse` ends with the names of those that cannot be,
             `skip` leaves them out and lists them in data.json. `trust` decodes nothing ahead; one that cannot be read
             ends training.
+        random_labels: so many of the images to learn from, drawn by the run's seed, get labels drawn at random; what
+            becomes of them is measured.
     """
 
     name: Literal["digits", "mnist", "pictures", "folder", "dataset"]
@@ -44,11 +47,13 @@ class ImagesRecipe:
     held_out: float = 0.2
     image_column: str = "image"
     label_column: str = "label"
+    classes: tuple[str, ...] | None = None
     channels: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop: float = 1.0
     unreadable: Literal["refuse", "skip", "trust"] = "refuse"
+    random_labels: int = 0
 
     def __post_init__(self) -> None:
         check_choice(self, "name", "unreadable")
@@ -56,6 +61,7 @@ class ImagesRecipe:
         check_range(self, "mean")
         check_range(self, "std", above=0)
         check_range(self, "crop", above=0, most=1)
+        check_range(self, "random_labels", least=0)
         expand_home(self, "path")
         if self.name != "dataset":
             refuse_unread(self, "config", "image_column", "label_column")

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from hylora.words import nearest
 from vision_extras.images.collate import Augmented, Resized
 from vision_extras.images.data import Images, LazyImages, Rows
 from vision_extras.images.dataset import open_split, read_dataset
 from vision_extras.images.embedded import PICTURES, read_digits, read_mnist, read_pictures
 from vision_extras.images.folder import classes_of, read_folder
 from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
+from vision_extras.images.relabelled import Relabelled, relabel
 
 __all__ = ["SOURCES", "Source", "Split", "load_split", "plain_batches"]
 
@@ -66,6 +71,7 @@ class Split:
         classes: the name of each label.
         plain: makes batches of them as they are.
         unreadable: images that were left out, and why.
+        relabelled: images to learn from that got random labels.
     """
 
     train: Rows
@@ -73,6 +79,7 @@ class Split:
     classes: tuple[str, ...]
     plain: Resized
     unreadable: tuple[str, ...] = ()
+    relabelled: Relabelled | None = None
 
     @property
     def channels(self) -> int:
@@ -82,6 +89,11 @@ class Split:
     def augmented(self, recipe: AugmentRecipe) -> Augmented:
         """Makes batches of the images changed at random."""
         return Augmented(self.plain.mean, self.plain.std, self.plain.crop, recipe, len(self.classes))
+
+    def with_random_labels(self, count: int, seed: int) -> Split:
+        """The same, with random labels for some images to learn from; see `relabel`."""
+        train, relabelled = relabel(self.train, len(self.classes), count, seed)
+        return dataclasses.replace(self, train=train, relabelled=relabelled)
 
 
 def plain_batches(recipe: ImagesRecipe) -> Resized:
@@ -113,12 +125,30 @@ def load_split(recipe: ImagesRecipe) -> Split:
     if source.read is None and recipe.unreadable != "trust":
         images = _readable(recipe, images, unreadable)
         held_out = None if held_out is None else _readable(recipe, held_out, unreadable)
+    if recipe.classes is not None:
+        images = _of_classes(recipe, images, classes)
+        held_out = None if held_out is None else _of_classes(recipe, held_out, classes)
+        classes = recipe.classes
     if held_out is None:
         side = images.chosen(recipe.held_out)
         images, held_out = images.select(~side), images.select(side)
     if not len(images):
         raise ValueError(f"held_out={recipe.held_out} leaves no image to learn from")
     return Split(images, held_out, classes, plain, tuple(unreadable))
+
+
+def _of_classes(recipe: ImagesRecipe, images: Images | LazyImages, classes: tuple[str, ...]) -> Images | LazyImages:
+    """The images of a recipe's classes, with their labels counted anew."""
+    for name in recipe.classes:
+        if name not in classes:
+            raise ValueError(f"classes has {name!r}, which is none there; the nearest is {nearest(name, classes)}")
+    if len(set(recipe.classes)) < max(2, len(recipe.classes)):
+        raise ValueError(f"classes={[*recipe.classes]} must be at least two, each of them once")
+    numbers = torch.full((len(classes),), -1)
+    for number, name in enumerate(recipe.classes):
+        numbers[classes.index(name)] = number
+    labels = numbers[images.labels]
+    return dataclasses.replace(images, labels=labels).select(labels >= 0)
 
 
 def _for_channels(recipe: ImagesRecipe, field: str, default: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
 from hylora.words import nearest
+from vision_extras.metrics.embeddings import find_head
 from vision_extras.models import hub, own, resnet, vgg
 from vision_extras.models.hub import HubNetwork, check_timm
 from vision_extras.models.own import OwnNetwork
@@ -43,7 +44,8 @@ class ModelRecipe:
     Args:
         name: which one; resnet20 to resnet110, cpreresnet20, resnet18_cifar and vgg11 are for small images.
             `transformers` and `timm` have more, and `package.module:function` is a factory of one's own, which is
-            called with `channels`, `classes` and what `config` has.
+            called with `channels`, `classes` and what `config` has. `run` takes the network that a finished run left in
+            `path`, with a new classifier.
         norm: of `batch` statistics, or of `group`s of 8 channels in each image alone.
         width: factor on its channels, which are rounded up to multiples of 8.
         depth: factor on the blocks of each stage, at least one of which stays.
@@ -51,7 +53,9 @@ class ModelRecipe:
         stochastic_depth: share of images for which the last block is passed over; less for those before it.
         config: for transformers `model_type` and other entries of its config; for timm `architecture` and
             `model_args`; for one's own factory, its other arguments.
-        path: hub id or folder of a pretrained network of transformers, in place of `config`.
+        path: hub id or folder of a pretrained network of transformers, in place of `config`; of `run` its folder, or
+            a file of weights in it.
+        train: `head` trains the classifier alone, and all else stays as it is: linear finetuning. Dropout is off.
     """
 
     name: str = "resnet8"
@@ -62,6 +66,7 @@ class ModelRecipe:
     stochastic_depth: float = 0.0
     config: dict[str, Any] | None = None
     path: str | None = None
+    train: Literal["all", "head"] = "all"
 
     def __post_init__(self) -> None:
         if self.name not in NETWORKS and ":" not in self.name:
@@ -69,10 +74,18 @@ class ModelRecipe:
                 f"name={self.name!r} must be {' | '.join(NETWORKS)}, or package.module:function; the nearest is "
                 f"{nearest(self.name, NETWORKS)}"
             )
-        check_choice(self, "norm")
+        check_choice(self, "norm", "train")
         check_range(self, "width", "depth", above=0)
         check_range(self, "dropout", "stochastic_depth", least=0, below=1)
         expand_home(self, "path")
+        if self.path is not None and self.name not in ("run", "transformers"):
+            raise ValueError(
+                f"name={self.name!r} is a network with random weights, and path={self.path!r} has one that is trained; "
+                "leave one out. A run's network has name=run, and one of the hub name=transformers"
+            )
+        if self.path is None and (self.name == "run" or self.train == "head"):
+            what = f"train={self.train!r}" if self.name != "run" else "name='run'"
+            raise ValueError(f"path=None must name a trained network, which {what} begins with")
         options = set().union(*_OPTIONS.values())
         refuse_unread(self, *options.difference(_OPTIONS[_builder(self.name)]))
         if self.name == "transformers" and (self.config is None) == (self.path is None):
@@ -114,6 +127,13 @@ def _build_timm(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Ge
     return HubNetwork.from_config(config, channels, classes, draw)
 
 
+def _build_run(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> nn.Module:
+    # Here, as it makes networks by this module.
+    from vision_extras.transfer.upstream import network_of_run
+
+    return network_of_run(recipe.path, classes, draw)
+
+
 def _build_own(recipe: ModelRecipe, channels: int, classes: int, draw: torch.Generator | None) -> OwnNetwork:
     return OwnNetwork.make(recipe.name, draw, channels=channels, classes=classes, **(recipe.config or {}))
 
@@ -123,6 +143,7 @@ NETWORKS: dict[str, Builder] = {
     **dict.fromkeys(VGGS, _build_vgg),
     "transformers": _build_hub,
     "timm": _build_timm,
+    "run": _build_run,
 }
 
 # The fields of the recipe that each reads.
@@ -131,6 +152,7 @@ _OPTIONS: dict[Builder, tuple[str, ...]] = {
     _build_vgg: ("norm", "width", "dropout"),
     _build_hub: ("config", "path"),
     _build_timm: ("config",),
+    _build_run: ("path",),
     _build_own: ("config",),
 }
 
@@ -162,7 +184,19 @@ def build_network(recipe: ModelRecipe, channels: int, classes: int, draw: torch.
     Raises:
         ValueError: naming a field of the recipe that cannot work.
     """
-    return _builder(recipe.name)(recipe, channels, classes, draw)
+    network = _builder(recipe.name)(recipe, channels, classes, draw)
+    if recipe.train == "head":
+        _freeze(network)
+    return network
+
+
+def _freeze(network: nn.Module) -> None:
+    """Leave nothing of a network to be trained but its classifier."""
+    head = find_head(network)
+    if head is None:
+        raise ValueError("train='head' needs a network that ends in a linear layer or a 1x1 convolution")
+    network.requires_grad_(False)
+    head.requires_grad_(True)
 
 
 def save_network(network: nn.Module, folder: str | PathLike, state: Mapping[str, Tensor] | None = None) -> None:
