@@ -21,6 +21,7 @@ from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sparse.compression import check_levels
+from vision_extras.sparse.phased import check_network
 from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.task import Classification, ImageTask, Loss
 from vision_extras.transfer.frozen import cached_features, stays_the_same
@@ -100,6 +101,11 @@ def make_task(
     else:
         network = OwnNetwork(network)
     _check_levels(recipe, network, split)
+    if recipe.sparse.schedule != "none":
+        try:
+            check_network(recipe.sparse, network)
+        except ValueError as error:
+            raise RecipeError(f"sparse.{error}") from error
     if recipe.subspace.kind != "none":
         network = _subspace(recipe, network, split, drawn)
     refuse_sides(recipe, network, recipe.evaluation.sides)

@@ -21,7 +21,6 @@ from hylora.training.feed import Batch, Share
 from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.processes import sum_over_processes
-from hylora.training.recipe import RecipeError
 from vision_extras.averaging import WeightAverage
 from vision_extras.copies import WeightCopies, learned, write_copies
 from vision_extras.curricula import Growth
@@ -38,7 +37,7 @@ from vision_extras.sharpness import Sharpness
 from vision_extras.sparse.cram import CompressionAware
 from vision_extras.sparse.one_shot import Calibration, one_shot
 from vision_extras.sparse.operations import Forward, Operations
-from vision_extras.sparse.phased import Phased, check_network
+from vision_extras.sparse.phased import Phased
 from vision_extras.sparse.phases import plan_phases
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTraining
 from vision_extras.subspaces.costs import costs
@@ -181,10 +180,6 @@ class ImageTask(PlannedTask):
 
     def _in_phases(self) -> Phased:
         network, masks, recipe = self.model.network, self.model.masks, self._recipe.sparse
-        try:
-            check_network(recipe, network)
-        except ValueError as error:
-            raise RecipeError(f"sparse.{error}") from error
         phases, weights = plan_phases(recipe, self._recipe.training.epochs), partial(prunable, network, recipe.keep)
         options = {"scope": recipe.scope, "fresh_momentum": recipe.fresh_momentum, "dense": self.model.dense}
         return Phased(network, masks, weights, phases, self.plan, **options)
