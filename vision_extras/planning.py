@@ -69,7 +69,7 @@ def image_flops(recipe: ImageRecipe, network: nn.Module, channels: int, count: C
     Returns:
         Called, it raises a `ValueError` if operations cannot be counted, as in `metrics.flops.training_flops`.
     """
-    passes, epochs = 2 if recipe.sharpness.radius else 1, recipe.training.epochs
+    passes, epochs = 2 if recipe.sharpness.radius else recipe.cram.passes, recipe.training.epochs
     subspace = network if isinstance(network, CompressibleSubspace) else None
     narrows = subspace is not None and isinstance(subspace.compression, Width)
     plain = network if subspace is None else subspace.network

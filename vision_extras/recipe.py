@@ -159,6 +159,7 @@ class ImageRecipe(Recipe):
                 "evaluation.at_end to true and images.held_out to a share such as 0.2"
             )
         self._check_sparse()
+        self._check_cram()
 
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}
@@ -256,6 +257,19 @@ class ImageRecipe(Recipe):
             plan_phases(self.sparse, self.training.epochs)
         except ValueError as error:
             raise RecipeError(f"sparse.{error}") from error
+
+    def _check_cram(self) -> None:
+        """Nothing else takes gradients elsewhere, or compresses in passes."""
+        if self.cram.update == "none":
+            return
+        for key, value, off in (
+            ("sharpness.radius", self.sharpness.radius, 0),
+            ("subspace.kind", self.subspace.kind, "none"),
+        ):
+            if value != off:
+                raise RecipeError(
+                    f"cram.update={self.cram.update!r} and {key}={value!r} cannot be had together; leave one out"
+                )
 
     def _check_pruned_whole(self) -> None:
         """Weights go when an epoch ends, and come when one begins."""

@@ -20,7 +20,7 @@ from vision_extras.models import ModelRecipe, OwnNetwork, build_network, check_l
 from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
-from vision_extras.sparse.one_shot import check_one_shot
+from vision_extras.sparse.compression import check_levels
 from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.task import Classification, ImageTask, Loss
 from vision_extras.transfer.frozen import cached_features, stays_the_same
@@ -62,6 +62,7 @@ def make_task(
         ("subspace.kind", recipe.subspace.kind, "none"),
         ("one_shot.levels", recipe.one_shot.levels, ()),
         ("sparse.schedule", recipe.sparse.schedule, "none"),
+        ("cram.update", recipe.cram.update, "none"),
     ):
         if value != off and accelerator.distributed_type in SHARDED:
             raise RecipeError(
@@ -88,6 +89,8 @@ def make_task(
         refuse_sides(recipe, _build(recipe.model, channels=3, classes=2, draw=None), recipe.evaluation.sides)
     try:
         split = load_split(recipe.images)
+        if recipe.images.random_labels:
+            split = split.with_random_labels(recipe.images.random_labels, recipe.training.seed)
     except ValueError as error:
         raise RecipeError(f"images.{error}") from error
     drawn = network is None and recipe.model.path is None
@@ -97,8 +100,7 @@ def make_task(
         network = _build(model, split.channels, len(split.classes), draw)
     else:
         network = OwnNetwork(network)
-    if recipe.one_shot.levels:
-        _check_one_shot(recipe, network, split)
+    _check_levels(recipe, network, split)
     if recipe.subspace.kind != "none":
         network = _subspace(recipe, network, split, drawn)
     refuse_sides(recipe, network, recipe.evaluation.sides)
@@ -134,14 +136,17 @@ def _check(network: nn.Module, shape: tuple[int, int], channels: int, classes: i
         network.check(ramp.reshape(1, channels, *shape))
 
 
-def _check_one_shot(recipe: ImageRecipe, network: nn.Module, split: Split) -> None:
-    """What is compressed is the network at the end."""
-    if recipe.growth.grows:
+def _check_levels(recipe: ImageRecipe, network: nn.Module, split: Split) -> None:
+    """Both what is compressed in training and what is compressed after it, where the network is whole."""
+    wanted = {"one_shot": recipe.one_shot, "cram": recipe.cram if recipe.cram.update != "none" else None}
+    wanted = {key: section for key, section in wanted.items() if section is not None and section.levels}
+    if wanted and recipe.growth.grows:
         network = _build(recipe.model, split.channels, len(split.classes), draw=None)
-    try:
-        check_one_shot(network, recipe.one_shot)
-    except ValueError as error:
-        raise RecipeError(f"one_shot.{error}") from error
+    for key, section in wanted.items():
+        try:
+            check_levels(network, section.levels, section.keep)
+        except ValueError as error:
+            raise RecipeError(f"{key}.{error}") from error
 
 
 def _subspace(recipe: ImageRecipe, network: nn.Module, split: Split, drawn: bool) -> CompressibleSubspace:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from hylora.training.fields import check_range
 from hylora.training.method import Method
 from hylora.training.optimizer import trainable
+from vision_extras.batch_norms import held_statistics
 
-__all__ = ["Sharpness", "SharpnessRecipe", "ascended"]
+__all__ = ["Sharpness", "SharpnessRecipe", "ascend", "ascend_by_length", "restored"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,33 +45,37 @@ class Sharpness(Method):
         self._radius = radius
 
     def gradients(self, accumulate: Callable[[], Tensor]) -> Tensor:
-        """Those at the worst point; the loss is that of the weights themselves."""
-        loss_sum = accumulate()
-        with ascended(trainable(self._model).values(), self._radius):
-            accumulate()
+        """Those at the worst point; loss and batch statistics are those of the weights themselves."""
+        loss_sum, parameters = accumulate(), [*trainable(self._model).values()]
+        with restored(parameters):
+            ascend_by_length(parameters, self._radius)
+            with held_statistics(self._model):
+                accumulate()
         return loss_sum
 
 
 @contextlib.contextmanager
-def ascended(parameters: Iterable[nn.Parameter], radius: float) -> Iterator[None]:
-    """Inside the block, parameters are moved along their gradients by `radius`, and the gradients are gone.
-
-    After it the parameters are what they were, bit for bit; gradients that were made inside stay.
-
-    Args:
-        parameters: with the gradients of the whole update; those without one stay where they are.
-        radius: length of the move, over all parameters together.
-    """
-    moved = [parameter for parameter in parameters if parameter.grad is not None]
-    before = [parameter.detach().clone() for parameter in moved]
-    with torch.no_grad():
-        norm = torch.stack([parameter.grad.norm() for parameter in moved]).norm()
-        for parameter in moved:
-            parameter.add_(parameter.grad * (radius / (norm + 1e-12)))
-            parameter.grad = None
+def restored(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside the block parameters may be changed; after it they are what they were, bit for bit. Gradients stay."""
+    before = [(parameter, parameter.detach().clone()) for parameter in parameters]
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(moved, before, strict=True):
+            for parameter, value in before:
                 parameter.copy_(value)
+
+
+@torch.no_grad()
+def ascend(parameters: Iterable[nn.Parameter], factor: float | Tensor) -> None:
+    """Move parameters by a factor of their gradients, and drop these. Those without one stay where they are."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.add_(parameter.grad * factor)
+            parameter.grad = None
+
+
+def ascend_by_length(parameters: Sequence[nn.Parameter], length: float) -> None:
+    """Move parameters along the direction of their gradients, by a length over all of them together."""
+    norm = torch.stack([parameter.grad.norm() for parameter in parameters if parameter.grad is not None]).norm()
+    ascend(parameters, length / (norm + 1e-12))

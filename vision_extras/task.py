@@ -35,6 +35,7 @@ from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sharpness import Sharpness
+from vision_extras.sparse.cram import CompressionAware
 from vision_extras.sparse.one_shot import Calibration, one_shot
 from vision_extras.sparse.operations import Forward, Operations
 from vision_extras.sparse.phased import Phased, check_network
@@ -158,6 +159,9 @@ class ImageTask(PlannedTask):
             self.methods.append(SubspaceTraining(self._subspace, curriculum))
         if recipe.sharpness.radius:
             self.methods.append(Sharpness(model, recipe.sharpness.radius))
+        if recipe.cram.update != "none":
+            weights = partial(prunable, model.network, recipe.cram.keep)
+            self.methods.append(CompressionAware(model.network, weights, recipe.cram, model.level_masks))
         self._average: WeightAverage | None = None
         if recipe.average.decay:
             # After whatever changes weights or how many there are.
@@ -226,7 +230,8 @@ class ImageTask(PlannedTask):
         """Loss, accuracy, calibration error and entropy skewness on the held-out images, at the reference size.
 
         The averaged weights' loss and accuracy are beside them, and the accuracy at a subspace's strongest level; all
-        else is at its weakest, where it is left.
+        else is at its weakest, where it is left. So are the accuracies on images with random labels, by these and by
+        the true ones.
         """
         if not len(self._split.held_out):
             return {}
@@ -238,12 +243,21 @@ class ImageTask(PlannedTask):
             with standing(self._subspace, self._subspace.compression.strongest):
                 strongest["strongest_accuracy"] = evaluation.predictions(shape)["accuracy"]
         with self._at_weakest():
-            found = evaluation.predictions(shape) | strongest
+            found = evaluation.predictions(shape) | strongest | self._memorised(evaluation)
         if self._average is not None:
             with self._average.applied(), self._at_weakest():
                 averaged = evaluation.predictions(shape)
             found |= {f"average_{name}": averaged[name] for name in ("loss", "accuracy")}
         return found
+
+    def _memorised(self, evaluation: ImageEvaluation) -> dict[str, float]:
+        """The accuracies on images to learn from that got random labels, seen as held-out ones are."""
+        found = self._split.relabelled
+        if found is None:
+            return {}
+        labellings = {"random_label_accuracy": found.drawn, "true_label_accuracy": found.true}
+        images = dataclasses.replace(evaluation, images=found.rows)
+        return images.accuracy_by(labellings, self._recipe.sampler.shape)
 
     def _at_weakest(self) -> AbstractContextManager[None]:
         """Where a subspace is evaluated, if there is one."""
@@ -284,10 +298,16 @@ class ImageTask(PlannedTask):
         return one_shot(self.model.network, recipe.one_shot, partial(evaluation.predictions, shape), images)
 
     def _dense_outcome(self, evaluation: ImageEvaluation) -> dict[str, float]:
-        """What is measured of the weights that the last dense phase ended with."""
-        with self.model.dense.applied(learned(self.model.network)):
-            found = evaluation.predictions(self._recipe.sampler.shape)
-        return {name: found[name] for name in ("accuracy", "loss")}
+        """What is measured of the weights that the last dense phase ended with, and how much the sparse ones agree."""
+        shape, weights = self._recipe.sampler.shape, learned(self.model.network)
+
+        def dense(images: Tensor, labels: Tensor) -> Tensor:
+            with self.model.dense.applied(weights):
+                return evaluation.classify(images, labels)
+
+        with self.model.dense.applied(weights):
+            found = evaluation.predictions(shape)
+        return {name: found[name] for name in ("accuracy", "loss")} | evaluation.agreement(dense, shape)
 
     def _curve(self, evaluation: ImageEvaluation) -> dict[str, dict[str, float]]:
         """What is measured at each level."""

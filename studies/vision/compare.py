@@ -24,7 +24,8 @@ from hylora.training.tasks import find_task
 
 # Of each epoch the last record: what is scheduled, and what was measured.
 _EVERY_EPOCH = ("epoch", "lr", "height", "width", "width_factor", "depth_factor", "sparsity", "fisher", "fisher_error",
-                "kl_uniform", "eval_accuracy", "eval_loss", "eval_entropy_skewness")  # fmt: skip
+                "kl_uniform", "eval_accuracy", "eval_loss", "eval_entropy_skewness", "eval_random_label_accuracy",
+                "eval_true_label_accuracy")  # fmt: skip
 
 
 def train(comparison: Path, setting: str, overrides: list[str], seed: int, output: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,22 @@ if TYPE_CHECKING:
     from vision_extras.recipe import ImageRecipe
     from vision_extras.sparse import OneShotRecipe
 
-__all__ = ["evaluate", "outputs_by_name", "read_outputs"]
+__all__ = [
+    "RUN_HELP",
+    "check_output",
+    "evaluate",
+    "folder_of",
+    "outputs_by_name",
+    "read_outputs",
+    "read_split",
+    "write_result",
+]
+
+RUN_HELP = "Folder of a finished run, or a file of other weights in it, such as average.safetensors."
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[section.key=value]...", help="Settings in place of the run's: images.path=..."),
@@ -62,9 +73,9 @@ def evaluate(
         ValueError: on wrong input, before anything is evaluated.
         OSError: if a file cannot be read or written.
     """
-    if output is not None and output.exists() and not overwrite:
-        raise ValueError(f"--output {str(output)!r} exists; choose another name or add --overwrite")
-    read_yaml(run / "recipe.yaml")
+    check_output(output, overwrite)
+    folder = folder_of(run)
+    read_yaml(folder / "recipe.yaml")
     # A run that is not there shows before the seconds that these take to import.
     from accelerate import Accelerator
 
@@ -72,12 +83,13 @@ def evaluate(
     from vision_extras.metrics import ImageEvaluation, find_head
     from vision_extras.models import check_sides, load_network
     from vision_extras.recipe import ImageRecipe
-    from vision_extras.sparse.one_shot import check_one_shot, one_shot
+    from vision_extras.sparse.compression import check_levels
+    from vision_extras.sparse.one_shot import one_shot
     from vision_extras.subspaces import CompressibleSubspace
     from vision_extras.subspaces.curve import curve, measured_levels
 
-    trained = ImageRecipe.load(run / "recipe.yaml")
-    recipe = ImageRecipe.load(run / "recipe.yaml", ("evaluation.every=0", "one_shot.levels=[]", *(overrides or ())))
+    trained = ImageRecipe.load(folder / "recipe.yaml")
+    recipe = ImageRecipe.load(folder / "recipe.yaml", ("evaluation.every=0", "one_shot.levels=[]", *(overrides or ())))
     sides, shape = sides or recipe.evaluation.sides, recipe.sampler.shape
     accelerator = Accelerator()
     network = load_network(run).to(accelerator.device)
@@ -86,12 +98,12 @@ def evaluate(
     if levels:
         if isinstance(network, CompressibleSubspace):
             raise ValueError(f"--levels {' '.join(levels)} is for plain networks; a subspace has subspace.measured")
-        check_one_shot(network, compressions)
+        check_levels(network, compressions.levels, compressions.keep)
         calibration = _calibration(trained, compressions)
     images = _as_learned(recipe.images, trained.images)
-    split = _split(images)
+    split = read_split(images)
     rows = split.held_out if len(split.held_out) else split.train
-    outputs = _outputs(run, split, classes)
+    outputs = _outputs(folder, split, classes)
 
     def classify(images: Tensor, labels: Tensor) -> Tensor:
         return network(images)[:, outputs]
@@ -125,12 +137,31 @@ def evaluate(
         "evaluation": found,
         "environment": environment(),
     }
-    if not accelerator.is_main_process:
-        return
+    if accelerator.is_main_process:
+        write_result(result, output)
+        Console().print(_table(result))
+
+
+def check_output(output: Path | None, overwrite: bool) -> None:
+    """Refuse to replace a result that is not to be replaced.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if output is not None and output.exists() and not overwrite:
+        raise ValueError(f"--output {str(output)!r} exists; choose another name or add --overwrite")
+
+
+def write_result(result: Mapping[str, Any], output: Path | None) -> None:
+    """Write a result as JSON, where there is a place for it."""
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(result, indent=2) + "\n")
-    Console().print(_table(result))
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of a run that is named by it, or by a file of weights in it."""
+    return run.parent if run.is_file() else run
 
 
 def _compression(level: str) -> float | str:
@@ -145,13 +176,18 @@ def _calibration(trained: ImageRecipe, recipe: OneShotRecipe) -> Iterable[Tensor
     """Images that a network has learned from, as it saw them."""
     from vision_extras.sparse.one_shot import Calibration
 
-    split, loop = _split(trained.images), trained.training
+    split, loop = read_split(trained.images), trained.training
     return Calibration(
         split.train, split.augmented(trained.augment), trained.sampler.shape, recipe, loop.seed, loop.workers
     )
 
 
-def _split(images: ImagesRecipe) -> Split:
+def read_split(images: ImagesRecipe) -> Split:
+    """The images of a recipe.
+
+    Raises:
+        RecipeError: if they cannot be had.
+    """
     from vision_extras.images import load_split
 
     try:

@@ -35,6 +35,8 @@ class ImagesRecipe:
         unreadable: before training every file is decoded once: `refuse` ends with the names of those that cannot be,
             `skip` leaves them out and lists them in data.json. `trust` decodes nothing ahead; one that cannot be read
             ends training.
+        random_labels: so many of the images to learn from, drawn by the run's seed, get labels drawn at random; what
+            becomes of them is measured.
     """
 
     name: Literal["digits", "mnist", "pictures", "folder", "dataset"]
@@ -51,6 +53,7 @@ class ImagesRecipe:
     std: tuple[float, ...] | None = None
     crop: float = 1.0
     unreadable: Literal["refuse", "skip", "trust"] = "refuse"
+    random_labels: int = 0
 
     def __post_init__(self) -> None:
         check_choice(self, "name", "unreadable")
@@ -58,6 +61,7 @@ class ImagesRecipe:
         check_range(self, "mean")
         check_range(self, "std", above=0)
         check_range(self, "crop", above=0, most=1)
+        check_range(self, "random_labels", least=0)
         expand_home(self, "path")
         if self.name != "dataset":
             refuse_unread(self, "config", "image_column", "label_column")

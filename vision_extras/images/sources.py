@@ -17,6 +17,7 @@ from vision_extras.images.dataset import open_split, read_dataset
 from vision_extras.images.embedded import PICTURES, read_digits, read_mnist, read_pictures
 from vision_extras.images.folder import classes_of, read_folder
 from vision_extras.images.recipe import AugmentRecipe, ImagesRecipe
+from vision_extras.images.relabelled import Relabelled, relabel
 
 __all__ = ["SOURCES", "Source", "Split", "load_split", "plain_batches"]
 
@@ -70,6 +71,7 @@ class Split:
         classes: the name of each label.
         plain: makes batches of them as they are.
         unreadable: images that were left out, and why.
+        relabelled: images to learn from that got random labels.
     """
 
     train: Rows
@@ -77,6 +79,7 @@ class Split:
     classes: tuple[str, ...]
     plain: Resized
     unreadable: tuple[str, ...] = ()
+    relabelled: Relabelled | None = None
 
     @property
     def channels(self) -> int:
@@ -86,6 +89,11 @@ class Split:
     def augmented(self, recipe: AugmentRecipe) -> Augmented:
         """Makes batches of the images changed at random."""
         return Augmented(self.plain.mean, self.plain.std, self.plain.crop, recipe, len(self.classes))
+
+    def with_random_labels(self, count: int, seed: int) -> Split:
+        """The same, with random labels for some images to learn from; see `relabel`."""
+        train, relabelled = relabel(self.train, len(self.classes), count, seed)
+        return dataclasses.replace(self, train=train, relabelled=relabelled)
 
 
 def plain_batches(recipe: ImagesRecipe) -> Resized:

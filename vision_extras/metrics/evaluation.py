@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hylora.training.evaluation import totals
 from hylora.training.processes import share_of
 from vision_extras.images import IGNORED, Resized, Rows, dealt
+from vision_extras.metrics.agreement import agreement_metrics, agreement_sums
 from vision_extras.metrics.embeddings import embedding_metrics, embedding_sums, penultimate, views_of
 from vision_extras.metrics.predictions import prediction_metrics, prediction_sums
 
@@ -57,6 +58,35 @@ class ImageEvaluation:
     def accuracies(self, sides: Iterable[int]) -> dict[str, float]:
         """The accuracy at each resolution, by its side in pixels (section 4.2.2, metric 4; figure 4.3c)."""
         return {str(side): self.predictions((side, side))["accuracy"] for side in sides}
+
+    def accuracy_by(self, labellings: Mapping[str, Tensor], shape: tuple[int, int]) -> dict[str, float]:
+        """The accuracy by each of several labellings of the images, whose own labels are their numbers.
+
+        Args:
+            labellings: by name the label of each image, [N].
+            shape: height and width that images are resized to.
+        """
+
+        def measure(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            told, numbers = self.classify(images, labels).argmax(dim=-1).cpu(), labels.cpu()
+            told, numbers = told[numbers != IGNORED], numbers[numbers != IGNORED]
+            return tuple((told == by[numbers]).sum() for by in labellings.values())
+
+        right = self._totals(measure, shape)
+        return {name: float(count) / len(self.images) for name, count in zip(labellings, right, strict=True)}
+
+    def agreement(self, other: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int]) -> dict[str, float]:
+        """How much another classifier says the same, as `agreement_metrics` has it; that is the dense one of the two.
+
+        Args:
+            other: as `classify`; it may be the same network, with other weights while it is called.
+            shape: height and width that images are resized to.
+        """
+
+        def measure(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            return agreement_sums(self.classify(images, labels), other(images, labels), labels)
+
+        return agreement_metrics(*self._totals(measure, shape))
 
     def embeddings(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, float]:
         """How far embeddings move, as `embedding_metrics` has it, in a pass over the images for each view.

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vision_extras.masks import Scope, check_level, gone
+from vision_extras.masks import Scope, check_level, gone, prunable
 from vision_extras.models.grid import Grid
 
-__all__ = ["check_compression", "compress", "grids", "share_range"]
+__all__ = ["bits_of", "check_compression", "check_levels", "compress", "grids", "share_range"]
 
 _BITS = re.compile(r"([2-8])bit")
 _RANGE = re.compile(r"(0?\.\d+|0)-(0?\.\d+)")
@@ -47,6 +47,31 @@ def share_range(level: float | str) -> tuple[float, float] | None:
     if not low < high:
         raise ValueError(f"level={level!r} must name the smaller share before the greater")
     return low, high
+
+
+def check_levels(network: nn.Module, levels: Collection[float | str], keep: Collection[str]) -> None:
+    """Refuse levels that a network cannot be compressed to.
+
+    Args:
+        network: any module; it may be on the meta device.
+        levels: compressions, and ranges of shares.
+        keep: modules that are not compressed, by name.
+
+    Raises:
+        ValueError: naming the field: no weight may go, a name in `keep` is unknown, a pattern divides no weight.
+    """
+    weights = prunable(network, keep)
+    if not weights:
+        raise ValueError(
+            f"levels={[*levels]} compress weights of more than one dimension, and the network has none; leave them out"
+        )
+    scores = {name: torch.empty_like(weight, device="meta") for name, weight in weights.items()}
+    for level in levels:
+        if isinstance(level, str) and bits_of(level) is None and share_range(level) is None:
+            try:
+                gone(scores, level)
+            except ValueError as error:
+                raise ValueError(f"levels: {error}") from error
 
 
 @torch.no_grad()

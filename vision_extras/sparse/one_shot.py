@@ -14,38 +14,14 @@ from hylora.training.feed import Batch, Collate, made_ahead
 from vision_extras.batch_norms import batch_norms, recalibrate
 from vision_extras.copies import restored
 from vision_extras.images import Rows
-from vision_extras.masks import gone, prunable
-from vision_extras.sparse.compression import bits_of, compress
+from vision_extras.masks import prunable
+from vision_extras.sparse.compression import check_levels, compress
 from vision_extras.sparse.recipe import OneShotRecipe
 
-__all__ = ["Calibration", "check_one_shot", "one_shot"]
+__all__ = ["Calibration", "one_shot"]
 
 # Images in each pass (appendix C.2.1).
 _BATCH = 128
-
-
-def check_one_shot(network: nn.Module, recipe: OneShotRecipe) -> None:
-    """Refuse levels that a network cannot be compressed to.
-
-    Args:
-        network: any module; it may be on the meta device.
-        recipe: of the measurement.
-
-    Raises:
-        ValueError: naming the field: no weight may go, a name in `keep` is unknown, a pattern divides no weight.
-    """
-    weights = prunable(network, recipe.keep)
-    if not weights:
-        raise ValueError(
-            f"levels={[*recipe.levels]} compress weights of more than one dimension, and the network has none; leave "
-            "them out"
-        )
-    for level in recipe.levels:
-        if isinstance(level, str) and bits_of(level) is None:
-            try:
-                gone({name: torch.empty_like(weight, device="meta") for name, weight in weights.items()}, level)
-            except ValueError as error:
-                raise ValueError(f"levels: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -111,9 +87,9 @@ def one_shot(
         statistics `tuned_accuracy` and `tuned_loss`, those with statistics taken anew.
 
     Raises:
-        ValueError: as `check_one_shot`.
+        ValueError: as `check_levels`.
     """
-    check_one_shot(network, recipe)
+    check_levels(network, recipe.levels, recipe.keep)
     weights, found = prunable(network, recipe.keep), {}
     device = next(iter(weights.values())).device
     # Not only what is compressed: batch norms have statistics and counters.

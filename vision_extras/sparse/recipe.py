@@ -8,7 +8,7 @@ from typing import Literal
 
 from hylora.training.fields import check_choice, check_range
 from vision_extras.masks import Scope, check_level
-from vision_extras.sparse.compression import check_compression, share_range
+from vision_extras.sparse.compression import bits_of, check_compression, share_range
 
 __all__ = ["CramRecipe", "OneShotRecipe", "SparseRecipe"]
 
@@ -95,6 +95,20 @@ class CramRecipe:
         for level in self.levels:
             if share_range(level) is None:
                 check_compression(level)
+            if self.mask_every > 1 and (share_range(level) is not None or bits_of(level) is not None):
+                raise ValueError(f"mask_every={self.mask_every} keeps masks, and level={level!r} has none to keep")
+        if self.update == "csam" and (self.plus or self.mask_every > 1):
+            raise ValueError(
+                f"update='csam' takes no pass at the weights themselves, and makes two masks in an update; set "
+                f"plus={self.plus} to false and mask_every={self.mask_every} to 1"
+            )
+
+    @property
+    def passes(self) -> float:
+        """How many an update takes on the average, of which an ordinary one has one."""
+        if self.update == "none" or (self.update == "topk" and not self.plus):
+            return 1.0
+        return 2.0 - self.plain
 
 
 @dataclass(frozen=True, kw_only=True)

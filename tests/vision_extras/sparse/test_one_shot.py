@@ -22,7 +22,8 @@ from vision_extras import commands
 from vision_extras.images import AugmentRecipe, ImagesRecipe, load_split
 from vision_extras.run import make_task
 from vision_extras.sparse import OneShotRecipe
-from vision_extras.sparse.one_shot import Calibration, check_one_shot, one_shot
+from vision_extras.sparse.compression import check_levels
+from vision_extras.sparse.one_shot import Calibration, one_shot
 
 SPLIT = load_split(ImagesRecipe(name="digits", held_out=0.95))
 PLAIN = {"sampler": {"name": "ssc_fbs"}, "growth": {}, "pruning": {}, "model": {"name": "resnet8"}}
@@ -148,13 +149,14 @@ REFUSED = {
 def test_what_cannot_be_compressed_is_refused(case):
     settings, message = REFUSED[case]
     with pytest.raises(ValueError) as error:
-        check_one_shot(network().to("meta"), OneShotRecipe(**settings))
+        recipe = OneShotRecipe(**settings)
+        check_levels(network().to("meta"), recipe.levels, recipe.keep)
     assert str(error.value).startswith(message)
 
 
 def test_a_network_of_vectors_is_refused():
     with pytest.raises(ValueError, match=r"levels=\[0.5\] compress weights of more than one dimension"):
-        check_one_shot(nn.LayerNorm(4), OneShotRecipe(levels=(0.5,)))
+        check_levels(nn.LayerNorm(4), [0.5], ())
 
 
 IN_TRAINING = {
