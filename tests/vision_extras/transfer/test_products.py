@@ -46,7 +46,9 @@ def test_only_what_is_sparse_and_fits_is_taken():
         nn.Conv2d(8, 8, 3, padding="same"),
     )
     assert [*SparseProducts(pruned(layers, 0.95)).convolutions] == [layers[0]]
-    assert not SparseProducts(pruned(nn.Sequential(nn.Conv2d(4, 8, 3)), 0.5)).convolutions
+    some = pruned(nn.Sequential(nn.Conv2d(10, 10, 1), nn.Conv2d(10, 10, 3)), 0.9)
+    assert [*SparseProducts(some).convolutions] == [some[0]]
+    assert [*SparseProducts(some, least=0.9).convolutions] == [*some]
 
 
 def test_a_network_gives_what_it_gave_and_is_left_as_it_was():
