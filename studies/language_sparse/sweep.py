@@ -145,7 +145,7 @@ class Study:
         )
 
     def phases(self, seed: int, schedule: str, sparsity: float) -> None:
-        """AC/DC (`alternating`) or gradual pruning, in about the proportions of the thesis's language model (3.5.2)."""
+        """AC/DC (`alternating`) or gradual pruning, about as long in each phase as in section 3.5.2."""
         first, last, turn = (max(1, self.epochs // part) for part in (9, 6, 16))
         lengths = {"warmup": first, "last_dense": last, "last_sparse": last, "sparse": turn, "dense": turn}
         plan = plan_phases(SparseRecipe(schedule=schedule, sparsity=sparsity, **lengths), self.epochs)
