@@ -21,9 +21,11 @@ from vision_extras.planned import refuse_sides
 from vision_extras.planning import RunPlan, compound, plan_run
 from vision_extras.recipe import ImageRecipe
 from vision_extras.sparse.compression import check_levels
+from vision_extras.sparse.phased import check_network
 from vision_extras.subspaces import CompressibleSubspace
 from vision_extras.task import Classification, ImageTask, Loss
 from vision_extras.transfer.frozen import cached_features, stays_the_same
+from vision_extras.transfer.products import SparseProducts
 
 __all__ = ["TASK", "make_task", "train"]
 
@@ -100,6 +102,11 @@ def make_task(
     else:
         network = OwnNetwork(network)
     _check_levels(recipe, network, split)
+    if recipe.sparse.schedule != "none":
+        try:
+            check_network(recipe.sparse, network)
+        except ValueError as error:
+            raise RecipeError(f"sparse.{error}") from error
     if recipe.subspace.kind != "none":
         network = _subspace(recipe, network, split, drawn)
     refuse_sides(recipe, network, recipe.evaluation.sides)
@@ -111,10 +118,14 @@ def make_task(
         instance = recipe.subspace.norm == "instance"
         remedy = "; norms of each channel need several positions, which larger images have" if instance else ""
         raise RecipeError(f"model.name={recipe.model.name!r}: {error}{remedy}") from error
-    linear, features = recipe.model.train == "head", None
-    if linear and stays_the_same(recipe):
-        features = cached_features(network, split, recipe, accelerator.device)
-    model = Classification(network, loss, recipe.augment.label_smoothing, frozen=linear)
+    products = features = None
+    if recipe.model.train == "head":
+        # Where there is a GPU, its convolutions are faster.
+        products = SparseProducts(network if accelerator.device.type == "cpu" else nn.Identity())
+        with products.applied():
+            if stays_the_same(recipe):
+                features = cached_features(network, split, recipe, accelerator.device)
+    model = Classification(network, loss, recipe.augment.label_smoothing, products)
     try:
         return ImageTask(model, split, recipe, share_of(accelerator), features)
     except ValueError as error:

@@ -21,7 +21,6 @@ from hylora.training.feed import Batch, Share
 from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.processes import sum_over_processes
-from hylora.training.recipe import RecipeError
 from vision_extras.averaging import WeightAverage
 from vision_extras.copies import WeightCopies, learned, write_copies
 from vision_extras.curricula import Growth
@@ -38,13 +37,14 @@ from vision_extras.sharpness import Sharpness
 from vision_extras.sparse.cram import CompressionAware
 from vision_extras.sparse.one_shot import Calibration, one_shot
 from vision_extras.sparse.operations import Forward, Operations
-from vision_extras.sparse.phased import Phased, check_network
+from vision_extras.sparse.phased import Phased
 from vision_extras.sparse.phases import plan_phases
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceTraining
 from vision_extras.subspaces.costs import costs
 from vision_extras.subspaces.curve import curve, measured_levels, standing
 from vision_extras.subspaces.drift import batch_norm_drift
 from vision_extras.transfer.frozen import FeatureSplit, stacked
+from vision_extras.transfer.products import SparseProducts
 
 __all__ = ["Classification", "ImageTask", "Loss"]
 
@@ -62,11 +62,16 @@ class Classification(nn.Module):
         network: from images to logits.
         loss: from logits [B, classes] and labels to the loss of each image, [B]; None for cross entropy.
         label_smoothing: which share of each label is spread over all classes in training, by cross entropy.
-        frozen: whether the network is always in evaluation mode, as where its classifier alone is trained.
+        frozen: how passes in training are made where the network's classifier alone is trained: it then is always in
+            evaluation mode. None trains all of it.
     """
 
     def __init__(
-        self, network: nn.Module, loss: Loss | None = None, label_smoothing: float = 0.0, frozen: bool = False
+        self,
+        network: nn.Module,
+        loss: Loss | None = None,
+        label_smoothing: float = 0.0,
+        frozen: SparseProducts | None = None,
     ) -> None:
         super().__init__()
         self._frozen = frozen
@@ -80,7 +85,7 @@ class Classification(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self._frozen:
+        if self._frozen is not None:
             self.network.eval()
         return self
 
@@ -91,13 +96,19 @@ class Classification(nn.Module):
             images: [B, C, H, W]; or what the network's classifier is given for them, [B, D].
             labels: [B], of which -100 is ignored; or [B, classes] in float32, the share of each.
         """
-        logits = self.network(images) if images.ndim > 2 else find_head(self.network)(images)
+        logits = self._logits(images)
         if not self.training:
             return logits
         soft = labels.ndim > 1
         counted = torch.ones_like(labels[:, 0]) if soft else labels != IGNORED
         losses = self.loss(logits.float(), labels if soft else labels.clamp(min=0))
         return (losses * counted).sum(), counted.sum()
+
+    def _logits(self, images: Tensor) -> Tensor:
+        if images.ndim == 2:
+            return find_head(self.network)(images)
+        with nullcontext() if self._frozen is None or not self.training else self._frozen.applied():
+            return self.network(images)
 
 
 class ImageTask(PlannedTask):
@@ -181,10 +192,6 @@ class ImageTask(PlannedTask):
 
     def _in_phases(self) -> Phased:
         network, masks, recipe = self.model.network, self.model.masks, self._recipe.sparse
-        try:
-            check_network(recipe, network)
-        except ValueError as error:
-            raise RecipeError(f"sparse.{error}") from error
         phases, weights = plan_phases(recipe, self._recipe.training.epochs), partial(prunable, network, recipe.keep)
         options = {"scope": recipe.scope, "fresh_momentum": recipe.fresh_momentum, "dense": self.model.dense}
         return Phased(network, masks, weights, phases, self.plan, **options)

@@ -44,7 +44,7 @@ class ModelRecipe:
     Args:
         name: which one; resnet20 to resnet110, cpreresnet20, resnet18_cifar and vgg11 are for small images.
             `transformers` and `timm` have more, and `package.module:function` is a factory of one's own, which is
-            called with `channels`, `classes` and what `config` has. `run` takes the network that a finished run left in
+            called with `channels`, `classes` and what `config` has. `run` is the network that a finished run left in
             `path`, with a new classifier.
         norm: of `batch` statistics, or of `group`s of 8 channels in each image alone.
         width: factor on its channels, which are rounded up to multiples of 8.
@@ -80,8 +80,8 @@ class ModelRecipe:
         expand_home(self, "path")
         if self.path is not None and self.name not in ("run", "transformers"):
             raise ValueError(
-                f"name={self.name!r} is a network with random weights, and path={self.path!r} has one that is trained; "
-                "leave one out. A run's network has name=run, and one of the hub name=transformers"
+                f"name={self.name!r} is a network with random weights, and path={self.path!r} has one that is "
+                "trained; leave one out. A run's network has name=run, and one of the hub name=transformers"
             )
         if self.path is None and (self.name == "run" or self.train == "head"):
             what = f"train={self.train!r}" if self.name != "run" else "name='run'"

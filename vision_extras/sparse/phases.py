@@ -100,7 +100,7 @@ def _gradual(recipe: SparseRecipe, epochs: int) -> tuple[Phase, ...]:
     lengths = [(recipe.warmup, 0.0)]
     for rise, following in zip(rises, [*rises[1:], epochs], strict=True):
         left = (full - rise) / (full - zero)
-        lengths.append((following - rise, recipe.sparsity * (1 - left**3)))
+        lengths.append((following - rise, round(recipe.sparsity * (1 - left**3), 6)))
     return _in_turn(lengths)
 
 

@@ -31,7 +31,8 @@ class SparseRecipe:
         sparse: epochs of a sparse phase; of `gradual`, from one rise to the next.
         dense: epochs of a dense phase between sparse ones.
         last_dense: epochs of the last dense phase.
-        last_sparse: epochs of the last sparse phase, or of `gradual` at its full sparsity.
+        last_sparse: epochs of the last sparse phase, which gets those too that are left over; or of `gradual` at its
+            full sparsity.
         finish: `dense` trains the last phase dense instead, which finetunes the dense outcome.
         fresh_momentum: whether the optimizer forgets at the beginning of a dense phase what it has gathered.
     """

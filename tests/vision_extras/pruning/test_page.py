@@ -45,9 +45,9 @@ def test_the_sweeps_of_the_recipe_are_those_of_the_driver():
 
 @pytest.mark.slow
 def test_its_first_command_trains(tmp_path):
-    """Two of its epochs."""
+    """Four of its epochs, on smaller images."""
     words = next(words for words in COMMANDS if "hylora.train" in words)
-    small = ["training.epochs=2", "pruning.at=1", "images.name=digits", "sampler.side=4", f"output.path={tmp_path}"]
+    small = ["training.epochs=4", "pruning.at=1", "images.name=digits", "sampler.side=8", f"output.path={tmp_path}"]
     recipe = ImageRecipe.load(ROOT / words[4], [*overrides_of(words), *small])
     assert train(recipe).evaluation["accuracy"] > 0.1
     assert json.loads((tmp_path / "results.json").read_text())["sparsity"] == pytest.approx(0.9, abs=1e-4)

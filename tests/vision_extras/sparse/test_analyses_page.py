@@ -57,4 +57,4 @@ def test_the_study_has_recipes_that_load():
     for setting in study["settings"].values():
         recipe = ImageRecipe.load(ROOT / study["recipe"], [*study["set"], *setting["set"]])
         assert recipe.images.random_labels == 200
-    assert sum("augmented" in name for name in study["settings"]) == 5 and len(study["settings"]) == 10
+    assert sum("augmented" in name for name in study["settings"]) == 5 and len(study["settings"]) == 11
