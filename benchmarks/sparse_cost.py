@@ -34,7 +34,7 @@ from vision_extras.sparse.phased import Phased
 from vision_extras.sparse.phases import Phase
 
 # Networks, with the side of their images in pixels and how many make a batch.
-_CASES = {"resnet8": (14, 128), "resnet20": (32, 64), "resnet18_cifar": (32, 16)}
+_CASES = {"resnet8": (14, 128), "resnet20": (32, 64), "resnet18_cifar": (32, 64)}
 _STEPS = 1_000_000
 
 
