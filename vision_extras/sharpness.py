@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +13,9 @@ from hylora.training.fields import check_range
 from hylora.training.method import Method
 from hylora.training.optimizer import trainable
 from vision_extras.batch_norms import held_statistics
+from vision_extras.copies import restored
 
-__all__ = ["Sharpness", "SharpnessRecipe", "ascend", "ascend_by_length", "restored"]
+__all__ = ["Sharpness", "SharpnessRecipe", "ascend", "ascend_by_length"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +46,12 @@ class Sharpness(Method):
 
     def gradients(self, accumulate: Callable[[], Tensor]) -> Tensor:
         """Those at the worst point; loss and batch statistics are those of the weights themselves."""
-        loss_sum, parameters = accumulate(), [*trainable(self._model).values()]
-        with restored(parameters):
-            ascend_by_length(parameters, self._radius)
+        loss_sum, weights = accumulate(), trainable(self._model)
+        with restored(weights):
+            ascend_by_length([*weights.values()], self._radius)
             with held_statistics(self._model):
                 accumulate()
         return loss_sum
-
-
-@contextlib.contextmanager
-def restored(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside the block parameters may be changed; after it they are what they were, bit for bit. Gradients stay."""
-    before = [(parameter, parameter.detach().clone()) for parameter in parameters]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in before:
-                parameter.copy_(value)
 
 
 @torch.no_grad()

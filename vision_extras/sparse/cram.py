@@ -14,8 +14,9 @@ from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import trainable
 from vision_extras.batch_norms import held_statistics
+from vision_extras.copies import restored
 from vision_extras.masks import Masks, gone
-from vision_extras.sharpness import ascend, ascend_by_length, restored
+from vision_extras.sharpness import ascend, ascend_by_length
 from vision_extras.sparse.compression import compress, share_range
 from vision_extras.sparse.recipe import CramRecipe
 
@@ -74,15 +75,16 @@ class CompressionAware(Method):
         """Those of the compressed weights, and with `plus` the weights' own; the loss is that of the first pass."""
         if self._plain:
             return accumulate()
-        recipe, parameters = self._recipe, [*trainable(self._network).values()]
+        recipe, trained = self._recipe, trainable(self._network)
+        parameters = [*trained.values()]
         loss_sum, own = None, []
         if recipe.update == "cram" or recipe.plus:
             loss_sum = accumulate()
             own = [parameter.grad for parameter in parameters]
         elif recipe.update == "csam":
-            with restored(parameters):
+            with restored(trained):
                 loss_sum = self._at_compressed(accumulate)
-        with restored(parameters):
+        with restored(trained):
             if recipe.update == "cram":
                 ascend(parameters, recipe.radius)
             elif recipe.update == "csam":
