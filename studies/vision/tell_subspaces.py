@@ -15,8 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from PIL import Image
-from tell import Run, by_setting, line, mean
+from tell import Run, by_setting, head, line, mean, save
 
 ROOT = Path(__file__).parents[2]
 # What is compared, and what a level is there.
@@ -46,7 +45,7 @@ def curves(runs: Iterable[Run]) -> Iterator[tuple[str, dict[str, tuple[float, fl
 
 def table(runs: list[Run]) -> Iterator[str]:
     """Accuracy by level, of each setting."""
-    yield from _head(runs[0]["curve"])
+    yield from head(runs[0]["curve"])
     for name, curve in curves(runs):
         yield line([name, *(f"{middle:.1f} ± {spread:.1f}" for middle, spread in curve.values())])
 
@@ -55,7 +54,7 @@ def drift_table(runs: list[Run]) -> Iterator[str]:
     """How far the stored means of batch norms are from those of batches, by level, of the settings that have any."""
     drifting = [run for run in runs if "drift" in next(iter(run["curve"].values()))]
     if drifting:
-        yield from _head(drifting[0]["curve"])
+        yield from head(drifting[0]["curve"])
     for name, group in by_setting(drifting).items():
         yield line([name, *(f"{middle:.3g}" for middle, _ in along(group, "drift", 1).values())])
 
@@ -64,7 +63,7 @@ def costs_table(runs: list[Run]) -> Iterator[str]:
     """What each level takes of what the weakest takes, by the first setting."""
     group = next(iter(by_setting(runs).values()))
     levels = list(group[0]["costs"])
-    yield from _head(levels)
+    yield from head(levels)
     first = group[0]["costs"][levels[0]]
     for name in ("parameters", "bytes", "operations", "seconds"):
         if name not in first:
@@ -75,12 +74,6 @@ def costs_table(runs: list[Run]) -> Iterator[str]:
             for level in levels
         ]
         yield line([name, *(f"{share:.3f}x" for share in shares)])
-
-
-def _head(levels: Iterable[str]) -> Iterator[str]:
-    levels = list(levels)
-    yield line(["", *levels])
-    yield line(["---", *("--:" for _ in levels)])
 
 
 def draw(found: dict[str, list[Run]], path: Path) -> None:
@@ -110,9 +103,7 @@ def draw(found: dict[str, list[Run]], path: Path) -> None:
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     for axis in axes.flat[len(found) :]:
         axis.axis("off")
-    figure.savefig(path, dpi=80)
-    # A tenth of the bytes, for colours that nobody tells apart.
-    Image.open(path).convert("RGB").quantize(48).save(path, optimize=True)
+    save(figure, path)
 
 
 def read(folder: Path) -> dict[str, list[Run]]:

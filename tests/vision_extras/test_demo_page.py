@@ -42,6 +42,44 @@ def test_the_page_on_subspaces_has_the_tables_of_the_results(monkeypatch):
             assert row in lines
 
 
+def test_the_page_on_sparse_networks_is_what_the_script_makes_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "studies/vision")
+    telling = script("studies/vision/tell_sparse.py")
+    begin, end = telling.MARKERS
+    shown = page("docs/guides/sparse_figures.md").partition(begin)[2].partition(end)[0]
+    assert shown.strip() == telling.told(json.loads(telling.RESULTS.read_text())["runs"])
+    assert "| gradual | —" in shown and "| dense | 9" in shown
+
+
+def test_methods_are_told_by_sparsity_and_over_seeds(monkeypatch):
+    """Also of a setting with one seed, and where a level or a dense outcome was not measured."""
+    monkeypatch.syspath_prepend(ROOT / "studies/vision")
+    telling = script("studies/vision/tell_sparse.py")
+
+    def run(setting, accuracy, **found):
+        flops = {"training": 55, "dense_training": 100, "inference": 1, "dense_inference": 8}
+        changes = [(0, None), (6, None), (12, accuracy / 8)]
+        phases = [{"first": first, "mask_change": change, "pruned_filters": 0.25} for first, change in changes]
+        return {"setting": setting, "evaluation": {"accuracy": accuracy}, "epochs": [1], **found} | (
+            {} if "one_shot" in found else {"sparse": {"flops": flops, "phases": phases}}
+        )
+
+    at_once = {"0.9": {"accuracy": 0.25, "tuned_accuracy": 0.5}}
+    runs = [run("AC/DC 0.95", 0.8), run("AC/DC 0.95", 0.6), run("SAM", 0.9, one_shot=at_once)]
+    runs += [run("AC/DC 0.95, local", 0.5, dense={"accuracy": 0.75})]
+    _, _, trained, sam = telling.levels_table(runs, "tuned_accuracy")
+    assert trained == "| AC/DC | — | — | — | — | — | 70.0 ± 14.1 | — | — | — |"
+    assert sam == "| SAM | 90.0 | — | — | — | 50.0 | — | — | — | — |"
+    assert [*telling.flops_table(runs)][2:] == [
+        "| AC/DC 0.95 | 0.550 | 0.125 |",
+        "| AC/DC 0.95, local | 0.550 | 0.125 |",
+    ]
+    assert [*telling.variants_table(runs)][3] == "| AC/DC 0.95, local | 50.0 | 75.0 | 25.0 | 0.550 | 0.125 |"
+    assert [*telling.outcomes_table(runs)][2] == "| AC/DC 0.95 | 70.0 ± 14.1 | — | — | — |"
+    assert [*telling.masks_table(runs)][0] == "| new weights [%] | 12 |"
+    assert [*telling.masks_table(runs)][2] == "| AC/DC 0.95 | 8.75 ± 1.77 |"
+
+
 @pytest.mark.parametrize("name", ["samplers", "growth", *SUBSPACES])
 def test_results_are_of_the_settings_that_are_there(name):
     """Each with three seeds, as the comparison's file and the recipe that it names have them now."""

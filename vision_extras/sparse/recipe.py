@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,9 +94,8 @@ class CramRecipe:
         check_range(self, "plain", least=0, below=1)
         if self.update != "none" and not self.levels:
             raise ValueError("levels=() must have one at least")
+        _check_levels(level for level in self.levels if share_range(level) is None)
         for level in self.levels:
-            if share_range(level) is None:
-                check_compression(level)
             if self.mask_every > 1 and (share_range(level) is not None or bits_of(level) is not None):
                 raise ValueError(f"mask_every={self.mask_every} keeps masks, and level={level!r} has none to keep")
         if self.update == "csam" and (self.plus or self.mask_every > 1):
@@ -134,5 +134,12 @@ class OneShotRecipe:
         check_choice(self, "scope")
         check_range(self, "calibration", least=0)
         check_range(self, "passes", least=1)
-        for level in self.levels:
+        _check_levels(self.levels)
+
+
+def _check_levels(levels: Iterable[float | str]) -> None:
+    for level in levels:
+        try:
             check_compression(level)
+        except ValueError as error:
+            raise ValueError(f"levels: {error}") from error

@@ -11,12 +11,15 @@ from typing import Any
 from hylora_eval.report.measurements import Measurement, Place, Source, Subject
 from hylora_eval.results import Result, pointer
 
-__all__ = ["SEED", "read_comparison", "read_images", "read_training"]
+__all__ = ["SEED", "SPARSE", "read_comparison", "read_images", "read_training"]
 
 SEED = "training.seed"
 
 # What may differ between runs without making them runs of another setting.
-_FREE = ("output.", "tracking.", "evaluation.", "training.workers", "training.resume")
+_FREE = ("output.", "tracking.", "evaluation.", "training.workers", "training.resume", "one_shot.levels")
+
+# What says "none" where a section does nothing, and its other keys tell no runs apart.
+_SWITCHES = {"sparse": "schedule", "cram": "update"}
 
 # What is learned from, by section: runs that differ in it are not compared.
 _DATA = {
@@ -31,6 +34,9 @@ _OF_MACHINE = ("seconds", "relative_seconds", "peak_bytes")
 _BY_SIDE = "accuracy_by_side"
 _BY_LEVEL = ("curve", "costs")
 
+# What is told of sparse networks; its items begin so, such as `one_shot.2:4.accuracy`.
+SPARSE = ("one_shot", "dense", "sparse")
+
 
 def read_training(result: Result, source: Source, *root: str | int) -> Iterator[Measurement]:
     """What a run took and what was measured of it; its results stand under `root`."""
@@ -40,6 +46,8 @@ def read_training(result: Result, source: Source, *root: str | int) -> Iterator[
     for keys in (*_metrics(result, *root), *_metrics(result, *root, "evaluation")):
         options = {"variations": _known(machine)} if keys[-1] in _OF_MACHINE else {}
         yield _measurement(result, source, "training", keys, **shared, **options)
+    for item, length, keys in _of_sparse(result, *root):
+        yield replace(_measurement(result, source, "training", keys, **shared), item=item, length=length)
 
 
 def read_comparison(result: Result, source: Source) -> Iterator[Measurement]:
@@ -73,6 +81,20 @@ def _metrics(result: Result, *root: str | int) -> Iterator[tuple[str | int, ...]
                     yield (*root, section, level, name)
 
 
+def _of_sparse(result: Result, *root: str | int) -> Iterator[tuple[str, float | None, tuple[str | int, ...]]]:
+    """Item, length and place of each number of sparse networks; the length is the first epoch of a phase."""
+    levels = result.get_at(*root, "one_shot") or ()
+    for section in (("dense",), ("sparse", "flops"), *(("one_shot", level) for level in levels)):
+        for name in result.get_at(*root, *section) or ():
+            keys = (*root, *section, name)
+            if result.optional_number(*keys) is not None:
+                yield ".".join((*section, name)), None, keys
+    for number in range(len(result.get_at(*root, "sparse", "phases") or ())):
+        phase = (*root, "sparse", "phases", number)
+        if result.optional_number(*phase, "mask_change") is not None:
+            yield "sparse.mask_change", result.finite_number(*phase, "first"), (*phase, "mask_change")
+
+
 def _measurement(
     result: Result, source: Source, kind: str, keys: tuple[str | int, ...], **options: Any
 ) -> Measurement:
@@ -101,10 +123,11 @@ def _shared(result: Result, *root: str | int) -> dict[str, Any]:
         for name in names
         if (value := (recipe.get(section) or {}).get(name)) is not None
     }
+    off = tuple(f"{name}." for name, key in _SWITCHES.items() if (recipe.get(name) or {}).get(key) == "none")
     facts = {
         name: value
         for name, value in _flat(recipe).items()
-        if name != "task" and name not in data and not name.startswith(_FREE)
+        if name != "task" and name not in data and not name.startswith((*_FREE, *off))
     }
     given = result.get_at(*root, "setting") or ""
     return {

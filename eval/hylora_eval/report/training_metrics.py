@@ -25,6 +25,7 @@ class Metric:
         scale: what they are multiplied by.
         number: the kind of number, which says how many decimals it has.
         relative: whether to divide by the mean of the section's first setting.
+        over: the item whose mean, of the same setting, they are divided by; "" for none.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Metric:
     scale: float = 1.0
     number: str = "training"
     relative: bool = False
+    over: str = ""
 
     @property
     def key(self) -> Key:
@@ -42,8 +44,9 @@ class Metric:
     def cell(self, setting: Setting, base: Setting) -> Cell:
         """The mean over a setting's seeds; nothing where there is no number, or none to relate it to."""
         runs, reference = setting.runs.get(self.key), 1 / self.scale
-        if self.relative:
-            reference = statistics.fmean([run.value for run in base.runs.get(self.key, ())] or [0.0])
+        if self.relative or self.over:
+            whole = setting.runs.get((self.kind, self.over, self.length)) if self.over else base.runs.get(self.key)
+            reference = statistics.fmean([run.value for run in whole or ()] or [0.0])
         if not (runs and reference):
             return Cell(None)
         return Cell(over_seeds(runs, setting.subject, self.number, 1 / reference))

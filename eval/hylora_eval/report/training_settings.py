@@ -18,6 +18,10 @@ _SAMPLERS = {"ssc_fbs": "SSc-FBS", "msc_fbs": "MSc-FBS", "msc_vbs": "MSc-VBS", "
 
 _SUBSPACES = {"line": "LCS+L", "point": "LCS+P"}
 
+_SCHEDULES = {"alternating": "AC/DC", "gradual": "gradual"}
+
+_UPDATES = {"cram": "CrAM", "csam": "C-SAM", "topk": "Top-K"}
+
 # Where recipes name the network, the most particular first.
 _NETWORK = ("model.config.architecture", "model.config.model_type", "model.path", "model.name")
 
@@ -65,6 +69,15 @@ class Setting:
         return f"trained at {targets}" if self._kind and targets else self._kind
 
     @property
+    def sparse(self) -> str:
+        """The schedule that it was trained sparse with and where that ends, and the update aware of compression."""
+        update = _UPDATES.get(self.facts.get("cram.update", ""), "")
+        plus = "+" if update and self.facts.get("cram.plus") == "true" else ""
+        schedule = _SCHEDULES.get(self.facts.get("sparse.schedule", ""), "")
+        ends = f"{schedule} {self.facts.get('sparse.sparsity', '')}" if schedule else ""
+        return ", ".join(filter(None, (ends, f"{update}{plus}")))
+
+    @property
     def _kind(self) -> str:
         return _SUBSPACES.get(self.facts.get("subspace.kind", ""), "")
 
@@ -97,13 +110,13 @@ def gather(measurements: list[Measurement]) -> list[Setting]:
 
 
 def _named(settings: list[Setting]) -> list[Setting]:
-    """Called by subspaces, by samplers and compressions where these differ, and by what else tells them apart."""
+    """Called by subspaces, sparse training, samplers and compressions where these differ, and what else does."""
     samplers = len({setting.sampler for setting in settings}) > 1
     compressions = len({setting.compression for setting in settings if setting.compression}) > 1
 
     def base(setting: Setting) -> str:
-        parts = setting.sampler if samplers else "", setting.subspace, setting.compression if compressions else ""
-        return setting.given or ", ".join(filter(None, parts))
+        sampler, compression = setting.sampler if samplers else "", setting.compression if compressions else ""
+        return setting.given or ", ".join(filter(None, (sampler, setting.subspace, compression, setting.sparse)))
 
     named = []
     for setting in settings:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of chapters 3 and 4 out of measurements of training runs."""
+"""The tables of training runs out of their measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from hylora_eval.report.curve_tables import curve_tables
 from hylora_eval.report.measurements import Measurement
+from hylora_eval.report.sparse_tables import sparse_tables
 from hylora_eval.report.tables import Column, Table
+from hylora_eval.report.training import SPARSE
 from hylora_eval.report.training_metrics import SPREAD, Metric, per_cent, sections_of
 from hylora_eval.report.training_settings import by_network, gather
 
@@ -73,7 +75,11 @@ def _tables(part: list[Measurement]) -> list[Table]:
     more = [f"{name.partition('.')[2]} {value}" for name, value in conditions.items() if not name.endswith(".name")]
     learned = f"Task {task}; learned from {', '.join((source, *more))}." if conditions else f"Task {task}."
     known = {metric.item for metric in (*_MEASURED, *_TAKEN)}
-    others = [item for kind, item, side in keys if kind == "training" and item not in known and side is None]
+    others = [
+        item
+        for kind, item, length in keys
+        if kind == "training" and item not in known and item.partition(".")[0] not in SPARSE and length is None
+    ]
     sides = sorted(side for _, item, side in keys if item == "accuracy_by_side")
     images = dict.fromkeys(measurement.data for measurement in part if measurement.kind == "images")
     baselines = ", ".join(dict.fromkeys(members[0].name for _, members in sections))
@@ -119,6 +125,7 @@ def _tables(part: list[Measurement]) -> list[Table]:
             y_label="top-1 accuracy (%)",
         ),
         *curve_tables(settings, source, learned),
+        *sparse_tables(settings, source, learned),
         *table(
             "images",
             "Other images",

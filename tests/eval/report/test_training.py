@@ -308,6 +308,103 @@ def test_a_damaged_curve_is_named(tmp_path):
         collect([path])
 
 
+def sparse(schedule, sparsity, seed, accuracy, finish="sparse", **numbers):
+    run = made.training(schedule, seed, evaluation={"accuracy": accuracy}, **numbers)
+    run["recipe"]["sparse"] = {"schedule": schedule, "sparsity": sparsity, "finish": finish}
+    return {"setting": f"{schedule} {sparsity} {finish}", **run}
+
+
+def comparison(tmp_path, *runs):
+    record = {"kind": "comparison", "question": "which?", "environment": {**made.ENVIRONMENT, "processor": "one"}}
+    return tables_of(tmp_path, {**record, "runs": list(runs)})
+
+
+def test_networks_compressed_at_once_stand_beside_those_trained_sparse(tmp_path):
+    """Tables 3.1 and 5.2; levels from the weakest on, and patterns last."""
+    levels = {
+        "2:4": {"accuracy": 0.4, "loss": 2.0, "tuned_accuracy": 0.6, "tuned_loss": 1.0},
+        "0.95": {"accuracy": 0.1, "loss": 3.0, "tuned_accuracy": 0.3, "tuned_loss": 2.0},
+        "0.5": {"accuracy": 0.7, "loss": 0.5},
+    }
+    tables = comparison(
+        tmp_path,
+        sparse("none", 0.9, 0, 0.9, one_shot=levels),
+        sparse("none", 0.9, 1, 0.9, one_shot={"0.5": {"accuracy": 0.8}}),
+        sparse("gradual", 0.95, 0, 0.85),
+        sparse("alternating", "2:4", 0, 0.8),
+        sparse("alternating", 0.5, 0, 0.9, finish="dense"),
+    )
+    table = tables["training-sparse-accuracy"]
+    assert texts(table) == {
+        ("resnet8", "none 0.9 sparse"): {"0.5": "75.00 ± 7.07", "0.95": "10.00", "2:4": "40.00"},
+        ("resnet8", "none 0.9 sparse, tuned"): {"0.5": "—", "0.95": "30.00", "2:4": "60.00"},
+        ("resnet8", "gradual 0.95 sparse"): {"0.5": "—", "0.95": "85.00", "2:4": "—"},
+        ("resnet8", "alternating 2:4 sparse"): {"0.5": "—", "0.95": "—", "2:4": "80.00"},
+    }
+    assert [column.label for column in table.columns] == ["0.5", "0.95", "2:4"]
+    assert [cell.best for row in table.sections[0].rows for cell in row.cells].index(True) == 7
+    (panel,) = chart(table, series_styles([table]))["panels"]
+    assert panel["categories"] == ["0.5", "0.95", "2:4"] and len(panel["series"]) == 4
+    # Nothing of it is shown twice, by its path.
+    assert [column.label for column in tables["training-measured"].columns] == ["Top-1 accuracy (%)"]
+    assert "training-sparse-outcomes" not in tables and "training-mask-change" not in tables
+
+
+def test_sparse_runs_are_called_by_how_they_were_trained(tmp_path):
+    """What a section says that does nothing, and what was measured, tell no runs apart."""
+    runs = [sparse("none", 0.9, 0, 0.9), sparse("none", 0.5, 1, 0.8), sparse("alternating", 0.9, 0, 0.9)]
+    runs += [sparse("gradual", 0.9, 0, 0.9), sparse("none", 0.9, 0, 0.9)]
+    runs[0]["recipe"]["one_shot"] = {"levels": [0.5]}
+    for run in runs:
+        del run["setting"]
+        run["recipe"]["cram"] = {"update": "none", "plus": True, "radius": run["recipe"]["sparse"]["sparsity"]}
+    runs[-1]["recipe"]["cram"]["update"] = "cram"
+    (section,) = tables_of(tmp_path, *runs)["training-measured"].sections
+    labels = [(row.label, row.detail) for row in section.rows]
+    assert labels == [("SSc-FBS", "2 seeds"), ("AC/DC 0.9", "1 seed"), ("gradual 0.9", "1 seed"), ("CrAM+", "1 seed")]
+
+
+def test_sparse_training_is_told_by_costs_outcomes_and_masks(tmp_path):
+    """FLOPs are over the dense ones of the same run, whatever stands in the first row."""
+
+    def run(schedule, training, seed=0, changes=(), **numbers):
+        phases = [
+            {"first": first, "epochs": 3, "sparsity": 0.9, "mask_change": change, "inactive": None}
+            for first, change in changes
+        ]
+        flops = {"training": training, "dense_training": 200, "inference": 3, "dense_inference": 10}
+        return sparse(schedule, 0.9, seed, 0.8, sparse={"phases": phases, "flops": flops}, **numbers)
+
+    dense = {"accuracy": 0.9, "loss": 0.25, "agreement": 0.95, "cross_entropy": 0.125}
+    tables = comparison(
+        tmp_path,
+        run("gradual", 50, changes=[(6, None), (9, 0.0)]),
+        run("alternating", 100, changes=[(6, None), (12, 0.2), (18, 0.01)], dense=dense),
+        run("alternating", 120, 1, changes=[(6, None), (12, 0.3)], dense={"accuracy": 0.7}),
+        sparse("none", 0.9, 0, 0.9),
+    )
+    rows = texts(tables["training-sparse-outcomes"])
+    assert [label for _, label in rows] == ["gradual 0.9 sparse", "alternating 0.9 sparse"]
+    assert rows["resnet8", "alternating 0.9 sparse"] == {
+        "Top-1 accuracy (%)": "80.00 ± 0.00",
+        "Training FLOPs (× dense)": "0.55 ± 0.07",
+        "Inference FLOPs (× dense)": "0.30 ± 0.00",
+        "Dense outcome: top-1 accuracy (%)": "80.00 ± 14.14",
+        "Its loss": "0.250",
+        "Its agreement with the sparse one (%)": "95.00",
+        "Cross entropy of the two": "0.125",
+    }
+    assert rows["resnet8", "gradual 0.9 sparse"]["Training FLOPs (× dense)"] == "0.25"
+    # Where weights go for good, no mask brings any back.
+    assert texts(tables["training-mask-change"]) == {
+        ("resnet8", "alternating 0.9 sparse"): {"12": "25.00 ± 7.07", "18": "1.00"}
+    }
+    cells = tables["training-mask-change"].sections[0].rows[0].cells
+    assert [place.pointer for place in cells[0].measurement.places] == [
+        f"runs[{number}].sparse.phases[1].mask_change" for number in (1, 2)
+    ]
+
+
 def test_other_images_are_columns(tmp_path):
     """Table 4.3."""
     tables = tables_of(
