@@ -98,10 +98,10 @@ def variants_table(runs: list[Run]) -> Iterator[str]:
 
 
 def outcomes_table(runs: list[Run]) -> Iterator[str]:
-    """Sparse outcomes beside the dense ones of the same runs; a dense finish leaves a dense outcome alone."""
+    """Sparse outcomes beside dense ones: of the same run, and of gradual pruning that of the dense run."""
     yield from head(["accuracy at the end [%]", "dense outcome [%]", "agreement [%]", "cross entropy"], "run")
     for setting, group in by_setting(runs).items():
-        if setting.startswith("AC/DC"):
+        if setting.startswith("AC/DC") or any("dense" in run for run in group):
             found = [mean(group, accuracy), *(_of_dense(group, name, 100) for name in ("accuracy", "agreement"))]
             yield line([setting, *map(cell, found), cell(_of_dense(group, "cross_entropy"), 3)])
 

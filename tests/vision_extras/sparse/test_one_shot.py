@@ -160,7 +160,7 @@ def test_a_network_of_vectors_is_refused():
 
 
 IN_TRAINING = {
-    "a level": ({"levels": [1.0]}, {}, "one_shot: sparsity=1.0 must be at least 0 and below 1"),
+    "a level": ({"levels": [1.0]}, {}, "one_shot.levels: sparsity=1.0 must be at least 0 and below 1"),
     "a pattern of the whole network": ({"levels": ["3:7"]}, {}, "one_shot.levels: sparsity='3:7' divides"),
     "a subspace": (
         {"levels": [0.5]},
