@@ -14,11 +14,13 @@ import torch
 from accelerate.utils import DistributedType
 
 from hylora.training.recipe import RecipeError
-from tests.outcomes import assert_same
+from tests.outcomes import assert_same, records_of
 from tests.processes import launch
 from tests.vision_extras import small
+from vision_extras.masks import prunable
 from vision_extras.models.weights import read_weights
 from vision_extras.run import TASK
+from vision_extras.sparse.compression import compress
 
 CRAM = {"update": "cram", "levels": [0.5, 0.9, "2:4"], "mask_every": 2, "plain": 0.2, "radius": 0.1}
 SETTINGS = {"growth": {}, "pruning": {}, "model": {"name": "resnet8"}, "cram": CRAM}
@@ -62,6 +64,85 @@ def test_micro_batches_make_up_the_same_update(tmp_path):
     for name, value in found[0].items():
         if value.is_floating_point():
             torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-5)
+
+
+# Their first pass is at compressed weights.
+WITHOUT_OWN = pytest.mark.parametrize("update", ["topk", "csam"])
+
+
+def without_own(update):
+    return {"update": update, "plus": False, "levels": ["0.3-0.9"], "radius": 0.2}
+
+
+@WITHOUT_OWN
+def test_a_stop_at_compressed_weights_leaves_them_whole(tmp_path, update):
+    settings = settings_of(cram=without_own(update))
+    _, whole = small.train(tmp_path / "whole", **settings)
+    stop = small.before_pass(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    result, _ = small.train(tmp_path / "halves", stop, **settings)
+    assert result.stopped_by == "SIGTERM"
+    _, resumed = small.train(tmp_path / "halves", **settings, **{"training.resume": True})
+    assert_same(resumed, whole)
+
+
+@WITHOUT_OWN
+def test_micro_batches_at_compressed_weights_make_up_the_same_update(tmp_path, update):
+    found = []
+    for size in (64, 16):
+        more = {"training.epochs": 1, "training.batch_size": size, "model.norm": "group"}
+        found.append(small.train(tmp_path / str(size), **settings_of(cram=without_own(update), **more))[1])
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("level, compressed", [("2:4", "groups"), ("4bit", "steps")])
+def test_second_passes_see_patterns_and_bits(tmp_path, level, compressed):
+    """The first pass of an update at whole weights, the second at compressed ones."""
+    cram, seen = {"update": "cram", "levels": [level], "radius": 0.2}, []
+
+    def watch(task):
+        def look(module, inputs):
+            if module.training:
+                seen.append({name: weight.detach().clone() for name, weight in prunable(module.network).items()})
+
+        task.model.register_forward_pre_hook(look)
+
+    small.train(tmp_path, watch, **settings_of(cram=cram, **{"training.batch_size": 64}))
+    assert len(seen) % 2 == 0 and len(seen) > 4
+    for whole, other in zip(seen[::2], seen[1::2], strict=True):
+        again = {name: value.clone() for name, value in other.items()}
+        compress(again, level)
+        torch.testing.assert_close(again, other, rtol=1e-5, atol=1e-7)
+        if compressed == "groups":
+            groups = [w.movedim(1, -1).unflatten(-1, (-1, 4)) for w in other.values() if w.shape[1] % 4 == 0]
+            assert groups and all(((group == 0).sum(-1) >= 2).all() for group in groups)
+        else:
+            assert all(len(row.unique()) <= 15 for w in other.values() for row in w)
+        assert not any(((w == 0).double().mean() > 0.3) for w in whole.values())
+
+
+def test_pruned_weights_stay_where_they_are(tmp_path):
+    """Neither the move up the gradient nor the sum of both gradients brings them back."""
+    moved = []
+
+    def watch(task):
+        def look(module, inputs):
+            for name, weight in prunable(module.network).items():
+                moved.append(float(weight.detach()[~module.masks[name]].abs().sum()))
+
+        task.model.register_forward_pre_hook(look)
+
+    small.train(tmp_path, watch, **settings_of(pruning={"sparsity": 0.5, "at": 1}))
+    assert len(moved) > 32 and not any(moved)
+
+
+@pytest.mark.slow
+def test_it_trains_in_bfloat16(tmp_path):
+    _, state = small.train(tmp_path, **settings_of(**{"training.epochs": 6, "training.mixed_precision": "bf16"}))
+    records = records_of(tmp_path)
+    assert records[-1]["loss"] < records[0]["loss"]
+    weights = [value for name, value in state.items() if name.startswith("network.") and value.ndim > 1]
+    assert all(value.dtype == torch.float32 for value in weights)
 
 
 def test_phases_hold_beside_compression_aware_updates(tmp_path):
