@@ -33,8 +33,13 @@ from vision_extras.sparse.cram import CompressionAware
 from vision_extras.sparse.phased import Phased
 from vision_extras.sparse.phases import Phase
 
-# Networks, with the side of their images in pixels and how many make a batch.
-_CASES = {"resnet8": (14, 128), "resnet20": (32, 64), "resnet18_cifar": (32, 64)}
+# Networks, with the side of their images in pixels and how many make a batch; few images for many weights as well.
+_CASES = {
+    "small": ("resnet8", 14, 128),
+    "narrow": ("resnet20", 32, 64),
+    "wide": ("resnet18_cifar", 32, 64),
+    "wide, few images": ("resnet18_cifar", 32, 16),
+}
 _STEPS = 1_000_000
 
 
@@ -68,9 +73,9 @@ KINDS: dict[str, Callable[[nn.Module], Method]] = {
 }
 
 
-def compare(name: str, rounds: int) -> dict[str, object]:
+def compare(case: str, rounds: int) -> dict[str, object]:
     """Ratios to an ordinary update for a network."""
-    side, batch_size = _CASES[name]
+    name, side, batch_size = _CASES[case]
     images, labels = torch.randn(batch_size, 3, side, side), torch.arange(batch_size) % 10
     works, masks = {}, None
     for kind, make in KINDS.items():
@@ -132,13 +137,13 @@ def _mask_work(network: nn.Module, method: Method) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--networks", nargs="+", default=list(_CASES), choices=list(_CASES))
+    parser.add_argument("--cases", nargs="+", default=list(_CASES), choices=list(_CASES))
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/sparse_cost_cpu.json"))
     options = parser.parse_args()
     results = []
-    for name in options.networks:
-        results.append(compare(name, options.rounds))
-        print(name, {kind: round(value, 3) for kind, value in results[-1]["over_dense"].items()}, flush=True)
+    for case in options.cases:
+        results.append(compare(case, options.rounds))
+        print(case, {kind: round(value, 3) for kind, value in results[-1]["over_dense"].items()}, flush=True)
     found = {"environment": {**describe(), "load": os.getloadavg()[1]}, "rounds": options.rounds, "results": results}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found, indent=2) + "\n")

@@ -19,12 +19,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from hylora.training.method import Method
 from hylora.training.moment import Moment
 from hylora.training.optimizer import trainable
+from hylora.training.recipe import RecipeError
 
-__all__ = ["Masked", "Masks", "Scope", "check_level", "gone", "prunable", "smallest", "smallest_of"]
+__all__ = ["Masked", "Masks", "Scope", "check_level", "check_whole", "gone", "prunable", "smallest", "smallest_of"]
 
 Scope = Literal["global", "local", "erk"]
 
@@ -52,6 +54,22 @@ def prunable(network: nn.Module, keep: Collection[str] = ()) -> dict[str, nn.Par
     if not found.keys() - kept:
         raise ValueError(f"keep={[*keep]} leaves no weight that may go")
     return {name: parameter for name, parameter in found.items() if name not in kept}
+
+
+def check_whole(weights: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights of which this process has a share: they cannot be ranked.
+
+    Args:
+        weights: by name.
+        what: needs them.
+
+    Raises:
+        RecipeError: if they are sharded.
+    """
+    if any(isinstance(weight, DTensor) for weight in weights.values()):
+        raise RecipeError(
+            f"{what} needs whole weights, and these are sharded over processes; train with DDP or on one GPU"
+        )
 
 
 def check_level(level: float | str) -> None:

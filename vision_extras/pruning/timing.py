@@ -9,12 +9,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from hylora.training import schedules
 from hylora.training.moment import Moment
-from hylora.training.recipe import OptimizerRecipe, RecipeError, ScheduleRecipe
-from vision_extras.masks import Masked, Masks, prunable, smallest
+from hylora.training.recipe import OptimizerRecipe, ScheduleRecipe
+from vision_extras.masks import Masked, Masks, check_whole, prunable, smallest
 from vision_extras.pruning.detector import turned
 from vision_extras.pruning.recipe import PruningRecipe
 from vision_extras.pruning.signals import Signal
@@ -112,11 +111,7 @@ class Pruning(Masked):
 
     def _prune(self, moment: Moment, epoch: int) -> None:
         weights = self._weights()
-        if any(isinstance(weight, DTensor) for weight in weights.values()):
-            raise RecipeError(
-                f"pruning.sparsity={self._recipe.sparsity} needs whole weights, and these are sharded over processes; "
-                "train with DDP or on one GPU"
-            )
+        check_whole(weights, f"pruning.sparsity={self._recipe.sparsity}")
         self._masks.remove(smallest(self._scores(moment), self._recipe.sparsity, self._recipe.scope))
         self._masks.apply(weights)
         self._after = epoch

@@ -15,7 +15,7 @@ from hylora.training.moment import Moment
 from hylora.training.optimizer import trainable
 from vision_extras.batch_norms import held_statistics
 from vision_extras.copies import restored
-from vision_extras.masks import Masks, gone
+from vision_extras.masks import Masks, check_whole, gone
 from vision_extras.sharpness import ascend, ascend_by_length
 from vision_extras.sparse.compression import compress, share_range
 from vision_extras.sparse.recipe import CramRecipe
@@ -68,6 +68,7 @@ class CompressionAware(Method):
         if (shares := share_range(self._level)) is not None:
             low, high = shares
             self._level = round(low + (high - low) * float(torch.rand((), generator=draw)), 6)
+        check_whole(self._weights(), f"cram.update={self._recipe.update!r}")
         self._cover()
         return False
 

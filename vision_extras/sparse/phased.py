@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from hylora.training.moment import Moment
 from hylora.training.optimizer import trainable
-from hylora.training.recipe import RecipeError
 from vision_extras.copies import WeightCopies, learned
-from vision_extras.masks import Masked, Masks, Scope, gone, prunable
+from vision_extras.masks import Masked, Masks, Scope, check_whole, gone, prunable
 from vision_extras.pruning.timing import Epochs
 from vision_extras.sparse.phases import Phase, last_dense
 from vision_extras.sparse.recipe import SparseRecipe
@@ -125,11 +123,7 @@ class Phased(Masked):
 
     def _enter(self, phase: Phase) -> None:
         weights = self._weights()
-        if any(isinstance(weight, DTensor) for weight in weights.values()):
-            raise RecipeError(
-                f"epoch {phase.first + 1} begins a phase of masks, which needs whole weights, and these are sharded "
-                "over processes; train with DDP or on one GPU"
-            )
+        check_whole(weights, f"epoch {phase.first + 1} begins a phase of masks, which")
         change = self._project(phase, weights) if not phase.is_dense else None
         number = self.phases.index(phase)
         # An interrupted update begins twice, and the second time its mask would be compared with itself.
