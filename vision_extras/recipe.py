@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hylora.training.fields import check_range
 from hylora.training.recipe import EvaluationRecipe, LoopRecipe, OptimizerRecipe, Recipe, RecipeError, ScheduleRecipe
@@ -206,53 +206,21 @@ class ImageRecipe(Recipe):
 
     def _check_subspace(self) -> None:
         """A subspace has its own ways to leave weights away."""
-        if self.subspace.kind == "none":
-            return
-        for key, value, off in (
-            ("growth.width", self.growth.width, 1),
-            ("growth.depth", self.growth.depth, 1),
-            ("pruning.sparsity", self.pruning.sparsity, 0),
-            ("signals.fisher", self.signals.fisher, 0),
-            ("one_shot.levels", self.one_shot.levels, ()),
-        ):
-            if value != off:
-                raise RecipeError(
-                    f"subspace.kind={self.subspace.kind!r} and {key}={value} cannot be had together; leave one out"
-                )
+        if self.subspace.kind != "none":
+            others = "growth.width", "growth.depth", "pruning.sparsity", "signals.fisher", "one_shot.levels"
+            self._refuse_beside("subspace.kind", *others)
 
     def _check_frozen(self) -> None:
         """Nothing takes weights from a network that stays as it is."""
-        if self.model.train != "head":
-            return
-        for key, value, off in (
-            ("pruning.sparsity", self.pruning.sparsity, 0),
-            ("signals.fisher", self.signals.fisher, 0),
-            ("signals.kl_uniform", self.signals.kl_uniform, False),
-            ("subspace.kind", self.subspace.kind, "none"),
-            ("sparse.schedule", self.sparse.schedule, "none"),
-            ("cram.update", self.cram.update, "none"),
-        ):
-            if value != off:
-                raise RecipeError(
-                    f"model.train='head' and {key}={value!r} cannot be had together: all but the classifier stays as "
-                    "it is; leave one out"
-                )
+        if self.model.train == "head":
+            others = "pruning.sparsity", "signals.fisher", "signals.kl_uniform", "subspace.kind"
+            self._refuse_beside("model.train", *others, "sparse.schedule", "cram.update")
 
     def _check_sparse(self) -> None:
         """Phases fit into the run, and nothing else leaves weights away or changes how many there are."""
         if self.sparse.schedule == "none":
             return
-        for key, value, off in (
-            ("growth.width", self.growth.width, 1),
-            ("growth.depth", self.growth.depth, 1),
-            ("pruning.sparsity", self.pruning.sparsity, 0),
-            ("subspace.kind", self.subspace.kind, "none"),
-        ):
-            if value != off:
-                raise RecipeError(
-                    f"sparse.schedule={self.sparse.schedule!r} and {key}={value!r} cannot be had together; leave one "
-                    "out"
-                )
+        self._refuse_beside("sparse.schedule", "growth.width", "growth.depth", "pruning.sparsity", "subspace.kind")
         try:
             plan_phases(self.sparse, self.training.epochs)
         except ValueError as error:
@@ -260,16 +228,21 @@ class ImageRecipe(Recipe):
 
     def _check_cram(self) -> None:
         """Nothing else takes gradients elsewhere, or compresses in passes."""
-        if self.cram.update == "none":
-            return
-        for key, value, off in (
-            ("sharpness.radius", self.sharpness.radius, 0),
-            ("subspace.kind", self.subspace.kind, "none"),
-        ):
-            if value != off:
+        if self.cram.update != "none":
+            self._refuse_beside("cram.update", "sharpness.radius", "subspace.kind")
+
+    def _refuse_beside(self, key: str, *others: str) -> None:
+        """Refuse what is not at its default beside a setting, all by their full keys."""
+        for other in others:
+            value, section = self._value(other), getattr(self, other.partition(".")[0])
+            if value != getattr(type(section)(), other.partition(".")[2]):
                 raise RecipeError(
-                    f"cram.update={self.cram.update!r} and {key}={value!r} cannot be had together; leave one out"
+                    f"{key}={self._value(key)!r} and {other}={value!r} cannot be had together; leave one out"
                 )
+
+    def _value(self, key: str) -> Any:
+        section, _, name = key.partition(".")
+        return getattr(getattr(self, section), name)
 
     def _check_pruned_whole(self) -> None:
         """Weights go when an epoch ends, and come when one begins."""
