@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a masked audio-video learner is trained by (section 5.1.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["info_nce", "reconstruction"]
+
+
+def reconstruction(predicted: Tensor, masked: Tensor, patches: int) -> Tensor:
+    """The squared error of masked patches, each the mean over its numbers, summed and divided by all patches.
+
+    Args:
+        predicted: [B, m, P].
+        masked: the true ones, likewise.
+        patches: how many there are, M or N: visible ones count as having no error.
+
+    Returns:
+        [B], float32.
+    """
+    return (predicted.float() - masked.float()).square().mean(dim=2).sum(dim=1) / patches
+
+
+def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """How well each clip's embedding tells its partner from those of the other clips, in both directions.
+
+    Args:
+        one: [B, D].
+        other: likewise; rows of the same number belong together.
+        temperature: that cosine similarities are divided by.
+
+    Returns:
+        [B], float32: the mean of the two cross entropies; 0 for a single clip, which has no other to be told from.
+    """
+    similar = F.normalize(one.float(), dim=1) @ F.normalize(other.float(), dim=1).T / temperature
+    partner = torch.arange(len(one), device=one.device)
+    there = F.cross_entropy(similar, partner, reduction="none")
+    return (there + F.cross_entropy(similar.T, partner, reduction="none")) / 2
