@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # What is only looked at need not be projected (section 5.3.2): MAViL projects all, and then masks.
         self._project_visible = config.diffusion
-        self._skipped = torch.linspace(0, drop_path, layers).tolist()
+        self._skipped = [drop_path * number / max(layers - 1, 1) for number in range(layers)]
 
     def forward(self, patches: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
         """Encode patches.
