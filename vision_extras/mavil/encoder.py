@@ -38,8 +38,7 @@ class Encoder(nn.Module):
         Args:
             patches: [B, N, P].
             positions: [N, D].
-            visible: [B, V, v], int64, of V views: the numbers of the patches that are seen; None for all of them in one
-                view.
+            visible: [B, V, v], int64, of V views: the numbers of the patches that are seen; None for one view of all.
 
         Returns:
             [B, V, v, D].

@@ -18,7 +18,7 @@ from hylora.training.fields import check_range
 from vision_extras.mavil.config import MavilConfig
 from vision_extras.mavil.patches import audio_grid, video_grid, visible_count
 
-__all__ = ["Masked", "MaskRecipe"]
+__all__ = ["MaskRecipe", "Masked"]
 
 
 @dataclass(frozen=True, kw_only=True)

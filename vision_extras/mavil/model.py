@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -78,9 +77,10 @@ class MavilPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if they have other bands than the model, or do not divide into patches.
         """
-        if spectrograms.shape[2] != self.config.bands:
-            raise ValueError(f"input_values has {spectrograms.shape[2]} bands, and the model takes {self.config.bands}")
-        return audio_grid(*spectrograms.shape[1:], self.config.audio_patch)
+        frames, bands = spectrograms.shape[1:]
+        if bands != self.config.bands:
+            raise ValueError(f"input_values has {bands} bands, and the model takes {self.config.bands}")
+        return audio_grid(frames, bands, self.config.audio_patch)
 
 
 class MavilForPreTraining(MavilPreTrainedModel):
