@@ -65,7 +65,7 @@ def test_a_shorter_clip_is_followed_by_silence():
     got = Sounds(of)([Ramp(0.5)], [None])["input_values"][0]
     sound = torch.cat([Ramp(0.5).sound(RATE), torch.zeros(RATE // 2)])
     assert torch.allclose(got, heard(sound, of), atol=1e-5)
-    assert (got[60:] == (SILENCE + 4.268) / (2 * 4.569)).all()
+    assert torch.allclose(got[60:], torch.tensor((SILENCE + 4.268) / (2 * 4.569)))
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0])
@@ -112,7 +112,8 @@ def test_frames_are_the_central_square():
             return frames
 
     seen = SoundAndFrames(recipe())([Halves()], [None])["frames"]
-    assert torch.allclose(255 * (0.225 * seen + 0.45), torch.tensor(90.0), atol=1e-3)
+    # The edges are blended with what is beyond them.
+    assert torch.allclose(255 * (0.225 * seen[..., 1:-1] + 0.45), torch.tensor(90.0), atol=1e-3)
 
 
 def test_a_batch_is_a_function_of_its_rows_and_generators():

@@ -82,7 +82,7 @@ def test_frames_are_those_shown_at_the_moments(tmp_path, start, seconds, count, 
 
 def test_fewer_frames_than_asked_are_refused(tmp_path):
     file = str(write_video(tmp_path / "a.mp4", GREY))
-    with pytest.raises(UnreadableClip, match=r"^my\.mp4 has 8 frames in the 1 seconds from 1 on, and frames=9; .*fewer"):
+    with pytest.raises(UnreadableClip, match=r"^my\.mp4 has 8 frames in the 1 seconds from 1 on, and frames=9"):
         read_frames(file, "my.mp4", 1.0, 1.0, 9)
 
 

@@ -57,7 +57,8 @@ def test_it_is_that_of_transformers():
 
 
 def test_silence_has_its_value_everywhere():
-    assert (log_mel(torch.zeros(2, 1600), 16000, 128) == SILENCE).all() and pytest.approx(-15.9424, abs=1e-4) == SILENCE
+    assert math.exp(SILENCE) == pytest.approx(2**-23)
+    assert (log_mel(torch.zeros(2, 1600), 16000, 128) == SILENCE).all()
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])
