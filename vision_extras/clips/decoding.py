@@ -91,15 +91,17 @@ def read_frames(file: str | BinaryIO, name: str, start: float, seconds: float, c
 
 
 def read_seconds(file: str | BinaryIO, name: str) -> float:
-    """How long a file is.
+    """How long the frames of a file are, or its sound if it has none.
 
     Raises:
         UnreadableClip: if it does not say so, or cannot be opened.
     """
-    with _opened(file, name) as (container, _):
-        if container.duration is None:
-            raise UnreadableClip(f"{name} does not say how long it is; write it into a container that does")
-        return container.duration / 1e6
+    with _opened(file, name, "video", "audio") as (container, stream):
+        if stream.duration is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None:
+            return container.duration / 1e6
+        raise UnreadableClip(f"{name} does not say how long it is; write it into a container that does")
 
 
 def _resampled(frames: Iterable[Any], rate: int) -> Tensor:
@@ -114,16 +116,16 @@ def _resampled(frames: Iterable[Any], rate: int) -> Tensor:
 
 
 @contextmanager
-def _opened(file: str | BinaryIO, name: str, kind: str | None = None) -> Iterator[tuple[Any, Any]]:
-    """A file's container, and its first stream of a kind; whatever goes wrong with them names the file."""
+def _opened(file: str | BinaryIO, name: str, *kinds: str) -> Iterator[tuple[Any, Any]]:
+    """A file's container, and its stream of the first kind that it has; whatever goes wrong there names the file."""
     import av
 
     try:
         with av.open(file) as container:
-            streams = [stream for stream in container.streams if stream.type == kind]
-            if kind and not streams:
-                raise UnreadableClip(f"{name} has no {kind}")
-            yield container, streams[0] if kind else None
+            stream = next(filter(None, map(container.streams.best, kinds)), None)
+            if stream is None:
+                raise UnreadableClip(f"{name} has no {' or '.join(kinds)}")
+            yield container, stream
     except UnreadableClip:
         raise
     except Exception as error:  # decoders raise whatever they trip over
