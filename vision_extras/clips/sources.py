@@ -48,6 +48,7 @@ def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
         )
     try:
         import av  # noqa: F401
+        import soundfile  # noqa: F401
 
         split = read_clip_dataset(recipe, video) if recipe.name == "dataset" else _READ[recipe.name](recipe)
     except ImportError as error:
