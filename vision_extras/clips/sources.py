@@ -33,7 +33,7 @@ _SOUND_ALONE = ("speech", "esc50", "speech_commands")
 
 
 def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
-    """The clips of a recipe; they are decoded when they are asked for, beside the once in which that is tried.
+    """The clips of a recipe. Each is decoded when it is asked for; and once now, unless the recipe trusts all of them.
 
     Args:
         recipe: of the clips.
