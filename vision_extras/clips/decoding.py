@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sound and frames out of files of any format that FFmpeg knows, by PyAV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vision_extras.clips.clip import UnreadableClip
+
+__all__ = ["read_frames", "read_seconds", "read_sound", "resampled"]
+
+# Moments are compared up to this, in seconds: times of frames are fractions.
+_INSTANT = 1e-6
+
+
+def read_sound(file: str | BinaryIO, name: str, rate: int, resample: bool) -> Tensor:
+    """All sound of a file, its channels mixed into one: [N] in float32 within [-1, 1].
+
+    Args:
+        file: a path, or what can be read and sought.
+        name: of the file, for people.
+        rate: samples per second.
+        resample: whether a file of another rate is converted.
+
+    Raises:
+        UnreadableClip: if the file has no sound, has another rate and is not to be resampled, or cannot be decoded.
+    """
+    import av
+
+    with _opened(file, name, "audio") as (container, stream):
+        if stream.rate != rate and not resample:
+            raise UnreadableClip(
+                f"{name} has {stream.rate} samples of sound per second, and rate={rate}; convert it with "
+                f"clips.resample=true, or set clips.rate={stream.rate}"
+            )
+        mixer = av.AudioResampler(format="flt", layout="mono", rate=rate)
+        decoded = (*container.decode(stream), None)  # none ends the mixer, which gives what it has kept
+        sound = _joined(piece for frame in decoded for piece in mixer.resample(frame))
+        if not len(sound):
+            raise UnreadableClip(f"{name} has no sound")
+    return sound
+
+
+def resampled(sound: Tensor, rate: int, to: int) -> Tensor:
+    """Sound, [N] in float32, at another rate of samples per second."""
+    import av
+
+    frame = av.AudioFrame.from_ndarray(sound.numpy()[None], format="flt", layout="mono")
+    frame.sample_rate = rate
+    mixer = av.AudioResampler(format="flt", layout="mono", rate=to)
+    return _joined(piece for part in (frame, None) for piece in mixer.resample(part))
+
+
+def read_frames(file: str | BinaryIO, name: str, start: float, seconds: float, count: int) -> Tensor:
+    """What a file shows at `count` moments that are evenly apart: [count, H, W, 3] in uint8, red, green and blue.
+
+    Args:
+        file: a path, or what can be read and sought.
+        name: of the file, for people.
+        start: the first moment, in seconds from the beginning.
+        seconds: of the window, in which the moments are `seconds / count` apart.
+        count: how many.
+
+    Raises:
+        UnreadableClip: if the file has no frames, fewer than `count` of them in the window, or cannot be decoded.
+    """
+    moments = [start + number * seconds / count for number in range(count)]
+    chosen: list[Any] = []
+    within, shown = 0, None
+    with _opened(file, name, "video") as (container, stream):
+        first = (stream.start_time or 0) * stream.time_base
+        if start > 0:
+            container.seek(int((first + start) / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            time = float(frame.pts * stream.time_base - first)
+            if time > start + seconds - _INSTANT:
+                break
+            within += time > start - _INSTANT
+            # A frame is shown until the next one is.
+            while len(chosen) < count and moments[len(chosen)] < time - _INSTANT:
+                chosen.append(shown or frame)
+            shown = frame
+        if within < count:
+            raise UnreadableClip(
+                f"{name} has {within} frames in the {seconds:g} seconds from {start:g} on, and frames={count}; ask "
+                "for fewer with clips.frames, or for more time with clips.video_seconds"
+            )
+        chosen += [shown] * (count - len(chosen))
+        return torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in chosen]))
+
+
+def read_seconds(file: str | BinaryIO, name: str) -> float:
+    """How long a file is.
+
+    Raises:
+        UnreadableClip: if it does not say so, or cannot be opened.
+    """
+    with _opened(file, name) as (container, _):
+        if container.duration is None:
+            raise UnreadableClip(f"{name} does not say how long it is; write it into a container that does")
+        return container.duration / 1e6
+
+
+def _joined(frames: Iterator[Any]) -> Tensor:
+    pieces = [frame.to_ndarray()[0] for frame in frames]
+    # The mixer rounds, and its filter swings, a little beyond what a sample can be.
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *pieces])).clamp(-1, 1)
+
+
+@contextmanager
+def _opened(file: str | BinaryIO, name: str, kind: str | None = None) -> Iterator[tuple[Any, Any]]:
+    """A file's container, and its first stream of a kind; whatever goes wrong with them names the file."""
+    import av
+
+    try:
+        with av.open(file) as container:
+            streams = [stream for stream in container.streams if stream.type == kind]
+            if kind and not streams:
+                raise UnreadableClip(f"{name} has no {kind}")
+            yield container, streams[0] if kind else None
+    except UnreadableClip:
+        raise
+    except Exception as error:  # decoders raise whatever they trip over
+        raise UnreadableClip(f"{name} cannot be decoded: {error}") from error
