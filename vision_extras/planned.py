@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tasks on images share: a plan lays out their updates, by epochs and resolutions."""
+"""What tasks share whose updates a plan lays out, by epochs and shapes: resolutions, or shares of masks."""
 
 from __future__ import annotations
 
@@ -13,32 +13,39 @@ from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.recipe import RecipeError
 from hylora.training.task import Task
-from vision_extras.curricula import Plan
+from vision_extras.curricula import Plan, Sampler
 from vision_extras.models import check_sides
 
-__all__ = ["PlannedTask", "refuse_sides"]
+__all__ = ["PlannedTask", "ResizedTask", "refuse_sides"]
 
 
 class PlannedTask(Task):
     """A task whose updates a plan lays out.
 
+    Attributes:
+        rows_are: what an epoch goes over, in a word.
+
     Args:
         model: what is trained.
-        rows: images to learn from, with a `fingerprint`.
-        collate: makes batches of them, of a (height, width).
-        recipe: of the run; its sections `sampler` and `training` are read.
+        rows: to learn from, with a `fingerprint`.
+        collate: makes batches of them, in a shape of the plan's.
+        recipe: of the run; its section `training` is read.
+        sampler: of the plan.
         share: this process's share of each update.
     """
 
+    rows_are: str
     last_file = "config.json"
 
-    def __init__(self, model: nn.Module, rows: Any, collate: Collate, recipe: Any, share: Share) -> None:
+    def __init__(
+        self, model: nn.Module, rows: Any, collate: Collate, recipe: Any, sampler: Sampler, share: Share
+    ) -> None:
         self.model = model
         self._rows = rows
         self._recipe = recipe
         loop = recipe.training
         self.plan = Plan(
-            recipe.sampler,
+            sampler,
             len(rows),
             loop.epochs,
             loop.global_batch_size,
@@ -55,11 +62,8 @@ class PlannedTask(Task):
         return decay_matrices(self.model, weight_decay)
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
-        """The epoch, and the images' height and width, on the average where processes have shapes of their own."""
-        batches = self.plan.batches(moment.step)
-        height, width = (sum(rows * shape[axis] for rows, shape in batches) for axis in (0, 1))
-        rows = sum(rows for rows, _ in batches)
-        return {"epoch": self.plan.epoch(moment.step), "height": height / rows, "width": width / rows}
+        """The epoch, from 0."""
+        return {"epoch": self.plan.epoch(moment.step)}
 
     def evaluation_due(self, step: int, every: int) -> bool:
         """`every` counts epochs."""
@@ -67,15 +71,35 @@ class PlannedTask(Task):
         return every > 0 and step == self.plan.first_step(epoch) and epoch % every == 0
 
     def identity(self) -> Mapping[str, str]:
-        """Fingerprints of the images, and of the updates: their plan may depend on how many processes there are."""
-        return {"images": self._rows.fingerprint(), "updates": self.plan.fingerprint()}
+        """Fingerprints of the rows, and of the updates: their plan may depend on how many processes there are."""
+        return {self.rows_are: self._rows.fingerprint(), "updates": self.plan.fingerprint()}
 
     def results(self) -> Mapping[str, Any]:
-        """How many images training took, counted as often as they were seen, and how large the network is."""
+        """How many rows training took, counted as often as they were seen, and how large the network is."""
         return {
-            "images_seen": len(self._rows) * self._recipe.training.epochs,
+            f"{self.rows_are}_seen": len(self._rows) * self._recipe.training.epochs,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
+
+
+class ResizedTask(PlannedTask):
+    """A task whose images come at resolutions that the section `sampler` of its recipe says.
+
+    Args:
+        model, rows, collate, recipe, share: as of `PlannedTask`.
+    """
+
+    rows_are = "images"
+
+    def __init__(self, model: nn.Module, rows: Any, collate: Collate, recipe: Any, share: Share) -> None:
+        super().__init__(model, rows, collate, recipe, recipe.sampler, share)
+
+    def scheduled(self, moment: Moment) -> dict[str, float]:
+        """The epoch, and the images' height and width, on the average where processes have shapes of their own."""
+        batches = self.plan.batches(moment.step)
+        height, width = (sum(rows * shape[axis] for rows, shape in batches) for axis in (0, 1))
+        rows = sum(rows for rows, _ in batches)
+        return {**super().scheduled(moment), "height": height / rows, "width": width / rows}
 
 
 def refuse_sides(recipe: Any, network: nn.Module, sides: Iterable[int] = ()) -> None:

@@ -125,7 +125,7 @@ def _scaled(network: ResNet, model: ModelRecipe) -> ResNetConfig:
 
 def epoch_flops(plan: Plan, epoch: int, cost: Cost) -> int:
     """Operations of an epoch."""
-    return sum(images * cost(epoch, shape) for shape, images in plan.images_by_shape(epoch).items())
+    return sum(images * cost(epoch, shape) for shape, images in plan.rows_by_shape(epoch).items())
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Cou
     parameters = sum(parameter.numel() for parameter in network.parameters())
     epochs = []
     for epoch in range(loop.epochs):
-        shapes = plan.images_by_shape(epoch)
+        shapes = plan.rows_by_shape(epoch)
         model = recipe.growth.network_at(recipe.model, epoch, loop.epochs)
         epochs.append(
             EpochPlan(

@@ -29,7 +29,7 @@ from vision_extras.masks import Masks, prunable
 from vision_extras.metrics import ImageEvaluation, find_head
 from vision_extras.metrics.flops import inference_flops, on_meta
 from vision_extras.models import save_network
-from vision_extras.planned import PlannedTask
+from vision_extras.planned import ResizedTask
 from vision_extras.planning import epoch_flops, image_flops
 from vision_extras.pruning import FisherTrace, KLUniform, Pruning, Signal, criteria
 from vision_extras.recipe import ImageRecipe
@@ -111,7 +111,7 @@ class Classification(nn.Module):
             return self.network(images)
 
 
-class ImageTask(PlannedTask):
+class ImageTask(ResizedTask):
     """Classification, with the methods that a recipe asks for.
 
     Args:
@@ -202,7 +202,7 @@ class ImageTask(PlannedTask):
         reference = self._recipe.sampler.shape
 
         def forward(epoch: int | None, shares: Mapping[str, float]) -> int:
-            images = {reference: 1} if epoch is None else self.plan.images_by_shape(epoch)
+            images = {reference: 1} if epoch is None else self.plan.rows_by_shape(epoch)
             return sum(number * inference_flops(network, (channels, *at), shares) for at, number in images.items())
 
         try:

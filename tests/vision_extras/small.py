@@ -45,35 +45,45 @@ _seeds = itertools.count()
 
 def recipe(path: Path | str = "unused", **settings) -> ImageRecipe:
     """The recipe with some keys set: `recipe(folder, **{"training.epochs": 2})`."""
-    tree = parse_overrides({**TREE, "output": {"path": str(path), "checkpoint_every": 0, "keep_checkpoints": 99}}, [])
+    return made(ImageRecipe, TREE, path, **settings)
+
+
+def made(kind: type, tree: dict, path: Path | str = "unused", **settings):
+    """A recipe of a kind from a tree of plain values, with some keys set."""
+    tree = parse_overrides({**tree, "output": {"path": str(path), "checkpoint_every": 0, "keep_checkpoints": 99}}, [])
     for key, value in settings.items():
         *parents, last = key.split(".")
         node = tree
         for part in parents:
             node = node.setdefault(part, {})
         node[last] = value
-    return ImageRecipe.from_tree(tree)
+    return kind.from_tree(tree)
 
 
 def train(folder: Path, prepare=lambda task: None, **settings):
-    """Train; gives what it came to and the model's state.
+    """Train an image classifier; gives what it came to and the model's state.
 
     Args:
         folder: of the run.
         prepare: what to do with the task before.
         **settings: of the recipe.
     """
-    made = []
+    return trained(recipe(folder, **settings), make_task, prepare)
+
+
+def trained(recipe, make_task, prepare=lambda task: None):
+    """As `train`, by any recipe, with what makes its task."""
+    tasks = []
     # A new process would not find the global generator where the run before left it.
     torch.manual_seed(next(_seeds))
 
     def make(recipe, accelerator):
-        made.append(make_task(recipe, accelerator))
-        prepare(made[0])
-        return made[0]
+        tasks.append(make_task(recipe, accelerator))
+        prepare(tasks[0])
+        return tasks[0]
 
-    result = run(recipe(folder, **settings), make)
-    return result, {name: value.clone() for name, value in made[0].model.state_dict().items()}
+    result = run(recipe, make)
+    return result, {name: value.clone() for name, value in tasks[0].model.state_dict().items()}
 
 
 def before_pass(number: int, action):

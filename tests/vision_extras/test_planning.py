@@ -71,7 +71,7 @@ def test_a_run_takes_what_its_updates_sum_to(sections):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("own", [False, True])
-def test_images_by_shape_are_those_of_the_updates(processes, own):
+def test_rows_by_shape_are_those_of_the_updates(processes, own):
     sampler = SamplerRecipe(**EXPANDING, shape_per_rank=own)
     plan = Plan(sampler, 333, 4, 24, 24, 0, processes)
     expected = [{} for _ in range(4)]
@@ -79,7 +79,7 @@ def test_images_by_shape_are_those_of_the_updates(processes, own):
         for rows, shape in plan.batches(step):
             seen = expected[plan.epoch(step)]
             seen[shape] = seen.get(shape, 0) + rows
-    assert [plan.images_by_shape(epoch) for epoch in range(4)] == expected
+    assert [plan.rows_by_shape(epoch) for epoch in range(4)] == expected
     assert all(sum(images.values()) == 333 for images in expected)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ _INSTANT = 1e-6
 
 
 def read_sound(file: str | BinaryIO, name: str, rate: int, resample: bool) -> Tensor:
-    """All sound of a file, its channels mixed into one: [N] in float32 within [-1, 1].
+    """All sound of a file, the mean of its channels: [N] in float32 within [-1, 1].
 
     Args:
         file: a path, or what can be read and sought.
@@ -31,17 +31,13 @@ def read_sound(file: str | BinaryIO, name: str, rate: int, resample: bool) -> Te
     Raises:
         UnreadableClip: if the file has no sound, has another rate and is not to be resampled, or cannot be decoded.
     """
-    import av
-
     with _opened(file, name, "audio") as (container, stream):
         if stream.rate != rate and not resample:
             raise UnreadableClip(
                 f"{name} has {stream.rate} samples of sound per second, and rate={rate}; convert it with "
                 f"clips.resample=true, or set clips.rate={stream.rate}"
             )
-        mixer = av.AudioResampler(format="flt", layout="mono", rate=rate)
-        decoded = (*container.decode(stream), None)  # none ends the mixer, which gives what it has kept
-        sound = _joined(piece for frame in decoded for piece in mixer.resample(frame))
+        sound = _resampled(container.decode(stream), rate)
         if not len(sound):
             raise UnreadableClip(f"{name} has no sound")
     return sound
@@ -51,10 +47,9 @@ def resampled(sound: Tensor, rate: int, to: int) -> Tensor:
     """Sound, [N] in float32, at another rate of samples per second."""
     import av
 
-    frame = av.AudioFrame.from_ndarray(sound.numpy()[None], format="flt", layout="mono")
+    frame = av.AudioFrame.from_ndarray(sound.numpy()[None], format="fltp", layout="mono")
     frame.sample_rate = rate
-    mixer = av.AudioResampler(format="flt", layout="mono", rate=to)
-    return _joined(piece for part in (frame, None) for piece in mixer.resample(part))
+    return _resampled([frame], to)
 
 
 def read_frames(file: str | BinaryIO, name: str, start: float, seconds: float, count: int) -> Tensor:
@@ -107,9 +102,14 @@ def read_seconds(file: str | BinaryIO, name: str) -> float:
         return container.duration / 1e6
 
 
-def _joined(frames: Iterator[Any]) -> Tensor:
-    pieces = [frame.to_ndarray()[0] for frame in frames]
-    # The mixer rounds, and its filter swings, a little beyond what a sample can be.
+def _resampled(frames: Iterable[Any], rate: int) -> Tensor:
+    """The mean of the channels of frames, at a rate."""
+    import av
+
+    resampler = av.AudioResampler(format="fltp", rate=rate)
+    # Given None in the end, it returns what it has kept. Told to mix channels, it would add them up.
+    pieces = [piece.to_ndarray().mean(0) for frame in (*frames, None) for piece in resampler.resample(frame)]
+    # Its filter swings a little beyond what a sample can be.
     return torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *pieces])).clamp(-1, 1)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import math
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vision_extras.clips.decoding import resampled
@@ -59,5 +61,9 @@ def spoken(words: tuple[str, ...], rate: int) -> dict[tuple[str, str, int, int],
     header, samples = done.stdout.split(b"\n", 1)
     made = json.loads(header)
     sound = torch.from_numpy(np.frombuffer(samples, np.int16) / np.float32(2**15))
-    pieces = sound.split(made["samples"])
-    return {request: resampled(piece, made["rate"], rate) for request, piece in zip(requests, pieces, strict=True)}
+    # Filled up to whole samples at both rates, all words can be resampled at once, which is many times as fast.
+    unit = made["rate"] // math.gcd(made["rate"], rate)
+    filled = [F.pad(piece, (0, -len(piece) % unit)) for piece in sound.split(made["samples"])]
+    lengths = [len(piece) * rate // made["rate"] for piece in filled]
+    pieces = resampled(torch.cat(filled), made["rate"], rate).split(lengths)
+    return dict(zip(requests, pieces, strict=True))

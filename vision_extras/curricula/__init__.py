@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What changes in the course of training: resolution and batch size, and the network's width and depth."""
+"""What changes in the course of training: what batches are, and how many rows they have; width and depth."""
 
 from vision_extras.curricula.batch_sampler import Item, MultiscaleBatchSampler, MultiscaleDataset
 from vision_extras.curricula.growth import Growth, GrowthRecipe
-from vision_extras.curricula.plan import Plan, RankWindow, SamplerRecipe
+from vision_extras.curricula.plan import Plan, RankWindow, Sampler, SamplerRecipe
 
 __all__ = [
     "Growth",
@@ -13,5 +13,6 @@ __all__ = [
     "MultiscaleDataset",
     "Plan",
     "RankWindow",
+    "Sampler",
     "SamplerRecipe",
 ]

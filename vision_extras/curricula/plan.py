@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every update of a run before it starts: how many images it sees, and at what resolution (chapter 4, section 4.1)."""
+"""Every update of a run before it starts: how many rows it sees, and in what shape (chapter 4, section 4.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import bisect
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -17,11 +17,27 @@ from hylora.training.fields import check_choice, check_range, refuse_unread
 from hylora.training.moment import Moment
 from vision_extras.curricula.scales import Shape, batch_size_at, expansion, interpolated, scaled
 
-__all__ = ["Plan", "RankWindow", "SamplerRecipe"]
+__all__ = ["Plan", "RankWindow", "Sampler", "SamplerRecipe"]
 
 _POOL = ("smallest", "largest", "scales", "multiple", "shape_per_rank")
 _CURRICULUM = ("expansion", "start", "until", "power", "stages")
 _READ = {"ssc_fbs": (), "msc_fbs": _POOL, "msc_vbs": _POOL, "msc_vbswc": (*_POOL, *_CURRICULUM)}
+
+
+class Sampler(Protocol):
+    """What the updates of a run get: for images, the shape is a resolution; for masked learners, a share of masks.
+
+    Args:
+        shape_per_rank: each process draws a shape of its own in each update, instead of one for all.
+    """
+
+    shape_per_rank: bool
+
+    def pool(self, epoch: int, epochs: int) -> list[Any]:
+        """The distinct shapes that an epoch's updates draw from, ascending; epochs count from 0, of so many."""
+
+    def batch_size(self, shape: Any, rows: int) -> int:
+        """How many rows of a shape an update has, where the reference batch has so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,25 +166,26 @@ class RankWindow:
 class Plan:
     """The updates of a run: a pure function of its arguments.
 
-    Each epoch sees every image once. An update's resolution is drawn uniformly from the epoch's distinct resolutions
-    by a generator of the epoch's own. So images come at small resolutions more often than at large ones, since a batch
-    of a small resolution has more of them. The epoch's last update has what is left; where that is fewer than two
-    images for each process, they join the update before, since batch norms have no statistics of one image.
+    Each epoch sees every row once. An update's shape is drawn uniformly from the epoch's distinct shapes by a
+    generator of the epoch's own. So images come at small resolutions more often than at large ones, since a batch of a
+    small resolution has more of them. The epoch's last update has what is left; where that is fewer than two rows for
+    each process, they join the update before, since batch norms have no statistics of one image, and contrastive
+    losses nothing to tell a single clip from.
 
-    Where each process draws a resolution of its own, each has a batch of its share of the reference batch, and the
-    epoch's last update has one resolution for all.
+    Where each process draws a shape of its own, each has a batch of its share of the reference batch, and the epoch's
+    last update has one shape for all.
 
     Args:
-        recipe: of the sampler, with its sides known.
-        images: in an epoch.
+        sampler: says which shapes there are, and how many rows a batch of one has.
+        rows: in an epoch.
         epochs: of the run.
-        batch_size: images of a reference batch, over all processes.
-        rows_per_pass: at most so many reference images in a process's forward pass. At another resolution, passes are
-            as many, of the same pixels; a pass has at least one image.
+        batch_size: rows of a reference batch, over all processes.
+        rows_per_pass: at most so many reference rows in a process's forward pass. In another shape, passes are as
+            many, of as much work; a pass has at least one row.
         seed: of the draws.
         processes: that share each update. Beyond what is said above, the plan depends on them only where an update
-            would have fewer images than there are processes: it gets as many. Batches that are that small may also be
-            the last with one image for each.
+            would have fewer rows than there are processes: it gets as many. Batches that are that small may also be
+            the last with one row for each.
 
     Raises:
         ValueError: if the numbers cannot work together.
@@ -176,8 +193,8 @@ class Plan:
 
     def __init__(
         self,
-        recipe: SamplerRecipe,
-        images: int,
+        sampler: Sampler,
+        rows: int,
         epochs: int,
         batch_size: int,
         rows_per_pass: int,
@@ -188,49 +205,49 @@ class Plan:
         for name, value in numbers.items():
             if value < 1:
                 raise ValueError(f"{name}={value!r} must be at least 1")
-        if images < processes:
-            raise ValueError(f"images={images} must be at least {processes}, one for each process")
-        self._images = images
+        if rows < processes:
+            raise ValueError(f"rows={rows} must be at least {processes}, one for each process")
+        self._total = rows
         self._processes = processes
         self._passes = -(-batch_size // (rows_per_pass * processes))
-        self._ranks = processes if recipe.shape_per_rank else 1
+        self._ranks = processes if sampler.shape_per_rank else 1
         self._fewest = min(2 * processes, max(processes, batch_size))
         # Most epochs share their pools, and a byte holds an update's draw: 600 epochs of ImageNet take a megabyte.
-        known: dict[tuple[Shape, ...], list[tuple[int, Shape]]] = {}
+        known: dict[tuple[Any, ...], list[tuple[int, Any]]] = {}
         self._pools, self._draws, self._last, self._starts = [], [], [], [0]
         for epoch in range(epochs):
-            shapes = tuple(recipe.pool(epoch, epochs))
+            shapes = tuple(sampler.pool(epoch, epochs))
             if shapes not in known:
-                known[shapes] = [(self._rows(recipe, shape, batch_size), shape) for shape in shapes]
+                known[shapes] = [(self._rows(sampler, shape, batch_size), shape) for shape in shapes]
             draws, last = self._drawn(known[shapes], generator("sampler", seed, epoch))
             self._pools.append(known[shapes])
             self._draws.append(draws)
             self._last.append(last)
             self._starts.append(self._starts[-1] + len(draws) // self._ranks)
 
-    def _rows(self, recipe: SamplerRecipe, shape: Shape, images: int) -> int:
-        """Images of a batch of this shape: of an update, or of one process where each has a shape of its own."""
-        rows = recipe.batch_size(shape, images)
+    def _rows(self, sampler: Sampler, shape: Any, reference: int) -> int:
+        """Rows of a batch of this shape: of an update, or of one process where each has a shape of its own."""
+        rows = sampler.batch_size(shape, reference)
         if self._ranks == 1:
             return max(self._processes, rows)
         rows = max(1, rows // self._ranks)
         if rows < self._passes:
             raise ValueError(
-                f"{self._passes} forward passes need as many images in each process, and a reference batch of "
-                f"{images} leaves it {rows} of {shape}; raise the batch size of a pass, or have one shape for all"
+                f"{self._passes} forward passes need as many rows in each process, and a reference batch of "
+                f"{reference} leaves it {rows} of {shape}; raise the batch size of a pass, or have one shape for all"
             )
         return rows
 
-    def _drawn(self, pool: list[tuple[int, Shape]], draw: torch.Generator) -> tuple[bytes, int]:
-        """Which of the pool each update of an epoch gets, one after another, and how many images the last one has."""
+    def _drawn(self, pool: list[tuple[int, Any]], draw: torch.Generator) -> tuple[bytes, int]:
+        """Which of the pool each update of an epoch gets, one after another, and how many rows the last one has."""
         rows = torch.tensor([rows for rows, _ in pool])
-        most = -(-self._images // (self._ranks * int(rows.min())))
+        most = -(-self._total // (self._ranks * int(rows.min())))
         drawn = torch.randint(len(pool), (most, self._ranks), generator=draw)
         before = (ends := rows[drawn].sum(1).cumsum(0)) - rows[drawn].sum(1)
-        steps = int((ends < self._images).sum()) + 1
-        if steps > 1 and self._images - int(before[steps - 1]) < self._fewest:
+        steps = int((ends < self._total).sum()) + 1
+        if steps > 1 and self._total - int(before[steps - 1]) < self._fewest:
             steps -= 1
-        return bytes(drawn[:steps].flatten().tolist()), self._images - int(before[steps - 1])
+        return bytes(drawn[:steps].flatten().tolist()), self._total - int(before[steps - 1])
 
     @property
     def steps(self) -> int:
@@ -238,12 +255,12 @@ class Plan:
         return self._starts[-1]
 
     @property
-    def shapes(self) -> list[Shape]:
-        """The resolutions of the run, ascending; the network must be able to work with the first."""
+    def shapes(self) -> list[Any]:
+        """The shapes of the run, ascending; the network must be able to work with the first."""
         return sorted({shape for pool in self._pools for _, shape in pool})
 
     def window(self, moment: Moment) -> WindowSize | RankWindow:
-        """What an update sees; its shape is (height, width)."""
+        """What an update sees."""
         epoch = self.epoch(moment.step)
         first = (moment.step - self._starts[epoch]) * self._ranks
         drawn = [self._pools[epoch][number] for number in self._draws[epoch][first : first + self._ranks]]
@@ -253,31 +270,31 @@ class Plan:
             rows = self._last[epoch]
         elif self._ranks > 1:
             return RankWindow(tuple(drawn), self._passes)
-        # As many passes as the reference batch has, also where a few images joined. Passes of one image would leave a
-        # process without any where images do not divide, so some have two.
+        # As many passes as the reference batch has, also where a few rows joined. Passes of one row would leave a
+        # process without any where rows do not divide, so some have two.
         most = max(whole, min(rows, whole + self._fewest - 1))
         per_pass = -(-most // (self._passes * self._processes))
         return WindowSize(rows, max(per_pass, 2 if rows % self._processes else 1), shape)
 
-    def batches(self, step: int) -> list[tuple[int, Shape]]:
-        """The images of an update and their (height, width): one entry, or one for each process."""
+    def batches(self, step: int) -> list[tuple[int, Any]]:
+        """The rows of an update and their shape: one entry, or one for each process."""
         window = self.window(Moment(step, self.steps, 0))
         return list(window.batches) if isinstance(window, RankWindow) else [(window.rows, window.shape)]
 
-    def images_by_shape(self, epoch: int) -> dict[Shape, int]:
-        """How many images an epoch sees at each (height, width); what `batches` of its updates sum to."""
+    def rows_by_shape(self, epoch: int) -> dict[Any, int]:
+        """How many rows an epoch sees in each shape; what `batches` of its updates sum to."""
         pool, draws = self._pools[epoch], self._draws[epoch]
         counts = Counter(draws[: -self._ranks])
-        images = {shape: rows * counts[number] for number, (rows, shape) in enumerate(pool) if counts[number]}
+        seen = {shape: rows * counts[number] for number, (rows, shape) in enumerate(pool) if counts[number]}
         last = pool[draws[-self._ranks]][1]
-        return {**images, last: images.get(last, 0) + self._last[epoch]}
+        return {**seen, last: seen.get(last, 0) + self._last[epoch]}
 
     def epoch(self, step: int) -> int:
         """The epoch of an update, from 0."""
         return bisect.bisect_right(self._starts, step) - 1
 
     def fingerprint(self) -> str:
-        """A hash of how many images each update sees, and at what resolution."""
+        """A hash of how many rows each update sees, and in what shape."""
         return hashlib.sha256(repr((self._pools, self._draws, self._last)).encode()).hexdigest()
 
     def first_step(self, epoch: int) -> int:

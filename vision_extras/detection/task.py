@@ -23,7 +23,7 @@ from vision_extras.detection.detector import Detection
 from vision_extras.detection.objects import ObjectSplit
 from vision_extras.detection.recipe import DetectionRecipe
 from vision_extras.images import IGNORED
-from vision_extras.planned import PlannedTask
+from vision_extras.planned import ResizedTask
 
 __all__ = ["DetectionTask"]
 
@@ -31,7 +31,7 @@ __all__ = ["DetectionTask"]
 _MOST = 100
 
 
-class DetectionTask(PlannedTask):
+class DetectionTask(ResizedTask):
     """Detection under a sampler.
 
     Args:

@@ -17,7 +17,7 @@ from vision_extras.images.data import LazyImages
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["EncodedColumn", "open_split", "read_dataset"]
+__all__ = ["EncodedColumn", "check_column", "open_split", "read_dataset", "read_labels"]
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,55 @@ def read_dataset(
     Raises:
         ValueError: if a column is missing or of another type, or a label is none or not one of the classes.
     """
-    from datasets import ClassLabel, Image
+    from datasets import Image
 
-    for field, column in (("image_column", image_column), ("label_column", label_column)):
-        if column not in rows.column_names:
-            raise ValueError(
-                f"{field}={column!r} is no column of {what}, but {', '.join(rows.column_names)} are; the nearest is "
-                f"{nearest(column, rows.column_names)}"
-            )
+    check_column(rows, what, "image_column", image_column)
+    check_column(rows, what, "label_column", label_column)
     if not isinstance(rows.features[image_column], Image):
         raise ValueError(
             f"image_column={image_column!r} of {what} must hold images, not {rows.features[image_column]}"
         )
+    labels, named = read_labels(rows, what, label_column, classes)
+    encoded = EncodedColumn(rows.cast_column(image_column, Image(decode=False)), image_column, what)
+    images = LazyImages(encoded, torch.arange(len(labels)), torch.from_numpy(labels), channels, rows._fingerprint)
+    return images, named
+
+
+def check_column(rows: Dataset, what: str, field: str, column: str) -> None:
+    """Refuse a column that a dataset does not have.
+
+    Args:
+        rows: of the dataset.
+        what: the dataset, for people.
+        field: of the recipe, that names the column.
+        column: its name.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if column not in rows.column_names:
+        raise ValueError(
+            f"{field}={column!r} is no column of {what}, but {', '.join(rows.column_names)} are; the nearest is "
+            f"{nearest(column, rows.column_names)}"
+        )
+
+
+def read_labels(
+    rows: Dataset, what: str, label_column: str, classes: tuple[str, ...] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels of a dataset, [N] in int64, and their names.
+
+    Args:
+        rows: of the dataset.
+        what: the dataset, for people.
+        label_column: whole numbers from 0, or names.
+        classes: that there are to learn from; None if these rows say it.
+
+    Raises:
+        ValueError: if a label is none, or not one of the classes, or there are fewer than two classes.
+    """
+    from datasets import ClassLabel
+
     values = rows.select_columns(label_column)[:][label_column]
     known = rows.features[label_column]
     named = tuple(known.names) if isinstance(known, ClassLabel) else None
@@ -134,9 +171,7 @@ def read_dataset(
         )
     if len(set(labels.tolist())) < 2 and classes is None:
         raise ValueError(f"label_column={label_column!r} of {what} must have at least two classes")
-    encoded = EncodedColumn(rows.cast_column(image_column, Image(decode=False)), image_column, what)
-    images = LazyImages(encoded, torch.arange(len(labels)), torch.from_numpy(labels), channels, rows._fingerprint)
-    return images, named
+    return labels, named
 
 
 def _some(classes: tuple[str, ...]) -> str:

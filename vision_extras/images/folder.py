@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files in one folder for each class."""
+"""Files in one folder for each class, of images and of whatever else."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from PIL import Image
 from hylora.words import nearest
 from vision_extras.images.data import LazyImages
 
-__all__ = ["Files", "classes_of", "read_folder"]
+__all__ = ["Files", "classes_of", "list_files", "read_folder"]
 
 
 @dataclass(frozen=True)
 class Files:
-    """Image files below a folder.
+    """Files below a folder.
 
     Args:
         folder: that all of them are below.
@@ -49,28 +49,48 @@ def classes_of(folder: Path) -> tuple[str, ...]:
     classes = _folders_in(folder)
     if len(classes) < 2:
         raise ValueError(
-            f"path={str(folder)!r} must hold a folder of images for each of at least two classes, and holds "
+            f"path={str(folder)!r} must hold a folder of files for each of at least two classes, and holds "
             f"{len(classes)}: {', '.join(classes) or 'no folder'}"
         )
     return classes
 
 
 def read_folder(folder: Path, classes: tuple[str, ...], channels: int) -> LazyImages:
-    """The images of every class, in alphabetical order. Only names, sizes and times of change are read.
+    """The images of every class, in alphabetical order; those whose ending PIL knows.
 
     Args:
-        folder: with a folder for each class, which may have folders itself. Files count whose ending PIL knows, and
-            nothing hidden.
-        classes: that there are; the folder may lack some.
+        folder: as in `list_files`.
+        classes: as in `list_files`.
         channels: of the decoded images.
 
     Raises:
-        ValueError: if it has none, one that is no class, or one without an image.
+        ValueError: as `list_files`.
+    """
+    files, labels, digest = list_files(folder, classes, Image.registered_extensions(), "image whose ending PIL knows")
+    return LazyImages(files, torch.arange(len(labels)), torch.tensor(labels), channels, digest)
+
+
+def list_files(
+    folder: Path, classes: tuple[str, ...], endings: Container[str], what: str
+) -> tuple[Files, list[int], str]:
+    """The files of every class, in alphabetical order. Only names, sizes and times of change are read.
+
+    Args:
+        folder: with a folder for each class, which may have folders itself; nothing hidden counts.
+        classes: that there are; the folder may lack some.
+        endings: of the files that count, in small letters and with a dot.
+        what: such a file, for people.
+
+    Returns:
+        The files, the label of each, and a digest that says which they are, in which state.
+
+    Raises:
+        ValueError: if the folder has no class, one that is none of `classes`, or one without such a file.
     """
     present = _folders_in(folder)
     unknown = sorted(set(present) - set(classes))
     if not present:
-        raise ValueError(f"path={str(folder)!r} has no folder of images")
+        raise ValueError(f"path={str(folder)!r} has no folder of a class")
     if unknown:
         raise ValueError(
             f"path={str(folder)!r} has class {unknown[0]!r}, which there is not to learn from; the nearest is "
@@ -78,17 +98,14 @@ def read_folder(folder: Path, classes: tuple[str, ...], channels: int) -> LazyIm
         )
     names, labels, digest = [], [], hashlib.sha256()
     for name in present:
-        found = sorted(_images_below(folder / name))
+        found = sorted(_files_below(folder / name, endings))
         if not found:
-            raise ValueError(
-                f"path={str(folder / name)!r} has no image whose ending PIL knows; put some there, or remove it"
-            )
+            raise ValueError(f"path={str(folder / name)!r} has no {what}; put some there, or remove it")
         for path, size, changed in found:
             names.append(os.path.relpath(path, folder))
             digest.update(f"{names[-1]}\0{size}\0{changed}\n".encode())
         labels += [classes.index(name)] * len(found)
-    files = Files(str(folder), np.array(names))
-    return LazyImages(files, torch.arange(len(names)), torch.tensor(labels), channels, digest.hexdigest())
+    return Files(str(folder), np.array(names)), labels, digest.hexdigest()
 
 
 def _folders_in(folder: Path) -> tuple[str, ...]:
@@ -103,13 +120,12 @@ def _visible(folder: Path) -> Iterator[os.DirEntry]:
     return (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
 
 
-def _images_below(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Path, bytes and time of change of every file that may be an image."""
-    endings = Image.registered_extensions()
+def _files_below(folder: Path, endings: Container[str]) -> Iterator[tuple[str, int, int]]:
+    """Path, bytes and time of change of every file with one of the endings."""
     for entry in _visible(folder):
         if entry.is_dir():
-            yield from _images_below(Path(entry.path))
+            yield from _files_below(Path(entry.path), endings)
         elif os.path.splitext(entry.name)[1].lower() in endings:
-            # A link that leads nowhere stands for itself, and is named with the images that cannot be read.
+            # A link that leads nowhere stands for itself, and is named with the files that cannot be read.
             state = entry.stat(follow_symlinks=entry.is_file())
             yield entry.path, state.st_size, state.st_mtime_ns

@@ -97,9 +97,8 @@ class _CrossLayer(nn.Module):
         self.norm_context = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
         self.output = nn.Linear(size, size)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(size, eps=config.layer_norm_eps), nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size)
-        )
+        widened = nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size)
+        self.mlp = nn.Sequential(nn.LayerNorm(size, eps=config.layer_norm_eps), *widened)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         context = self.norm_context(context)

@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # What is only looked at need not be projected (section 5.3.2): MAViL projects all, and then masks.
         self._project_visible = config.diffusion
-        self._skipped = torch.linspace(0, drop_path, layers).tolist()
+        self._skipped = [drop_path * number / max(layers - 1, 1) for number in range(layers)]
 
     def forward(self, patches: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
         """Encode patches.
@@ -38,8 +38,7 @@ class Encoder(nn.Module):
         Args:
             patches: [B, N, P].
             positions: [N, D].
-            visible: [B, V, v], int64, of V views: the numbers of the patches that are seen; None for all of them in one
-                view.
+            visible: [B, V, v], int64, of V views: the numbers of the patches that are seen; None for one view of all.
 
         Returns:
             [B, V, v, D].

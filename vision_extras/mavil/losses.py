@@ -24,18 +24,24 @@ def reconstruction(predicted: Tensor, masked: Tensor, patches: int) -> Tensor:
     return (predicted.float() - masked.float()).square().mean(dim=2).sum(dim=1) / patches
 
 
-def info_nce(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+def info_nce(one: Tensor, other: Tensor, temperature: float, everyone: tuple[Tensor, Tensor, int]) -> Tensor:
     """How well each clip's embedding tells its partner from those of the other clips, in both directions.
 
     Args:
-        one: [B, D].
+        one: [b, D].
         other: likewise; rows of the same number belong together.
         temperature: that cosine similarities are divided by.
+        everyone: the same of all clips that are told from, [B, D] both, and the number of the first of ours there.
 
     Returns:
-        [B], float32: the mean of the two cross entropies; 0 for a single clip, which has no other to be told from.
+        [b], float32: the mean of the two cross entropies; 0 for a single clip, which has no other to be told from.
     """
-    similar = F.normalize(one.float(), dim=1) @ F.normalize(other.float(), dim=1).T / temperature
-    partner = torch.arange(len(one), device=one.device)
-    there = F.cross_entropy(similar, partner, reduction="none")
-    return (there + F.cross_entropy(similar.T, partner, reduction="none")) / 2
+    ones, others, first = everyone
+    partner = first + torch.arange(len(one), device=one.device)
+    directions = (_similar(one, others), _similar(other, ones))
+    return sum(F.cross_entropy(each / temperature, partner, reduction="none") for each in directions) / 2
+
+
+def _similar(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine similarities of all pairs, [b, B]."""
+    return F.normalize(one.float(), dim=1) @ F.normalize(other.float(), dim=1).T

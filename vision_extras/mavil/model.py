@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.models.swin.modeling_swin import SwinRelativePositionBias
 from transformers.utils import ModelOutput
 
 from vision_extras.mavil import positions
@@ -15,6 +17,7 @@ from vision_extras.mavil.config import MavilConfig
 from vision_extras.mavil.decoder import CrossLayers, Decoder, LocalLayers, SelfLayers
 from vision_extras.mavil.diffusion import diffused, noise_for, signal_shares
 from vision_extras.mavil.encoder import Encoder, Fusion
+from vision_extras.mavil.gathering import everyones
 from vision_extras.mavil.losses import info_nce, reconstruction
 from vision_extras.mavil.patches import Grid, audio_grid, audio_patches, taken, video_grid, video_patches
 
@@ -64,9 +67,11 @@ class MavilPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        token = getattr(module, "mask_token", None)
-        if isinstance(token, nn.Parameter):
-            nn.init.normal_(token, std=self.config.initializer_range)
+        if isinstance(module, Decoder) and module.mask_token is not None:
+            init.normal_(module.mask_token, std=self.config.initializer_range)
+        elif isinstance(module, SwinRelativePositionBias):
+            # No file has it: it follows from the window.
+            init.copy_(module.relative_position_index, module._create_relative_position_index().view(-1))
 
     def audio_positions(self, grid: Grid, size: int) -> Tensor:
         """Embeddings of a spectrogram's patches, on the model's device."""
@@ -78,9 +83,10 @@ class MavilPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if they have other bands than the model, or do not divide into patches.
         """
-        if spectrograms.shape[2] != self.config.bands:
-            raise ValueError(f"input_values has {spectrograms.shape[2]} bands, and the model takes {self.config.bands}")
-        return audio_grid(*spectrograms.shape[1:], self.config.audio_patch)
+        frames, bands = spectrograms.shape[1:]
+        if bands != self.config.bands:
+            raise ValueError(f"input_values has {bands} bands, and the model takes {self.config.bands}")
+        return audio_grid(frames, bands, self.config.audio_patch)
 
 
 class MavilForPreTraining(MavilPreTrainedModel):
@@ -162,11 +168,19 @@ class MavilForPreTraining(MavilPreTrainedModel):
         return positions.separable(*grid, size, self.device)
 
     def _compare(self, found: MavilOutput, audio: Tensor, video: Tensor) -> None:
-        """The contrastive losses of embeddings, [B, 2, D] of both views."""
-        config = self.config
+        """The contrastive losses of embeddings, [B, 2, D] of both views each."""
         found.video_embedding = video[:, 0]
-        found.inter_loss = info_nce(audio[:, 0], video[:, 0], config.inter_temperature)
-        intra = (info_nce(each[:, 0], each[:, 1], config.intra_temperature) for each in (audio, video))
+        both = torch.stack([audio, video], dim=1)
+        # Clips are told from those of all processes, which in evaluation may have none.
+        everyone, first = everyones(both) if self.training else (both, 0)
+
+        def told(one: tuple[int, int], other: tuple[int, int], temperature: float) -> Tensor:
+            among = everyone[:, *one], everyone[:, *other], first
+            return info_nce(both[:, *one], both[:, *other], temperature, among)
+
+        config, (sound, sight) = self.config, (0, 1)
+        found.inter_loss = told((sound, 0), (sight, 0), config.inter_temperature)
+        intra = (told((modality, 0), (modality, 1), config.intra_temperature) for modality in (sound, sight))
         found.intra_loss = sum(intra) / 2
 
     def _hidden(

@@ -88,7 +88,7 @@ def test_every_image_once_whatever_the_processes(name, images, batch_size, rows_
             assert sum(rows for rows, _ in told) == sum(len(batch["rows"]) for own in batches for batch in own)
             assert {shape for _, shape in told} == set.union(*shapes)
             seen.update(row for own in batches for batch in own for row in batch["rows"].tolist())
-        assert seen == Counter(range(images)) and by_shape == plan.images_by_shape(epoch)
+        assert seen == Counter(range(images)) and by_shape == plan.rows_by_shape(epoch)
 
 
 def test_a_shape_for_each_process():
@@ -221,12 +221,12 @@ def test_what_a_recipe_refuses(settings, message):
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"rows_per_pass": 0}, "rows_per_pass=0 must be at least 1"),
-        ({"images": 0}, "images=0 must be at least 1, one for each process"),
-        ({"images": 2, "processes": 3}, "images=2 must be at least 3, one for each process"),
-        ({"recipe": SamplerRecipe()}, "side=None must be a number of pixels by now"),
+        ({"rows": 0}, "rows=0 must be at least 1, one for each process"),
+        ({"rows": 2, "processes": 3}, "rows=2 must be at least 3, one for each process"),
+        ({"sampler": SamplerRecipe()}, "side=None must be a number of pixels by now"),
     ],
 )
 def test_what_a_plan_refuses(settings, message):
-    numbers = {"images": 100, "epochs": 2, "batch_size": 10, "rows_per_pass": 10, "seed": 0}
+    numbers = {"rows": 100, "epochs": 2, "batch_size": 10, "rows_per_pass": 10, "seed": 0}
     with pytest.raises(ValueError, match=message):
-        Plan(**{"recipe": sampler("msc_vbs"), **numbers, **settings})
+        Plan(**{"sampler": sampler("msc_vbs"), **numbers, **settings})

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clips cut from videos of YouTube, that tables list by the video's id; many of the videos are gone."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vision_extras.clips.clip import ClipSplit
+from vision_extras.clips.encoded import EncodedClips
+from vision_extras.clips.folders import ENDINGS
+from vision_extras.clips.recipe import ClipsRecipe
+from vision_extras.images.folder import Files
+
+__all__ = ["read_audioset", "read_vggsound"]
+
+# Characters of a video's id.
+_ID = 11
+
+# Id and labels of each clip.
+_Listed = list[tuple[str, tuple[int, ...]]]
+
+
+def read_audioset(recipe: ClipsRecipe) -> ClipSplit:
+    """AudioSet (Gemmeke et al., 2017): `class_labels_indices.csv`, `SPLIT_segments.csv`, and clips in any folder.
+
+    A clip's file is one of ten seconds, cut already, whose name begins with the video's id. Clips may have several
+    labels. Those without a file are left out, and counted.
+
+    Raises:
+        ValueError: if a table cannot be read, has a class that is not in the table of these, or no clip has a file.
+    """
+    table = Path(recipe.path, "class_labels_indices.csv")
+    classes = {row[1]: row[2] for row in _table(recipe, table, 3)[1:]}
+    numbers = {code: number for number, code in enumerate(classes)}
+
+    def read(split: str) -> _Listed:
+        listed = []
+        for name in split.split("+"):
+            segments = Path(recipe.path, f"{name}_segments.csv")
+            for video, _, _, codes in _table(recipe, segments, 4):
+                unknown = next((code for code in codes.split(",") if code not in numbers), None)
+                if unknown is not None:
+                    raise ValueError(f"path={recipe.path!r}: {segments} has {unknown!r}, which {table} lacks")
+                listed.append((video, tuple(sorted(numbers[code] for code in codes.split(",")))))
+        return listed
+
+    splits = {name: read(name) for name in (recipe.train_split or "balanced_train", recipe.held_out_split or "eval")}
+    return _split(recipe, *splits.items(), classes=tuple(classes.values()), multilabel=True)
+
+
+def read_vggsound(recipe: ClipsRecipe) -> ClipSplit:
+    """VGGSound (Chen et al., 2020): `vggsound.csv` of id, start, label and split, and clips in any folder.
+
+    A clip's file is one of ten seconds, cut already, whose name begins with the video's id. Those without a file are
+    left out, and counted.
+
+    Raises:
+        ValueError: if the table cannot be read or lacks a split, or no clip has a file.
+    """
+    rows = _table(recipe, Path(recipe.path, "vggsound.csv"), 4)
+    classes = tuple(sorted({label for _, _, label, _ in rows}))
+    numbers = {name: number for number, name in enumerate(classes)}
+    names = (recipe.train_split or "train", recipe.held_out_split or "test")
+    splits = {name: [(video, (numbers[label],)) for video, _, label, split in rows if split == name] for name in names}
+    return _split(recipe, *splits.items(), classes=classes, multilabel=False)
+
+
+def _table(recipe: ClipsRecipe, path: Path, columns: int) -> list[list[str]]:
+    """The rows of a table, without comments."""
+    try:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.reader(file, skipinitialspace=True) if row and not row[0].startswith("#")]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"path={recipe.path!r}: {path} cannot be read: {error}") from error
+    wrong = next((row for row in rows if len(row) != columns), None)
+    if wrong is not None:
+        raise ValueError(f"path={recipe.path!r}: {path} must have {columns} columns, and has a row {wrong}")
+    return rows
+
+
+def _split(
+    recipe: ClipsRecipe,
+    train: tuple[str, _Listed],
+    held_out: tuple[str, _Listed],
+    classes: tuple[str, ...],
+    multilabel: bool,
+) -> ClipSplit:
+    """Clips of two lists that have a file."""
+    there: dict[str, str] = {}
+    for folder, _, names in sorted(os.walk(recipe.path)):
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in ENDINGS:
+                there.setdefault(name[:_ID], os.path.relpath(os.path.join(folder, name), recipe.path))
+    sides, left_out = [], []
+    for split, listed in (train, held_out):
+        found = [(there[video], labels) for video, labels in listed if video in there]
+        if not found:
+            raise ValueError(
+                f"path={recipe.path!r} has a file for none of {len(listed)} clips of the split {split!r}; name files "
+                "by the ids of their videos"
+            )
+        if len(found) < len(listed):
+            missing = len(listed) - len(found)
+            left_out.append(f"{missing} of {len(listed)} clips of {split} have no file below {recipe.path}")
+        files = Files(recipe.path, np.array([name for name, _ in found]))
+        labels = [labels for _, labels in found]
+        digest = hashlib.sha256("\n".join(files.names).encode()).hexdigest()
+        sides.append(EncodedClips(files, files, np.arange(len(found)), labels, recipe.resample, digest))
+    return ClipSplit(*sides, classes, multilabel, tuple(left_out))
