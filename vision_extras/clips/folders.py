@@ -19,7 +19,7 @@ __all__ = ["ENDINGS", "read_esc50", "read_folder", "read_speech_commands"]
 
 # Of files that have sound, and of those that have frames too.
 _SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma")
-_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
+_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 ENDINGS = frozenset(_SOUNDS + _VIDEOS)
 
 

@@ -13,18 +13,19 @@ __all__ = ["ClipsRecipe"]
 
 _SPLITS = ("train_split", "held_out_split")
 _COLUMNS = ("sound_column", "video_column", "label_column")
+_DECODED = ("resample", "unreadable")
 
 # What each source reads, of all that only some do.
 _READ = {
     "spoken_digits": ("count", "held_out"),
     "speech": ("count", "held_out"),
-    "bunny": ("held_out", "resample"),
-    "folder": ("path", *_SPLITS, "held_out", "resample"),
-    "esc50": ("path", "fold", "resample"),
-    "speech_commands": ("path", "held_out_split", "resample"),
-    "audioset": ("path", *_SPLITS, "resample"),
-    "vggsound": ("path", *_SPLITS, "resample"),
-    "dataset": ("path", "config", *_SPLITS, "held_out", *_COLUMNS, "resample"),
+    "bunny": ("held_out", *_DECODED),
+    "folder": ("path", *_SPLITS, "held_out", *_DECODED),
+    "esc50": ("path", "fold", *_DECODED),
+    "speech_commands": ("path", "held_out_split", *_DECODED),
+    "audioset": ("path", *_SPLITS, *_DECODED),
+    "vggsound": ("path", *_SPLITS, *_DECODED),
+    "dataset": ("path", "config", *_SPLITS, "held_out", *_COLUMNS, *_DECODED),
 }
 
 # The steps of a spectrogram are filled up with silence to a multiple of this: four patches of 16, which is what local
@@ -54,6 +55,8 @@ class ClipsRecipe:
         sound_column: of a dataset; may be the one of its videos.
         video_column: of a dataset.
         label_column: of a dataset; null where there are no labels.
+        unreadable: before training every clip is decoded once: `refuse` ends with the names of those that do not give
+            what is asked for, `skip` leaves them out. `trust` decodes nothing ahead; such a clip ends training.
         seconds: of sound in a spectrogram. A longer clip is cut, and a shorter one is filled up with silence.
         rate: samples of sound per second.
         resample: whether sound of another rate is converted; otherwise it is refused.
@@ -86,6 +89,7 @@ class ClipsRecipe:
     sound_column: str = "audio"
     video_column: str = "video"
     label_column: str | None = "label"
+    unreadable: Literal["refuse", "skip", "trust"] = "refuse"
     seconds: float = 10.0
     rate: int = 16000
     resample: bool = False
@@ -97,7 +101,7 @@ class ClipsRecipe:
     side: int = 224
 
     def __post_init__(self) -> None:
-        check_choice(self, "name")
+        check_choice(self, "name", "unreadable")
         check_range(self, "count", "bands", "frames", "side", least=1)
         check_range(self, "held_out", least=0, below=1)
         check_range(self, "fold", least=1, most=5)

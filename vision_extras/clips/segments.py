@@ -49,8 +49,8 @@ def read_audioset(recipe: ClipsRecipe) -> ClipSplit:
                 listed.append((video, tuple(sorted(numbers[code] for code in codes.split(",")))))
         return listed
 
-    splits = {name: read(name) for name in (recipe.train_split or "balanced_train", recipe.held_out_split or "eval")}
-    return _split(recipe, *splits.items(), classes=tuple(classes.values()), multilabel=True)
+    splits = [(name, read(name)) for name in (recipe.train_split or "balanced_train", recipe.held_out_split or "eval")]
+    return _split(recipe, *splits, classes=tuple(classes.values()), multilabel=True)
 
 
 def read_vggsound(recipe: ClipsRecipe) -> ClipSplit:
@@ -65,9 +65,11 @@ def read_vggsound(recipe: ClipsRecipe) -> ClipSplit:
     rows = _table(recipe, Path(recipe.path, "vggsound.csv"), 4)
     classes = tuple(sorted({label for _, _, label, _ in rows}))
     numbers = {name: number for number, name in enumerate(classes)}
-    names = (recipe.train_split or "train", recipe.held_out_split or "test")
-    splits = {name: [(video, (numbers[label],)) for video, _, label, split in rows if split == name] for name in names}
-    return _split(recipe, *splits.items(), classes=classes, multilabel=False)
+    splits = [
+        (name, [(video, (numbers[label],)) for video, _, label, split in rows if split == name])
+        for name in (recipe.train_split or "train", recipe.held_out_split or "test")
+    ]
+    return _split(recipe, *splits, classes=classes, multilabel=False)
 
 
 def _table(recipe: ClipsRecipe, path: Path, columns: int) -> list[list[str]]:

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
 from vision_extras.clips.bunny import read_bunny
-from vision_extras.clips.clip import ClipSplit
+from vision_extras.clips.clip import Clip, ClipSplit, UnreadableClip
+from vision_extras.clips.collate import SoundAndFrames, Sounds
 from vision_extras.clips.dataset import read_clip_dataset
+from vision_extras.clips.encoded import EncodedClips
 from vision_extras.clips.folders import read_esc50, read_folder, read_speech_commands
 from vision_extras.clips.recipe import ClipsRecipe
 from vision_extras.clips.segments import read_audioset, read_vggsound
@@ -28,7 +33,7 @@ _SOUND_ALONE = ("speech", "esc50", "speech_commands")
 
 
 def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
-    """The clips of a recipe, of which none is decoded yet.
+    """The clips of a recipe. Each is decoded when it is asked for; and once now, unless the recipe trusts all of them.
 
     Args:
         recipe: of the clips.
@@ -43,12 +48,43 @@ def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
         )
     try:
         import av  # noqa: F401
+        import soundfile  # noqa: F401
 
         split = read_clip_dataset(recipe, video) if recipe.name == "dataset" else _READ[recipe.name](recipe)
     except ImportError as error:
         raise ValueError(
             f"name={recipe.name!r} needs a package that cannot be imported ({error}); pip install 'hylora[av]'"
         ) from error
+    if isinstance(split.train, EncodedClips) and recipe.unreadable != "trust":
+        split = _readable(recipe, split, video)
     if not len(split.train):
         raise ValueError(f"held_out={recipe.held_out} leaves no clip of name={recipe.name!r} to learn from")
     return split
+
+
+def _readable(recipe: ClipsRecipe, split: ClipSplit, video: bool) -> ClipSplit:
+    """Those clips that give what is asked for, with what is wrong with the others in words."""
+    collate = (SoundAndFrames if video else Sounds)(recipe)
+
+    def problem(clip: Clip) -> str | None:
+        try:
+            collate([clip], [None])
+        except UnreadableClip as error:
+            return str(error)
+        return None
+
+    found: list[str] = []
+    sides = {}
+    with ThreadPoolExecutor() as pool:
+        for side in ("train", "held_out"):
+            rows = getattr(split, side)
+            problems = list(pool.map(problem, map(rows.__getitem__, range(len(rows)))))
+            sides[side] = rows.select([wrong is None for wrong in problems])
+            found += filter(None, problems)
+    if found and recipe.unreadable == "refuse":
+        raise ValueError(
+            f"unreadable='refuse' found {len(found)} of {len(split.train) + len(split.held_out)} clips that cannot be "
+            f"learned from: {'; '.join(found[:5])}{' ...' if len(found) > 5 else ''}. Mend or remove them, or leave "
+            "them out with clips.unreadable=skip"
+        )
+    return dataclasses.replace(split, **sides, left_out=(*split.left_out, *found))

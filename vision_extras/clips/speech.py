@@ -65,5 +65,5 @@ def spoken(words: tuple[str, ...], rate: int) -> dict[tuple[str, str, int, int],
     unit = made["rate"] // math.gcd(made["rate"], rate)
     filled = [F.pad(piece, (0, -len(piece) % unit)) for piece in sound.split(made["samples"])]
     lengths = [len(piece) * rate // made["rate"] for piece in filled]
-    pieces = resampled(torch.cat(filled), made["rate"], rate).split(lengths)
+    pieces = resampled(torch.cat(filled), made["rate"], rate).clamp(-1, 1).split(lengths)
     return dict(zip(requests, pieces, strict=True))

@@ -18,10 +18,10 @@ def tone(hertz, seconds=0.5, rate=RATE):
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-def write_sound(path, sound, rate=RATE):
+def write_sound(path, sound, rate=RATE, subtype=None):
     """A file of the format that its ending says; `sound` is [N] or [N, channels]."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, sound, rate)
+    soundfile.write(path, sound, rate, subtype)
     return path
 
 

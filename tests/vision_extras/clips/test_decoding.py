@@ -26,6 +26,17 @@ def test_sound_comes_back_as_it_was(tmp_path, ending):
     assert read_seconds(str(file), "a") == pytest.approx(0.5)
 
 
+def test_formats_of_two_libraries_sound_alike(tmp_path):
+    """A video's sound is read by another library than a sound file's."""
+    sound = tone(440)
+    film = read_sound(str(write_video(tmp_path / "a.mp4", GREY, sound=sound)), "a", RATE, resample=False)
+    assert hertz(film, RATE) == pytest.approx(440, abs=3) and film[2000:6000].std() == pytest.approx(
+        sound.std(), rel=0.05
+    )
+    loud = write_sound(tmp_path / "a.wav", 4 * sound, subtype="FLOAT")
+    assert read_sound(str(loud), "a", RATE, resample=False).abs().max() == 1
+
+
 @pytest.mark.parametrize("ending", ["ogg", "mp3"])
 def test_compressed_sound_comes_back_about_as_it_was(tmp_path, ending):
     sound = tone(440)
