@@ -7,21 +7,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hylora.training.fields import check_choice, check_range, expand_home
-from hylora.training.recipe import EvaluationRecipe, Recipe, RecipeError, ScheduleRecipe
+from hylora.training.recipe import EvaluationRecipe, Recipe, RecipeError
 from vision_extras.clips.recipe import ClipsRecipe
-from vision_extras.curricula import SamplerRecipe
-from vision_extras.recipe import EpochRecipe, ImageOptimizerRecipe
+from vision_extras.recipe import EpochRecipe, EpochScheduleRecipe, ImageOptimizerRecipe
 from vision_extras.sounds.augment import SoundAugmentRecipe
 
 __all__ = [
-    "EpochScheduleRecipe",
     "SoundEvaluationRecipe",
     "SoundModelRecipe",
     "SoundOptimizerRecipe",
     "SoundsRecipe",
 ]
 
-_SIZES = ("width", "layers", "heads")
+_SIZES = ("hidden_size", "num_attention_heads", "audio_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +31,17 @@ class SoundModelRecipe:
         train: `all` of it, or the `head` alone on what an encoder as it is gives (a linear probe).
         drop_path: how probably the last layer is skipped in training ("stochastic dropout" of table 5.6); those before
             it are less so.
-        width: of an encoder from scratch.
-        layers: of an encoder from scratch.
-        heads: of attention, of an encoder from scratch.
+        hidden_size: width of an encoder from scratch, whose feed-forward layers are four times as wide.
+        num_attention_heads: of an encoder from scratch.
+        audio_layers: of an encoder from scratch.
     """
 
     path: str | None = None
     train: Literal["all", "head"] = "all"
     drop_path: float = 0.0
-    width: int = 192
-    layers: int = 4
-    heads: int = 3
+    hidden_size: int = 192
+    num_attention_heads: int = 3
+    audio_layers: int = 4
 
     def __post_init__(self) -> None:
         check_choice(self, "train")
@@ -57,23 +55,10 @@ class SoundModelRecipe:
             if self.path is not None and value != getattr(SoundModelRecipe, name):
                 raise ValueError(f"{name}={value!r} must be left out; the encoder of path={self.path!r} has its own")
 
-
-@dataclass(frozen=True, kw_only=True)
-class EpochScheduleRecipe(ScheduleRecipe):
-    """The learning rate over training, with a warm-up in epochs.
-
-    Args:
-        warmup_steps: follows from the epochs; leave it out.
-        warmup_epochs: epochs over which the rate rises linearly, as a factor on the schedule.
-    """
-
-    name: Literal["constant", "linear", "cosine", "exponential", "polynomial", "multi_step", "piecewise"] = "cosine"
-    warmup_steps: Literal[0] = 0
-    warmup_epochs: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "warmup_epochs", least=0)
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of an encoder from scratch, as `MavilConfig` has them."""
+        return {name: getattr(self, name) for name in _SIZES} | {"intermediate_size": 4 * self.hidden_size}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +130,7 @@ class SoundsRecipe(Recipe):
             ("time_mask", self.clips.steps, "steps"),
             ("frequency_mask", self.clips.bands, "bands"),
         ):
-            value = getattr(self.augment, name)
+            value, most = getattr(self.augment, name), getattr(self.clips, of)
             if value > most:
                 raise RecipeError(f"augment.{name}={value} must be at most {most}, the {of} of a spectrogram")
         warmup, epochs = self.optimizer.schedule.warmup_epochs, self.training.epochs
@@ -158,11 +143,6 @@ class SoundsRecipe(Recipe):
                 f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set clips.held_out to a share "
                 "such as 0.2"
             )
-
-    @property
-    def sampler(self) -> SamplerRecipe:
-        """What lays out the updates: each has the reference batch, of spectrograms that are (steps, bands)."""
-        return SamplerRecipe(side=(self.clips.steps, self.clips.bands))
 
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}

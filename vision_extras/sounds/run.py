@@ -96,12 +96,10 @@ def build_classifier(
 def _config(recipe: SoundModelRecipe, bands: int) -> MavilConfig:
     """The shape of a classifier, with what can be told before clips are read."""
     if recipe.path is None:
-        size, heads = recipe.width, recipe.heads
-        sizes = {"hidden_size": size, "num_attention_heads": heads, "intermediate_size": 4 * size}
         try:
-            return MavilConfig(video=False, bands=bands, audio_layers=recipe.layers, **sizes)
+            return MavilConfig(video=False, bands=bands, **recipe.sizes)
         except ValueError as error:
-            raise RecipeError(f"model.width={size} and model.heads={heads}: {error}") from error
+            raise RecipeError(f"model.{error}") from error
     try:
         config = AutoConfig.from_pretrained(recipe.path)
     except (OSError, ValueError) as error:

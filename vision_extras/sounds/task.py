@@ -12,14 +12,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hylora.training.feed import Batch, Share
-from hylora.training.moment import Moment
-from hylora.training.schedules import warmup
+from hylora.training.processes import share_of
 from vision_extras.clips.clip import ClipSplit
 from vision_extras.clips.collate import Sounds
+from vision_extras.clips.dealing import dealt
+from vision_extras.curricula import SamplerRecipe
 from vision_extras.mavil import MavilForAudioClassification
 from vision_extras.planned import PlannedTask
 from vision_extras.sounds.augment import AugmentedSounds
-from vision_extras.sounds.evaluation import SoundEvaluation
+from vision_extras.sounds.evaluation import predictions
 from vision_extras.sounds.feature_extractor import SoundFeatureExtractor
 from vision_extras.sounds.layer_decay import layered_groups
 from vision_extras.sounds.metrics import mean_average_precision, top1
@@ -92,17 +93,17 @@ class SoundTask(PlannedTask):
         share: this process's share of each update.
     """
 
-    unit = "clips"
+    unit = rows_are = "clips"
 
     def __init__(
         self, model: SoundClassification, split: ClipSplit, recipe: SoundsRecipe, share: Share | None = None
     ) -> None:
-        plain = Sounds(recipe.clips, len(split.classes) if split.multilabel else None)
-        collate = AugmentedSounds(plain, recipe.augment, len(split.classes))
-        super().__init__(model, split.train, collate, recipe, share or Share())
         self._split = split
-        size, workers = recipe.evaluation.batch_size, recipe.training.workers
-        self._evaluation = SoundEvaluation(split.held_out, plain, recipe.sampler.shape, size, workers)
+        self._plain = Sounds(recipe.clips, len(split.classes) if split.multilabel else None)
+        collate = AugmentedSounds(self._plain, recipe.augment, len(split.classes))
+        # Every update has the reference batch.
+        sampler = SamplerRecipe(side=(recipe.clips.steps, recipe.clips.bands))
+        super().__init__(model, split.train, collate, recipe, sampler, share or Share())
 
     def count(self, batch: Batch) -> int:
         """Clips."""
@@ -113,21 +114,15 @@ class SoundTask(PlannedTask):
         optimizer, layers = self._recipe.optimizer, self.model.network.config.audio_layers
         return layered_groups(self.model, weight_decay, optimizer.lr, optimizer.layer_decay, layers)
 
-    def rate(self, moment: Moment, factor: float) -> float:
-        """The warm-up is in epochs."""
-        epochs = self._recipe.optimizer.schedule.warmup_epochs
-        return factor * warmup(moment.step, self.plan.first_step(epochs))
-
-    def scheduled(self, moment: Moment) -> dict[str, float]:
-        """The epoch."""
-        return {"epoch": self.plan.epoch(moment.step)}
-
     def evaluate(self, model: nn.Module, accelerator: Accelerator, check_stop: Callable[[], None]) -> dict[str, float]:
         """Loss, top-1 accuracy, and average precision as a mean over classes (`map`), on the held-out clips."""
-        if not len(self._split.held_out):
+        held_out, recipe = self._split.held_out, self._recipe
+        if not len(held_out):
             return {}
-        logits, labels = self._evaluation.predictions(model, accelerator, check_stop)
-        logits, loss = logits.double(), self._recipe.loss
+        size, workers = recipe.evaluation.batch_size, recipe.training.workers
+        batches = dealt(held_out, self._plain, None, size, share_of(accelerator), workers)
+        logits, labels = predictions(model, batches, accelerator, check_stop)
+        logits, loss = logits.double(), recipe.loss
         truth = _shares(logits, labels)
         # Each class ranks the clips: by what is said of it alone, or by its share of what is said of all.
         scores = logits if loss == "bce" else logits.softmax(1)
@@ -136,10 +131,6 @@ class SoundTask(PlannedTask):
             "accuracy": top1(scores, truth > 0),
             "map": mean_average_precision(scores, truth > 0),
         }
-
-    def identity(self) -> Mapping[str, str]:
-        """Fingerprints of the clips, and of the updates."""
-        return {"clips": self._rows.fingerprint(), "updates": self.plan.fingerprint()}
 
     def describe(self) -> Mapping[str, Any]:
         """How many clips there are to train on and to evaluate on, and of which classes."""
@@ -151,11 +142,6 @@ class SoundTask(PlannedTask):
             "multilabel": split.multilabel,
             "left_out": list(split.left_out),
         }
-
-    def results(self) -> Mapping[str, Any]:
-        """How many clips training took, counted as often as they were heard, and how large the network is."""
-        found = super().results()
-        return {"clips_seen": found["images_seen"], "parameters": found["parameters"]}
 
     def save(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write the classifier, with what makes spectrograms for it: transformers' pipelines read both."""
