@@ -12,9 +12,11 @@ from hylora.training.feed import Collate, RowFeed, Share
 from hylora.training.moment import Moment
 from hylora.training.optimizer import decay_matrices
 from hylora.training.recipe import RecipeError
+from hylora.training.schedules import warmup
 from hylora.training.task import Task
 from vision_extras.curricula import Plan, Sampler
 from vision_extras.models import check_sides
+from vision_extras.recipe import EpochScheduleRecipe
 
 __all__ = ["PlannedTask", "ResizedTask", "refuse_sides"]
 
@@ -60,6 +62,12 @@ class PlannedTask(Task):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Weight decay spares norms, biases and scales."""
         return decay_matrices(self.model, weight_decay)
+
+    def rate(self, moment: Moment, factor: float) -> float:
+        """As it is, but for a warm-up in epochs."""
+        schedule = self._recipe.optimizer.schedule
+        epochs = schedule.warmup_epochs if isinstance(schedule, EpochScheduleRecipe) else 0
+        return factor * warmup(moment.step, self.plan.first_step(epochs))
 
     def scheduled(self, moment: Moment) -> dict[str, float]:
         """The epoch, from 0."""

@@ -21,7 +21,7 @@ from vision_extras.sparse.phases import plan_phases
 from vision_extras.subspaces import SubspaceRecipe
 from vision_extras.transfer.upstream import shown_to_run
 
-__all__ = ["EpochRecipe", "ImageEvaluationRecipe", "ImageOptimizerRecipe", "ImageRecipe"]
+__all__ = ["EpochRecipe", "EpochScheduleRecipe", "ImageEvaluationRecipe", "ImageOptimizerRecipe", "ImageRecipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,24 @@ class EpochRecipe(LoopRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "epochs", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochScheduleRecipe(ScheduleRecipe):
+    """The learning rate over training, with a warm-up in epochs.
+
+    Args:
+        warmup_steps: follows from the epochs; leave it out.
+        warmup_epochs: epochs over which the rate rises linearly, as a factor on the schedule.
+    """
+
+    name: Literal["constant", "linear", "cosine", "exponential", "polynomial", "multi_step", "piecewise"] = "cosine"
+    warmup_steps: Literal[0] = 0
+    warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "warmup_epochs", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
