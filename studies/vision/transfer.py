@@ -19,32 +19,19 @@ from typing import Any
 
 import torch
 import yaml
+from chained import trained
 
 from hylora.environment import environment
-from hylora.training.recipe_loading import parse_overrides
 from vision_extras.batch_norms import recalibrate
 from vision_extras.images import load_split
 from vision_extras.masks import prunable
 from vision_extras.models import load_network, save_network
 from vision_extras.recipe import ImageRecipe
-from vision_extras.run import train
 from vision_extras.sparse.compression import compress
 from vision_extras.transfer.metrics import mean_increase, pruned_filters, task_difficulty
 
 # Images on which batch norms are tuned.
 _CALIBRATION = 1000
-
-
-def trained(tree: dict[str, Any], overrides: list[str], seed: int, folder: Path) -> dict[str, Any]:
-    """What a run came to, trained now unless its folder has the results of this very recipe."""
-    last = [f"training.seed={seed}", f"output.path={folder}", "output.checkpoint_every=0", "output.overwrite=true"]
-    last += ["tracking.progress=false", "evaluation.every=0"]
-    recipe = ImageRecipe.from_tree(parse_overrides(tree, [*overrides, *last]))
-    results = folder / "results.json"
-    # What recipes have learned to say since stands at its default.
-    if not results.exists() or ImageRecipe.from_tree(json.loads(results.read_text())["recipe"]) != recipe:
-        train(recipe)
-    return json.loads(results.read_text())
 
 
 def pruned_at_once(dense: Path, level: float, folder: Path) -> None:

@@ -45,7 +45,7 @@ class MavilConfig(PretrainedConfig):
         drop_path: how probably a layer of the last audio block is skipped for a clip in training (stochastic depth);
             those before are skipped less, in equal steps from 0.
         layer_norm_eps: of all norms.
-        initializer_range: deviation of first weights.
+        initializer_range: deviation of a learned token's first values; layers are drawn as Glorot and Bengio (2010).
 
     Raises:
         ValueError: naming the field that cannot work.

@@ -67,7 +67,11 @@ class MavilPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Decoder) and module.mask_token is not None:
+        if isinstance(module, nn.Linear):
+            # As masked autoencoders have it: in small encoders a fixed deviation would leave patches far weaker than
+            # their positions.
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, Decoder) and module.mask_token is not None:
             init.normal_(module.mask_token, std=self.config.initializer_range)
         elif isinstance(module, SwinRelativePositionBias):
             # No file has it: it follows from the window.
