@@ -125,6 +125,7 @@ def test_a_pipeline_says_what_evaluation_says(tones, tmp_path):
             assert said[name] == pytest.approx(share, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
 def test_spectrograms_of_finished_classifiers_are_the_customary_ones(tmp_path):
     """But for what fills them up, which is silence."""
     SoundFeatureExtractor(seconds=0.5, mean=-5.0, std=4.0).save_pretrained(tmp_path)
