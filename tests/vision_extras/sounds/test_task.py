@@ -229,6 +229,12 @@ def test_stopped_and_resumed_it_is_the_same_run(tones, tmp_path):
         assert records_of(folder) == records_of(tmp_path / "whole")
 
 
+def test_workers_make_the_same_batches(tones, tmp_path):
+    _, alone = train(tmp_path / "alone", tones, **EVERYTHING)
+    _, helped = train(tmp_path / "helped", tones, **EVERYTHING, **{"training.workers": 2})
+    assert_same(helped, alone)
+
+
 # What each process runs; the entry point may not be that of this source tree.
 COMMAND = """
 import sys
@@ -284,7 +290,10 @@ def test_models_that_cannot_be_had_are_refused_before_clips_are_read(learner, tm
 
     refuse("model.path='.*/nothing' gives no audio encoder", model={"path": str(tmp_path / "nothing")})
     refuse("clips.bands=128 must be the 64 that the encoder", model={"path": str(learner)}, **{"clips.bands": 128})
-    refuse("model.hidden_size=18 must be a multiple of 4", **{"model.hidden_size": 18})
+    refuse("model: hidden_size=18 must be a multiple of 4", **{"model.hidden_size": 18})
+    MavilConfig(audio_patch=24, bands=72, window=3).save_pretrained(tmp_path / "coarse")
+    coarse = {"model": {"path": str(tmp_path / "coarse")}, "clips.bands": 72}
+    refuse("clips.seconds=0.5: a spectrogram of 64 frames and 72 bands must divide into patches of 24", **coarse)
     ViTConfig().save_pretrained(tmp_path / "vit")
     refuse("is a network of type 'vit', and must be of type 'mavil'", model={"path": str(tmp_path / "vit")})
     refuse("clips.path='.*nowhere'")
