@@ -210,7 +210,10 @@ def test_clips_of_several_labels_are_told_by_average_precision(tmp_path):
     assert result.evaluation["loss"] == pytest.approx(
         float(F.binary_cross_entropy_with_logits(logits, labels)), rel=1e-4
     )
-    said = pipeline("audio-classification", str(tmp_path / "run"))(held_out[0].sound(16000).numpy())
+    tell = pipeline("audio-classification", str(tmp_path / "run"))
+    assert tell.model.config.problem_type == "multi_label_classification"
+    # Said again, since not every pipeline asks the config.
+    said = tell(held_out[0].sound(16000).numpy(), function_to_apply="sigmoid")
     assert sorted(entry["score"] for entry in said) == pytest.approx(sorted(logits[0].sigmoid().tolist()), abs=1e-5)
 
 
