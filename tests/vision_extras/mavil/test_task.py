@@ -23,7 +23,7 @@ TREE = {
     "task": "mavil",
     "clips": {
         "name": "spoken_digits",
-        "count": 60,
+        "count": 70,
         "held_out": 0.3,
         "seconds": 1.0,
         "bands": 64,
