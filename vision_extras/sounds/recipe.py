@@ -27,7 +27,8 @@ class SoundModelRecipe:
     """The classifier: the audio encoder of `vision_extras.mavil`, and a linear layer on the mean of what it gives.
 
     Args:
-        path: folder of a pre-trained audio-video learner, or of a classifier; null starts from scratch.
+        path: folder of a pre-trained audio-video learner; or of a classifier, whose last layer starts anew if it tells
+            another number of classes. Null starts from scratch.
         train: `all` of it, or the `head` alone on what an encoder as it is gives (a linear probe).
         drop_path: how probably the last layer is skipped in training ("stochastic dropout" of table 5.6); those before
             it are less so.

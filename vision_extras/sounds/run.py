@@ -16,8 +16,9 @@ from hylora.training.tasks import TaskKind
 from hylora.training.whole_run import RunResult, run
 from vision_extras.clips.sources import load_clips
 from vision_extras.mavil import MavilConfig, MavilForAudioClassification
+from vision_extras.mavil.patches import audio_grid
 from vision_extras.models.weights import drawn_from
-from vision_extras.sounds.recipe import SoundModelRecipe, SoundsRecipe
+from vision_extras.sounds.recipe import SoundsRecipe
 from vision_extras.sounds.task import SoundClassification, SoundTask
 
 __all__ = ["TASK", "build_classifier", "make_task", "train"]
@@ -35,7 +36,7 @@ def make_task(recipe: SoundsRecipe, accelerator: Accelerator) -> SoundTask:
     Raises:
         RecipeError: if the recipe cannot work here.
     """
-    _config(recipe.model, recipe.clips.bands)
+    _config(recipe)
     try:
         split = load_clips(recipe.clips, video=False)
     except ValueError as error:
@@ -44,11 +45,7 @@ def make_task(recipe: SoundsRecipe, accelerator: Accelerator) -> SoundTask:
         raise RecipeError(f"clips.name={recipe.clips.name!r} has no labels to learn; name clips that have")
     if split.multilabel and recipe.loss == "ce":
         raise RecipeError("loss='ce' is for one label of each clip, and these may have several; set loss to bce")
-    draw = generator("network", recipe.training.seed)
-    network = build_classifier(recipe.model, recipe.clips.bands, split.classes, draw)
-    # What transformers makes of the numbers: a probability of each class, or shares of one.
-    kind = "multi_label_classification" if recipe.loss == "bce" else "single_label_classification"
-    network.config.problem_type = kind
+    network = build_classifier(recipe, split.classes, generator("network", recipe.training.seed))
     model = SoundClassification(network, recipe.loss, recipe.model.train == "head")
     try:
         return SoundTask(model, split, recipe, share_of(accelerator))
@@ -57,29 +54,31 @@ def make_task(recipe: SoundsRecipe, accelerator: Accelerator) -> SoundTask:
 
 
 def build_classifier(
-    recipe: SoundModelRecipe, bands: int, classes: Sequence[str], draw: torch.Generator
+    recipe: SoundsRecipe, classes: Sequence[str], draw: torch.Generator
 ) -> MavilForAudioClassification:
-    """A classifier, in training mode.
+    """The classifier of a recipe at its first weights, in training mode.
 
     Args:
-        recipe: of the classifier.
-        bands: of spectrograms.
+        recipe: of the run.
         classes: the name of each label.
         draw: gives the weights that are not learned yet.
 
     Raises:
         RecipeError: naming a field of the recipe that cannot work.
     """
-    config = _config(recipe, bands)
+    config, path = _config(recipe), recipe.model.path
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: number for number, name in enumerate(classes)}
-    config.drop_path = recipe.drop_path
+    config.drop_path = recipe.model.drop_path
+    # What pipelines make of its numbers: a probability of each class, or shares of one.
+    several = recipe.loss == "bce"
+    config.problem_type = "multi_label_classification" if several else "single_label_classification"
     with drawn_from(draw):
-        if recipe.path is None:
+        if path is None:
             return MavilForAudioClassification(config).train()
         try:
             network, found = MavilForAudioClassification.from_pretrained(
-                recipe.path,
+                path,
                 config=config,
                 dtype=torch.float32,
                 # The classifier of other sounds.
@@ -87,32 +86,38 @@ def build_classifier(
                 output_loading_info=True,
             )
         except (OSError, ValueError) as error:
-            raise RecipeError(f"model.path={recipe.path!r} gives no audio encoder: {error}") from error
+            raise RecipeError(f"model.path={path!r} gives no audio encoder: {error}") from error
     if missing := sorted(name for name in found["missing_keys"] if name.startswith("audio.")):
-        raise RecipeError(f"model.path={recipe.path!r} gives no audio encoder: {missing[0]} is not there")
+        raise RecipeError(f"model.path={path!r} gives no audio encoder: {missing[0]} is not there")
     return network.train()
 
 
-def _config(recipe: SoundModelRecipe, bands: int) -> MavilConfig:
+def _config(recipe: SoundsRecipe) -> MavilConfig:
     """The shape of a classifier, with what can be told before clips are read."""
-    if recipe.path is None:
+    model, clips = recipe.model, recipe.clips
+    if model.path is None:
         try:
-            return MavilConfig(video=False, bands=bands, **recipe.sizes)
+            config = MavilConfig(video=False, bands=clips.bands, **model.sizes)
         except ValueError as error:
-            raise RecipeError(f"model.{error}") from error
-    try:
-        config = AutoConfig.from_pretrained(recipe.path)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"model.path={recipe.path!r} gives no audio encoder: {error}") from error
-    if not isinstance(config, MavilConfig):
+            raise RecipeError(f"model: {error}") from error
+    else:
+        try:
+            config = AutoConfig.from_pretrained(model.path)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"model.path={model.path!r} gives no audio encoder: {error}") from error
+        if not isinstance(config, MavilConfig):
+            raise RecipeError(
+                f"model.path={model.path!r} is a network of type {config.model_type!r}, and must be of type 'mavil'"
+            )
+    if config.bands != clips.bands:
         raise RecipeError(
-            f"model.path={recipe.path!r} is a network of type {config.model_type!r}, and must be of type 'mavil'"
-        )
-    if config.bands != bands:
-        raise RecipeError(
-            f"clips.bands={bands} must be the {config.bands} that the encoder of model.path={recipe.path!r} has "
+            f"clips.bands={clips.bands} must be the {config.bands} that the encoder of model.path={model.path!r} has "
             "learned from"
         )
+    try:
+        audio_grid(clips.steps, clips.bands, config.audio_patch)
+    except ValueError as error:
+        raise RecipeError(f"clips.seconds={clips.seconds}: {error}") from error
     return config
 
 

@@ -125,6 +125,7 @@ def test_a_pipeline_says_what_evaluation_says(tones, tmp_path):
             assert said[name] == pytest.approx(share, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
 def test_spectrograms_of_finished_classifiers_are_the_customary_ones(tmp_path):
     """But for what fills them up, which is silence."""
     SoundFeatureExtractor(seconds=0.5, mean=-5.0, std=4.0).save_pretrained(tmp_path)
@@ -209,7 +210,10 @@ def test_clips_of_several_labels_are_told_by_average_precision(tmp_path):
     assert result.evaluation["loss"] == pytest.approx(
         float(F.binary_cross_entropy_with_logits(logits, labels)), rel=1e-4
     )
-    said = pipeline("audio-classification", str(tmp_path / "run"))(held_out[0].sound(16000).numpy())
+    tell = pipeline("audio-classification", str(tmp_path / "run"))
+    assert tell.model.config.problem_type == "multi_label_classification"
+    # Said again, since not every pipeline asks the config.
+    said = tell(held_out[0].sound(16000).numpy(), function_to_apply="sigmoid")
     assert sorted(entry["score"] for entry in said) == pytest.approx(sorted(logits[0].sigmoid().tolist()), abs=1e-5)
 
 
@@ -226,6 +230,12 @@ def test_stopped_and_resumed_it_is_the_same_run(tones, tmp_path):
         _, resumed = train(folder, tones, **settings, **{"training.resume": True})
         assert_same(resumed, whole)
         assert records_of(folder) == records_of(tmp_path / "whole")
+
+
+def test_workers_make_the_same_batches(tones, tmp_path):
+    _, alone = train(tmp_path / "alone", tones, **EVERYTHING)
+    _, helped = train(tmp_path / "helped", tones, **EVERYTHING, **{"training.workers": 2})
+    assert_same(helped, alone)
 
 
 # What each process runs; the entry point may not be that of this source tree.
@@ -283,7 +293,10 @@ def test_models_that_cannot_be_had_are_refused_before_clips_are_read(learner, tm
 
     refuse("model.path='.*/nothing' gives no audio encoder", model={"path": str(tmp_path / "nothing")})
     refuse("clips.bands=128 must be the 64 that the encoder", model={"path": str(learner)}, **{"clips.bands": 128})
-    refuse("model.hidden_size=18 must be a multiple of 4", **{"model.hidden_size": 18})
+    refuse("model: hidden_size=18 must be a multiple of 4", **{"model.hidden_size": 18})
+    MavilConfig(audio_patch=24, bands=72, window=3).save_pretrained(tmp_path / "coarse")
+    coarse = {"model": {"path": str(tmp_path / "coarse")}, "clips.bands": 72}
+    refuse("clips.seconds=0.5: a spectrogram of 64 frames and 72 bands must divide into patches of 24", **coarse)
     ViTConfig().save_pretrained(tmp_path / "vit")
     refuse("is a network of type 'vit', and must be of type 'mavil'", model={"path": str(tmp_path / "vit")})
     refuse("clips.path='.*nowhere'")
