@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from hylora.training.recipe import RecipeError
@@ -23,6 +20,7 @@ from vision_extras.models import ModelRecipe, build_network
 from vision_extras.models.resnet import ResNet
 from vision_extras.models.resnet_config import ResNetConfig
 from vision_extras.planned import refuse_sides
+from vision_extras.plans import PlannedRun
 from vision_extras.recipe import ImageRecipe
 from vision_extras.subspaces import CompressibleSubspace, Curriculum, SubspaceRecipe, Width
 
@@ -36,8 +34,6 @@ Count = Callable[[tuple[int, int, int], float | None], int]
 
 # What a factor may begin at, in the order in which it is reduced; the thesis goes down to a quarter.
 _FACTORS = tuple((100 - hundredth) / 100 for hundredth in range(76))
-
-_ROWS = 12
 
 
 class ImageSet(NamedTuple):
@@ -154,38 +150,18 @@ class EpochPlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """What a run takes.
+class RunPlan(PlannedRun):
+    """What a run takes. Its reference is the full network at the reference resolution, in one pass for each image.
 
     Args:
-        recipe: of the run.
+        recipe, rows, parameters, dense, epochs: as of `PlannedRun`.
         data: its images.
-        parameters: of the full network; of both ends of a line.
-        dense: operations of an epoch of the full network at the reference resolution (SSc-FBS), in one pass for each
-            image.
-        epochs: what each of them takes.
     """
 
-    recipe: ImageRecipe
+    rows_are = "images"
+    reference = "SSc-FBS"
+
     data: ImageSet
-    parameters: int
-    dense: int
-    epochs: tuple[EpochPlan, ...]
-
-    @property
-    def flops(self) -> int:
-        """Operations of the run."""
-        return sum(epoch.flops for epoch in self.epochs)
-
-    @property
-    def share(self) -> float:
-        """Operations over those of as many dense epochs at the reference resolution."""
-        return self.flops / (self.dense * len(self.epochs))
-
-    @property
-    def updates(self) -> int:
-        """Updates of the weights."""
-        return sum(epoch.updates for epoch in self.epochs)
 
     @property
     def start(self) -> dict[str, float]:
@@ -194,71 +170,32 @@ class RunPlan:
         expands = self.recipe.sampler.name == "msc_vbswc"
         return {"sampler.start": self.recipe.sampler.start, **growth} if expands else growth
 
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
+    @property
+    def name(self) -> str:
+        return self.recipe.model.name
+
+    def totals(self) -> dict[str, str]:
+        return {"begins with": ", ".join(f"{name}={value:g}" for name, value in self.start.items())}
+
+    def cells(self, epoch: EpochPlan) -> dict[str, str]:
         return {
-            "recipe": self.recipe.to_tree(),
-            "data": self.data._asdict(),
-            "parameters": self.parameters,
-            "updates": self.updates,
-            "images": self.data.images * len(self.epochs),
-            "flops": self.flops,
-            "dense_flops": self.dense * len(self.epochs),
-            "flops_over_dense": self.share,
-            "start": self.start,
-            "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
+            "sides": f"{_side(epoch.smallest)}-{_side(epoch.largest)}",
+            "updates": f"{epoch.updates:,}",
+            "width": f"{epoch.width:.2f}",
+            "depth": f"{epoch.depth:.2f}",
+            "weights": f"{epoch.parameters:,}",
         }
 
-    def show(self, console: Console) -> None:
-        """Print totals, and what about a dozen of the epochs take."""
+    def curves(self) -> dict[str, tuple[str, Sequence[float]]]:
         count = len(self.epochs)
-        totals = Table(title=f"{self.recipe.model.name}, {count} epochs", show_header=False)
-        for name, value in {
-            "parameters": f"{self.parameters:,}",
-            "images": f"{self.data.images * count:,}",
-            "updates": f"{self.updates:,}",
-            "FLOPs": f"{self.flops:.3g}",
-            "over SSc-FBS": f"{self.share:.3f}",
-            "begins with": ", ".join(f"{name}={value:g}" for name, value in self.start.items()),
-        }.items():
-            totals.add_row(name, value)
-        table = Table(title="epochs", caption="share: of the FLOPs of the full network at the reference side")
-        for name in ("epoch", "sides", "updates", "width", "depth", "weights", "FLOPs", "share"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for number in sorted({round(row * (count - 1) / (_ROWS - 1)) for row in range(_ROWS)}):
-            epoch = self.epochs[number]
-            sides = f"{_side(epoch.smallest)}-{_side(epoch.largest)}"
-            factors = (f"{factor:.2f}" for factor in (epoch.width, epoch.depth))
-            costs = (f"{epoch.parameters:,}", f"{epoch.flops:.2e}", f"{epoch.flops / self.dense:.3f}")
-            table.add_row(str(epoch.epoch), sides, f"{epoch.updates:,}", *factors, *costs)
-        console.print(totals)
-        console.print(table)
+        return {
+            "width": (":", [epoch.width for epoch in self.epochs]),
+            "depth": ("--", [epoch.depth for epoch in self.epochs]),
+            "resolution": ("-.", [self.recipe.sampler.factor(epoch, count) for epoch in range(count)]),
+        }
 
-    def draw(self, path: Path) -> None:
-        """Draw the operations of each epoch, and the factors that they come from.
-
-        Raises:
-            ValueError: if matplotlib is missing, or the file's ending is none of a picture.
-        """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ValueError("plot needs matplotlib, which is not installed; pip install 'hylora[demo]'") from error
-        figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-        axis = figure.subplots()
-        epochs = range(len(self.epochs))
-        axis.fill_between(epochs, [epoch.flops / self.dense for epoch in self.epochs], alpha=0.3, step="mid")
-        axis.plot(epochs, [epoch.flops / self.dense for epoch in self.epochs], drawstyle="steps-mid", label="FLOPs")
-        axis.plot(epochs, [epoch.width for epoch in self.epochs], ":", label="width")
-        axis.plot(epochs, [epoch.depth for epoch in self.epochs], "--", label="depth")
-        axis.plot(
-            epochs, [self.recipe.sampler.factor(epoch, len(epochs)) for epoch in epochs], "-.", label="resolution"
-        )
-        axis.axhline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
-        axis.set(xlabel="epoch", ylabel="over SSc-FBS, and factors", ylim=(0, None))
-        axis.set_title(f"{self.share:.2f} of the FLOPs of SSc-FBS")
-        axis.legend()
-        figure.savefig(path)
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "data": self.data._asdict(), "start": self.start}
 
 
 def plan_run(recipe: ImageRecipe, data: ImageSet | None = None) -> RunPlan:
@@ -318,7 +255,7 @@ def _planned(recipe: ImageRecipe, data: ImageSet, network: nn.Module, count: Cou
                 flops=epoch_flops(plan, epoch, cost),
             )
         )
-    return RunPlan(recipe, data, parameters, dense, tuple(epochs))
+    return RunPlan(recipe, data.images, parameters, dense, tuple(epochs), data)
 
 
 def compound(recipe: ImageRecipe, budget: float, data: ImageSet | None = None) -> RunPlan:

@@ -51,7 +51,9 @@ def plan(
         float | None,
         typer.Option(help="Images: begin as small as it takes to keep to this share of the dense run's FLOPs."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Images: draw the FLOPs of each epoch into this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Images and clips: draw the FLOPs of each epoch into this file.")
+    ] = None,
 ) -> None:
     """Tell what training takes: parameters, memory, operations, whether it fits, and what to change if not.
 
@@ -143,7 +145,9 @@ def _plan_other(
     from hylora.files import write_atomically
 
     if kind.plan is None:
-        raise ValueError(f"task={tree['task']!r} has no plan; plans are for language models and for images")
+        raise ValueError(
+            f"task={tree['task']!r} has no plan; plans are for language models, images and masked learners"
+        )
     found = kind.plan(kind.recipe.from_tree(tree), budget)
     found.show(Console())
     if output is not None:

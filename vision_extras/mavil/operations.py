@@ -17,7 +17,7 @@ from vision_extras.mavil.model import MavilForPreTraining
 from vision_extras.mavil.patches import audio_grid, video_grid, visible_count
 from vision_extras.mavil.recipe import LearnerRecipe, MavilRecipe
 
-__all__ = ["MODULES", "clip_flops", "epoch_mean", "training_flops"]
+__all__ = ["MODULES", "clip_flops", "epoch_flops", "epoch_mean", "training_flops"]
 
 # The names of table 5.5's columns in the model.
 MODULES = ("audio", "audio_decoder", "video", "video_decoder", "fusion")
@@ -52,12 +52,15 @@ def epoch_mean(model: LearnerRecipe, clips: ClipsRecipe, mask: MaskRecipe, epoch
 
 
 def training_flops(recipe: MavilRecipe, plan: Plan) -> int:
-    """Operations of a run: each pass backward is counted as two forward."""
-    rows = (plan.rows_by_shape(epoch) for epoch in range(recipe.training.epochs))
+    """Operations of a run."""
+    return sum(epoch_flops(recipe, plan, epoch) for epoch in range(recipe.training.epochs))
+
+
+def epoch_flops(recipe: MavilRecipe, plan: Plan, epoch: int) -> int:
+    """Operations of an epoch: each pass backward is counted as two forward."""
     return sum(
         3 * count * clip_flops(recipe.model, recipe.clips, ratio)["total"]
-        for epoch in rows
-        for ratio, count in epoch.items()
+        for ratio, count in plan.rows_by_shape(epoch).items()
     )
 
 

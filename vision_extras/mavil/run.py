@@ -12,6 +12,7 @@ from hylora.training.tasks import TaskKind
 from hylora.training.whole_run import RunResult, run
 from vision_extras.clips.sources import load_clips
 from vision_extras.mavil.model import MavilForPreTraining
+from vision_extras.mavil.planning import MavilPlan, plan_run
 from vision_extras.mavil.recipe import MavilRecipe
 from vision_extras.mavil.task import MavilTask, SelfSupervised
 from vision_extras.models.weights import drawn_from
@@ -42,8 +43,20 @@ def make_task(recipe: MavilRecipe, accelerator: Accelerator) -> MavilTask:
         raise RecipeError(f"training: {error}") from error
 
 
+def plan(recipe: MavilRecipe, budget: float | None) -> MavilPlan:
+    """What a run takes.
+
+    Raises:
+        RecipeError: if the recipe cannot work, or has to keep to a budget.
+    """
+    if budget is not None:
+        raise RecipeError(f"budget={budget} is for recipes of images; raise mask.first, and look at the plan")
+    return plan_run(recipe)
+
+
 TASK = TaskKind(
     MavilRecipe,
     make_task,
     advise=lambda folder: f"next: fine-tune its audio branch with a recipe of task sounds and model.path={folder}",
+    plan=plan,
 )

@@ -24,6 +24,7 @@ _NOT_RESULTS = {
     "data.json",
     "generation_config.json",
     "hylora.json",
+    "preprocessor_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -143,8 +143,9 @@ def _costs(members: list[Setting], levels: list[float]) -> Iterator[Section]:
     for setting in members:
         rows = []
         for cost in _COSTS:
-            cells = tuple(replace(cost, length=level).cell(setting, setting) for level in levels)
-            if seeds := seeds_of(cells):
+            metrics = [replace(cost, length=level) for level in levels]
+            cells = tuple(metric.cell(setting, setting) for metric in metrics)
+            if seeds := seeds_of(setting, metrics, cells):
                 rows.append(Row(cost.label, seeds, cells, setting.subject))
         if rows:
             title = f"{setting.network}, {setting.name}" if networks > 1 else setting.name

@@ -183,4 +183,5 @@ def average(item: str, measurements: Sequence[Measurement]) -> Measurement:
         interval=percent_interval(value, len(samples) * min(samples)) if known else None,
         places=tuple(dict.fromkeys(place for measurement in measurements for place in measurement.places)),
         variations=tuple((name, " / ".join(values)) for name, values in variations.items()),
+        remarks=tuple(dict.fromkeys(remark for measurement in measurements for remark in measurement.remarks)),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from hylora_eval.report.learners import FOLD, PRETRAINING, pretraining_of
 from hylora_eval.report.measurements import Measurement, Place, Source, Subject
 from hylora_eval.results import Result, pointer
 
@@ -25,7 +26,11 @@ _SWITCHES = {"sparse": "schedule", "cram": "update"}
 _DATA = {
     "images": ("name", "path", "config", "train_split", "held_out_split", "held_out"),
     "objects": ("name", "path", "train_split", "held_out_split", "held_out", "scenes", "side", "most"),
+    "clips": ("name", "path", "config", "train_split", "held_out_split", "held_out"),
 }
+
+# Clips that come with their splits, whose held-out share nobody reads.
+_CUT_ALREADY = ("esc50", "speech_commands", "audioset", "vggsound")
 
 # What depends on the machine.
 _OF_MACHINE = ("seconds", "relative_seconds", "peak_bytes")
@@ -40,7 +45,7 @@ SPARSE = ("one_shot", "dense", "sparse")
 
 def read_training(result: Result, source: Source, *root: str | int) -> Iterator[Measurement]:
     """What a run took and what was measured of it; its results stand under `root`."""
-    shared = _shared(result, *root)
+    shared = _shared(result, source, *root)
     result.pick(*root, "evaluation", kind=dict)
     machine = {name: result.get_at("environment", name) for name in ("device", "processor", "threads")}
     for keys in (*_metrics(result, *root), *_metrics(result, *root, "evaluation")):
@@ -58,7 +63,7 @@ def read_comparison(result: Result, source: Source) -> Iterator[Measurement]:
 
 def read_images(result: Result, source: Source) -> Iterator[Measurement]:
     """What was measured of a run's network on some images; items are `metric, images`."""
-    name, shared = result.pick("data", "name", kind=str), _shared(result)
+    name, shared = result.pick("data", "name", kind=str), _shared(result, source)
     result.pick("evaluation", kind=dict)
     variations = {"images": result.get_at("data", "fingerprint"), "shape": result.get_at("shape")}
     for keys in _metrics(result, "evaluation"):
@@ -114,7 +119,7 @@ def _measurement(
     )
 
 
-def _shared(result: Result, *root: str | int) -> dict[str, Any]:
+def _shared(result: Result, source: Source, *root: str | int) -> dict[str, Any]:
     """The setting that was trained, and what it learned from."""
     recipe = result.pick(*root, "recipe", kind=dict)
     data = {
@@ -123,13 +128,23 @@ def _shared(result: Result, *root: str | int) -> dict[str, Any]:
         for name in names
         if (value := (recipe.get(section) or {}).get(name)) is not None
     }
+    clips = data.get("clips.name")
+    if clips in _CUT_ALREADY:
+        data.pop("clips.held_out", None)
+    if recipe.get("task") == "sounds":
+        model = dict(result.pick(*root, "recipe", "model", kind=dict))
+        recipe = {**recipe, "model": model, PRETRAINING: pretraining_of(model.pop("path", None), source.path)}
     off = tuple(f"{name}." for name, key in _SWITCHES.items() if (recipe.get(name) or {}).get(key) == "none")
     facts = {
         name: value
         for name, value in _flat(recipe).items()
-        if name != "task" and name not in data and not name.startswith((*_FREE, *off))
+        if (key := name.removeprefix(f"{PRETRAINING}.")) != "task"
+        and name not in data
+        and not key.startswith((*_FREE, *off))
+        and (name != FOLD or clips == "esc50")
     }
-    given = result.get_at(*root, "setting") or ""
+    # The folds of a comparison are one setting.
+    given = "" if FOLD in facts else result.get_at(*root, "setting") or ""
     return {
         "subject": Subject(given, "", "", "", facts=tuple(sorted(facts.items()))),
         "conditions": _known({"task": result.pick(*root, "recipe", "task", kind=str), **data}),

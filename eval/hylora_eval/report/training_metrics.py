@@ -57,9 +57,10 @@ def per_cent(label: str, item: str) -> Metric:
     return Metric(f"{label} (%)", item, scale=100, number="per cent")
 
 
-def seeds_of(cells: Iterable[Cell]) -> str:
-    """How many seeds the cells of a row are from, in words; "" where they are empty."""
-    seeds = max((len(cell.measurement.places) for cell in cells if cell.measurement), default=0)
+def seeds_of(setting: Setting, metrics: Iterable[Metric], cells: Iterable[Cell]) -> str:
+    """How many seeds the cells of a setting's row are from, in words; "" where they are empty."""
+    filled = (metric for metric, cell in zip(metrics, cells, strict=True) if cell.measurement)
+    seeds = max((len(setting.runs[metric.key]) for metric in filled), default=0)
     return f"{seeds} seed{'s' if seeds > 1 else ''}" if seeds else ""
 
 
@@ -69,7 +70,7 @@ def sections_of(sections: Sequence[tuple[str, list[Setting]]], metrics: Sequence
         rows = []
         for setting in members:
             cells = tuple(metric.cell(setting, members[0]) for metric in metrics)
-            if seeds := seeds_of(cells):
+            if seeds := seeds_of(setting, metrics, cells):
                 rows.append(Row(setting.name, seeds, cells, setting.subject))
         if rows:
             yield Section(network, tuple(rows))

@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from hylora_eval.report.learners import FOLD, PRETRAINING, learner_name, learner_order
 from hylora_eval.report.measurements import Measurement, Subject, average
 from hylora_eval.report.training import SEED
 
@@ -24,6 +25,11 @@ _UPDATES = {"cram": "CrAM", "csam": "C-SAM", "topk": "Top-K"}
 
 # Where recipes name the network, the most particular first.
 _NETWORK = ("model.config.architecture", "model.config.model_type", "model.path", "model.name")
+
+# Those of a run, and of what it was finetuned from.
+_SEEDS = (SEED, f"{PRETRAINING}.{SEED}")
+
+_FOLDS = 5
 
 # Kind, item and length of measurements of the same thing.
 Key = tuple[str, str, float | None]
@@ -93,30 +99,34 @@ class Setting:
 
 
 def gather(measurements: list[Measurement]) -> list[Setting]:
-    """The settings of some runs, in the thesis's order of samplers, then as their files come."""
+    """The settings of some runs, in the thesis's order of samplers and of learners, then as their files come."""
     settings: dict[tuple, Setting] = {}
     for measurement in measurements:
-        facts = {name: value for name, value in measurement.subject.facts if name != SEED}
+        facts = {name: value for name, value in measurement.subject.facts if name not in (*_SEEDS, FOLD)}
         given = measurement.subject.run
         setting = settings.setdefault((given, *facts.items()), Setting(given, facts, {}))
         key = (measurement.kind, measurement.item, measurement.length)
         setting.runs.setdefault(key, []).append(measurement)
+    for setting in settings.values():
+        setting.runs.update({key: _over_folds(found) for key, found in setting.runs.items()})
     order = list(_SAMPLERS.values())
 
-    def place(setting: Setting) -> tuple[int, int]:
-        return order.index(setting.sampler) if setting.sampler in order else len(order), setting.first
+    def place(setting: Setting) -> tuple:
+        sampler = order.index(setting.sampler) if setting.sampler in order else len(order)
+        return sampler, learner_order(setting.facts), setting.first
 
     return _named(sorted(settings.values(), key=place))
 
 
 def _named(settings: list[Setting]) -> list[Setting]:
-    """Called by subspaces, sparse training, samplers and compressions where these differ, and what else does."""
+    """Called by subspaces, sparse training, learners, samplers and compressions that differ, and what else does."""
     samplers = len({setting.sampler for setting in settings}) > 1
     compressions = len({setting.compression for setting in settings if setting.compression}) > 1
 
     def base(setting: Setting) -> str:
         sampler, compression = setting.sampler if samplers else "", setting.compression if compressions else ""
-        return setting.given or ", ".join(filter(None, (sampler, setting.subspace, compression, setting.sparse)))
+        parts = (sampler, setting.subspace, compression, setting.sparse, learner_name(setting.facts))
+        return setting.given or ", ".join(filter(None, parts))
 
     named = []
     for setting in settings:
@@ -138,6 +148,24 @@ def by_network(settings: list[Setting]) -> list[tuple[str, list[Setting]]]:
         first[setting.network] = min(setting.first, first.get(setting.network, setting.first))
     ordered = sorted(settings, key=lambda setting: first[setting.network])
     return [(network, list(members)) for network, members in groupby(ordered, lambda setting: setting.network)]
+
+
+def _over_folds(runs: list[Measurement]) -> list[Measurement]:
+    """One measurement of each seed: the mean over its folds, where the data has any."""
+    seeds: dict[tuple, list[Measurement]] = {}
+    for run in runs:
+        facts = tuple((name, value) for name, value in run.subject.facts if name != FOLD)
+        seeds.setdefault(facts, []).append(run)
+    return [_mean_of_folds(found) for found in seeds.values()]
+
+
+def _mean_of_folds(runs: list[Measurement]) -> Measurement:
+    """What is measured once, or a mean, with a remark where folds are missing."""
+    folds = [dict(run.subject.facts).get(FOLD) for run in runs]
+    if None in folds:
+        return runs[0]
+    missing = () if len(folds) == _FOLDS else (f"of {_FOLDS} folds, {', '.join(sorted(folds))} alone",)
+    return replace(average(runs[0].item, runs), remarks=missing)
 
 
 def over_seeds(runs: list[Measurement], subject: Subject, kind: str, scale: float) -> Measurement:

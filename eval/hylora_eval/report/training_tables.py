@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from hylora_eval.report.curve_tables import curve_tables
+from hylora_eval.report.learners import FOLD
 from hylora_eval.report.measurements import Measurement
 from hylora_eval.report.sparse_tables import sparse_tables
 from hylora_eval.report.tables import Column, Table
@@ -24,13 +25,14 @@ _RATIOS = (
     Metric("Training time (×)", "seconds", number="ratio", relative=True),
 )
 _ACCURACY = per_cent("Top-1 accuracy", "accuracy")
-_QUALITY = (_ACCURACY, per_cent("mAP", "ap"))
+_QUALITY = (_ACCURACY, per_cent("mAP", "ap"), per_cent("mAP", "map"), per_cent("Retrieval", "retrieval"))
 _MEASURED = (
     *_QUALITY,
     per_cent("Top-1 accuracy at the strongest level", "strongest_accuracy"),
     per_cent("AP at 0.5", "ap50"),
     per_cent("AP at 0.75", "ap75"),
     Metric("Loss", "loss"),
+    *(Metric(f"{of.capitalize()} loss", f"{of}_loss") for of in ("audio", "video", "inter", "intra")),
     per_cent("Averaged weights: top-1 accuracy", "average_accuracy"),
     Metric("Averaged weights: loss", "average_loss"),
     per_cent("Calibration error", "ece"),
@@ -43,7 +45,7 @@ _TAKEN = (
     Metric("Training FLOPs (10¹²)", "flops", scale=1e-12),
     Metric("Updates", "updates", number="count"),
     Metric("Time (s)", "seconds"),
-    Metric("Images seen", "images_seen", number="count"),
+    *(Metric(f"{rows.capitalize()} seen", f"{rows}_seen", number="count") for rows in ("images", "clips")),
     Metric("Parameters", "parameters", number="count"),
     per_cent("Sparsity", "sparsity"),
 )
@@ -74,6 +76,8 @@ def _tables(part: list[Measurement]) -> list[Table]:
     source = next((value for name, value in conditions.items() if name.endswith(".name")), task)
     more = [f"{name.partition('.')[2]} {value}" for name, value in conditions.items() if not name.endswith(".name")]
     learned = f"Task {task}; learned from {', '.join((source, *more))}." if conditions else f"Task {task}."
+    if any(FOLD in dict(measurement.subject.facts) for measurement in part):
+        learned += " The number of a seed is the mean over its folds."
     known = {metric.item for metric in (*_MEASURED, *_TAKEN)}
     others = [
         item
@@ -112,7 +116,7 @@ def _tables(part: list[Measurement]) -> list[Table]:
         *table(
             "measured",
             "What was measured",
-            "On held-out images, when training was over.",
+            "On what is held out, when training was over.",
             (*_MEASURED, *(Metric(item.replace("_", " ").capitalize(), item) for item in others)),
         ),
         *table(

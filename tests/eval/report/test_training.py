@@ -15,25 +15,8 @@ from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import table_csv, write_report
 from tests.eval.report import made
+from tests.eval.report.laid import tables_of, texts
 from tests.eval.report.pages import Checked
-
-
-def tables_of(tmp_path, *records):
-    for number, record in enumerate(records):
-        made.write(tmp_path, f"{number:02}.json", record)
-    return {table.slug: table for table in lay_tables(collect([tmp_path]))}
-
-
-def texts(table):
-    """The cells of each row by its column, under the section and the label of the row."""
-    return {
-        (section.title, row.label): {
-            column.label: f"{cell.text} {cell.error_text}".strip()
-            for column, cell in zip(table.columns, row.cells, strict=True)
-        }
-        for section in table.sections
-        for row in section.rows
-    }
 
 
 def test_costs_are_relative_to_the_single_scale_sampler(tmp_path):
