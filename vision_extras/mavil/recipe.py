@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from hylora.training.fields import check_choice, check_range
-from hylora.training.recipe import EvaluationRecipe, OptimizerRecipe, Recipe, RecipeError, ScheduleRecipe
+from hylora.training.recipe import EvaluationRecipe, OptimizerRecipe, Recipe, RecipeError
 from vision_extras.clips.recipe import ClipsRecipe
 from vision_extras.mavil.config import MavilConfig
 from vision_extras.mavil.masking import MaskRecipe
 from vision_extras.mavil.patches import audio_grid, video_grid
-from vision_extras.recipe import EpochRecipe
+from vision_extras.recipe import EpochRecipe, EpochScheduleRecipe
 
 __all__ = ["LearnerRecipe", "MavilEvaluationRecipe", "MavilOptimizerRecipe", "MavilRecipe"]
 
@@ -92,9 +92,7 @@ class MavilOptimizerRecipe(OptimizerRecipe):
     weight_decay: float = 1e-5
     max_grad_norm: float | None = None
     # 1e-6 of 4e-4.
-    schedule: ScheduleRecipe = field(
-        default_factory=lambda: ScheduleRecipe(name="cosine", warmup_steps=0, final=2.5e-3)
-    )
+    schedule: EpochScheduleRecipe = field(default_factory=lambda: EpochScheduleRecipe(final=2.5e-3))
 
 
 @dataclass(frozen=True, kw_only=True)
