@@ -9,11 +9,11 @@ from collections.abc import Iterable
 __all__ = ["nearest"]
 
 
-def nearest(word: object, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[object]) -> str:
     """The known word that is most like another, for the message that refuses that one.
 
     Args:
         word: what was written; anything but text counts by its string.
-        known: at least one.
+        known: at least one; likewise.
     """
-    return difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.0)[0]
+    return difflib.get_close_matches(str(word), map(str, known), n=1, cutoff=0.0)[0]

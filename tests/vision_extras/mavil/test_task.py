@@ -153,3 +153,9 @@ def test_what_a_recipe_refuses(settings, message):
 def test_sound_without_frames_is_refused_for_video():
     with pytest.raises(RecipeError, match="clips.name='speech' has sound alone"):
         make_task(recipe(**{"clips.name": "speech"}), None)
+
+
+def test_a_warm_up_in_updates_is_refused_in_words():
+    """Choices that are numbers are named as well."""
+    with pytest.raises(RecipeError, match="optimizer.schedule.warmup_steps=20 must be 0; the nearest is 0"):
+        recipe(**{"optimizer.schedule": {"warmup_steps": 20}})
