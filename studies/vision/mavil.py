@@ -31,7 +31,7 @@ def learned(plan: dict[str, Any], setting: str, seed: int, output: Path) -> dict
         first = plan["scratch"]
     else:
         found = trained(plan["upstream"], plan["settings"][setting], seed, output / name)
-        kept = {key: found[key] for key in ("steps", "seconds", "flops", "evaluation")}
+        kept = {key: found[key] for key in ("updates", "seconds", "flops", "evaluation")}
         record["pretraining"], first = kept, [f"model.path={output / name}"]
     found = trained(plan["downstream"], first, seed, output / f"{name}-tuned")
     return {**record, "finetuning": found["evaluation"]}
@@ -65,7 +65,7 @@ def tell(gathered: dict[str, Any]) -> str:
                 [
                     setting,
                     _said(None if flops is None else flops / baseline, "{:.2f}"),
-                    _said(_mean(runs, setting, "pretraining", "steps"), "{:.0f}"),
+                    _said(_mean(runs, setting, "pretraining", "updates"), "{:.0f}"),
                     *(_said(loss, "{:.4f}") for loss in losses),
                     _said(_mean(runs, setting, "pretraining", "evaluation", "retrieval"), "{:.1%}"),
                     f"{statistics.fmean(accuracies):.1f} %{spread}",

@@ -119,7 +119,8 @@ def test_sound_alone_is_an_audio_learner(tmp_path):
 def test_two_processes_are_one(tmp_path):
     """Clips are told from those of both, so that the sum of losses is the same. Batches follow the masks."""
     path = tmp_path / "recipe.yaml"
-    recipe(tmp_path / "unused", **{"optimizer.name": "sgd", "optimizer.lr": 0.03, "model.inter_weight": 1.0}).save(path)
+    settings = {"optimizer.name": "sgd", "optimizer.lr": 0.03, "model.inter_weight": 1.0}
+    recipe(tmp_path / "unused", **settings).save(path)
     runs = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
