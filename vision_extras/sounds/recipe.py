@@ -40,8 +40,8 @@ class SoundModelRecipe:
     path: str | None = None
     train: Literal["all", "head"] = "all"
     drop_path: float = 0.0
-    hidden_size: int = 192
-    num_attention_heads: int = 3
+    hidden_size: int = 96
+    num_attention_heads: int = 4
     audio_layers: int = 4
 
     def __post_init__(self) -> None:
