@@ -88,7 +88,7 @@ def test_each_optimizer_has_a_rate_of_its_own(name, lr):
 
 def test_tasks_are_registered_as_the_project_declares():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for name in ("images", "detection"):
+    for name in ("detection", "images", "mavil", "sounds"):
         kind = EntryPoint(name, project["entry-points"][GROUP][name], GROUP).load()
         assert isinstance(kind, TaskKind) and issubclass(kind.recipe, Recipe)
         assert "here" in kind.advise(Path("here"))
