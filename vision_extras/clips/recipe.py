@@ -8,8 +8,9 @@ from typing import Literal
 
 from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
 from vision_extras.clips.spectrogram import hop, window
+from vision_extras.recipe import EpochRecipe
 
-__all__ = ["ClipsRecipe"]
+__all__ = ["ClipEpochRecipe", "ClipsRecipe"]
 
 _SPLITS = ("train_split", "held_out_split")
 _COLUMNS = ("sound_column", "video_column", "label_column")
@@ -130,3 +131,18 @@ class ClipsRecipe:
         """Of a spectrogram, each 10 ms, those of silence at its end with them."""
         heard = 1 + (self.samples - window(self.rate)) // hop(self.rate)
         return -(-heard // _MULTIPLE) * _MULTIPLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipEpochRecipe(EpochRecipe):
+    """The loop, in epochs.
+
+    Args:
+        epochs: how often each clip is seen.
+        steps: follows from the epochs and the batches; leave it out.
+        global_batch_size: clips of the reference batch, over all processes.
+        batch_size: clips of the reference batch in a process's forward pass.
+    """
+
+    global_batch_size: int = 64
+    batch_size: int = 64

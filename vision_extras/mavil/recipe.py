@@ -8,11 +8,11 @@ from typing import Literal
 
 from hylora.training.fields import check_choice, check_range
 from hylora.training.recipe import EvaluationRecipe, OptimizerRecipe, Recipe, RecipeError
-from vision_extras.clips.recipe import ClipsRecipe
+from vision_extras.clips.recipe import ClipEpochRecipe, ClipsRecipe
 from vision_extras.mavil.config import MavilConfig
 from vision_extras.mavil.masking import MaskRecipe
 from vision_extras.mavil.patches import audio_grid, video_grid
-from vision_extras.recipe import EpochRecipe, EpochScheduleRecipe
+from vision_extras.recipe import EpochScheduleRecipe
 
 __all__ = ["LearnerRecipe", "MavilEvaluationRecipe", "MavilOptimizerRecipe", "MavilRecipe"]
 
@@ -127,7 +127,7 @@ class MavilRecipe(Recipe):
     model: LearnerRecipe = field(default_factory=LearnerRecipe)
     mask: MaskRecipe = field(default_factory=MaskRecipe)
     optimizer: MavilOptimizerRecipe = field(default_factory=MavilOptimizerRecipe)
-    training: EpochRecipe = field(default_factory=lambda: EpochRecipe(global_batch_size=64, batch_size=64))
+    training: ClipEpochRecipe = field(default_factory=ClipEpochRecipe)
     evaluation: MavilEvaluationRecipe = field(default_factory=MavilEvaluationRecipe)
 
     def __post_init__(self) -> None:

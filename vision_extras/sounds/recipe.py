@@ -8,8 +8,8 @@ from typing import Literal
 
 from hylora.training.fields import check_choice, check_range, expand_home
 from hylora.training.recipe import EvaluationRecipe, Recipe, RecipeError
-from vision_extras.clips.recipe import ClipsRecipe
-from vision_extras.recipe import EpochRecipe, EpochScheduleRecipe, ImageOptimizerRecipe
+from vision_extras.clips.recipe import ClipEpochRecipe, ClipsRecipe
+from vision_extras.recipe import EpochScheduleRecipe, ImageOptimizerRecipe
 from vision_extras.sounds.augment import SoundAugmentRecipe
 
 __all__ = [
@@ -123,7 +123,7 @@ class SoundsRecipe(Recipe):
     model: SoundModelRecipe = field(default_factory=SoundModelRecipe)
     loss: Literal["ce", "bce"] = "ce"
     optimizer: SoundOptimizerRecipe = field(default_factory=SoundOptimizerRecipe)
-    training: EpochRecipe = field(default_factory=lambda: EpochRecipe(global_batch_size=64, batch_size=64))
+    training: ClipEpochRecipe = field(default_factory=ClipEpochRecipe)
     evaluation: SoundEvaluationRecipe = field(default_factory=SoundEvaluationRecipe)
 
     def __post_init__(self) -> None:
