@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.swin.modeling_swin import SwinLayer
 from transformers.models.vit.modeling_vit import ViTLayer
 
@@ -86,7 +87,7 @@ class CrossLayers(nn.Module):
         return masked
 
 
-class _CrossLayer(nn.Module):
+class _CrossLayer(GradientCheckpointingLayer):
     """Attention from some tokens to others, and a feed-forward layer, with norms before them."""
 
     def __init__(self, config: MavilConfig) -> None:

@@ -136,6 +136,29 @@ def test_every_parameter_learns():
         assert all(name.endswith(("k_proj.bias", "key.bias", "k.bias")) for name in idle), idle
 
 
+def test_checkpointed_activations_change_nothing():
+    model, given = learner(), batch()
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model.train()(**given).loss.sum().backward()
+        gradients.append([each.grad.clone() for each in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("diffusion", "attention"), [(True, "cross"), (False, "self")])
+def test_half_precision_is_near(diffusion, attention):
+    """Under autocast, as on GPUs that have it."""
+    model, given = learner(diffusion=diffusion, video_attention=attention), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(**given).loss
+    found.sum().backward()
+    torch.testing.assert_close(found, model(**given).loss, rtol=0.02, atol=0.02)
+
+
 def test_only_visible_patches_reach_the_encoders():
     """What is masked is seen by decoders alone, and there with its noise."""
     model, given = learner().eval(), batch()
