@@ -15,12 +15,12 @@ from vision_extras.clips.encoded import EncodedClips
 from vision_extras.clips.recipe import ClipsRecipe
 from vision_extras.images.folder import Files, classes_of, list_files
 
-__all__ = ["ENDINGS", "read_esc50", "read_folder", "read_speech_commands"]
+__all__ = ["ENDINGS", "VIDEOS", "read_esc50", "read_folder", "read_speech_commands"]
 
 # Of files that have sound, and of those that have frames too.
 _SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma")
-_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-ENDINGS = frozenset(_SOUNDS + _VIDEOS)
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+ENDINGS = frozenset(_SOUNDS + VIDEOS)
 
 
 def read_folder(recipe: ClipsRecipe) -> ClipSplit:

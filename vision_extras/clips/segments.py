@@ -12,7 +12,7 @@ import numpy as np
 
 from vision_extras.clips.clip import ClipSplit
 from vision_extras.clips.encoded import EncodedClips
-from vision_extras.clips.folders import ENDINGS
+from vision_extras.clips.folders import ENDINGS, VIDEOS
 from vision_extras.clips.recipe import ClipsRecipe
 from vision_extras.images.folder import Files
 
@@ -25,11 +25,15 @@ _ID = 11
 _Listed = list[tuple[str, tuple[int, ...]]]
 
 
-def read_audioset(recipe: ClipsRecipe) -> ClipSplit:
+def read_audioset(recipe: ClipsRecipe, video: bool) -> ClipSplit:
     """AudioSet (Gemmeke et al., 2017): `class_labels_indices.csv`, `SPLIT_segments.csv`, and clips in any folder.
 
     A clip's file is one of ten seconds, cut already, whose name begins with the video's id. Clips may have several
     labels. Those without a file are left out, and counted.
+
+    Args:
+        recipe: of the clips.
+        video: whether their frames are wanted too; then a file is one of video.
 
     Raises:
         ValueError: if a table cannot be read, has a class that is not in the table of these, or no clip has a file.
@@ -42,22 +46,26 @@ def read_audioset(recipe: ClipsRecipe) -> ClipSplit:
         listed = []
         for name in split.split("+"):
             segments = Path(recipe.path, f"{name}_segments.csv")
-            for video, _, _, codes in _table(recipe, segments, 4):
+            for clip, _, _, codes in _table(recipe, segments, 4):
                 unknown = next((code for code in codes.split(",") if code not in numbers), None)
                 if unknown is not None:
                     raise ValueError(f"path={recipe.path!r}: {segments} has {unknown!r}, which {table} lacks")
-                listed.append((video, tuple(sorted(numbers[code] for code in codes.split(",")))))
+                listed.append((clip, tuple(sorted(numbers[code] for code in codes.split(",")))))
         return listed
 
     splits = [(name, read(name)) for name in (recipe.train_split or "balanced_train", recipe.held_out_split or "eval")]
-    return _split(recipe, *splits, classes=tuple(classes.values()), multilabel=True)
+    return _split(recipe, video, *splits, classes=tuple(classes.values()), multilabel=True)
 
 
-def read_vggsound(recipe: ClipsRecipe) -> ClipSplit:
+def read_vggsound(recipe: ClipsRecipe, video: bool) -> ClipSplit:
     """VGGSound (Chen et al., 2020): `vggsound.csv` of id, start, label and split, and clips in any folder.
 
     A clip's file is one of ten seconds, cut already, whose name begins with the video's id. Those without a file are
     left out, and counted.
+
+    Args:
+        recipe: of the clips.
+        video: whether their frames are wanted too; then a file is one of video.
 
     Raises:
         ValueError: if the table cannot be read or lacks a split, or no clip has a file.
@@ -66,10 +74,10 @@ def read_vggsound(recipe: ClipsRecipe) -> ClipSplit:
     classes = tuple(sorted({label for _, _, label, _ in rows}))
     numbers = {name: number for number, name in enumerate(classes)}
     splits = [
-        (name, [(video, (numbers[label],)) for video, _, label, split in rows if split == name])
+        (name, [(clip, (numbers[label],)) for clip, _, label, split in rows if split == name])
         for name in (recipe.train_split or "train", recipe.held_out_split or "test")
     ]
-    return _split(recipe, *splits, classes=classes, multilabel=False)
+    return _split(recipe, video, *splits, classes=classes, multilabel=False)
 
 
 def _table(recipe: ClipsRecipe, path: Path, columns: int) -> list[list[str]]:
@@ -87,28 +95,30 @@ def _table(recipe: ClipsRecipe, path: Path, columns: int) -> list[list[str]]:
 
 def _split(
     recipe: ClipsRecipe,
+    video: bool,
     train: tuple[str, _Listed],
     held_out: tuple[str, _Listed],
     classes: tuple[str, ...],
     multilabel: bool,
 ) -> ClipSplit:
     """Clips of two lists that have a file."""
+    endings, kind = (VIDEOS, "video") if video else (ENDINGS, "file")
     there: dict[str, str] = {}
     for folder, _, names in sorted(os.walk(recipe.path)):
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in ENDINGS:
+            if os.path.splitext(name)[1].lower() in endings:
                 there.setdefault(name[:_ID], os.path.relpath(os.path.join(folder, name), recipe.path))
     sides, left_out = [], []
     for split, listed in (train, held_out):
-        found = [(there[video], labels) for video, labels in listed if video in there]
+        found = [(there[clip], labels) for clip, labels in listed if clip in there]
         if not found:
             raise ValueError(
-                f"path={recipe.path!r} has a file for none of {len(listed)} clips of the split {split!r}; name files "
-                "by the ids of their videos"
+                f"path={recipe.path!r} has a {kind} for none of {len(listed)} clips of the split {split!r}; name "
+                "files by the ids of their videos"
             )
         if len(found) < len(listed):
             missing = len(listed) - len(found)
-            left_out.append(f"{missing} of {len(listed)} clips of {split} have no file below {recipe.path}")
+            left_out.append(f"{missing} of {len(listed)} clips of {split} have no {kind} below {recipe.path}")
         files = Files(recipe.path, np.array([name for name, _ in found]))
         labels = [labels for _, labels in found]
         digest = hashlib.sha256("\n".join(files.names).encode()).hexdigest()

@@ -25,9 +25,10 @@ _READ = {
     "folder": read_folder,
     "esc50": read_esc50,
     "speech_commands": read_speech_commands,
-    "audioset": read_audioset,
-    "vggsound": read_vggsound,
 }
+
+# What these give depends on whether frames are wanted too.
+_READ_FOR = {"audioset": read_audioset, "vggsound": read_vggsound, "dataset": read_clip_dataset}
 
 _SOUND_ALONE = ("speech", "esc50", "speech_commands")
 
@@ -50,7 +51,7 @@ def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
         import av  # noqa: F401
         import soundfile  # noqa: F401
 
-        split = read_clip_dataset(recipe, video) if recipe.name == "dataset" else _READ[recipe.name](recipe)
+        split = _READ[recipe.name](recipe) if recipe.name in _READ else _READ_FOR[recipe.name](recipe, video)
     except ImportError as error:
         raise ValueError(
             f"name={recipe.name!r} needs a package that cannot be imported ({error}); pip install 'hylora[av]'"

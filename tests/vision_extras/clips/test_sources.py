@@ -230,6 +230,20 @@ def test_audioset_has_several_labels_and_leaves_out_what_is_gone(tmp_path):
     assert names(same.train) == names(same.held_out) == ["train/--4gqARaEJE.wav"]
 
 
+def test_learners_with_video_get_the_video_of_a_clip_that_has_both(tmp_path):
+    audioset(tmp_path)
+    for number, video in enumerate(IDS[:4]):
+        write_sound(tmp_path / "audio" / f"{video}.flac", tone(440))
+        if number != 1:
+            write_video(tmp_path / "video" / f"{video}.mp4", [0, 100, 200], fps=3, sound=tone(440, 1.0))
+    split = load("audioset", tmp_path, video=True, frames=3)
+    assert names(split.train) == [f"video/{IDS[0]}.mp4"] and names(split.held_out) == [f"video/{IDS[3]}.mp4"]
+    assert split.left_out[0] == f"1 of 2 clips of balanced_train have no video below {tmp_path}"
+    (tmp_path / "other_segments.csv").write_text(f'{IDS[1]}, 0.0, 10.0, "/t/dd00"\n')
+    with pytest.raises(ValueError, match="has a video for none of 1 clips of the split 'other'"):
+        load("audioset", tmp_path, video=True, frames=3, held_out_split="other")
+
+
 def test_of_audioset_what_is_wrong_is_named(tmp_path):
     audioset(tmp_path)
     with pytest.raises(ValueError, match="has a file for none of 2 clips of the split 'balanced_train'"):
@@ -255,7 +269,7 @@ def test_vggsound_has_its_splits_in_one_table(tmp_path):
     split = load("vggsound", tmp_path, video=True, frames=3)
     assert not split.multilabel and split.classes == ("dog barking", "dog barking, far", "people marching")
     assert split.train.labels == [(0,), (2,)] and split.held_out.labels == [(2,)]
-    assert split.left_out == (f"1 of 2 clips of test have no file below {tmp_path}",)
+    assert split.left_out == (f"1 of 2 clips of test have no video below {tmp_path}",)
     assert split.train[0].frames(0.0, 1.0, 3).float().mean((1, 2, 3)).tolist() == pytest.approx([0, 100, 200], abs=4)
 
 
