@@ -44,6 +44,8 @@ def _read(
     what = f"{split} of {recipe.path!r}"
     sounds = _encoded(rows, what, "sound_column", recipe.sound_column)
     pictures = _encoded(rows, what, "video_column", recipe.video_column) if video else None
+    if video and recipe.video_column == recipe.sound_column:
+        pictures = sounds  # of which a clip reads its row once
     labels, classes, multilabel = _labels(rows, what, recipe.label_column, classes)
     numbers = np.arange(len(rows))
     clips = EncodedClips(sounds, pictures, numbers, labels, recipe.resample, rows._fingerprint)
@@ -58,7 +60,8 @@ def _encoded(rows: Dataset, what: str, field: str, column: str) -> EncodedColumn
     if not isinstance(rows.features[column], kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{field}={column!r} of {what} must be of type {names}, not {rows.features[column]}")
-    return EncodedColumn(rows.cast_column(column, type(rows.features[column])(decode=False)), column, what)
+    encoded = rows.select_columns(column).cast_column(column, type(rows.features[column])(decode=False))
+    return EncodedColumn(encoded, column, what)
 
 
 def _labels(

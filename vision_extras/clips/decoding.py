@@ -46,13 +46,11 @@ def _read_by_soundfile(file: str | BinaryIO, name: str, rate: int, resample: boo
     import soundfile
 
     try:
-        with soundfile.SoundFile(file) as opened:
+        with soundfile.SoundFile(_from_its_beginning(file)) as opened:
             _check_rate(name, opened.samplerate, rate, resample)
             sound = torch.from_numpy(opened.read(dtype="float32", always_2d=True).mean(1))
             return sound if opened.samplerate == rate else resampled(sound, opened.samplerate, rate)
     except soundfile.LibsndfileError:
-        if not isinstance(file, str):
-            file.seek(0)
         return None
 
 
@@ -141,7 +139,7 @@ def _opened(file: str | BinaryIO, name: str, *kinds: str) -> Iterator[tuple[Any,
     import av
 
     try:
-        with av.open(file) as container:
+        with av.open(_from_its_beginning(file)) as container:
             stream = next(filter(None, map(container.streams.best, kinds)), None)
             if stream is None:
                 raise UnreadableClip(f"{name} has no {' or '.join(kinds)}")
@@ -150,3 +148,10 @@ def _opened(file: str | BinaryIO, name: str, *kinds: str) -> Iterator[tuple[Any,
         raise
     except Exception as error:  # decoders raise whatever they trip over
         raise UnreadableClip(f"{name} cannot be decoded: {error}") from error
+
+
+def _from_its_beginning(file: str | BinaryIO) -> str | BinaryIO:
+    """A file that may have been read already."""
+    if not isinstance(file, str):
+        file.seek(0)
+    return file

@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -41,14 +43,23 @@ class EncodedClip:
     def name(self) -> str:
         return self.sounds.name(self.number)
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         if self.part is not None:
             return self.part[1]
-        return read_seconds((self.pictures or self.sounds).open(self.number), self.name)
+        return read_seconds(self._heard if self.pictures is None else self._seen, self.name)
+
+    # A dataset reads a row each time that it is opened.
+    @cached_property
+    def _heard(self) -> str | BinaryIO:
+        return self.sounds.open(self.number)
+
+    @cached_property
+    def _seen(self) -> str | BinaryIO:
+        return self._heard if self.pictures is self.sounds else self.pictures.open(self.number)
 
     def sound(self, rate: int) -> Tensor:
-        sound = read_sound(self.sounds.open(self.number), self.name, rate, self.resample)
+        sound = read_sound(self._heard, self.name, rate, self.resample)
         if self.part is None:
             return sound
         start, seconds = self.part
@@ -58,7 +69,7 @@ class EncodedClip:
         if self.pictures is None:
             raise UnreadableClip(f"{self.name} has sound alone, and no frames")
         start += self.part[0] if self.part is not None else 0
-        return read_frames(self.pictures.open(self.number), self.name, start, seconds, count)
+        return read_frames(self._seen, self.name, start, seconds, count)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from datasets import Audio, ClassLabel, Dataset, Features, List, Value, Video
 
 from tests.vision_extras.clips.files import RATE, tone, write_sound, write_video
 from vision_extras.clips import ClipsRecipe, SoundAndFrames, Sounds, UnreadableClip, load_clips
+from vision_extras.clips import encoded as encoding
 from vision_extras.images.data import chosen
 
 
@@ -321,6 +322,22 @@ def test_a_dataset_may_have_videos_and_lists_of_labels(tmp_path):
     assert unlabelled.classes == () and unlabelled.train.labels == [(), ()]
     with pytest.raises(UnreadableClip, match="^row 0 of train of .* has sound alone, and no frames"):
         unlabelled.train[0].frames(0.0, 1.0, 2)
+
+
+@pytest.mark.parametrize(("sound_column", "rows"), [("video", [["video"]]), ("audio", [["audio"], ["video"]])])
+def test_of_a_clip_its_row_and_its_length_are_read_once(tmp_path, monkeypatch, sound_column, rows):
+    file = write_video(tmp_path / "a.mp4", [0, 80, 160], fps=3, sound=tone(440, 1.0)).read_bytes()
+    columns = {"video": [{"bytes": file, "path": None}], "audio": [{"bytes": encoded(tone(440)), "path": None}]}
+    path = saved(tmp_path / "b", columns, {"video": Video(), "audio": Audio()})
+    of = {"sound_column": sound_column, "label_column": None, "held_out": 0.0, "frames": 3, "side": 8}
+    split = load("dataset", path, video=True, unreadable="trust", **of)
+    opened, measured = [], []
+    get, read_seconds = Dataset.__getitem__, encoding.read_seconds
+    monkeypatch.setattr(Dataset, "__getitem__", lambda self, key: opened.append(self.column_names) or get(self, key))
+    monkeypatch.setattr(encoding, "read_seconds", lambda *file: measured.append(file) or read_seconds(*file))
+    collate = SoundAndFrames(ClipsRecipe(name="dataset", path=str(path), **of))
+    assert collate([split.train[0]], [None])["frames"].shape == (1, 3, 3, 8, 8)
+    assert sorted(opened) == rows and len(measured) == 1
 
 
 def test_of_a_dataset_what_is_wrong_is_named(tmp_path):
