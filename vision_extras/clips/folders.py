@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from vision_extras.clips.clip import ClipSplit
 from vision_extras.clips.encoded import EncodedClips
 from vision_extras.clips.recipe import ClipsRecipe
-from vision_extras.images.folder import Files, classes_of, list_files
+from vision_extras.images.folder import Files, classes_of, digest_of, list_files
 
 __all__ = ["ENDINGS", "VIDEOS", "read_esc50", "read_folder", "read_speech_commands"]
 
@@ -101,14 +100,14 @@ def read_speech_commands(recipe: ClipsRecipe) -> ClipSplit:
 
 def _listed(folder: Path, names: list[str], labels: list[int], recipe: ClipsRecipe) -> EncodedClips:
     """Files that are named one by one."""
-    digest = hashlib.sha256()
+    states = []
     for name in names:
         try:
             state = (folder / name).stat()
         except OSError as error:
             raise ValueError(f"path={recipe.path!r} lacks a file that is listed: {error}") from error
-        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return _clips(Files(str(folder), np.array(names, dtype=str)), labels, recipe, digest.hexdigest())
+        states.append((name, state.st_size, state.st_mtime_ns))
+    return _clips(Files(str(folder), np.array(names, dtype=str)), labels, recipe, digest_of(states))
 
 
 def _clips(files: Files, labels: Sequence[int], recipe: ClipsRecipe, digest: str) -> EncodedClips:

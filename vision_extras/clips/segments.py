@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from vision_extras.clips.clip import ClipSplit
 from vision_extras.clips.encoded import EncodedClips
 from vision_extras.clips.folders import ENDINGS, VIDEOS
 from vision_extras.clips.recipe import ClipsRecipe
-from vision_extras.images.folder import Files
+from vision_extras.images.folder import Files, digest_of, files_below
 
 __all__ = ["read_audioset", "read_vggsound"]
 
@@ -103,11 +102,9 @@ def _split(
 ) -> ClipSplit:
     """Clips of two lists that have a file."""
     endings, kind = (VIDEOS, "video") if video else (ENDINGS, "file")
-    there: dict[str, str] = {}
-    for folder, _, names in sorted(os.walk(recipe.path)):
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in endings:
-                there.setdefault(name[:_ID], os.path.relpath(os.path.join(folder, name), recipe.path))
+    there: dict[str, tuple[str, int, int]] = {}
+    for path, *state in sorted(files_below(Path(recipe.path), endings)):
+        there.setdefault(os.path.basename(path)[:_ID], (os.path.relpath(path, recipe.path), *state))
     sides, left_out = [], []
     for split, listed in (train, held_out):
         found = [(there[clip], labels) for clip, labels in listed if clip in there]
@@ -119,8 +116,7 @@ def _split(
         if len(found) < len(listed):
             missing = len(listed) - len(found)
             left_out.append(f"{missing} of {len(listed)} clips of {split} have no {kind} below {recipe.path}")
-        files = Files(recipe.path, np.array([name for name, _ in found]))
-        labels = [labels for _, labels in found]
-        digest = hashlib.sha256("\n".join(files.names).encode()).hexdigest()
-        sides.append(EncodedClips(files, files, np.arange(len(found)), labels, recipe.resample, digest))
+        states, labels = zip(*found, strict=True)
+        files = Files(recipe.path, np.array([name for name, *_ in states]))
+        sides.append(EncodedClips(files, files, np.arange(len(found)), labels, recipe.resample, digest_of(states)))
     return ClipSplit(*sides, classes, multilabel, tuple(left_out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from PIL import Image
 from hylora.words import nearest
 from vision_extras.images.data import LazyImages
 
-__all__ = ["Files", "classes_of", "list_files", "read_folder"]
+__all__ = ["Files", "classes_of", "digest_of", "files_below", "list_files", "read_folder"]
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,22 @@ def list_files(
             f"path={str(folder)!r} has class {unknown[0]!r}, which there is not to learn from; the nearest is "
             f"{nearest(unknown[0], classes)}"
         )
-    names, labels, digest = [], [], hashlib.sha256()
+    states, labels = [], []
     for name in present:
-        found = sorted(_files_below(folder / name, endings))
+        found = sorted(files_below(folder / name, endings))
         if not found:
             raise ValueError(f"path={str(folder / name)!r} has no {what}; put some there, or remove it")
-        for path, size, changed in found:
-            names.append(os.path.relpath(path, folder))
-            digest.update(f"{names[-1]}\0{size}\0{changed}\n".encode())
+        states += [(os.path.relpath(path, folder), *state) for path, *state in found]
         labels += [classes.index(name)] * len(found)
-    return Files(str(folder), np.array(names)), labels, digest.hexdigest()
+    return Files(str(folder), np.array([name for name, *_ in states])), labels, digest_of(states)
+
+
+def digest_of(states: Iterable[tuple[str, int, int]]) -> str:
+    """Says which files there are, in which state: of each its name, bytes and time of change."""
+    digest = hashlib.sha256()
+    for name, size, changed in states:
+        digest.update(f"{name}\0{size}\0{changed}\n".encode())
+    return digest.hexdigest()
 
 
 def _folders_in(folder: Path) -> tuple[str, ...]:
@@ -120,11 +126,16 @@ def _visible(folder: Path) -> Iterator[os.DirEntry]:
     return (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
 
 
-def _files_below(folder: Path, endings: Container[str]) -> Iterator[tuple[str, int, int]]:
-    """Path, bytes and time of change of every file with one of the endings."""
+def files_below(folder: Path, endings: Container[str]) -> Iterator[tuple[str, int, int]]:
+    """Path, bytes and time of change of every file with one of the endings; nothing hidden counts.
+
+    Args:
+        folder: that they are below.
+        endings: in small letters and with a dot.
+    """
     for entry in _visible(folder):
         if entry.is_dir():
-            yield from _files_below(Path(entry.path), endings)
+            yield from files_below(Path(entry.path), endings)
         elif os.path.splitext(entry.name)[1].lower() in endings:
             # A link that leads nowhere stands for itself, and is named with the files that cannot be read.
             state = entry.stat(follow_symlinks=entry.is_file())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 import soundfile
@@ -243,6 +244,25 @@ def test_learners_with_video_get_the_video_of_a_clip_that_has_both(tmp_path):
     (tmp_path / "other_segments.csv").write_text(f'{IDS[1]}, 0.0, 10.0, "/t/dd00"\n')
     with pytest.raises(ValueError, match="has a video for none of 1 clips of the split 'other'"):
         load("audioset", tmp_path, video=True, frames=3, held_out_split="other")
+
+
+def test_of_listed_clips_size_and_time_of_change_count(tmp_path):
+    (tmp_path / "vggsound.csv").write_text(f"{IDS[0]},1,dog,train\n{IDS[1]},1,cat,test\n")
+    file = write_sound(tmp_path / f"{IDS[0]}.wav", tone(440))
+    write_sound(tmp_path / f"{IDS[1]}.wav", tone(440))
+
+    def fingerprints():
+        split = load("vggsound", tmp_path)
+        return split.train.fingerprint(), split.held_out.fingerprint()
+
+    found = [fingerprints(), fingerprints()]
+    changed = file.stat().st_mtime_ns
+    write_sound(file, tone(440, 0.6))
+    os.utime(file, ns=(changed, changed))
+    found.append(fingerprints())
+    os.utime(file, ns=(changed, changed + 10**9))
+    found.append(fingerprints())
+    assert found[0] == found[1] and len({train for train, _ in found}) == 3 and len({other for _, other in found}) == 1
 
 
 def test_of_audioset_what_is_wrong_is_named(tmp_path):
