@@ -18,7 +18,7 @@ from vision_extras.clips.recipe import ClipsRecipe
 from vision_extras.clips.spectrogram import SILENCE, log_mel
 from vision_extras.images import IGNORED, Resized
 
-__all__ = ["SoundAndFrames", "Sounds"]
+__all__ = ["SoundAndFrames", "Sounds", "windows"]
 
 # What networks for videos are customarily given: pixels of 0.45 on average, for each channel.
 _PIXELS = Resized(mean=(0.45,) * 3, std=(0.225,) * 3)
@@ -84,9 +84,23 @@ class SoundAndFrames(Sounds):
 
     def _frames(self, clip: Clip, draw: torch.Generator | None) -> Tensor:
         recipe = self.recipe
-        seconds = min(recipe.video_seconds, clip.seconds)
         place = 0.5 if draw is None else float(torch.rand((), generator=draw))
-        frames = clip.frames(place * (clip.seconds - seconds), seconds, recipe.frames)
+        (frames,) = windows(recipe, clip, place)
         images = [(Image.fromarray(frame.numpy()), IGNORED) for frame in frames]
         batch = _PIXELS(images, [None] * len(images), (recipe.side, recipe.side))
         return batch["images"].transpose(0, 1)
+
+
+def windows(recipe: ClipsRecipe, clip: Clip, *places: float) -> list[Tensor]:
+    """Frames of a clip, [F, H, W, 3] in uint8, from a window at each place.
+
+    Args:
+        recipe: says how many frames there are, and in how many seconds.
+        clip: that has frames.
+        *places: from 0, the first window, to 1, the last.
+
+    Raises:
+        UnreadableClip: if one of them does not give its frames.
+    """
+    seconds = min(recipe.video_seconds, clip.seconds)
+    return [clip.frames(place * (clip.seconds - seconds), seconds, recipe.frames) for place in places]

@@ -56,8 +56,9 @@ class ClipsRecipe:
         sound_column: of a dataset; may be the one of its videos.
         video_column: of a dataset.
         label_column: of a dataset; null where there are no labels.
-        unreadable: before training every clip is decoded once: `refuse` ends with the names of those that do not give
-            what is asked for, `skip` leaves them out. `trust` decodes nothing ahead; such a clip ends training.
+        unreadable: before training every clip is tried: its sound, and the first, middle and last window of frames.
+            `refuse` ends with the names of those that do not give what is asked for, `skip` leaves them out. `trust`
+            decodes nothing ahead; such a clip ends training.
         seconds: of sound in a spectrogram. A longer clip is cut, and a shorter one is filled up with silence.
         rate: samples of sound per second.
         resample: whether sound of another rate is converted; otherwise it is refused.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vision_extras.clips.bunny import read_bunny
 from vision_extras.clips.clip import Clip, ClipSplit, UnreadableClip
-from vision_extras.clips.collate import SoundAndFrames, Sounds
+from vision_extras.clips.collate import windows
 from vision_extras.clips.dataset import read_clip_dataset
 from vision_extras.clips.encoded import EncodedClips
 from vision_extras.clips.folders import read_esc50, read_folder, read_speech_commands
@@ -35,6 +35,8 @@ _SOUND_ALONE = ("speech", "esc50", "speech_commands")
 
 def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
     """The clips of a recipe. Each is decoded when it is asked for; and once now, unless the recipe trusts all of them.
+
+    What is tried is all sound, and the first, middle and last window of frames; gaps between these end training.
 
     Args:
         recipe: of the clips.
@@ -65,11 +67,12 @@ def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
 
 def _readable(recipe: ClipsRecipe, split: ClipSplit, video: bool) -> ClipSplit:
     """Those clips that give what is asked for, with what is wrong with the others in words."""
-    collate = (SoundAndFrames if video else Sounds)(recipe)
 
     def problem(clip: Clip) -> str | None:
         try:
-            collate([clip], [None])
+            clip.sound(recipe.rate)
+            if video:
+                windows(recipe, clip, 0.0, 0.5, 1.0)
         except UnreadableClip as error:
             return str(error)
         return None

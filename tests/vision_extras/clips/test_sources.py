@@ -130,6 +130,24 @@ def test_before_training_every_clip_is_tried(tmp_path):
     assert len(load("folder", tmp_path, unreadable="trust", **splits).train) == 4
 
 
+@pytest.mark.parametrize("broken", [0.0, 1.0, 2.0])
+def test_before_training_the_first_middle_and_last_window_are_tried(tmp_path, monkeypatch, broken):
+    write_video(tmp_path / "a" / "1.mp4", range(0, 240, 10), sound=tone(440))
+    write_video(tmp_path / "b" / "2.mp4", range(0, 160, 10), sound=tone(440))
+    read_frames = encoding.read_frames
+
+    def read(file, name, start, *window):
+        if (name, start) == ("a/1.mp4", broken):
+            raise UnreadableClip(f"{name} has a gap")
+        return read_frames(file, name, start, *window)
+
+    monkeypatch.setattr(encoding, "read_frames", read)
+    of = {"held_out": 0.0, "frames": 8, "video_seconds": 1.0, "side": 8}
+    with pytest.raises(ValueError, match=r"found 1 of 2 .*: a/1\.mp4 has a gap"):
+        load("folder", tmp_path, video=True, **of)
+    assert len(load("folder", tmp_path, **of).train) == 2
+
+
 # ESC-50
 
 
