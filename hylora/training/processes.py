@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -47,7 +47,7 @@ def share_of(accelerator: Accelerator) -> Share:
     return Share(accelerator.process_index, accelerator.num_processes)
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+def on_main(accelerator: Accelerator | PartialState, work: Callable[[], T]) -> T:
     """Do something on the main process; every process gets its result, or its error.
 
     Without this, a failure of the main process would leave the others waiting for ever.

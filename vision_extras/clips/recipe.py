@@ -58,7 +58,8 @@ class ClipsRecipe:
         label_column: of a dataset; null where there are no labels.
         unreadable: before training every clip is tried: its sound, and the first, middle and last window of frames.
             `refuse` ends with the names of those that do not give what is asked for, `skip` leaves them out. `trust`
-            decodes nothing ahead; such a clip ends training.
+            decodes nothing ahead; such a clip ends training. One process tries all while others wait, which they do
+            for ten minutes at most on GPUs: trust very many clips.
         seconds: of sound in a spectrogram. A longer clip is cut, and a shorter one is filled up with silence.
         rate: samples of sound per second.
         resample: whether sound of another rate is converted; otherwise it is refused.

@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
+from hylora.training.parallelism import process_state
+from hylora.training.processes import on_main
 from vision_extras.clips.bunny import read_bunny
 from vision_extras.clips.clip import Clip, ClipSplit, UnreadableClip
 from vision_extras.clips.collate import windows
@@ -37,6 +39,7 @@ def load_clips(recipe: ClipsRecipe, video: bool) -> ClipSplit:
     """The clips of a recipe. Each is decoded when it is asked for; and once now, unless the recipe trusts all of them.
 
     What is tried is all sound, and the first, middle and last window of frames; gaps between these end training.
+    Of several processes the main one tries them, and all must call this: they get the same clips.
 
     Args:
         recipe: of the clips.
@@ -78,11 +81,12 @@ def _readable(recipe: ClipsRecipe, split: ClipSplit, video: bool) -> ClipSplit:
         return None
 
     found: list[str] = []
-    sides = {}
+    sides, state = {}, process_state()
     with ThreadPoolExecutor() as pool:
         for side in ("train", "held_out"):
             rows = getattr(split, side)
-            problems = list(pool.map(problem, map(rows.__getitem__, range(len(rows)))))
+            clips = map(rows.__getitem__, range(len(rows)))
+            problems = on_main(state, lambda clips=clips: list(pool.map(problem, clips)))
             sides[side] = rows.select([wrong is None for wrong in problems])
             found += filter(None, problems)
     if found and recipe.unreadable == "refuse":

@@ -11,6 +11,7 @@ import soundfile
 import torch
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value, Video
 
+from tests.processes import launch
 from tests.vision_extras.clips.files import RATE, tone, write_sound, write_video
 from vision_extras.clips import ClipsRecipe, SoundAndFrames, Sounds, UnreadableClip, load_clips
 from vision_extras.clips import encoded as encoding
@@ -146,6 +147,33 @@ def test_before_training_the_first_middle_and_last_window_are_tried(tmp_path, mo
     with pytest.raises(ValueError, match=r"found 1 of 2 .*: a/1\.mp4 has a gap"):
         load("folder", tmp_path, video=True, **of)
     assert len(load("folder", tmp_path, **of).train) == 2
+
+
+# Its second process can read nothing.
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from vision_extras.clips import ClipsRecipe, UnreadableClip, encoded, load_clips
+
+def read(file, name, *how):
+    raise UnreadableClip(name)
+
+rank = os.environ["RANK"]
+if rank == "1":
+    encoded.read_sound = read
+rows = load_clips(ClipsRecipe(name="folder", path=sys.argv[1], held_out=0.0, unreadable="skip"), False).train
+Path(f"{sys.argv[2]}.{rank}").write_text(" ".join(rows[index].name for index in range(len(rows))))
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_main_one_decides(tmp_path):
+    write_sound(tmp_path / "clips" / "a" / "1.wav", tone(440))
+    write_sound(tmp_path / "clips" / "a" / "2.wav", tone(440, rate=8000), 8000)
+    write_sound(tmp_path / "clips" / "b" / "3.wav", tone(440))
+    (tmp_path / "program.py").write_text(PROGRAM)
+    launch(2, tmp_path / "program.py", tmp_path / "clips", tmp_path / "found")
+    assert [(tmp_path / f"found.{rank}").read_text() for rank in (0, 1)] == ["a/1.wav b/3.wav"] * 2
 
 
 # ESC-50

@@ -28,6 +28,7 @@ def test_recipes_are_the_thesiss(name):
     found = (optimizer.lr, schedule.warmup_epochs, training.epochs, training.global_batch_size)
     found += (augment.time_mask, augment.frequency_mask, augment.mixup, augment.cutmix, recipe.loss)
     assert (*found, clips.mean, clips.std, clips.steps) == TABLE[name]
+    assert (clips.unreadable == "trust") == (name in ("as20k", "vggsound"))
     assert (augment.noise > 0) == (name == "vggsound")
     assert (optimizer.name, optimizer.betas, optimizer.weight_decay) == ("adamw", (0.9, 0.95), 1e-4)
     assert (optimizer.layer_decay, recipe.model.drop_path) == (0.75, 0.1)
