@@ -88,7 +88,7 @@ class SoundFeatureExtractor(SequenceFeatureExtractor):
             `input_values`, [B, steps, bands] in float32.
 
         Raises:
-            ValueError: if sounds have another rate.
+            ValueError: if sounds have another rate, or one is empty.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
@@ -96,9 +96,11 @@ class SoundFeatureExtractor(SequenceFeatureExtractor):
                 "resample the sound"
             )
         several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
-        sounds = [
-            torch.from_numpy(np.asarray(sound, np.float32)) for sound in (raw_speech if several else [raw_speech])
-        ]
+        sounds = raw_speech if several else [raw_speech]
+        clips = [_Heard(torch.from_numpy(np.asarray(sound, np.float32))) for sound in sounds]
+        empty = next((number for number, clip in enumerate(clips) if not len(clip.samples)), None)
+        if empty is not None:
+            raise ValueError(f"raw_speech has no samples in sound {empty}, which would pass for silence; leave it out")
         # Whatever clips these are, they are heard as those of a recipe.
         recipe = ClipsRecipe(
             name="speech",
@@ -108,7 +110,5 @@ class SoundFeatureExtractor(SequenceFeatureExtractor):
             mean=self.mean,
             std=self.std,
         )
-        made = Sounds(recipe)(
-            [_Heard(torch.from_numpy(np.asarray(sound, np.float32))) for sound in sounds], [None] * len(sounds)
-        )
+        made = Sounds(recipe)(clips, [None] * len(clips))
         return BatchFeature({"input_values": [*made["input_values"].numpy()]}, tensor_type=return_tensors)

@@ -143,6 +143,12 @@ def test_spectrograms_of_finished_classifiers_are_the_customary_ones(tmp_path):
         made(sound, sampling_rate=44100)
 
 
+@pytest.mark.parametrize(("sounds", "number"), [([], 0), (np.zeros(0), 0), ([np.ones(800), np.zeros(0)], 1)])
+def test_an_empty_sound_is_not_told(sounds, number):
+    with pytest.raises(ValueError, match=f"raw_speech has no samples in sound {number}, .*; leave it out"):
+        SoundFeatureExtractor(seconds=0.5)(sounds)
+
+
 # What it starts from
 
 
