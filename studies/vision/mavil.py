@@ -27,50 +27,42 @@ def learned(plan: dict[str, Any], setting: str, seed: int, output: Path) -> dict
     """What a learner's pre-training and the fine-tuning of its audio branch came to, or the latter alone."""
     name = f"{setting}-{seed}".replace(" ", "_").replace(",", "")
     record: dict[str, Any] = {"setting": setting, "seed": seed}
-    if setting == _SCRATCH:
-        first = plan["scratch"]
-    else:
+    modes, path = plan["scratch"], []
+    if setting != _SCRATCH:
         found = trained(plan["upstream"], plan["settings"][setting], seed, output / name)
         kept = {key: found[key] for key in ("updates", "seconds", "flops", "evaluation")}
-        record["pretraining"], first = kept, [f"model.path={output / name}"]
-    found = trained(plan["downstream"], first, seed, output / f"{name}-tuned")
-    return {**record, "finetuning": found["evaluation"]}
+        record["pretraining"], modes, path = kept, plan["modes"], [f"model.path={output / name}"]
+    record["finetuning"] = {}
+    for mode, overrides in modes.items():
+        folder = output / f"{name}-{mode}".replace(" ", "_")
+        record["finetuning"][mode] = trained(plan["downstream"], [*path, *overrides], seed, folder)["evaluation"]
+    return record
 
 
 def tell(gathered: dict[str, Any]) -> str:
     """The gathered runs as a table in Markdown: means over seeds, and the standard deviations of accuracies."""
     runs = gathered["runs"]
-    settings = list(dict.fromkeys(run["setting"] for run in runs))
-    heads = [
-        "learner",
-        "FLOPs",
-        "updates",
-        "sound's loss",
-        "video's loss",
-        "finds its video",
-        "accuracy",
-        "mAP",
-        "seeds",
-    ]
+    modes = list(dict.fromkeys(mode for run in runs for mode in run["finetuning"]))
+    heads = ["learner", "FLOPs", "updates", "sound's loss", "video's loss", "finds its video", *modes]
     lines = [_row(heads), _row(["---"] * len(heads))]
-    baseline = _mean(runs, settings[0], "pretraining", "flops")
-    for setting in settings:
-        mine = [run for run in runs if run["setting"] == setting]
-        flops = _mean(runs, setting, "pretraining", "flops")
-        accuracies = [100 * run["finetuning"]["accuracy"] for run in mine]
-        spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-        losses = (_mean(runs, setting, "pretraining", "evaluation", key) for key in ("audio_loss", "video_loss"))
+    baseline = statistics.fmean(_values(runs, runs[0]["setting"], "pretraining", "flops"))
+    for setting in dict.fromkeys(run["setting"] for run in runs):
+
+        def said(how: str, *keys: str, over: float = 1.0, setting: str = setting) -> str:
+            values = [value / over for value in _values(runs, setting, *keys)]
+            spread = f" ± {100 * statistics.stdev(values):.1f}" if how == "{:.1%}" and len(values) > 1 else ""
+            return how.format(statistics.fmean(values)) + spread if values else ""
+
         lines.append(
             _row(
                 [
                     setting,
-                    _said(None if flops is None else flops / baseline, "{:.2f}"),
-                    _said(_mean(runs, setting, "pretraining", "updates"), "{:.0f}"),
-                    *(_said(loss, "{:.4f}") for loss in losses),
-                    _said(_mean(runs, setting, "pretraining", "evaluation", "retrieval"), "{:.1%}"),
-                    f"{statistics.fmean(accuracies):.1f} %{spread}",
-                    _said(_mean(runs, setting, "finetuning", "map"), "{:.3f}"),
-                    str(len(mine)),
+                    said("{:.2f}", "pretraining", "flops", over=baseline),
+                    said("{:.0f}", "pretraining", "updates"),
+                    said("{:.4f}", "pretraining", "evaluation", "audio_loss"),
+                    said("{:.4f}", "pretraining", "evaluation", "video_loss"),
+                    said("{:.1%}", "pretraining", "evaluation", "retrieval"),
+                    *(said("{:.1%}", "finetuning", mode, "accuracy") for mode in modes),
                 ]
             )
         )
@@ -81,20 +73,12 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _said(value: float | None, how: str) -> str:
-    return "" if value is None else how.format(value)
-
-
-def _mean(runs: list[dict[str, Any]], setting: str, *keys: str) -> float | None:
-    """The mean over a setting's runs of a value within them; None where they have none."""
-    values = []
-    for run in runs:
-        if run["setting"] == setting:
-            value: Any = run
-            for key in keys:
-                value = (value or {}).get(key)
-            values.append(value)
-    return None if None in values else statistics.fmean(values)
+def _values(runs: list[dict[str, Any]], setting: str, *keys: str) -> list[float]:
+    """A value within each run of a setting that has it."""
+    found: list[Any] = [run for run in runs if run["setting"] == setting]
+    for key in keys:
+        found = [value[key] for value in found if key in value]
+    return found
 
 
 def main() -> None:

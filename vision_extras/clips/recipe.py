@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hylora.training.fields import check_choice, check_range, expand_home, refuse_unread
+from hylora.training.recipe import RecipeError
 from vision_extras.clips.spectrogram import hop, window
 from vision_extras.recipe import EpochRecipe
 
-__all__ = ["ClipEpochRecipe", "ClipsRecipe"]
+__all__ = ["ClipEpochRecipe", "ClipsRecipe", "check_clip_run"]
 
 _SPLITS = ("train_split", "held_out_split")
 _COLUMNS = ("sound_column", "video_column", "label_column")
@@ -148,3 +149,21 @@ class ClipEpochRecipe(EpochRecipe):
 
     global_batch_size: int = 64
     batch_size: int = 64
+
+
+def check_clip_run(recipe: Any) -> None:
+    """Check what sections of a run on clips say together.
+
+    Raises:
+        RecipeError: if the warm-up is longer than the run, or there is nothing to evaluate on.
+    """
+    warmup, epochs = recipe.optimizer.schedule.warmup_epochs, recipe.training.epochs
+    if warmup > epochs:
+        raise RecipeError(
+            f"optimizer.schedule.warmup_epochs={warmup} must be at most training.epochs={epochs}; lower it"
+        )
+    if recipe.evaluation.every and not recipe.clips.holds_out:
+        raise RecipeError(
+            f"evaluation.every={recipe.evaluation.every} has nothing to evaluate on; set clips.held_out to a share "
+            "such as 0.2"
+        )

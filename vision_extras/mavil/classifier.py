@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from vision_extras.mavil import positions
 from vision_extras.mavil.config import MavilConfig
 from vision_extras.mavil.encoder import Encoder
 from vision_extras.mavil.model import MavilPreTrainedModel
@@ -48,7 +49,7 @@ class MavilForAudioClassification(MavilPreTrainedModel):
         """
         grid = self.audio_grid(input_values)
         patches = audio_patches(input_values, self.config.audio_patch)
-        tokens = self.audio(patches, self.audio_positions(grid, self.config.hidden_size))[:, 0]
+        tokens = self.audio(patches, positions.grid(*grid, self.config.hidden_size, patches.device))[:, 0]
         logits = self.classifier(self.norm(tokens.mean(1)))
         if labels is None:
             return SequenceClassifierOutput(logits=logits)

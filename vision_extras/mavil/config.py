@@ -9,6 +9,12 @@ from transformers import PretrainedConfig, SwinConfig, ViTConfig
 
 __all__ = ["MavilConfig"]
 
+_COUNTS = (
+    *("bands", "audio_patch", "channels", "video_patch", "tubelet", "window", "noise_steps"),
+    *("hidden_size", "num_attention_heads", "intermediate_size", "decoder_size", "decoder_heads"),
+    *("audio_layers", "video_layers", "fusion_layers", "decoder_layers"),
+)
+
 
 class MavilConfig(PretrainedConfig):
     """The shape of a masked audio-video learner; the defaults are the thesis's (section 5.5.1).
@@ -33,15 +39,16 @@ class MavilConfig(PretrainedConfig):
         decoder_size: width of the decoders, whose feed-forward layers are four times as wide.
         decoder_layers: of each decoder.
         decoder_heads: attention heads of each decoder.
-        window: of the audio decoder's local attention, in patches.
+        window: of the audio decoder's local attention, in patches. Where it does not divide the grid, tokens also
+            attend to padding, as in Swin.
         noise_steps: T, of the diffusion.
         noise_first: beta of the first step.
         noise_last: beta of the last step; those between lie on a line.
         noise_exponent: phi, the power of each beta.
         inter_weight: of the contrastive loss between modalities; the thesis gives no weights or temperatures.
         intra_weight: of the contrastive losses within each modality.
-        inter_temperature: of the same losses.
-        intra_temperature: of the same losses.
+        inter_temperature: of the loss between modalities.
+        intra_temperature: of those within each.
         drop_path: how probably a layer of the last audio block is skipped for a clip in training (stochastic depth);
             those before are skipped less, in equal steps from 0.
         layer_norm_eps: of all norms.
@@ -121,17 +128,22 @@ class MavilConfig(PretrainedConfig):
     def _check(self) -> None:
         if self.video_attention not in ("self", "cross"):
             raise ValueError(f"video_attention={self.video_attention!r} must be 'self' or 'cross'")
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        for name in ("noise_exponent", "inter_temperature", "intra_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
+        if not 0 < self.noise_first <= self.noise_last < 1:
+            raise ValueError(
+                f"noise_first={self.noise_first!r} and noise_last={self.noise_last!r} must rise within (0, 1)"
+            )
         for size, heads in (("hidden_size", "num_attention_heads"), ("decoder_size", "decoder_heads")):
             width, count = getattr(self, size), getattr(self, heads)
             if width % 4 or width % count:
                 raise ValueError(f"{size}={width} must be a multiple of 4, for positions, and of {heads}={count}")
         if self.bands % self.audio_patch:
             raise ValueError(f"bands={self.bands} must be a multiple of audio_patch={self.audio_patch}")
-        if self.bands // self.audio_patch < self.window:
-            raise ValueError(
-                f"window={self.window} must be at most {self.bands // self.audio_patch}, the patches that lie over "
-                f"bands={self.bands}"
-            )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path={self.drop_path} must be at least 0 and below 1")
 

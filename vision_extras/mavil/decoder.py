@@ -147,7 +147,7 @@ class Decoder(nn.Module):
             [B, m, P].
         """
         positions = positions.to(latents.dtype).expand(len(latents), -1, -1)
-        filled = self.mask_token.to(latents.dtype) if self.noisy is None else self.noisy(noisy)
+        filled = self.mask_token if self.noisy is None else self.noisy(noisy.to(self.noisy.weight.dtype))
         tokens = self.embed(latents) + taken(positions, visible), filled + taken(positions, masked)
         places = torch.cat([visible, masked], dim=1)
         return self.predict(self.norm(self.layers(*tokens, places, grid)))

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 __all__ = ["diffused", "noise_for", "signal_shares"]
 
 
-def signal_shares(steps: int, first: float, last: float, exponent: float) -> Tensor:
+@lru_cache(maxsize=16)
+def signal_shares(
+    steps: int, first: float, last: float, exponent: float, device: torch.device | str = "cpu"
+) -> Tensor:
     """How much of a patch's variance is left at each step: the product of 1 - beta ** phi up to that.
 
     Args:
@@ -17,12 +23,13 @@ def signal_shares(steps: int, first: float, last: float, exponent: float) -> Ten
         first: beta of step 1.
         last: beta of step T; those between lie on a line.
         exponent: phi; below 1 there is more noise, most so at the first steps.
+        device: to put them on.
 
     Returns:
         [steps], float32: alpha-bar of step 1, 2, ..., falling.
     """
-    betas = torch.linspace(first, last, steps, dtype=torch.float64) ** exponent
-    return (1 - betas).cumprod(0).float()
+    betas = torch.linspace(first, last, steps, dtype=torch.float64, device="cpu") ** exponent
+    return (1 - betas).cumprod(0).float().to(device)
 
 
 def diffused(patches: Tensor, noise: Tensor, shares: Tensor) -> Tensor:
@@ -37,17 +44,17 @@ def diffused(patches: Tensor, noise: Tensor, shares: Tensor) -> Tensor:
     return shares.sqrt() * patches + (1 - shares).sqrt() * noise
 
 
-def noise_for(patches: Tensor, seeds: Tensor | None) -> Tensor:
+def noise_for(patches: Tensor, seeds: Sequence[int] | None) -> Tensor:
     """Standard normal noise in the shape of patches.
 
     Args:
         patches: [B, m, P].
-        seeds: [B], int64: each row's noise is drawn from its own, so that it depends on no other row. None draws from
+        seeds: of each row: its noise is drawn from its own, so that it depends on no other row. None draws from
             torch's global generator.
     """
     if seeds is None:
         return torch.randn_like(patches)
     draw, noise = torch.Generator(patches.device), torch.empty_like(patches)
-    for row, seed in zip(noise, seeds.tolist(), strict=True):
+    for row, seed in zip(noise, seeds, strict=True):
         row.normal_(generator=draw.manual_seed(seed))
     return noise

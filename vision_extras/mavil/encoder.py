@@ -43,6 +43,7 @@ class Encoder(nn.Module):
         Returns:
             [B, V, v, D].
         """
+        patches = patches.to(self.patches.weight.dtype)
         positions = positions.to(patches.dtype).expand(len(patches), -1, -1)
         if visible is None:
             tokens = (self.patches(patches) + positions)[:, None]

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["info_nce", "reconstruction"]
+__all__ = ["info_nce", "reconstruction", "similarities"]
 
 
 def reconstruction(predicted: Tensor, masked: Tensor, patches: int) -> Tensor:
@@ -38,10 +40,13 @@ def info_nce(one: Tensor, other: Tensor, temperature: float, everyone: tuple[Ten
     """
     ones, others, first = everyone
     partner = first + torch.arange(len(one), device=one.device)
-    directions = (_similar(one, others), _similar(other, ones))
+    directions = (similarities(one, others), similarities(other, ones))
     return sum(F.cross_entropy(each / temperature, partner, reduction="none") for each in directions) / 2
 
 
-def _similar(one: Tensor, other: Tensor) -> Tensor:
-    """Cosine similarities of all pairs, [b, B]."""
-    return F.normalize(one.float(), dim=1) @ F.normalize(other.float(), dim=1).T
+def similarities(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine similarities of all pairs of embeddings [b, D] and [B, D]: [b, B] in float32."""
+    device = one.device.type
+    # Autocast would round what embeddings that lie close together differ in. There is none where nothing is computed.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        return F.normalize(one.float(), dim=1) @ F.normalize(other.float(), dim=1).T

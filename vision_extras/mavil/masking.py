@@ -26,7 +26,7 @@ class MaskRecipe:
     """The share of patches that is masked over training, on a line by epochs; it is the sampler of a `Plan`.
 
     Args:
-        first: rho_1, in the first epoch, in (0, 1).
+        first: rho_1, in the first epoch, in (0, 1); of a single epoch it is the share.
         last: rho_2, in the last epoch and in evaluation, in (0, 1).
         adaptive: whether updates have the more clips, the fewer patches of each are visible; the reference batch is of
             the lower of the two shares.

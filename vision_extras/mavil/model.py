@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,10 +78,6 @@ class MavilPreTrainedModel(PreTrainedModel):
             # No file has it: it follows from the window.
             init.copy_(module.relative_position_index, module._create_relative_position_index().view(-1))
 
-    def audio_positions(self, grid: Grid, size: int) -> Tensor:
-        """Embeddings of a spectrogram's patches, on the model's device."""
-        return positions.grid(*grid, size, self.device)
-
     def audio_grid(self, spectrograms: Tensor) -> Grid:
         """How many patches there are in spectrograms [B, T, bands].
 
@@ -137,39 +134,39 @@ class MavilForPreTraining(MavilPreTrainedModel):
         """
         config, grid = self.config, self.audio_grid(input_values)
         audio = audio_patches(input_values, config.audio_patch)
-        seen = self.audio(audio, self.audio_positions(grid, config.hidden_size), audio_visible)
+        seen = self.audio(audio, positions.grid(*grid, config.hidden_size, audio.device), audio_visible)
         found = MavilOutput(audio_embedding=seen[:, 0].mean(1))
         latents = seen[:, 0]
         if config.video:
             video_at = video_grid(*frames.shape[2:], config.tubelet, config.video_patch)
             video = video_patches(frames, config.tubelet, config.video_patch)
-            watched = self.video(video, self.video_positions(video_at, config.hidden_size), video_visible)
+            watched = self.video(
+                video, positions.separable(*video_at, config.hidden_size, video.device), video_visible
+            )
             self._compare(found, seen.mean(2), watched.mean(2))
             latents, video_latents = self.fusion(latents, watched[:, 0])
         share = None
         if config.diffusion:
-            shares = signal_shares(config.noise_steps, config.noise_first, config.noise_last, config.noise_exponent)
-            share = shares.to(audio.device)[steps - 1]
-        masked, found.audio_noisy = self._hidden(audio, audio_masked, share, seeds)
-        at = self.audio_positions(grid, config.decoder_size)
+            ends = config.noise_first, config.noise_last
+            share = signal_shares(config.noise_steps, *ends, config.noise_exponent, audio.device)[steps - 1]
+        drawn = None if seeds is None else seeds.tolist()
+        masked, found.audio_noisy = self._hidden(audio, audio_masked, share, drawn)
+        at = positions.grid(*grid, config.decoder_size, audio.device)
         places = audio_visible[:, 0], audio_masked
         found.audio_predicted = self.audio_decoder(latents, found.audio_noisy, at, *places, grid)
         found.audio_loss = reconstruction(found.audio_predicted, masked, audio.shape[1])
         found.loss = found.audio_loss
         if config.video:
             # Another seed than the sound's, whose noise would be the same.
-            masked, found.video_noisy = self._hidden(video, video_masked, share, None if seeds is None else seeds + 1)
-            at = self.video_positions(video_at, config.decoder_size)
+            drawn = drawn and [seed + 1 for seed in drawn]
+            masked, found.video_noisy = self._hidden(video, video_masked, share, drawn)
+            at = positions.separable(*video_at, config.decoder_size, video.device)
             places = video_visible[:, 0], video_masked
             found.video_predicted = self.video_decoder(video_latents, found.video_noisy, at, *places, video_at)
             found.video_loss = reconstruction(found.video_predicted, masked, video.shape[1])
             contrast = config.inter_weight * found.inter_loss + config.intra_weight * found.intra_loss
             found.loss = found.audio_loss + found.video_loss + contrast
         return found
-
-    def video_positions(self, grid: Grid, size: int) -> Tensor:
-        """Embeddings of a video's patches, on the model's device."""
-        return positions.separable(*grid, size, self.device)
 
     def _compare(self, found: MavilOutput, audio: Tensor, video: Tensor) -> None:
         """The contrastive losses of embeddings, [B, 2, D] of both views each."""
@@ -188,7 +185,7 @@ class MavilForPreTraining(MavilPreTrainedModel):
         found.intra_loss = sum(intra) / 2
 
     def _hidden(
-        self, patches: Tensor, masked: Tensor, share: Tensor | None, seeds: Tensor | None
+        self, patches: Tensor, masked: Tensor, share: Tensor | None, seeds: Sequence[int] | None
     ) -> tuple[Tensor, Tensor | None]:
         """Masked patches, and what the decoder is given for them."""
         hidden = taken(patches, masked)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from hylora.training.fields import check_choice, check_range
 from hylora.training.recipe import EvaluationRecipe, OptimizerRecipe, Recipe, RecipeError
-from vision_extras.clips.recipe import ClipEpochRecipe, ClipsRecipe
+from vision_extras.clips.recipe import ClipEpochRecipe, ClipsRecipe, check_clip_run
 from vision_extras.mavil.config import MavilConfig
 from vision_extras.mavil.masking import MaskRecipe
 from vision_extras.mavil.patches import audio_grid, video_grid
@@ -133,14 +134,21 @@ class MavilRecipe(Recipe):
     def __post_init__(self) -> None:
         clips, model = self.clips, self.model
         try:
-            model.config(clips.bands)
-            audio_grid(clips.steps, clips.bands, model.audio_patch)
+            window = model.config(clips.bands).window
+            grids = {"sound": audio_grid(clips.steps, clips.bands, model.audio_patch)}
             if model.video:
-                video_grid(clips.frames, clips.side, clips.side, model.tubelet, model.video_patch)
+                shape = clips.frames, clips.side, clips.side
+                grids["video"] = video_grid(*shape, model.tubelet, model.video_patch)
         except ValueError as error:
             raise RecipeError(f"model: {error}") from error
-        if self.evaluation.every and not clips.holds_out:
+        for name, grid in grids.items():
+            if math.prod(grid) < 2:
+                raise RecipeError(f"model: a single patch of {name} leaves nothing to mask; make patches smaller")
+        times, bands = grids["sound"]
+        if times % window or bands % window:
             raise RecipeError(
-                f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set clips.held_out to a share "
-                "such as 0.2"
+                f"clips.bands={clips.bands} and clips.seconds={clips.seconds} make {bands} patches by {times} of "
+                f"model.audio_patch={model.audio_patch}, which windows of {window} by {window} must divide; choose "
+                f"bands that are a multiple of {window * model.audio_patch}, or smaller patches"
             )
+        check_clip_run(self)

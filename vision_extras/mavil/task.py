@@ -18,6 +18,7 @@ from hylora.training.processes import share_of
 from vision_extras.clips.clip import ClipSplit
 from vision_extras.clips.collate import SoundAndFrames, Sounds
 from vision_extras.clips.dealing import dealt
+from vision_extras.mavil.losses import similarities
 from vision_extras.mavil.masking import Masked
 from vision_extras.mavil.model import MavilForPreTraining, MavilOutput
 from vision_extras.mavil.operations import training_flops
@@ -58,8 +59,8 @@ class SelfSupervised(nn.Module):
 
 def _retrieved(found: MavilOutput) -> Tensor:
     """Whose own video is nearest to their sound, of all in the batch, [B] of bool."""
-    audio, video = (nn.functional.normalize(each, dim=1) for each in (found.audio_embedding, found.video_embedding))
-    return (audio @ video.T).argmax(1) == torch.arange(len(audio), device=audio.device)
+    nearest = similarities(found.audio_embedding, found.video_embedding).argmax(1)
+    return nearest == torch.arange(len(nearest), device=nearest.device)
 
 
 class MavilTask(PlannedTask):

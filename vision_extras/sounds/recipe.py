@@ -8,7 +8,7 @@ from typing import Literal
 
 from hylora.training.fields import check_choice, check_range, expand_home
 from hylora.training.recipe import EvaluationRecipe, Recipe, RecipeError
-from vision_extras.clips.recipe import ClipEpochRecipe, ClipsRecipe
+from vision_extras.clips.recipe import ClipEpochRecipe, ClipsRecipe, check_clip_run
 from vision_extras.recipe import EpochScheduleRecipe, ImageOptimizerRecipe
 from vision_extras.sounds.augment import SoundAugmentRecipe
 
@@ -134,16 +134,7 @@ class SoundsRecipe(Recipe):
             value, most = getattr(self.augment, name), getattr(self.clips, of)
             if value > most:
                 raise RecipeError(f"augment.{name}={value} must be at most {most}, the {of} of a spectrogram")
-        warmup, epochs = self.optimizer.schedule.warmup_epochs, self.training.epochs
-        if warmup > epochs:
-            raise RecipeError(
-                f"optimizer.schedule.warmup_epochs={warmup} must be at most training.epochs={epochs}; lower it"
-            )
-        if self.evaluation.every and not self.clips.holds_out:
-            raise RecipeError(
-                f"evaluation.every={self.evaluation.every} has nothing to evaluate on; set clips.held_out to a share "
-                "such as 0.2"
-            )
+        check_clip_run(self)
 
     def inputs(self) -> dict[str, str]:
         return {} if self.model.path is None else {"model.path": self.model.path}

@@ -87,8 +87,10 @@ def build_classifier(
             )
         except (OSError, ValueError) as error:
             raise RecipeError(f"model.path={path!r} gives no audio encoder: {error}") from error
-    if missing := sorted(name for name in found["missing_keys"] if name.startswith("audio.")):
-        raise RecipeError(f"model.path={path!r} gives no audio encoder: {missing[0]} is not there")
+    for key, wrong in (("missing_keys", "is not there"), ("mismatched_keys", "has another shape")):
+        names = [name if isinstance(name, str) else name[0] for name in found[key]]
+        if lost := sorted(name for name in names if name.startswith("audio.")):
+            raise RecipeError(f"model.path={path!r} gives no audio encoder: {lost[0]} {wrong}")
     return network.train()
 
 

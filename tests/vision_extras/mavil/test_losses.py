@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vision_extras.mavil.diffusion import diffused, noise_for, signal_shares
-from vision_extras.mavil.losses import info_nce, reconstruction
+from vision_extras.mavil.losses import info_nce, reconstruction, similarities
 
 
 def test_shares_of_the_signal_by_hand():
@@ -31,16 +31,16 @@ def test_noise_has_the_variance_of_its_step(step):
     """Of patches that are all 2: their mean is the signal's share, and their variance what the signal lost."""
     left = float(signal_shares(1000, 1e-4, 0.02, 0.8)[step - 1])
     patches = torch.full((4, 500, 100), 2.0)
-    noisy = diffused(patches, noise_for(patches, torch.arange(4)), torch.full((4,), left))
+    noisy = diffused(patches, noise_for(patches, range(4)), torch.full((4,), left))
     assert float(noisy.mean()) == pytest.approx(2 * math.sqrt(left), abs=0.02)
     assert float(noisy.var()) == pytest.approx(1 - left, rel=0.02)
 
 
 def test_noise_of_a_row_depends_on_its_seed_alone():
     patches = torch.zeros(3, 4, 5)
-    noise = noise_for(patches, torch.tensor([7, 8, 7]))
+    noise = noise_for(patches, [7, 8, 7])
     assert torch.equal(noise[0], noise[2]) and not torch.equal(noise[0], noise[1])
-    assert torch.equal(noise_for(patches[:1], torch.tensor([8]))[0], noise[1])
+    assert torch.equal(noise_for(patches[:1], [8])[0], noise[1])
 
 
 def test_reconstruction_counts_masked_patches_over_all():
@@ -63,6 +63,14 @@ def test_info_nce_by_hand():
         back = [math.exp(cosine(other[row], a) / 0.3) for a in one]
         expected = -(math.log(there[row] / sum(there)) + math.log(back[row] / sum(back))) / 2
         assert float(found[row]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_embeddings_that_lie_close_are_told_apart_under_autocast():
+    """In bfloat16 their cosines would be one number."""
+    one = torch.ones(16, 32) + 0.02 * torch.randn(16, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(similarities(one, one).argmax(1), torch.arange(16))
+        assert torch.equal(info_nce(one, one, 0.1, (one, one, 0)), info_nce(one.double(), one, 0.1, (one, one, 0)))
 
 
 def test_info_nce_among_clips_of_other_processes():

@@ -102,7 +102,7 @@ def test_a_learner_is_the_computation_written_out(diffusion, attention):
             shown = decoder.embed(latents[name]) + places[visible]
             if diffusion:
                 left = signal_shares(1000, 1e-4, 0.02, 0.8)[given["steps"][clip] - 1]
-                noise = noise_for(patches[masked][None], given["seeds"][clip : clip + 1] + number)[0]
+                noise = noise_for(patches[masked][None], [int(given["seeds"][clip]) + number])[0]
                 hidden = decoder.noisy(left.sqrt() * patches[masked] + (1 - left).sqrt() * noise)
             else:
                 hidden = decoder.mask_token.expand(len(masked), -1)
@@ -157,6 +157,13 @@ def test_half_precision_is_near(diffusion, attention):
         found = model(**given).loss
     found.sum().backward()
     torch.testing.assert_close(found, model(**given).loss, rtol=0.02, atol=0.02)
+
+
+def test_a_learner_in_half_precision_takes_clips_in_full():
+    for diffusion, attention in ((True, "cross"), (False, "self")):
+        model = learner(diffusion=diffusion, video_attention=attention)
+        expected = model(**batch()).loss
+        torch.testing.assert_close(model.bfloat16()(**batch()).loss, expected, rtol=0.05, atol=0.05)
 
 
 def test_only_visible_patches_reach_the_encoders():
@@ -281,7 +288,9 @@ def test_layers_are_skipped_as_often_as_asked():
         ({"video_attention": "both"}, "video_attention='both' must be 'self' or 'cross'"),
         ({"hidden_size": 26}, "hidden_size=26 must be a multiple of 4"),
         ({"bands": 30}, "bands=30 must be a multiple of audio_patch=8"),
-        ({"bands": 24}, "window=4 must be at most 3"),
+        ({"audio_patch": 0}, "audio_patch=0 must be at least 1"),
+        ({"inter_temperature": 0.0}, "inter_temperature=0.0 must be above 0"),
+        ({"noise_last": 1.5}, "noise_first=0.0001 and noise_last=1.5 must rise within"),
         ({"drop_path": 1.0}, "drop_path=1.0 must be at least 0 and below 1"),
     ],
 )

@@ -143,6 +143,9 @@ def test_two_processes_are_one(tmp_path):
         ({"clips.side": 20}, "model: a video of 4 frames of 20x20 pixels must divide"),
         ({"clips.bands": 40}, "model: bands=40 must be a multiple of audio_patch=16"),
         ({"model.decoder_size": 18}, "model: decoder_size=18 must be a multiple of 4"),
+        ({"clips.bands": 48}, "make 3 patches by 8 of model.audio_patch=16, which windows of 4 by 4 must divide"),
+        ({"clips.frames": 2, "clips.side": 8}, "model: a single patch of video leaves nothing to mask"),
+        ({"optimizer.schedule": {"warmup_epochs": 4}}, "warmup_epochs=4 must be at most training.epochs=3"),
         ({"clips.held_out": 0.0, "evaluation.every": 1}, "evaluation.every=1 has nothing to evaluate on"),
     ],
 )
