@@ -19,7 +19,8 @@ __all__ = [
     "SoundsRecipe",
 ]
 
-_SIZES = ("hidden_size", "num_attention_heads", "audio_layers")
+# Of an encoder from scratch.
+_SIZES = {"hidden_size": 96, "num_attention_heads": 4, "audio_layers": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +33,17 @@ class SoundModelRecipe:
         train: `all` of it, or the `head` alone on what an encoder as it is gives (a linear probe).
         drop_path: how probably the last layer is skipped in training ("stochastic dropout" of table 5.6); those before
             it are less so.
-        hidden_size: width of an encoder from scratch, whose feed-forward layers are four times as wide.
-        num_attention_heads: of an encoder from scratch.
-        audio_layers: of an encoder from scratch.
+        hidden_size: width of an encoder from scratch, whose feed-forward layers are four times as wide; null is 96.
+        num_attention_heads: of an encoder from scratch; null is 4.
+        audio_layers: of an encoder from scratch; null is 4.
     """
 
     path: str | None = None
     train: Literal["all", "head"] = "all"
     drop_path: float = 0.0
-    hidden_size: int = 96
-    num_attention_heads: int = 4
-    audio_layers: int = 4
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    audio_layers: int | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, "train")
@@ -53,13 +54,14 @@ class SoundModelRecipe:
             raise ValueError("train='head' needs an encoder that has learned; set path to the folder of one")
         for name in _SIZES:
             value = getattr(self, name)
-            if self.path is not None and value != getattr(SoundModelRecipe, name):
+            if self.path is not None and value is not None:
                 raise ValueError(f"{name}={value!r} must be left out; the encoder of path={self.path!r} has its own")
 
     @property
     def sizes(self) -> dict[str, int]:
         """Of an encoder from scratch, as `MavilConfig` has them."""
-        return {name: getattr(self, name) for name in _SIZES} | {"intermediate_size": 4 * self.hidden_size}
+        sizes = {name: getattr(self, name) or size for name, size in _SIZES.items()}
+        return {**sizes, "intermediate_size": 4 * sizes["hidden_size"]}
 
 
 @dataclass(frozen=True, kw_only=True)
