@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 
 import torch
 
@@ -13,7 +14,9 @@ from vision_extras.mavil.operations import MODULES
 from vision_extras.mavil.recipe import MavilRecipe
 
 PAGE = page("docs/guides/masked_learners.md")
-ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("|")]
+# What comes after, the study tells.
+TABLES = PAGE.partition("## What held")[0]
+ROWS = [line.strip("| ").split(" | ") for line in TABLES.splitlines() if line.startswith("|")]
 
 
 def measured(name):
@@ -70,3 +73,9 @@ def test_its_figures_are_those_of_the_files():
 
 def _pair(counted, thesis):
     return f"{counted:.2f}" + ("" if thesis is None else f" / {thesis:.2f}")
+
+
+def test_its_study_is_told_as_the_gathered_file_has_it(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "studies/vision")
+    tell = runpy.run_path(ROOT / "studies/vision/mavil.py")["tell"]
+    assert tell(json.loads((ROOT / "studies/vision/results/mavil.json").read_text())) in PAGE
