@@ -46,7 +46,8 @@ def test_the_studys_recipes_can_be_made():
             ImageRecipe.from_tree(parse_overrides(tree, [*KNOWN, "model.path=unused", *task, *mode]))
 
 
-def test_the_study_tells_means_over_seeds_and_tasks():
+def test_the_study_tells_means_over_seeds_and_tasks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "studies/vision")
     spec = importlib.util.spec_from_file_location("transfer_study", ROOT / "studies/vision/transfer.py")
     study = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(study)
