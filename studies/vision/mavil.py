@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from chained import trained
+from tell import line
 
 from hylora.environment import environment
 
@@ -44,7 +45,7 @@ def tell(gathered: dict[str, Any]) -> str:
     runs = gathered["runs"]
     modes = list(dict.fromkeys(mode for run in runs for mode in run["finetuning"]))
     heads = ["learner", "FLOPs", "updates", "sound's loss", "video's loss", "finds its video", *modes]
-    lines = [_row(heads), _row(["---"] * len(heads))]
+    lines = [line(heads), line(["---"] * len(heads))]
     baseline = statistics.fmean(_values(runs, runs[0]["setting"], "pretraining", "flops"))
     for setting in dict.fromkeys(run["setting"] for run in runs):
 
@@ -54,7 +55,7 @@ def tell(gathered: dict[str, Any]) -> str:
             return how.format(statistics.fmean(values)) + spread if values else ""
 
         lines.append(
-            _row(
+            line(
                 [
                     setting,
                     said("{:.2f}", "pretraining", "flops", over=baseline),
@@ -67,10 +68,6 @@ def tell(gathered: dict[str, Any]) -> str:
             )
         )
     return "\n".join(lines)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _values(runs: list[dict[str, Any]], setting: str, *keys: str) -> list[float]:
