@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from tests import command_line
 from tests.vision_extras import small
+from tests.vision_extras.mavil.tiny import LEARNER
 from vision_extras.curricula import Plan
 from vision_extras.mavil import planning
 from vision_extras.mavil.operations import clip_flops
@@ -21,17 +22,7 @@ from vision_extras.mavil.run import make_task
 TREE = {
     "task": "mavil",
     "clips": {"name": "spoken_digits", "count": 40, "seconds": 1.0, "bands": 64, "frames": 4, "side": 16},
-    "model": {
-        "video_patch": 8,
-        "hidden_size": 24,
-        "num_attention_heads": 2,
-        "audio_layers": 1,
-        "video_layers": 1,
-        "fusion_layers": 1,
-        "decoder_size": 16,
-        "decoder_layers": 1,
-        "decoder_heads": 2,
-    },
+    "model": LEARNER,
     "mask": {"first": 0.9, "last": 0.6, "adaptive": True},
     "training": {"epochs": 3, "global_batch_size": 8, "batch_size": 8},
 }

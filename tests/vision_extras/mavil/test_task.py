@@ -15,6 +15,7 @@ from hylora.training.recipe import RecipeError
 from tests.outcomes import assert_same, records_of
 from tests.processes import launch
 from tests.vision_extras import small
+from tests.vision_extras.mavil.tiny import LEARNER
 from vision_extras.mavil import MavilForPreTraining
 from vision_extras.mavil.recipe import MavilRecipe
 from vision_extras.mavil.run import make_task
@@ -31,17 +32,7 @@ TREE = {
         "video_seconds": 1.0,
         "side": 16,
     },
-    "model": {
-        "video_patch": 8,
-        "hidden_size": 24,
-        "num_attention_heads": 2,
-        "audio_layers": 1,
-        "video_layers": 1,
-        "fusion_layers": 1,
-        "decoder_size": 16,
-        "decoder_layers": 1,
-        "decoder_heads": 2,
-    },
+    "model": LEARNER,
     "mask": {"first": 0.9, "last": 0.6, "adaptive": True},
     "optimizer": {"lr": 1e-3},
     "training": {"epochs": 3, "global_batch_size": 8, "batch_size": 4, "mixed_precision": "float32"},
