@@ -32,7 +32,7 @@ def report(
 
     Raises:
         FileNotFoundError: if a result does not exist.
-        ValueError: if a result is damaged, there is none, or the folder is taken.
+        ValueError: if there is no result, or none that can be read, or the folder is taken.
     """
     check_folder(output, overwrite)
     collection = collect(runs)
@@ -43,8 +43,9 @@ def report(
         console.print(f"{escape(table.title)}: {number_of(numbers, 'number')}")
         for text in (*table.warnings, *_notes(table)):
             console.print(f"  {escape(text)}")
-    for path, why in collection.skipped:
-        console.print(f"skipped {escape(str(path))}: {escape(why)}")
+    for word, files in (("damaged", collection.damaged), ("skipped", collection.skipped)):
+        for path, why in files:
+            console.print(f"{word} {escape(str(path))}: {escape(why)}")
     console.print(f"{number_of(len(collection.sources), 'result file')} -> {escape(str(output / 'report.html'))}")
 
 

@@ -40,12 +40,14 @@ class Collection:
     Attributes:
         measurements: of each thing the newest.
         sources: the result files.
+        damaged: (path, why) of result files that cannot be read, with the field; nothing of them is in the report.
         skipped: (path, why) of files that hold nothing for a report.
         superseded: (older, newer) measurements of the same thing.
     """
 
     measurements: tuple[Measurement, ...]
     sources: tuple[Source, ...]
+    damaged: tuple[tuple[Path, str], ...]
     skipped: tuple[tuple[Path, str], ...]
     superseded: tuple[tuple[Measurement, Measurement], ...]
 
@@ -57,14 +59,16 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
         paths: result files of `hylora eval` or lm-eval, or folders that are searched for them.
 
     Returns:
-        What was found. JSON that is no result, and files that are no JSON, are listed as skipped.
+        What was found. JSON that is no result, and files that are no JSON, are listed as skipped. Results that cannot
+        be read are listed as damaged, and the others are reported without them.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if a result file is damaged, naming it and the field; or if there is no result at all.
+        ValueError: if there is no result, or none that can be read; it names each file and why.
     """
     measurements: list[Measurement] = []
     sources: list[Source] = []
+    damaged: list[tuple[Path, str]] = []
     skipped: list[tuple[Path, str]] = []
     known: dict[str, Path] = {}
     for path in _files([Path(path) for path in paths]):
@@ -82,17 +86,18 @@ def collect(paths: Iterable[str | os.PathLike]) -> Collection:
             source = read_source(result, len(sources) + 1, path, sha256)
             found = list(READERS[source.kind](result, source))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            damaged.append((path, str(error)))
+            continue
         if found:
             sources.append(source)
             measurements += found
         else:
             skipped.append((path, "holds no number yet"))
     if not measurements:
-        reasons = "".join(f"\n  {path}: {why}" for path, why in skipped)
+        reasons = "".join(f"\n  {path}: {why}" for path, why in (*damaged, *skipped))
         raise ValueError(f"there is no result to report; give files of `hylora eval ... --output`.{reasons}")
     newest, superseded = _newest(measurements)
-    return Collection(newest, tuple(sources), tuple(skipped), superseded)
+    return Collection(newest, tuple(sources), tuple(damaged), tuple(skipped), superseded)
 
 
 def _files(paths: list[Path]) -> Iterator[Path]:

@@ -36,7 +36,10 @@ def read_source(result: Result, number: int, path: Path, sha256: str) -> Source:
     """
     created = result.get("created", result.get("date", ""))
     if isinstance(created, (int, float)):
-        created = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
+        try:
+            created = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
+        except (OverflowError, ValueError):
+            raise ValueError(f"date={created} is no time in seconds; put the time of the evaluation there") from None
     versions = dict(result["environment"]) if isinstance(result.get("environment"), dict) else {}
     # lm-eval's own files keep versions at the top.
     versions |= {name: result[f"{name}_version"] for name in _VERSIONS if result.get(f"{name}_version")}
@@ -69,11 +72,11 @@ def read_subject(result: Result, path: Path, evaluated: str | None = None) -> Su
         return Subject(run, run, NOT_RECORDED, NOT_RECORDED, variant, rank, tuple(scaling.items()))
 
     model = result["model"]
-    base = absolute(model.get("base_model") or run)
+    base = absolute(run if model.get("base_model") is None else result.pick("model", "base_model", kind=str))
     facts = _model_facts(model)
     if evaluated is not None:
         return Subject(run, base, "", attention_label(evaluated), facts=tuple(facts.items()))
-    trained = _training_label(model)
+    trained = _training_label(result)
     evaluation = attention_label(result.pick("attention", "name", kind=str))
     facts |= scaling
     if trained not in (NOT_TUNED, NOT_RECORDED):
@@ -99,10 +102,11 @@ def _model_path(result: Result) -> str:
     return str(next(filter(None, named), NOT_RECORDED))
 
 
-def _training_label(model: dict[str, Any]) -> str:
+def _training_label(result: Result) -> str:
     """Without an adapter or a context length, nothing says that it was trained."""
+    model, name = result["model"], result.get_at("model", "training_attention")
     untouched = model.get("base_model") is None and model.get("training_context_length") is None
-    label = attention_label(model.get("training_attention"))
+    label = attention_label(None if name is None else result.pick("model", "training_attention", kind=str))
     return NOT_TUNED if untouched and label == "Full-Attn" else label
 
 

@@ -25,6 +25,7 @@ def markdown(title: str, tables: Sequence[Table], collection: Collection) -> str
         "Best values are **bold**; standard errors follow ±, 95 % "
         "intervals are in brackets. Numbers in brackets are the files below that a row is "
         "from; `csv/` has the file and the place in it for every number.",
+        *(f"> **Damaged, and not in this report: {_escape(f'{path}: {why}')}**" for path, why in collection.damaged),
         *(_table(table) for table in tables),
         "## Sources",
         _grid(

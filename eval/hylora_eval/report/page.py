@@ -46,6 +46,10 @@ def page(title: str, tables: Sequence[Table], collection: Collection, folder: Pa
         navigation="".join(f'<li><a href="#{t.slug}">{escape(t.title)}</a></li>' for t in tables)
         + '<li><a href="#sources">Sources</a></li>',
         filters=_filters(tables),
+        damaged="".join(
+            f'<p class="warning" role="note">Damaged, and not in this report: {escape(f"{path}: {why}")}</p>'
+            for path, why in collection.damaged
+        ),
         sections="\n".join(_section(table, table.slug in charted) for table in tables),
         sources=_sources(collection, folder),
         # Within a script element, only its end tag and comments are special.

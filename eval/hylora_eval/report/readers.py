@@ -33,7 +33,7 @@ def _perplexity(result: Result, source: Source) -> Iterator[Measurement]:
             value=result.number(*keys, "perplexity"),
             error=result.optional_number(*keys, "perplexity_standard_error"),
             interval=_interval(result, *keys),
-            remarks=tuple(cautions(result.pick(*keys, kind=dict))) if "low" in result.pick(*keys, kind=dict) else (),
+            remarks=_cautions(result, *keys),
             places=(Place(source, pointer(*keys, "perplexity")),),
             conditions=_known(conditions),
             data=str(result["data"].get("path", "")),
@@ -56,7 +56,7 @@ def _harness(result: Result, source: Source) -> Iterator[Measurement]:
             # Of the thesis's tasks, its metric alone; other words than numbers stand for groups without a mean.
             if not comma or metric.endswith("_stderr") or (known is not None and metric != known.metric):
                 continue
-            if result.optional_number(*keys) is None:
+            if not isinstance(value := result.get_at(*keys), (int, float)) or isinstance(value, bool):
                 continue
             scale = 1.0 if known is None else known.scale
             error = result.optional_number("results", task, f"{metric}_stderr,{filtered}")
@@ -83,23 +83,19 @@ def _ruler(result: Result, source: Source) -> Iterator[Measurement]:
         "fingerprint of the tokenizer": result.get_at("tokenizer", "fingerprint"),
     }
     for keys in _rows(result):
+        score, samples = result.number(*keys, "score"), _count(result, *keys, "samples")
         yield Measurement(
             kind="ruler",
             subject=subject,
             item=result.pick(*keys, "task", kind=str),
             length=result.pick(*keys, "length", kind=int),
-            value=result.number(*keys, "score"),
+            value=score,
             error=result.optional_number(*keys, "standard_error"),
-            interval=percent_interval(result.number(*keys, "score"), result.pick(*keys, "samples", kind=int)),
-            samples=result.pick(*keys, "samples", kind=int),
+            interval=percent_interval(score, samples),
+            samples=samples,
             places=(Place(source, pointer(*keys, "score")),),
             conditions=_known(conditions),
-            variations=_known(
-                {
-                    "samples": result.pick(*keys, "samples", kind=int),
-                    "prompts": result.get_at(*keys, "prompts_sha256"),
-                }
-            ),
+            variations=_known({"samples": samples, "prompts": result.get_at(*keys, "prompts_sha256")}),
             higher_is_better=True,
         )
 
@@ -108,6 +104,23 @@ def _interval(result: Result, *keys: str | int) -> tuple[float, float] | None:
     """That of a perplexity; older results have none."""
     low, high = (result.optional_number(*keys, name) for name in ("low", "high"))
     return None if low is None or high is None else (low, high)
+
+
+def _cautions(result: Result, *keys: str | int) -> tuple[str, ...]:
+    """What to beware of in a perplexity that has an interval."""
+    if _interval(result, *keys) is None:
+        return ()
+    result.pick(*keys, "mode", kind=str)
+    _count(result, *keys, "documents")
+    result.finite_number(*keys, "largest_document")
+    return tuple(cautions(result.pick(*keys, kind=dict)))
+
+
+def _count(result: Result, *keys: str | int) -> int:
+    """How many there were, at least one."""
+    if (count := result.pick(*keys, kind=int)) < 1:
+        raise ValueError(f"{pointer(*keys)}={count} must be at least 1; measure it anew")
+    return count
 
 
 def _retrieval(result: Result, source: Source) -> Iterator[Measurement]:

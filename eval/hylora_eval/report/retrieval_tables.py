@@ -67,7 +67,10 @@ def _beside(result: Result, value: tuple, chance: tuple, samples: int) -> dict:
     by_chance = 100 * result.number(*chance)
     if value[-1] != "hit_rate":
         return {"chance": by_chance, "samples": samples}
-    found = result.pick(*value[:-1], kind=dict)
+    found, share, error = result.pick(*value[:-1], kind=dict), result.number(*value), (*value[:-1], "standard_error")
+    result.pick(*value[:-1], "pairs" if "pairs" in found else "queries", kind=int)
+    if result.get_at(*error) is not None and result.finite_number(*error) and share in (0, 1):
+        raise ValueError(f"{pointer(*error)}={result.get_at(*error)} must be 0 where {pointer(*value)} is {share:g}")
     interval = tuple(100 * bound for bound in hit_interval(found, samples))
     verdict = judge(interval, by_chance)
     return {

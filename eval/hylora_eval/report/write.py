@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hylora.files import write_atomically
 from hylora_eval.report.collect import Collection
@@ -19,6 +21,9 @@ from hylora_eval.report.thesis_tables import lay_tables
 __all__ = ["check_folder", "table_csv", "write_report"]
 
 _PAGES = ("report.md", "report.html")
+
+# Text that spreadsheets take for a formula; a number with a sign is one for them as it is.
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d+(\.\d+)?(e[+-]?\d+)?$)")
 
 _HEAD = (
     "section", "training_attention", "evaluation_attention", "run", "base_model", "adapter", "rank", "facts",
@@ -87,7 +92,8 @@ def write_report(
 def table_csv(table: Table) -> str:
     """A table as CSV: a line for each number and for each failure, none for what was not measured.
 
-    Numbers are not rounded. Those of an average come from several places, which are separated by "; ".
+    Numbers are not rounded. Text that begins as a formula does has a quote before it. An average comes from
+    several places, which are separated by "; ".
     """
     return _csv(_HEAD, _lines(table))
 
@@ -96,8 +102,13 @@ def _csv(head: Sequence[str], lines: Iterable[Sequence]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(lines)
+    writer.writerows([_harmless(value) for value in line] for line in lines)
     return text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """A value as it is, with a quote before text that spreadsheets would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def _lines(table: Table) -> Iterator[Sequence]:

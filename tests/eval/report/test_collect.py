@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
+import operator
+from functools import reduce
 
 import pytest
 from peft import LoraConfig
 
 from hylora_eval.report.collect import collect
+from hylora_eval.report.markdown import markdown
+from hylora_eval.report.page import page
+from hylora_eval.report.thesis_tables import lay_tables
 from tests.eval.report import made
 
 
@@ -51,6 +58,12 @@ def test_a_file_counts_once(tmp_path):
         (lambda record: record["model"].pop("path"), "model.path is missing"),
         (lambda record: record.pop("attention"), "attention is missing"),
         (lambda record: record["results"][0].update(perplexity=True), "results[0].perplexity is True"),
+        (lambda record: record["model"].update(base_model=float("nan")), "model.base_model is nan, not of type str"),
+        (lambda record: record.update(created=float("inf")), "date=inf is no time in seconds"),
+        (
+            lambda record: record["results"][0].update(low=1.0, high=2.0, mode="chunks", documents=None),
+            "results[0].documents is None",
+        ),
     ],
 )
 def test_a_damaged_result_is_named_with_its_field(tmp_path, damage, words):
@@ -59,7 +72,11 @@ def test_a_damaged_result_is_named_with_its_field(tmp_path, damage, words):
     path = made.write(tmp_path, "ppl.json", record)
     with pytest.raises(ValueError) as caught:
         collect([tmp_path])
-    assert str(caught.value).startswith(f"{path}: ") and words in str(caught.value)
+    assert f"\n  {path}: {words}" in str(caught.value)
+    good = made.write(tmp_path, "good.json", made.perplexity({8: 3.0}))
+    found = collect([tmp_path])
+    assert [source.path for source in found.sources] == [good] and len(found.measurements) == 1
+    assert [path for path, why in found.damaged if words in why] == [path]
 
 
 def test_nothing_to_report_says_why(tmp_path):
@@ -129,10 +146,46 @@ def test_a_run_that_cannot_be_read_is_named(tmp_path):
         collect([path])
 
 
-def test_a_spread_that_is_not_finite_is_named_with_its_file_and_field(tmp_path):
+def numbers(values, keys=()):
+    """Where the numbers of a record stand."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, (dict, list)):
+            yield from numbers(value, (*keys, key))
+        elif isinstance(value, (int, float)):
+            yield (*keys, key)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "record",
+    [
+        made.runtime({("forward", "full", 8): 1.0}),
+        made.harness({"piqa": 0.5}, errors={"piqa": 0.1}),
+        made.ruler(lambda task, length: 50.0, lengths=(8,), tasks=("vt",), error=1.0),
+        made.retrieval({"min_max": 0.5}, attended={"min_max": 0.5}),
+    ],
+    ids=lambda record: record["kind"],
+)
+def test_no_number_of_a_file_ends_a_report(tmp_path, record, value):
+    """In the place of each number in turn it is shown, left out, or named with its file and field."""
+    good = made.write(tmp_path, "good.json", made.perplexity({8: 3.0}))
+    for *keys, last in numbers(record["results"]):
+        damaged = copy.deepcopy(record)
+        place = reduce(operator.getitem, keys, damaged["results"])
+        place[last] = value
+        path = made.write(tmp_path, "bad.json", damaged)
+        found = collect([tmp_path])
+        assert found.sources[-1].path == good
+        assert all(file == path and str(last) in why for file, why in found.damaged)
+        text = page("t", lay_tables(found), found, tmp_path) + markdown("t", lay_tables(found), found)
+        assert text.count("Damaged, and not in this report") == 2 * len(found.damaged)
+
+
+def test_values_that_are_not_finite_are_shown_or_named(tmp_path):
+    made.write(tmp_path, "a.json", made.harness({"piqa": float("nan")}))
     record = made.runtime({("forward", "full", 8): 1.0})
     record["results"][0]["time"]["smallest"] = float("nan")
-    path = made.write(tmp_path, "runtime.json", record)
-    with pytest.raises(ValueError) as caught:
-        collect([tmp_path])
-    assert f"{path}: results[0].time.smallest=nan must be a finite number" in str(caught.value)
+    path = made.write(tmp_path, "b.json", record)
+    found = collect([tmp_path])
+    assert [math.isnan(measurement.value) for measurement in found.measurements] == [True]
+    assert found.damaged == ((path, "results[0].time.smallest=nan must be a finite number; measure it anew"),)

@@ -482,4 +482,4 @@ def test_a_damaged_result_is_named_with_its_field(tmp_path, damage, words):
     path = made.write(tmp_path, "results.json", record)
     with pytest.raises(ValueError) as caught:
         collect([path])
-    assert str(caught.value) == f"{path}: {words}"
+    assert str(caught.value).endswith(f"\n  {path}: {words}")

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
 import subprocess
+import sys
 from functools import partial
 from html import escape
 from importlib.resources import files
@@ -18,7 +20,7 @@ import pytest
 from hylora_eval.report.collect import collect
 from hylora_eval.report.page import page
 from hylora_eval.report.thesis_tables import lay_tables
-from hylora_eval.report.write import write_report
+from hylora_eval.report.write import _csv, write_report
 from tests import command_line
 from tests.eval.report import made
 from tests.eval.report.pages import Checked
@@ -155,6 +157,29 @@ def test_csv_holds_what_the_tables_hold(written):
             assert line["file"].split("; ")[0] == str(measurement.places[0].source.path)
             assert line["sha256"].split("; ")[0] == measurement.places[0].source.sha256
     assert len(list(csv.reader((output / "csv/sources.csv").open(encoding="utf-8")))) == 11
+
+
+def test_csv_holds_no_formula(tmp_path):
+    record = made.perplexity({8: 3.0, 16: -2.0}, run="=HYPERLINK(1)")
+    record["created"] = "@SUM(1)"
+    write_report(tmp_path / "out", collect([made.write(tmp_path, "a.json", record)]))
+    with (tmp_path / "out/csv/perplexity.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["run"], line["value"]) for line in lines] == [("'=HYPERLINK(1)", "3.0"), ("'=HYPERLINK(1)", "-2.0")]
+    with (tmp_path / "out/csv/sources.csv").open(newline="") as file:
+        assert [line["created"] for line in csv.DictReader(file)] == ["'@SUM(1)"]
+    cells = ["-1", "+2.5", "-1e-05", "-1+2", "+A1", "=1", "@a", "\t=1", "a=1", "", "—"]
+    (read,) = csv.reader(io.StringIO(_csv(cells, [cells])).readlines()[1:])
+    assert read == ["-1", "+2.5", "-1e-05", "'-1+2", "'+A1", "'=1", "'@a", "'\t=1", "a=1", "", "—"]
+
+
+def test_a_report_starts_without_torch(tmp_path, results):
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom hylora_eval.commands.report import report\n"
+        f"report([Path({str(results)!r})], Path({str(tmp_path / 'report')!r}))\n"
+        "assert not {'torch', 'transformers', 'peft', 'numpy', 'lm_eval'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 
 
 def test_markdown_is_a_table_with_marks_errors_and_sources(written):
