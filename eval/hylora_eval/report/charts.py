@@ -25,26 +25,18 @@ class _Series(NamedTuple):
     cells: list[tuple[float, Cell]]
 
 
-def series_styles(tables: list[Table]) -> dict[Subject | str, dict[str, Any]]:
+def series_styles(subjects: Iterable[Subject]) -> dict[Subject, dict[str, Any]]:
     """The looks of what is drawn on a page, alike in all of its charts: `color` and `marker` as numbers, `dashed`.
 
-    A line is dashed where another than full attention evaluates. Keys are subjects, or the names of columns.
+    A line is dashed where another than full attention evaluates what was trained.
     """
-    styles: dict[Subject | str, dict[str, Any]] = {}
-    taken: dict[tuple[bool, bool], list[dict[str, Any]]] = {}
-    for table in tables:
-        # Where subjects are columns they share their attention, and are told apart by their order.
-        by_order = table.subjects_in == "columns"
-        drawn = [series for _, panel in _panels(table) for series in panel] if table.x_label else []
-        for name, subject, _ in drawn:
-            key = name if by_order else subject
-            if key not in styles:
-                first = 1 if by_order else _COLORS.get(subject.trained or subject.evaluated, 5)
-                dashed = not by_order and bool(subject.trained) and subject.evaluated != "Full-Attn"
-                used = taken.setdefault((by_order, bool(subject.trained)), [])
-                looks = list(_looks(first, dashed))
-                styles[key] = next((look for look in looks if look not in used), looks[0])
-                used.append(styles[key])
+    styles: dict[Subject, dict[str, Any]] = {}
+    for subject in subjects:
+        first = _COLORS.get(subject.trained or subject.evaluated, 5)
+        looks = list(_looks(first, bool(subject.trained) and subject.evaluated != "Full-Attn"))
+        # Those without training are of other kinds, and never in one chart with those that have it.
+        used = [style for other, style in styles.items() if bool(other.trained) == bool(subject.trained)]
+        styles[subject] = next((look for look in looks if look not in used), looks[0])
     return styles
 
 
@@ -55,12 +47,12 @@ def _looks(first: int, dashed: bool) -> Iterator[dict[str, Any]]:
             yield {"color": color, "marker": (color + turn) % _PALETTE, "dashed": dashed}
 
 
-def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str, Any] | None:
+def chart(table: Table, places: dict[Subject, int]) -> dict[str, Any] | None:
     """The chart of a table, None where it has none or there is nothing to draw.
 
     Args:
         table: finished.
-        styles: of all series, as `series_styles` gives them.
+        places: of subjects in the page's list of them.
 
     Returns:
         `slug`, `title`, `xLabel`, `yLabel`, `logX`, `logY`, `shareY` (one vertical axis for all panels) and `panels`.
@@ -77,9 +69,7 @@ def chart(table: Table, styles: dict[Subject | str, dict[str, Any]]) -> dict[str
             "series": [
                 {
                     "name": name,
-                    "trained": subject.trained,
-                    "evaluated": subject.evaluated,
-                    "style": styles[name if table.subjects_in == "columns" else subject],
+                    "subject": places[subject],
                     "points": list(_points(cells)),
                 }
                 for name, subject, cells in series
@@ -108,19 +98,19 @@ def _panels(table: Table) -> Iterator[tuple[str, list[_Series]]]:
     """The panels of a table's chart: a title each, and the series in it."""
     if table.subjects_in == "columns":
         rows = [row for section in table.sections for row in section.rows]
+        names = name_subjects(column.subject for column in table.columns)
         for group in dict.fromkeys(column.group for column in table.columns):
-            prefix = "rank " if group.startswith("Rank") else ""
-            of_group = [(j, column) for j, column in enumerate(table.columns) if column.group == group]
+            of_group = [(j, column.subject) for j, column in enumerate(table.columns) if column.group == group]
             yield (
                 group,
                 [
-                    _Series(prefix + column.label, column.subject, [(int(row.label), row.cells[j]) for row in rows])
-                    for j, column in of_group
+                    _Series(names[subject].series, subject, [(int(row.label), row.cells[j]) for row in rows])
+                    for j, subject in of_group
                 ],
             )
         return
     places = _places(table) or range(len(table.columns))
-    names = name_subjects(row.subject for section in table.sections for row in section.rows)
+    names = name_subjects(table.subjects())
     for section in table.sections:
         yield (
             section.title,

@@ -55,7 +55,8 @@ def _of_compression(compression: str, members: list[Setting], source: str, learn
             yield Table(
                 slug=f"training-{slug}-{compression}",
                 title=f"{title} by level of {compression}: {source}",
-                caption=f"{caption} Levels are {_UNITS.get(compression, compression)}. {SPREAD} {learned}",
+                caption=f"{caption} Levels are {_UNITS.get(compression, compression)}. {SPREAD}",
+                conditions=learned,
                 columns=tuple(Column(f"{level:g}") for level in levels),
                 sections=found,
                 **options,

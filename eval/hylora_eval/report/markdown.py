@@ -63,7 +63,7 @@ def _table(table: Table) -> str:
     return "\n\n".join(
         [
             f"## {_escape(table.title)}",
-            _escape(table.caption),
+            _escape(f"{table.caption} {table.conditions}".strip()),
             *(f"> **{_escape(warning)}**" for warning in table.warnings),
             _grid(head, rows, numbers_from=len(head) - 1 - len(table.columns)),
             *map(_escape, table.verdicts),

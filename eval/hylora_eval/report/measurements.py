@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hylora_eval.estimates import mean_of_estimates, percent_interval
+from hylora_eval.report.units import Units
 
 __all__ = ["NOT_RECORDED", "NOT_TUNED", "Measurement", "Place", "Source", "Subject", "attention_label", "average"]
 
@@ -111,8 +112,8 @@ class Measurement:
     """One number.
 
     Attributes:
-        kind: of number: "perplexity", "task", "ruler", "retrieval", "time" or "memory"; of a training run "training",
-            and "images" where it was evaluated on others than its own.
+        kind: of number: "perplexity", "task", "ruler", "depth", "retrieval", "time" or "memory"; of a training run
+            "training", and "images" where it was evaluated on others than its own.
         subject: what it is of.
         item: what was measured, where a kind has several: a task's name, a kind of work.
         length: context length in tokens, an image's side in pixels, or a level of compression; None for none.
@@ -129,6 +130,8 @@ class Measurement:
         remark: why there is no value.
         remarks: what to beware of in the value, for footnotes.
         higher_is_better: None where that is not known.
+        units: the documents or samples that it is a mean of, those of each task of an average; empty where its file
+            does not keep them.
     """
 
     kind: str
@@ -148,6 +151,7 @@ class Measurement:
     remark: str = ""
     remarks: tuple[str, ...] = ()
     higher_is_better: bool | None = None
+    units: tuple[Units, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def key(self) -> tuple:
@@ -184,4 +188,5 @@ def average(item: str, measurements: Sequence[Measurement]) -> Measurement:
         places=tuple(dict.fromkeys(place for measurement in measurements for place in measurement.places)),
         variations=tuple((name, " / ".join(values)) for name, values in variations.items()),
         remarks=tuple(dict.fromkeys(remark for measurement in measurements for remark in measurement.remarks)),
+        units=() if () in (units := [one.units for one in measurements]) else sum(units, ()),
     )

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from hylora_eval.report.measurements import NOT_TUNED, Subject
 
-__all__ = ["Name", "name_subjects", "sort_key"]
+__all__ = ["Name", "name_subjects", "short_names", "sort_key"]
 
 _ORDER = (NOT_TUNED, "Full-Attn", "SW-Attn", "S²-Attn", "SE-Attn")
 
@@ -41,7 +41,7 @@ def sort_key(subject: Subject) -> tuple:
 def name_subjects(subjects: Iterable[Subject]) -> dict[Subject, Name]:
     """Name each of some subjects, in the thesis's order."""
     subjects = sorted(set(subjects), key=sort_key)
-    runs = _shortened([subject.run for subject in subjects])
+    runs = short_names([subject.run for subject in subjects])
     differing = _differing(subjects)
     names = {}
     for subject in subjects:
@@ -71,7 +71,7 @@ def _facts(subject: Subject, chosen: set[str]) -> list[str]:
     return [value if name == "adapter" else f"{name} {value}" for name, value in facts.items()]
 
 
-def _shortened(runs: Iterable[str]) -> dict[str, str]:
+def short_names(runs: Iterable[str]) -> dict[str, str]:
     """The last part of each path, or as many as tell it from the others."""
     runs = set(runs)
     parts = {run: PurePath(run).parts for run in runs}

@@ -13,14 +13,20 @@ from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from hylora_eval.report.charts import chart, series_styles
 from hylora_eval.report.collect import Collection
+from hylora_eval.report.heat_map import heat_map, heat_scale
 from hylora_eval.report.measurements import Source, Subject
+from hylora_eval.report.names import short_names
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table, note_letter
 from hylora_eval.wording import number_of
 
 __all__ = ["page"]
+
+# Up to so many, nobody needs to search.
+_FEW_RUNS = 5
 
 
 def page(title: str, tables: Sequence[Table], collection: Collection, folder: Path) -> str:
@@ -32,9 +38,11 @@ def page(title: str, tables: Sequence[Table], collection: Collection, folder: Pa
         collection: what they are from.
         folder: the page will be in; links to result files are relative to it.
     """
-    styles = series_styles(list(tables))
-    charts = [drawn for table in tables if (drawn := chart(table, styles)) is not None]
+    places = {subject: i for i, subject in enumerate(dict.fromkeys(s for table in tables for s in table.subjects()))}
+    charts = [drawn for table in tables if (drawn := chart(table, places)) is not None]
     charted = {drawn["slug"] for drawn in charts}
+    # Within a script element, only its end tag and comments are special.
+    data = json.dumps({"subjects": _subjects(places), "charts": charts}, ensure_ascii=False, allow_nan=False)
     numbers = sum(cell.measurement is not None for table in tables for cell in table.cells())
     return Template(_asset("page.html")).substitute(
         title=escape(title),
@@ -45,15 +53,14 @@ def page(title: str, tables: Sequence[Table], collection: Collection, folder: Pa
         script=_asset("chart.js") + _asset("page.js"),
         navigation="".join(f'<li><a href="#{t.slug}">{escape(t.title)}</a></li>' for t in tables)
         + '<li><a href="#sources">Sources</a></li>',
-        filters=_filters(tables),
+        filters=_filters(list(places)),
         damaged="".join(
             f'<p class="warning" role="note">Damaged, and not in this report: {escape(f"{path}: {why}")}</p>'
             for path, why in collection.damaged
         ),
-        sections="\n".join(_section(table, table.slug in charted) for table in tables),
+        sections="\n".join(_section(table, table.slug in charted, places) for table in tables),
         sources=_sources(collection, folder),
-        # Within a script element, only its end tag and comments are special.
-        charts=json.dumps(charts, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
+        data=data.replace("<", "\\u003c"),
     )
 
 
@@ -61,9 +68,26 @@ def _asset(name: str) -> str:
     return files("hylora_eval.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _filters(tables: Sequence[Table]) -> str:
-    """Check boxes for the attentions of all rows, and one for errors."""
-    subjects = [s for table in tables for s in _subjects(table)]
+def _subjects(subjects: Iterable[Subject]) -> list[dict[str, Any]]:
+    """What the page's script knows of each: what it is filtered by, found by, picked by and drawn as."""
+    return [
+        {
+            "run": subject.run,
+            "trained": subject.trained,
+            "evaluated": subject.evaluated,
+            "words": " ".join([subject.label, subject.run, *_words(subject)]).lower(),
+            "style": style,
+        }
+        for subject, style in series_styles(subjects).items()
+    ]
+
+
+def _words(subject: Subject) -> list[str]:
+    return [f"{name.rpartition('/')[2]} {value}" for name, value in subject.described().items()]
+
+
+def _filters(subjects: list[Subject]) -> str:
+    """Check boxes for attentions and errors; where there are many runs, a search and a list to pick some from."""
     groups = (
         ("trained", "Trained with", [s.trained for s in subjects if s.trained]),
         ("evaluated", "Evaluated with", [s.evaluated for s in subjects if s.evaluated]),
@@ -76,28 +100,39 @@ def _filters(tables: Sequence[Table]) -> str:
         )
         if boxes:
             parts.append(f"<fieldset><legend>{legend}</legend>{boxes}</fieldset>")
-    parts.append('<label><input type="checkbox" id="errors" checked>Errors</label>')
+    parts.append('<label><input type="checkbox" id="errors" checked>Errors in tables</label>')
+    runs = {subject.run: subject.run for subject in subjects}
+    # Those without an attention are no paths, but names already.
+    runs |= short_names(subject.run for subject in subjects if subject.evaluated)
+    if len(runs) > _FEW_RUNS:
+        boxes = "".join(
+            f'<label><input type="checkbox" name="run" value="{escape(run)}">{escape(name)}</label>'
+            for run, name in sorted(runs.items(), key=lambda pair: pair[1])
+        )
+        parts.append(
+            '<label>Search <input type="search" id="search" placeholder="run, attention, rank 8"></label>'
+            f'<details class="picker"><summary>Pick runs (<span id="picked">0</span> of {len(runs)})</summary>'
+            f'<div role="group" aria-label="Runs">{boxes}</div></details>'
+            '<label><input type="checkbox" id="only">Show the picked alone</label>'
+        )
     return "".join(parts)
 
 
-def _subjects(table: Table) -> Iterable[Subject]:
-    if table.subjects_in == "columns":
-        return [column.subject for column in table.columns]
-    return [row.subject for section in table.sections for row in section.rows]
-
-
-def _section(table: Table, has_chart: bool) -> str:
+def _section(table: Table, has_chart: bool, places: dict[Subject, int]) -> str:
     figure = f'<figure data-chart="{table.slug}" aria-label="Chart: {escape(table.title)}"></figure>'
+    conditions = f"<details><summary>Conditions</summary>{escape(table.conditions)}</details>"
     return "\n".join(
         [
-            f'<section class="result" id="{table.slug}" aria-labelledby="{table.slug}-title"{_shared(table)}>',
+            f'<section class="result" id="{table.slug}" aria-labelledby="{table.slug}-title"'
+            f"{_subject_marks(table.subjects(), places)}>",
             f'<h2 id="{table.slug}-title">{escape(table.title)}</h2>',
-            f'<p class="caption">{escape(table.caption)}</p>',
+            f'<div class="caption"><p>{escape(table.caption)}</p>{conditions if table.conditions else ""}</div>',
             *(f'<p class="warning" role="note">{escape(warning)}</p>' for warning in table.warnings),
             *([figure] if has_chart else []),
+            *([_heat_maps(table, places)] if table.is_heat_map else []),
             *(["<details><summary>Show the table</summary>"] if table.is_detail else []),
             f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{table.slug}-title">',
-            _table(table),
+            _table(table, places),
             "</div>",
             *(["</details>"] if table.is_detail else []),
             *(f'<p class="verdict">{escape(verdict)}</p>' for verdict in table.verdicts),
@@ -107,19 +142,24 @@ def _section(table: Table, has_chart: bool) -> str:
     )
 
 
-def _shared(table: Table) -> str:
-    """Filters act on a table as a whole where its columns are of one attention."""
-    return _attributes(table.columns[0].subject) if table.subjects_in == "columns" else ""
+def _subject_marks(subjects: Iterable[Subject], places: dict[Subject, int]) -> str:
+    """What an element is of: it is hidden with the last of them."""
+    numbers = " ".join(str(places[subject]) for subject in subjects)
+    return f' data-subjects="{numbers}"' if numbers else ""
 
 
-def _attributes(subject: Subject) -> str:
-    trained = f' data-trained="{escape(subject.trained)}"' if subject.trained else ""
-    return f'{trained} data-evaluated="{escape(subject.evaluated)}"'
+def _heat_maps(table: Table, places: dict[Subject, int]) -> str:
+    maps = "".join(
+        f"<figure{_subject_marks([section.rows[0].subject], places)}><figcaption>{escape(section.title)}</figcaption>"
+        f"{heat_map(table, section)}</figure>"
+        for section in table.sections
+    )
+    return f'{heat_scale()}<div class="heats">{maps}</div>'
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, places: dict[Subject, int]) -> str:
     better = {True: ' data-better="higher"', False: ' data-better="lower"', None: ""}[table.higher_is_better]
-    bodies = "\n".join(_body(table, section) for section in table.sections)
+    bodies = "\n".join(_body(table, section, places) for section in table.sections)
     better = better if table.subjects_in == "rows" else ""
     return f"<table{better}>\n<thead>{_head(table)}</thead>\n{bodies}\n</table>"
 
@@ -135,19 +175,20 @@ def _head(table: Table) -> str:
     return f"<tr>{stub}{spans}</tr><tr>{labels}</tr>"
 
 
-def _body(table: Table, section: Section) -> str:
+def _body(table: Table, section: Section, places: dict[Subject, int]) -> str:
     title = ""
     if section.title and len(table.sections) > 1:
         title = (
             f'<tr><th class="section" scope="rowgroup" colspan="{len(table.columns) + 1}"><span>'
             f"{escape(section.title)}</span></th></tr>"
         )
-    rows = "\n".join(_row(table, row) for row in section.rows)
-    return f"<tbody>{title}{rows}</tbody>"
+    rows = "\n".join(_row(table, row, places) for row in section.rows)
+    subjects = dict.fromkeys(row.subject for row in section.rows if row.subject is not None)
+    return f"<tbody{_subject_marks(subjects, places)}>{title}{rows}</tbody>"
 
 
-def _row(table: Table, row: Row) -> str:
-    attributes = "" if row.subject is None else _attributes(row.subject)
+def _row(table: Table, row: Row, places: dict[Subject, int]) -> str:
+    attributes = "" if row.subject is None else _subject_marks([row.subject], places)
     detail = f"<small>{escape(row.detail)}</small>" if row.detail else ""
     cells = "".join(_cell(table, column, cell) for column, cell in zip(table.columns, row.cells, strict=True))
     return f'<tr{attributes}><th scope="row">{escape(row.label)}{detail}</th>{cells}</tr>'
@@ -206,5 +247,6 @@ def _source(source: Source, folder: Path) -> str:
         f'<td class="wrap"><a href="{link}">{escape(str(source.path))}</a></td><td>{escape(source.kind)}</td>'
         f'<td class="wrap">{escape(source.model)}</td><td>{escape(source.created)}</td>'
         f'<td class="wrap">{escape(source.versions)}</td>'
-        f'<td class="wrap"><code>{source.sha256}</code></td></tr>'
+        f"<td><details><summary><code>{source.sha256[:8]}</code></summary><code>{source.sha256}</code></details></td>"
+        "</tr>"
     )

@@ -12,6 +12,7 @@ from hylora_eval.report.header import read_subject
 from hylora_eval.report.measurements import Measurement, Place, Source
 from hylora_eval.report.retrieval_tables import read_rules
 from hylora_eval.report.training import read_comparison, read_images, read_training
+from hylora_eval.report.units import read_documents, read_samples
 from hylora_eval.results import Result, pointer
 
 __all__ = ["READERS"]
@@ -34,6 +35,7 @@ def _perplexity(result: Result, source: Source) -> Iterator[Measurement]:
             error=result.optional_number(*keys, "perplexity_standard_error"),
             interval=_interval(result, *keys),
             remarks=_cautions(result, *keys),
+            units=read_documents(result, *keys),
             places=(Place(source, pointer(*keys, "perplexity")),),
             conditions=_known(conditions),
             data=str(result["data"].get("path", "")),
@@ -93,6 +95,7 @@ def _ruler(result: Result, source: Source) -> Iterator[Measurement]:
             error=result.optional_number(*keys, "standard_error"),
             interval=percent_interval(score, samples),
             samples=samples,
+            units=read_samples(result, samples, *keys),
             places=(Place(source, pointer(*keys, "score")),),
             conditions=_known(conditions),
             variations=_known({"samples": samples, "prompts": result.get_at(*keys, "prompts_sha256")}),

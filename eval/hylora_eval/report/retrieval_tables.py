@@ -95,7 +95,8 @@ def retrieval_tables(measurements: list[Measurement]) -> list[Table]:
             title="Retrieval by rule",
             caption="Per cent, higher is better, with 95 % intervals over samples and what random blocks find. Found: "
             "needles of which a block was retrieved, of those that full attention attends to and of all. Mass: full "
-            f"attention's weight on what was retrieved. {conditions}",
+            "attention's weight on what was retrieved.",
+            conditions=conditions,
             stub="Rule",
             columns=tuple(map(Column, columns)),
             sections=tuple(Section(title, rows) for title, rows in laid),

@@ -53,7 +53,8 @@ def sparse_tables(settings: Sequence[Setting], source: str, learned: str) -> Ite
             yield Table(
                 slug=f"training-{slug}",
                 title=f"{title}: {source}",
-                caption=f"{caption} {SPREAD} {learned}",
+                caption=f"{caption} {SPREAD}",
+                conditions=learned,
                 stub="Setting",
                 details="seeds",
                 columns=tuple(Column(metric.label) for metric in metrics),

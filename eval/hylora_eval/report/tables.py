@@ -15,7 +15,7 @@ __all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "no
 
 MISSING = "—"
 
-_DIGITS = {"perplexity": 2, "task": 2, "ruler": 1, "retrieval": 1, "ratio": 2, "per cent": 2, "count": 0}
+_DIGITS = {"perplexity": 2, "task": 2, "ruler": 1, "retrieval": 1, "depth": 0, "ratio": 2, "per cent": 2, "count": 0}
 
 
 def number_text(value: float, digits: int) -> str:
@@ -59,9 +59,11 @@ class Cell:
 
     @property
     def error_text(self) -> str:
-        """The interval or the standard error, or the spread of repetitions, and chance, as shown; "" for none."""
+        """What stands beside the value: interval, error or spread, chance, or samples of a depth; "" for none."""
         if self.measurement is None or not self.measurement.finite:
             return ""
+        if self.measurement.kind == "depth":
+            return f"n = {self.measurement.samples}"
         if self.measurement.spread is not None:
             smallest, largest = (number_text(value, self.digits) for value in self.measurement.spread)
             return f"({smallest} to {largest})"
@@ -112,7 +114,8 @@ class Table:
     Attributes:
         slug: names its file and its place in a page.
         title: of it.
-        caption: what it shows, and under which conditions.
+        caption: what it shows.
+        conditions: under which it was measured; "" for none.
         stub: heading over the labels of rows.
         columns: of numbers.
         sections: of rows.
@@ -123,6 +126,7 @@ class Table:
         log_x: whether a chart's horizontal axis starts as a logarithmic one, if its places are numbers.
         log_y: whether a chart starts with a logarithmic axis of values.
         is_detail: whether a page shows it only when asked.
+        is_heat_map: whether each of its sections is drawn as a map; its numbers are per cent.
         details: what the details of rows are.
         notes: footnotes of cells, in order.
         warnings: on what must not be compared.
@@ -142,10 +146,17 @@ class Table:
     log_x: bool = True
     log_y: bool = False
     is_detail: bool = False
+    is_heat_map: bool = False
+    conditions: str = ""
     details: str = "run"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     verdicts: tuple[str, ...] = ()
+
+    def subjects(self) -> list[Subject]:
+        """What its rows or columns are of, each once."""
+        along = self.columns if self.subjects_in == "columns" else [row for part in self.sections for row in part.rows]
+        return list(dict.fromkeys(one.subject for one in along if one.subject is not None))
 
     def cells(self) -> Iterable[Cell]:
         """Every cell, row by row."""

@@ -10,6 +10,7 @@ from typing import Any
 from hylora_eval.estimates import complete_groups, resolution
 from hylora_eval.report.apart import apart, conditions_of, numbered
 from hylora_eval.report.collect import Collection
+from hylora_eval.report.depth_tables import depth_tables
 from hylora_eval.report.harness_tasks import GROUPS, THESIS_TASKS
 from hylora_eval.report.measurements import Measurement, Subject, average
 from hylora_eval.report.names import name_subjects
@@ -68,6 +69,7 @@ def lay_tables(collection: Collection) -> list[Table]:
             x_label="",
             is_detail=True,
         ),
+        *depth_tables(ruler),
         *_lora(perplexity, "Perplexity", "perplexity", "lora-perplexity"),
         *_lora([m for m in ruler_averages if m.item == "Average"], "RULER average", "score (%)", "lora-ruler"),
     ]
@@ -106,7 +108,8 @@ def _by_length(
         table = Table(
             columns=tuple(Column(str(length)) for length in lengths),
             sections=tuple(sections),
-            caption=f"{caption} {conditions}".strip(),
+            caption=caption,
+            conditions=conditions,
             warnings=(*warnings, *(_several_bases(part) if tell_bases else ())),
             verdicts=_verdicts(part),
             **{"stub": ATTENTION, "x_label": TOKENS, **options},
@@ -204,7 +207,8 @@ def _lora(measurements: list[Measurement], title: str, y_label: str, slug: str) 
             slug=slug,
             title=f"{title} by LoRA variant and rank, {subject.label}",
             caption=f"{'Higher' if higher else 'Lower'} is better. LoRA+ is the thesis's name of the variant "
-            f"longlora. {conditions_of(part)}",
+            "longlora.",
+            conditions=conditions_of(part),
             stub="Context length",
             columns=tuple(columns),
             sections=(Section("", rows),),

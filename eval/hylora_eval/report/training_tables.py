@@ -97,7 +97,8 @@ def _tables(part: list[Measurement]) -> list[Table]:
             Table(
                 slug=f"training-{slug}",
                 title=f"{title}: {source}",
-                caption=f"{caption} {SPREAD} {learned}",
+                caption=f"{caption} {SPREAD}",
+                conditions=learned,
                 stub="Setting",
                 details="seeds",
                 columns=tuple(Column(metric.label) for metric in metrics),

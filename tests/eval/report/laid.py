@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from hylora_eval.report.charts import chart
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
 from tests.eval.report import made
@@ -12,6 +13,11 @@ def tables_of(tmp_path, *records):
     for number, record in enumerate(records):
         made.write(tmp_path, f"{number:02}.json", record)
     return {table.slug: table for table in lay_tables(collect([tmp_path]))}
+
+
+def chart_of(table):
+    """Its chart on a page of its own."""
+    return chart(table, {subject: place for place, subject in enumerate(table.subjects())})
 
 
 def texts(table):

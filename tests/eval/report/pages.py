@@ -3,9 +3,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "input", "br", "link", "img"}
+
+
+def data_of(text):
+    """What a page's script reads: `subjects` and `charts`."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(found, parse_constant=refuse)
 
 
 class Checked(HTMLParser):

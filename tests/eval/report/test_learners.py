@@ -77,7 +77,7 @@ def test_learners_are_compared_with_the_plain_one_over_seeds(tmp_path):
         "1 seed", "1 seed", "2 seeds", "1 seed",
     ]  # fmt: skip
     # What is not known of a held-out share is not said.
-    assert tables["training-ratios"].caption.endswith("Task mavil; learned from audioset, path data/audioset.")
+    assert tables["training-ratios"].conditions.endswith("Task mavil; learned from audioset, path data/audioset.")
     measured = texts(tables["training-measured"])["", NAMES["diff"]]
     for name, value in losses.items():
         assert float(measured[name.replace("_", " ").capitalize()].split(" ")[0]) == value
@@ -133,7 +133,7 @@ def test_folds_are_averaged_before_seeds(tmp_path):
     table = tables_of(tmp_path, *runs)["training-measured"]
     means = [100 * statistics.fmean(accuracies[seed]) for seed in (0, 1)]
     (row,) = table.sections[0].rows
-    assert row.detail == "2 seeds" and "The number of a seed is the mean over its folds." in table.caption
+    assert row.detail == "2 seeds" and "The number of a seed is the mean over its folds." in table.conditions
     expected = f"{statistics.fmean(means):.2f} ± {statistics.stdev(means):.2f}"
     assert texts(table)["", "from scratch"]["Top-1 accuracy (%)"] == expected == "44.00 ± 19.80"
     assert len(row.cells[0].measurement.places) == 10 and not table.notes

@@ -10,12 +10,12 @@ import statistics
 
 import pytest
 
-from hylora_eval.report.charts import chart, series_styles
+from hylora_eval.report.charts import series_styles
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import table_csv, write_report
 from tests.eval.report import made
-from tests.eval.report.laid import tables_of, texts
+from tests.eval.report.laid import chart_of, tables_of, texts
 from tests.eval.report.pages import Checked
 
 
@@ -43,7 +43,7 @@ def test_costs_are_relative_to_the_single_scale_sampler(tmp_path):
             "Top-1 accuracy (%)": "80.00",
         },
     }
-    assert "first row (SSc-FBS)" in table.caption and "learned from digits, held_out 0.2." in table.caption
+    assert "first row (SSc-FBS)" in table.caption and "learned from digits, held_out 0.2." in table.conditions
     assert not any(cell.best for cell in table.cells())
     taken = texts(tables["training-taken"])["resnet8", "MSc-VBSWC"]
     assert taken["Peak memory (MiB)"] == "1024" and taken["Training FLOPs (10¹²)"] == "7.00"
@@ -163,10 +163,10 @@ def test_accuracy_by_resolution_is_a_table_and_a_chart(tmp_path):
         ("resnet8", "MSc-VBS"): {"8": "75.00", "16": "70.00", "24": "60.00"},
     }
     assert [cell.best for cell in table.cells()] == [True, False, False, False, True, False]
-    (panel,) = chart(table, series_styles([table]))["panels"]
+    (panel,) = chart_of(table)["panels"]
     drawn = {series["name"]: [(point["x"], point["y"]) for point in series["points"]] for series in panel["series"]}
     assert drawn == {"SSc-FBS": [(8, 80.0), (16, 50.0)], "MSc-VBS": [(8, 75.0), (16, 70.0), (24, 60.0)]}
-    assert len({series["style"]["color"] for series in panel["series"]}) == 2
+    assert [style["color"] for style in series_styles(table.subjects()).values()] == [5, 6]
 
 
 def lcs(kind, seed, curve, compression="sparsity", costs=None, **options):
@@ -197,7 +197,7 @@ def test_accuracies_along_subspaces_are_a_table_and_a_chart(tmp_path):
         },
         ("resnet8", "LCS+P"): {"0": "95.00", "0.5": "—", "0.9": "50.00", "0.975": "—"},
     }
-    drawn = chart(table, series_styles([table]))
+    drawn = chart_of(table)
     (panel,) = drawn["panels"]
     assert not drawn["logX"] and panel["categories"] is None and "share of weights that go" in drawn["xLabel"]
     points = [[(point["x"], point["y"], point["gap"]) for point in series["points"]] for series in panel["series"]]
@@ -211,9 +211,7 @@ def test_accuracies_along_subspaces_are_a_table_and_a_chart(tmp_path):
             "0.975": "20.00 ± 7.07",
         },
     }
-    (panel,) = chart(tables["training-reversed-sparsity"], series_styles([tables["training-reversed-sparsity"]]))[
-        "panels"
-    ]
+    (panel,) = chart_of(tables["training-reversed-sparsity"])["panels"]
     assert [series["name"] for series in panel["series"]] == ["LCS+L", "LCS+L, reversed"]
 
 
@@ -271,7 +269,7 @@ def test_what_levels_take_is_told_for_each_setting(tmp_path):
         ("LCS+L", "Time on the CPU (×)"): {"1": "—", "0.25": "0.40"},
     }
     assert [row.detail for row in table.sections[0].rows] == ["2 seeds"] * 5 + ["1 seed"]
-    assert chart(table, {}) is None
+    assert chart_of(table) is None
 
 
 def test_the_page_draws_curves_and_holds_what_levels_take(tmp_path):
@@ -326,7 +324,7 @@ def test_networks_compressed_at_once_stand_beside_those_trained_sparse(tmp_path)
     }
     assert [column.label for column in table.columns] == ["0.5", "0.95", "2:4"]
     assert [cell.best for row in table.sections[0].rows for cell in row.cells].index(True) == 7
-    (panel,) = chart(table, series_styles([table]))["panels"]
+    (panel,) = chart_of(table)["panels"]
     assert panel["categories"] == ["0.5", "0.95", "2:4"] and len(panel["series"]) == 4
     # Nothing of it is shown twice, by its path.
     assert [column.label for column in tables["training-measured"].columns] == ["Top-1 accuracy (%)"]

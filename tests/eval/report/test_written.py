@@ -7,12 +7,10 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from functools import partial
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,7 @@ from hylora_eval.report.thesis_tables import lay_tables
 from hylora_eval.report.write import _csv, write_report
 from tests import command_line
 from tests.eval.report import made
-from tests.eval.report.pages import Checked
+from tests.eval.report.pages import Checked, data_of
 
 
 @pytest.fixture
@@ -86,8 +84,8 @@ def test_a_place_leads_to_the_number(written):
 
 def test_charts_hold_the_numbers_of_the_tables(written):
     output, tables = written
-    text = (output / "report.html").read_text(encoding="utf-8")
-    charts = json.loads(re.search(r'<script type="application/json" id="charts">(.*?)</script>', text, re.S)[1])
+    data = data_of((output / "report.html").read_text(encoding="utf-8"))
+    charts, styles = data["charts"], [subject["style"] for subject in data["subjects"]]
     slugs = {table.slug: table for table in tables}
     assert {chart["slug"] for chart in charts} == {
         "perplexity", "tasks", "ruler", "time", "memory",
@@ -98,29 +96,37 @@ def test_charts_hold_the_numbers_of_the_tables(written):
         assert sorted(point["y"] for point in drawn) == sorted(cell.measurement.value for cell in expected)
         assert all(point["places"] for point in drawn)
         for panel in chart["panels"]:
-            looks = [tuple(series["style"].values()) for series in panel["series"]]
+            looks = [tuple(styles[series["subject"]].values()) for series in panel["series"]]
             assert len(looks) == len(set(looks))
     (perplexity,) = [chart for chart in charts if chart["slug"] == "perplexity"]
     point = perplexity["panels"][0]["series"][0]["points"][0]
     assert (point["x"], point["y"], point["low"], point["high"]) == (64, 9.0, 8.9, 9.1)
 
 
-def test_an_attention_has_one_look_in_all_charts(written):
-    text = (written[0] / "report.html").read_text(encoding="utf-8")
-    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1])
-    looks = {}
-    for chart in charts:
+def test_a_run_has_one_look_in_all_charts(tmp_path):
+    """Also where its variant or rank is the column of a table, and unlike that of any other."""
+    for variant in ("lora", "hylora"):
+        for rank in (4, 8):
+            options = {"run": f"out/{variant}{rank}", "adapter": (variant, rank, 2 * rank)}
+            made.write(tmp_path, f"{variant}{rank}.json", made.perplexity({64: 9.0, 128: 8.0}, **options))
+    collection = collect([tmp_path])
+    data = data_of(page("t", lay_tables(collection), collection, tmp_path))
+    assert [chart["slug"] for chart in data["charts"]] == ["perplexity", "lora-perplexity"]
+    assert len({tuple(subject["style"].values()) for subject in data["subjects"]}) == 4
+    for chart in data["charts"]:
         for panel in chart["panels"]:
             for series in panel["series"]:
-                looks.setdefault((series["trained"], series["evaluated"]), set()).add(tuple(series["style"].values()))
-    assert all(len(found) == 1 for found in looks.values())
+                subject = data["subjects"][series["subject"]]
+                variant, rank = series["name"].split(", ")[-2:]
+                assert subject["run"] == f"out/{variant.lower()}{rank.removeprefix('rank ')}"
+                assert variant.lower() in subject["words"] and rank in subject["words"]
 
 
 def test_values_that_are_not_finite_stay_out_of_charts(tmp_path):
     record = made.perplexity({8: float("inf"), 16: 3.0, 32: 4.0}, errors={16: float("nan")})
     collection = collect([made.write(tmp_path, "a.json", record)])
     text = page("t", lay_tables(collection), collection, tmp_path)
-    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1], parse_constant=pytest.fail)
+    charts = data_of(text)["charts"]
     assert [point["x"] for point in charts[0]["panels"][0]["series"][0]["points"]] == [16, 32]
     assert ">∞<" in text
 
@@ -235,8 +241,7 @@ def interrupted(tmp_path):
     other = made.perplexity({128: 3.0}, run="out/other")
     collection = collect([made.write(tmp_path, "a.json", record), made.write(tmp_path, "b.json", other)])
     text = page("t", lay_tables(collection), collection, tmp_path)
-    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1])
-    (series,) = [one for one in charts[0]["panels"][0]["series"] if len(one["points"]) > 1]
+    (series,) = [one for one in data_of(text)["charts"][0]["panels"][0]["series"] if len(one["points"]) > 1]
     return series
 
 
@@ -244,14 +249,3 @@ def test_a_point_after_a_missing_value_has_a_gap_before_it(interrupted):
     assert [(p["x"], p["gap"]) for p in interrupted["points"]] == [
         (8, False), (16, False), (64, True), (256, True), (512, False),
     ]  # fmt: skip
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="node.js is not installed")
-def test_a_line_stops_where_a_value_is_missing(interrupted):
-    script = (files("hylora_eval.report") / "assets/chart.js").read_text(encoding="utf-8") + (
-        f"const drawn = Panel.prototype.series.call({{points: []}}, {json.dumps(interrupted)}, 0, 1, "
-        "{at: (v) => v}, {at: (v) => v}, false, {bottom: 0}); console.log(drawn);"
-    )
-    drawn = subprocess.run(["node", "-e", script], check=True, capture_output=True, text=True, timeout=60).stdout
-    (line,) = re.findall(r'class="line" d="(.*?)"', drawn)
-    assert re.sub(r"[\d. ]", "", line) == "MLMML"

@@ -12,6 +12,9 @@ const MARKERS = [
   (r) => `M${-0.5 * r} ${-1.5 * r}H${0.5 * r}V${1.5 * r}H${-0.5 * r}Z`,
 ];
 const DASH = "5 4";
+// More lines than this are told apart one by one, and bars of errors hide more than they say.
+const MANY = 10;
+const MANY_ERRORS = 5;
 
 const escapeText = (text) =>
   String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
@@ -48,17 +51,19 @@ function ticks(low, high, log) {
 
 const shortNumber = (value) => (Math.abs(value) >= 1e5 ? value.toExponential(0) : String(+value.toPrecision(6)));
 
-// A panel: geometry, SVG and the places of its points.
+// A panel: geometry, SVG and the places of its points. With a focus, only that series has points, before the others.
 class Panel {
-  constructor(panel, chart, announce) {
+  constructor(panel, figure, focus = null) {
     this.panel = panel;
-    this.chart = chart;
-    this.announce = announce;
+    this.figure = figure;
+    this.chart = figure.chart;
+    this.focus = focus;
     this.points = [];
     this.active = -1;
     this.element = document.createElement("div");
-    const title = panel.title ? `<h3>${escapeText(panel.title)}</h3>` : "";
-    const name = escapeText([chart.title, panel.title].filter(Boolean).join(", "));
+    const heading = focus ? focus.name : panel.title;
+    const title = heading ? `<h3>${escapeText(heading)}</h3>` : "";
+    const name = escapeText([this.chart.title, heading].filter(Boolean).join(", "));
     this.element.innerHTML = `${title}<svg role="application" tabindex="0" aria-roledescription="chart"
       aria-label="${name}. Arrow keys walk through its points; the table below holds the same numbers."></svg>`;
     this.svg = this.element.querySelector("svg");
@@ -70,13 +75,16 @@ class Panel {
   }
 
   draw(state) {
-    const width = Math.max(260, this.svg.clientWidth || 600);
-    const height = Math.round(Math.min(360, Math.max(210, width * 0.56)));
+    const width = Math.max(this.focus ? 150 : 260, this.svg.clientWidth || 600);
+    const height = Math.round(Math.min(360, Math.max(this.focus ? 150 : 210, width * 0.56)));
     const { categories } = this.panel;
     const turned = categories !== null && (width - 60) / categories.length < 58;
-    const box = { left: 54, right: width - 14, top: 12, bottom: height - (turned ? 68 : 42) };
+    // Small panels share what their axes are, which is said once.
+    const below = this.focus ? 24 : 42;
+    const box = { left: this.focus ? 38 : 54, right: width - 14, top: 12, bottom: height - (turned ? below + 26 : below) };
     const visible = ({ series }) => series.filter((one) => state.visible(one) && one.points.length);
-    const shown = visible(this.panel);
+    // What is drawn last lies on top.
+    const shown = visible(this.panel).sort((a, b) => this.isBehind(b) - this.isBehind(a));
     const all = shown.flatMap((series) => series.points);
     this.points = [];
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -87,18 +95,25 @@ class Panel {
     }
     const scaled = this.chart.shareY ? this.chart.panels.flatMap(visible).flatMap((series) => series.points) : all;
     const logY = state.logY && scaled.every((point) => point.y > 0);
-    const heights = scaled.flatMap((p) => (state.errors() ? [p.y, p.low, p.high] : [p.y])).filter((y) => !logY || y > 0);
+    const heights = scaled.flatMap((p) => (state.errors ? [p.y, p.low, p.high] : [p.y])).filter((y) => !logY || y > 0);
     const y = scale(heights, logY, box.bottom, box.top, 0.06);
     const x = this.horizontal(all, state.logX, box);
     const parts = [
       ...this.yAxis(y, logY, box),
       ...this.xAxis(x, all, box, turned),
-      `<text x="${(box.left + box.right) / 2}" y="${height - 6}" text-anchor="middle">${escapeText(this.chart.xLabel)}</text>`,
-      `<text transform="translate(13 ${(box.top + box.bottom) / 2}) rotate(-90)" text-anchor="middle">${escapeText(this.chart.yLabel)}</text>`,
-      ...shown.map((series, index) => this.series(series, index, shown.length, x, y, logY, box)),
+      ...(this.focus ? [] : this.axisLabels(box, height)),
+      ...shown.map((series, index) => this.series(series, index, shown.length, x, y, logY, box, state.errors)),
     ];
     this.svg.innerHTML = parts.join("");
     this.markers = [...this.svg.querySelectorAll(".marker")];
+  }
+
+  axisLabels(box, height) {
+    const { xLabel, yLabel } = this.chart;
+    return [
+      `<text x="${(box.left + box.right) / 2}" y="${height - 6}" text-anchor="middle">${escapeText(xLabel)}</text>`,
+      `<text transform="translate(13 ${(box.top + box.bottom) / 2}) rotate(-90)" text-anchor="middle">${escapeText(yLabel)}</text>`,
+    ];
   }
 
   horizontal(all, log, box) {
@@ -134,23 +149,29 @@ class Panel {
     return [`<line class="axis" x1="${box.left}" x2="${box.right}" y1="${box.bottom}" y2="${box.bottom}"/>`, ...labels];
   }
 
-  series(series, index, count, x, y, logY, box) {
+  isBehind(series) {
+    return Boolean(this.focus ? series !== this.focus : series.subject.rest);
+  }
+
+  series(series, index, count, x, y, logY, box, errorBars) {
     // Side by side within a category, so that no marker hides another.
     const shift = x.band ? (index - (count - 1) / 2) * Math.min(9, x.band / (count + 1)) : 0;
     const floor = (value) => (logY && value <= 0 ? box.bottom : y.at(value));
     const places = series.points.map((point) => ({ point, series, x: x.at(point.x) + shift, y: y.at(point.y) }));
-    this.points.push(...places);
     const path = places.map((place, i) => `${i && !place.point.gap ? "L" : "M"}${place.x.toFixed(1)} ${place.y.toFixed(1)}`).join("");
-    const dash = series.style.dashed ? `stroke-dasharray="${DASH}"` : "";
+    const dash = series.subject.style.dashed ? `stroke-dasharray="${DASH}"` : "";
     const line = x.band ? "" : `<path class="line" d="${path}" ${dash}/>`;
-    const errors = places.filter(({ point }) => point.low !== point.high).map(({ point, x: at }) => {
+    const open = `<g class="${this.isBehind(series) ? "rest" : ""}" style="${color(series.subject.style)}" data-name="${escapeText(series.name)}">`;
+    if (this.focus && this.isBehind(series)) return `${open}${line}</g>`;
+    this.points.push(...places);
+    const errors = places.filter(({ point }) => errorBars && point.low !== point.high).map(({ point, x: at }) => {
       const [top, bottom] = [y.at(point.high), floor(point.low)];
       return `<path class="error" d="M${at} ${top}V${bottom}M${at - 3} ${top}h6M${at - 3} ${bottom}h6"/>`;
     });
     const markers = places.map(
-      (place) => `<path class="marker" transform="translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})" d="${marker(series.style, 4)}"/>`,
+      (place) => `<path class="marker" transform="translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})" d="${marker(series.subject.style, 4)}"/>`,
     );
-    return `<g style="${color(series.style)}" data-series="${escapeText(series.name)}">${line}${errors.join("")}${markers.join("")}</g>`;
+    return `${open}${line}${errors.join("")}${markers.join("")}</g>`;
   }
 
   hover(event) {
@@ -177,7 +198,7 @@ class Panel {
         next = this.points.indexOf(column[(column.indexOf(current) + jump + column.length) % column.length]);
       }
       this.activate((next + this.points.length) % this.points.length);
-      this.announce(this.words(this.points[this.active]).join(". "));
+      announce(this.words(this.points[this.active]).join(". "));
     }
   }
 
@@ -192,12 +213,13 @@ class Panel {
     this.markers?.[this.active]?.classList.remove("active");
     this.active = index;
     const place = this.points[index];
+    this.figure.highlight(place ? place.series.name : null);
     if (!place) return hideTooltip();
     this.markers[index].classList.add("active");
     const [name, value, ...places] = this.words(place);
     const bounds = this.svg.getBoundingClientRect();
     showTooltip(
-      `<b style="${color(place.series.style)}">${escapeText(name)}</b><br>${escapeText(value)}` +
+      `<b style="${color(place.series.subject.style)}">${escapeText(name)}</b><br>${escapeText(value)}` +
         places.map((text) => `<small>${escapeText(text)}</small>`).join(""),
       bounds.left + place.x,
       bounds.top + place.y,
@@ -210,44 +232,48 @@ class Panel {
   }
 
   fade(name) {
-    for (const group of this.svg.querySelectorAll("g[data-series]")) {
-      group.classList.toggle("faded", name !== null && group.dataset.series !== name);
+    for (const group of this.svg.querySelectorAll("g[data-name]")) {
+      group.classList.toggle("faded", name !== null && group.dataset.name !== name);
     }
   }
 }
 
 // A figure: the panels of one table, their legend and the switches of their axes.
 class Figure {
-  constructor(element, chart, announce) {
+  constructor(element, chart) {
     this.chart = chart;
+    this.series = chart.panels.flatMap((panel) => panel.series);
+    this.points = this.series.flatMap((series) => series.points);
     this.hidden = new Set();
     this.state = {
       logX: chart.logX,
       logY: chart.logY,
-      visible: (series) => this.isVisible(series),
-      errors: () => document.getElementById("errors").checked,
+      errors: !this.isCrowded(),
+      oneByOne: chart.panels.length === 1 && this.series.length > MANY,
+      visible: (series) => series.subject.shown && !this.hidden.has(series.name),
     };
-    this.filter = () => true;
-    this.panels = chart.panels.map((panel) => new Panel(panel, chart, announce));
-    const container = document.createElement("div");
-    container.className = this.panels.length > 1 ? "panels" : "panels single";
-    container.append(...this.panels.map((panel) => panel.element));
-    element.append(this.toolbar(), container, this.legend());
-    new ResizeObserver(() => this.draw()).observe(container);
+    this.section = element.closest("section");
+    this.container = document.createElement("div");
+    element.append(this.toolbar(), this.container, this.legend());
+    new ResizeObserver(() => this.draw()).observe(this.container);
   }
 
-  isVisible(series) {
-    return !this.hidden.has(series.name) && this.filter(series);
+  // Where bars of errors would squash the lines, or lie on each other.
+  isCrowded() {
+    const range = (values) => Math.max(...values) - Math.min(...values);
+    const wide = range(this.points.flatMap((p) => [p.low, p.high])) > 2 * range(this.points.map((p) => p.y));
+    return wide || this.chart.panels.some((panel) => panel.series.length > MANY_ERRORS);
   }
 
   toolbar() {
     const bar = document.createElement("div");
     bar.className = "toolbar";
     const lengths = this.chart.panels.every((panel) => panel.categories === null);
-    const positive = (axis) =>
-      this.chart.panels.every((panel) => panel.series.every((s) => s.points.every((p) => p[axis] > 0)));
+    const positive = (axis) => this.points.every((point) => point[axis] > 0);
     if (lengths) bar.append(this.switch("logX", "log lengths", positive("x")));
     bar.append(this.switch("logY", "log values", positive("y")));
+    if (this.points.some((p) => p.low !== p.high)) bar.append(this.switch("errors", "errors", true));
+    if (this.chart.panels.length === 1) bar.append(this.switch("oneByOne", "one by one", this.series.length > 1));
     return bar;
   }
 
@@ -263,17 +289,18 @@ class Figure {
   legend() {
     const legend = document.createElement("div");
     legend.className = "legend";
-    const series = new Map(this.chart.panels.flatMap((panel) => panel.series.map((one) => [one.name, one])));
+    const series = new Map(this.series.map((one) => [one.name, one]));
     this.buttons = [...series.values()].map((one) => {
-      const dash = one.style.dashed ? `stroke-dasharray="${DASH}"` : "";
-      const key = `<svg width="30" height="14" aria-hidden="true" style="${color(one.style)}">
-        <path class="line" d="M1 7H29" ${dash}/><path class="marker" transform="translate(15 7)" d="${marker(one.style, 4)}"/></svg>`;
+      const { style } = one.subject;
+      const dash = style.dashed ? `stroke-dasharray="${DASH}"` : "";
+      const key = `<svg width="30" height="14" aria-hidden="true" style="${color(style)}">
+        <path class="line" d="M1 7H29" ${dash}/><path class="marker" transform="translate(15 7)" d="${marker(style, 4)}"/></svg>`;
       const button = toggleButton(key + escapeText(one.name), true, (on) => {
         this.hidden[on ? "delete" : "add"](one.name);
         this.draw();
       });
       for (const [event, name] of [["pointerenter", one.name], ["pointerleave", null]]) {
-        button.addEventListener(event, () => this.panels.forEach((panel) => panel.fade(name)));
+        button.addEventListener(event, () => this.highlight(name));
       }
       button.series = one;
       return button;
@@ -282,9 +309,32 @@ class Figure {
     return legend;
   }
 
-  draw(filter = this.filter) {
-    this.filter = filter;
-    for (const button of this.buttons) button.hidden = !filter(button.series);
+  // Grey all but one, or none.
+  highlight(name) {
+    for (const panel of this.panels) panel.fade(name);
+  }
+
+  arrange() {
+    const { panels } = this.chart;
+    const shown = this.state.oneByOne ? this.series.filter((one) => this.state.visible(one) && !one.subject.rest) : [];
+    const key = shown.map((focus) => focus.name).join("\n");
+    if (key === this.key) return;
+    this.key = key;
+    this.panels = shown.length
+      ? shown.map((focus) => new Panel(panels[0], this, focus))
+      : panels.map((panel) => new Panel(panel, this));
+    this.container.className = `panels ${shown.length ? "small" : panels.length > 1 ? "" : "single"}`;
+    const legend = document.createElement("p");
+    legend.textContent = shown.length ? `${this.chart.yLabel} by ${this.chart.xLabel}, each with the others in grey` : "";
+    this.container.replaceChildren(legend, ...this.panels.map((panel) => panel.element));
+  }
+
+  draw() {
+    this.arrange();
+    for (const button of this.buttons) {
+      button.hidden = !button.series.subject.shown;
+      button.classList.toggle("rest", button.series.subject.rest);
+    }
     for (const panel of this.panels) {
       panel.activate(-1);
       panel.draw(this.state);

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What models find by how deep it lies and how long the context is, out of the samples of RULER's needles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from hylora_eval.estimates import percent_interval
+from hylora_eval.report.apart import apart, numbered
+from hylora_eval.report.measurements import Measurement, Place
+from hylora_eval.report.names import name_subjects
+from hylora_eval.report.tables import Cell, Column, Row, Section, Table
+from hylora_eval.ruler.tasks import GROUPS
+
+__all__ = ["depth_tables"]
+
+# Bands of depth, in per cent of the context: the first is its beginning.
+_BANDS = tuple((low, low + 10) for low in range(0, 100, 10))
+
+
+def depth_tables(measurements: list[Measurement]) -> list[Table]:
+    """Tables with a section for each model and group of needles, a row for each band of depth, a column by length.
+
+    Args:
+        measurements: of RULER; those that do not keep their samples' depths are left out.
+    """
+    kept = [measurement for measurement in measurements if any(units.depths for units in measurement.units)]
+    tables = []
+    for part, conditions, warnings in apart(kept):
+        lengths = sorted({measurement.length for measurement in part})
+        names = name_subjects(measurement.subject for measurement in part)
+        table = Table(
+            slug="needles",
+            title="Needles by depth and context length",
+            caption="Per cent found, and n samples that it is from. Depth is where a needle lies, in per cent of the "
+            "context from its beginning; a sample with several needles counts once in each band that holds one.",
+            conditions=conditions,
+            stub="Depth (%)",
+            columns=tuple(Column(str(length)) for length in lengths),
+            sections=tuple(
+                Section(f"{name.series}, {group}", _rows(found, lengths))
+                for subject, name in names.items()
+                for group, found in _by_group(m for m in part if m.subject == subject)
+            ),
+            higher_is_better=None,
+            is_detail=True,
+            is_heat_map=True,
+            warnings=tuple(warnings),
+        )
+        tables.append(table)
+    return numbered(tables)
+
+
+def _by_group(measurements: Iterator[Measurement]) -> Iterator[tuple[str, list[Measurement]]]:
+    """Those of each group's tasks, which are named where not all of them are there."""
+    found = list(measurements)
+    for group, tasks in GROUPS.items():
+        members = [measurement for measurement in found if measurement.item in tasks]
+        there = [task for task in tasks if any(measurement.item == task for measurement in members)]
+        if there:
+            yield group if len(there) == len(tasks) else f"{group}: {', '.join(there)}", members
+
+
+def _rows(found: list[Measurement], lengths: list[float]) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            f"{low} to {high}",
+            "",
+            tuple(_cell([m for m in found if m.length == length], low, high) for length in lengths),
+            found[0].subject,
+        )
+        for low, high in _BANDS
+    )
+
+
+def _cell(found: list[Measurement], low: float, high: float) -> Cell:
+    """The mean score of the samples with a needle in a band."""
+    scores: list[float] = []
+    places: dict[Place, None] = {}
+    for measurement in found:
+        for units in measurement.units:
+            own = [
+                score
+                for score, depths in zip(units.sums, units.depths, strict=False)
+                if any(low <= depth < high or depth == high == 100 for depth in depths)
+            ]
+            if own:
+                scores += own
+                places[Place(measurement.places[0].source, units.pointer)] = None
+    if not scores:
+        return Cell(None)
+    value = fmean(scores)
+    return Cell(
+        Measurement(
+            kind="depth",
+            subject=found[0].subject,
+            item=f"depth {low} to {high}",
+            length=found[0].length,
+            value=value,
+            error=None,
+            interval=percent_interval(value, len(scores)),
+            samples=len(scores),
+            places=tuple(places),
+            conditions=found[0].conditions,
+        )
+    )
