@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hylora.language.head import decoder_and_head, verify_head
 from hylora.training.evaluation import evaluation_mode
-from hylora_eval.estimates import mean_and_standard_error, t_quantile
+from hylora_eval.estimates import degrees_of_freedom, mean_and_standard_error, t_quantile
 from hylora_eval.nll import token_nll
 from hylora_eval.results import PlainJson
 from hylora_eval.windows import check_windows, lay_windows
@@ -171,9 +171,9 @@ def perplexity(
             if progress is not None:
                 progress(first + len(batch), len(windows))
 
-    nll, error = mean_and_standard_error(sums, counts)
+    nll, error = mean_and_standard_error(sums.tolist(), counts.tolist())
     value = _exponential(nll)
-    reach = None if error is None else t_quantile(int((counts > 0).sum()) - 1) * error
+    reach = None if error is None else t_quantile(degrees_of_freedom(counts.tolist())) * error
     return PerplexityResult(
         perplexity=value,
         perplexity_standard_error=None if error is None else value * error,
