@@ -12,32 +12,7 @@ import pytest
 from hylora_eval.compare import Difference, Unpaired, differences, paired_average, paired_ratio, paired_scores
 from hylora_eval.estimates import percent_interval
 from hylora_eval.results import Result
-
-COUNTS = [100, 50, 200, 80]
-LOSSES = [300.0, 160.0, 610.0, 230.0]
-
-
-def losses(sums=LOSSES, counts=COUNTS, lengths=(64, 128), tokens="a" * 64, mode="chunks", stride=None, **fields):
-    """A result of `hylora eval ppl`; `sums=None` is one of before sums were kept."""
-    nll = 3.0 if sums is None else sum(sums) / sum(counts)
-    row = {"perplexity": math.exp(nll), "nll": nll, "nll_standard_error": 0.1, "documents": 4, "stride": stride}
-    if sums is not None:
-        row |= {"document_nll": list(sums), "document_tokens": list(counts)}
-    return Result(
-        kind="perplexity",
-        data={"tokens_sha256": tokens},
-        settings={"mode": mode},
-        results=[{"length": length, **row, **fields} for length in lengths],
-    )
-
-
-def scores(tasks, length=4096, prompts="b" * 64, kept=True):
-    """A result of `hylora eval ruler`."""
-    rows = []
-    for task, values in tasks.items():
-        row = {"task": task, "length": length, "score": sum(values) / len(values), "samples": len(values)}
-        rows.append({**row, "prompts_sha256": prompts, **({"scores": list(values)} if kept else {})})
-    return Result(kind="ruler", settings={}, results=rows)
+from tests.eval.compare.results import COUNTS, LOSSES, losses, scores
 
 
 def test_losses_of_the_same_documents_are_paired_at_each_length_that_both_have():
