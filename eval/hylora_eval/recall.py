@@ -212,9 +212,7 @@ def same_lengths(sequences: Sequence[RecallSequence], batch_size: int) -> Iterat
 
 
 def _accuracy(right: Sequence[Tensor]) -> tuple[float, float | None]:
-    return mean_and_standard_error(
-        torch.tensor([float(answers.sum()) for answers in right]), torch.tensor([len(answers) for answers in right])
-    )
+    return mean_and_standard_error([float(answers.sum()) for answers in right], [len(answers) for answers in right])
 
 
 def _distance_bin(start: int, stop: int, right: Sequence[Tensor], distances: Sequence[Tensor]) -> DistanceBin:
