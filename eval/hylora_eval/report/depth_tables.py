@@ -25,7 +25,7 @@ def depth_tables(measurements: list[Measurement]) -> list[Table]:
     Args:
         measurements: of RULER; those that do not keep their samples' depths are left out.
     """
-    kept = [measurement for measurement in measurements if any(units.depths for units in measurement.units)]
+    kept = [measurement for measurement in measurements if measurement.depths]
     tables = []
     for part, conditions, warnings in apart(kept):
         lengths = sorted({measurement.length for measurement in part})
@@ -79,15 +79,14 @@ def _cell(found: list[Measurement], low: float, high: float) -> Cell:
     scores: list[float] = []
     places: dict[Place, None] = {}
     for measurement in found:
-        for units in measurement.units:
-            own = [
-                score
-                for score, depths in zip(units.sums, units.depths, strict=False)
-                if any(low <= depth < high or depth == high == 100 for depth in depths)
-            ]
-            if own:
-                scores += own
-                places[Place(measurement.places[0].source, units.pointer)] = None
+        own = [
+            score
+            for score, depths in zip(measurement.figure.scores[0], measurement.depths, strict=True)
+            if any(low <= depth < high or depth == high == 100 for depth in depths)
+        ]
+        if own:
+            scores += own
+            places |= dict.fromkeys(measurement.places)
     if not scores:
         return Cell(None)
     value = fmean(scores)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hylora_eval.compare.matching import Loss, Scores
 from hylora_eval.estimates import mean_of_estimates, percent_interval
-from hylora_eval.report.units import Units
 
 __all__ = ["NOT_RECORDED", "NOT_TUNED", "Measurement", "Place", "Source", "Subject", "attention_label", "average"]
 
@@ -130,8 +130,9 @@ class Measurement:
         remark: why there is no value.
         remarks: what to beware of in the value, for footnotes.
         higher_is_better: None where that is not known.
-        units: the documents or samples that it is a mean of, those of each task of an average; empty where its file
-            does not keep them.
+        figure: what it is compared by, with its documents or samples where its file keeps them; None where nothing
+            but its errors can tell.
+        depths: of the needles of each sample, in per cent of the context; empty for other numbers.
     """
 
     kind: str
@@ -151,7 +152,8 @@ class Measurement:
     remark: str = ""
     remarks: tuple[str, ...] = ()
     higher_is_better: bool | None = None
-    units: tuple[Units, ...] = field(default=(), compare=False, repr=False)
+    figure: Loss | Scores | None = field(default=None, compare=False, repr=False)
+    depths: tuple[tuple[float, ...], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def key(self) -> tuple:
@@ -188,5 +190,13 @@ def average(item: str, measurements: Sequence[Measurement]) -> Measurement:
         places=tuple(dict.fromkeys(place for measurement in measurements for place in measurement.places)),
         variations=tuple((name, " / ".join(values)) for name, values in variations.items()),
         remarks=tuple(dict.fromkeys(remark for measurement in measurements for remark in measurement.remarks)),
-        units=() if () in (units := [one.units for one in measurements]) else sum(units, ()),
+        figure=_mean_figure([one.figure for one in measurements]),
+        depths=(),
     )
+
+
+def _mean_figure(figures: Sequence[Loss | Scores | None]) -> Scores | None:
+    """The mean of several scores; of anything else there is none."""
+    if not all(isinstance(figure, Scores) for figure in figures):
+        return None
+    return Scores(*(sum((getattr(one, name) for one in figures), ()) for name in Scores.__match_args__))

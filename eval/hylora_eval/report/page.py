@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -205,8 +204,8 @@ def _cell(table: Table, column: Column, cell: Cell) -> str:
     )
     error = f'<span class="error">{escape(cell.error_text)}</span>' if cell.error_text else ""
     marks = "".join(f'<sup><a href="#{table.slug}-note-{i + 1}">{note_letter(i)}</a></sup>' for i in cell.notes)
-    comparable = cell.comparable and measurement.value is not None and math.isfinite(measurement.value)
-    value = f' data-value="{escape(cell.text)}"' if comparable else ""
+    value = f' data-value="{escape(cell.text)}"' if cell.compared else ""
+    value += "" if cell.worse_from is None else f' data-worse="{cell.worse_from}"'
     best = ' class="best"' if cell.best else ""
     return f"<td{best}{value}>{link}{error}{marks}</td>"
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from hylora_eval.compare.matching import read_figures
 from hylora_eval.estimates import cautions, percent_interval
 from hylora_eval.report.harness_tasks import THESIS_TASKS
 from hylora_eval.report.header import read_subject
 from hylora_eval.report.measurements import Measurement, Place, Source
 from hylora_eval.report.retrieval_tables import read_rules
 from hylora_eval.report.training import read_comparison, read_images, read_training
-from hylora_eval.report.units import read_documents, read_samples
 from hylora_eval.results import Result, pointer
 
 __all__ = ["READERS"]
@@ -25,6 +25,7 @@ def _perplexity(result: Result, source: Source) -> Iterator[Measurement]:
         "mode": result.pick("settings", "mode", kind=str),
         "stride": result.get_at("settings", "stride"),
     }
+    figures = read_figures(result)
     for keys in _rows(result):
         yield Measurement(
             kind="perplexity",
@@ -35,7 +36,7 @@ def _perplexity(result: Result, source: Source) -> Iterator[Measurement]:
             error=result.optional_number(*keys, "perplexity_standard_error"),
             interval=_interval(result, *keys),
             remarks=_cautions(result, *keys),
-            units=read_documents(result, *keys),
+            figure=figures.get(("perplexity", result.pick(*keys, "length", kind=int))),
             places=(Place(source, pointer(*keys, "perplexity")),),
             conditions=_known(conditions),
             data=str(result["data"].get("path", "")),
@@ -84,23 +85,42 @@ def _ruler(result: Result, source: Source) -> Iterator[Measurement]:
         "sentences": settings.get("sentences"),
         "fingerprint of the tokenizer": result.get_at("tokenizer", "fingerprint"),
     }
+    figures = read_figures(result)
     for keys in _rows(result):
         score, samples = result.number(*keys, "score"), _count(result, *keys, "samples")
+        task, length = result.pick(*keys, "task", kind=str), result.pick(*keys, "length", kind=int)
         yield Measurement(
             kind="ruler",
             subject=subject,
-            item=result.pick(*keys, "task", kind=str),
-            length=result.pick(*keys, "length", kind=int),
+            item=task,
+            length=length,
             value=score,
             error=result.optional_number(*keys, "standard_error"),
             interval=percent_interval(score, samples),
             samples=samples,
-            units=read_samples(result, samples, *keys),
+            figure=figures.get((task, length)),
+            depths=_depths(result, samples, *keys),
             places=(Place(source, pointer(*keys, "score")),),
             conditions=_known(conditions),
             variations=_known({"samples": samples, "prompts": result.get_at(*keys, "prompts_sha256")}),
             higher_is_better=True,
         )
+
+
+def _depths(result: Result, samples: int, *keys: str | int) -> tuple[tuple[float, ...], ...]:
+    """Depths of each sample's needles, in per cent; nothing where a task has none, or the result keeps no scores."""
+    if None in (result.get_at(*keys, "depths"), result.get_at(*keys, "scores")):
+        return ()
+    count = len(result.pick(*keys, "depths", kind=list))
+    if count != samples:
+        raise ValueError(f"{pointer(*keys, 'depths')} has {count} lists, not one for each of {samples} samples")
+    found = []
+    for index in range(count):
+        own = (*keys, "depths", index)
+        found.append(tuple(result.finite_number(*own, i) for i in range(len(result.pick(*own, kind=list)))))
+        if not all(0 <= depth <= 100 for depth in found[-1]):
+            raise ValueError(f"{pointer(*own)}={list(found[-1])} must be depths from 0 to 100 per cent")
+    return tuple(found)
 
 
 def _interval(result: Result, *keys: str | int) -> tuple[float, float] | None:

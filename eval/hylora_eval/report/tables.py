@@ -4,18 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from hylora_eval.report.measurements import Measurement, Subject
 
-__all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "finish", "note_letter", "number_text"]
+__all__ = ["MISSING", "Cell", "Column", "Row", "Section", "Table", "note_letter", "number_text"]
 
 MISSING = "—"
-
-_DIGITS = {"perplexity": 2, "task": 2, "ruler": 1, "retrieval": 1, "depth": 0, "ratio": 2, "per cent": 2, "count": 0}
 
 
 def number_text(value: float, digits: int) -> str:
@@ -37,8 +33,10 @@ class Cell:
     Attributes:
         measurement: None where nothing was measured.
         digits: decimals shown.
-        best: whether no other that it is compared with is better, as shown.
+        best: whether no other that it is compared with is clearly better, and another is clearly worse.
         comparable: whether it was measured as most of its column were.
+        compared: whether it was compared with others.
+        worse_from: the value as shown from which on others are clearly worse; None where none is.
         notes: indices of the table's notes that concern it, from 0.
     """
 
@@ -46,6 +44,8 @@ class Cell:
     digits: int = 2
     best: bool = False
     comparable: bool = True
+    compared: bool = False
+    worse_from: float | None = None
     notes: tuple[int, ...] = ()
 
     @property
@@ -161,93 +161,3 @@ class Table:
     def cells(self) -> Iterable[Cell]:
         """Every cell, row by row."""
         return (cell for section in self.sections for row in section.rows for cell in row.cells)
-
-
-def finish(table: Table, superseded: Sequence[tuple[Measurement, Measurement]] = ()) -> Table:
-    """Choose decimals, mark the best values, and note deviations from what a column shares.
-
-    Args:
-        table: with plain cells.
-        superseded: (older, newer) measurements; where they differ, the newer one's cell says so.
-    """
-    replaced: dict[Measurement, list[Measurement]] = {}
-    for older, newer in superseded:
-        if older.value != newer.value:
-            replaced.setdefault(newer, []).append(older)
-    notes: dict[str, int] = {}
-    sections = []
-    for section in table.sections:
-        columns = zip(*(row.cells for row in section.rows), strict=True)
-        columns = [_annotated(column, replaced, notes) for column in columns]
-        if table.subjects_in == "rows":
-            columns = [_with_best(column, table.higher_is_better) for column in columns]
-        rows = list(zip(*columns, strict=True))
-        if table.subjects_in == "columns":
-            rows = [_with_best_of_groups(table, row) for row in rows]
-        finished = (replace(row, cells=tuple(cells)) for row, cells in zip(section.rows, rows, strict=True))
-        sections.append(replace(section, rows=tuple(finished)))
-    return replace(table, sections=tuple(sections), notes=tuple(notes))
-
-
-def _annotated(
-    column: Sequence[Cell], replaced: dict[Measurement, list[Measurement]], notes: dict[str, int]
-) -> list[Cell]:
-    """A column's cells with their decimals and notes; new notes are added to `notes`, which numbers them."""
-    cells = []
-    for cell, deviations in zip(column, _deviations(column), strict=True):
-        remarks = cell.measurement.remarks if cell.measurement else ()
-        texts = [*deviations, *_history(cell.measurement, replaced), *remarks]
-        indices = tuple(notes.setdefault(text, len(notes)) for text in texts)
-        cells.append(replace(cell, digits=_digits(cell.measurement), comparable=not deviations, notes=indices))
-    return cells
-
-
-def _digits(measurement: Measurement | None) -> int:
-    """Decimals: those that a kind is reported with, or as many as make three figures."""
-    if measurement is None or measurement.kind in _DIGITS:
-        return 0 if measurement is None else _DIGITS[measurement.kind]
-    if not measurement.finite or measurement.value == 0:
-        return 0
-    return min(6, max(0, 2 - math.floor(math.log10(abs(measurement.value)))))
-
-
-def _deviations(column: Sequence[Cell]) -> list[list[str]]:
-    """For each cell of a column, in what it was measured otherwise than most."""
-    found = [[] for _ in column]
-    variations = [dict(cell.measurement.variations) if cell.measurement else {} for cell in column]
-    for name in dict.fromkeys(name for variation in variations for name in variation):
-        counts = Counter(variation[name] for variation in variations if name in variation)
-        usual = counts.most_common(1)[0][0]
-        for texts, variation in zip(found, variations, strict=True):
-            if variation.get(name, usual) != usual:
-                # Hashes say nothing to a reader.
-                values = f": {variation[name]}, where others have {usual}" if len(usual) < 64 else " that others lack"
-                texts.append(f"{name}{values}; not compared with them")
-    return found
-
-
-def _history(measurement: Measurement | None, replaced: dict[Measurement, list[Measurement]]) -> list[str]:
-    """Which files have other, earlier values for the same thing."""
-    return [
-        f"[{older.places[0].source.number}] has an earlier measurement with another value; the newest is shown"
-        for older in replaced.get(measurement, [])
-    ]
-
-
-def _with_best_of_groups(table: Table, row: Sequence[Cell]) -> list[Cell]:
-    """A row in which the cells under one heading are compared."""
-    groups = groupby(zip(table.columns, row, strict=True), lambda pair: pair[0].group)
-    return [cell for _, pairs in groups for cell in _with_best([cell for _, cell in pairs], table.higher_is_better)]
-
-
-def _with_best(cells: Sequence[Cell], higher: bool | None) -> list[Cell]:
-    """Mark the best of comparable cells, all that are shown alike; none where nothing is worse."""
-    shown = [
-        float(cell.text) if cell.comparable and cell.measurement is not None and cell.measurement.finite else None
-        for cell in cells
-    ]
-    values = {value for value in shown if value is not None}
-    if higher is None or len(values) < 2:
-        return list(cells)
-    best = max(values) if higher else min(values)
-    return [replace(cell, best=value == best) for cell, value in zip(cells, shown, strict=True)]

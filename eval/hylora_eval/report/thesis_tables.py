@@ -11,11 +11,12 @@ from hylora_eval.estimates import complete_groups, resolution
 from hylora_eval.report.apart import apart, conditions_of, numbered
 from hylora_eval.report.collect import Collection
 from hylora_eval.report.depth_tables import depth_tables
+from hylora_eval.report.finishing import finish
 from hylora_eval.report.harness_tasks import GROUPS, THESIS_TASKS
 from hylora_eval.report.measurements import Measurement, Subject, average
 from hylora_eval.report.names import name_subjects
 from hylora_eval.report.retrieval_tables import retrieval_tables
-from hylora_eval.report.tables import Cell, Column, Row, Section, Table, finish
+from hylora_eval.report.tables import Cell, Column, Row, Section, Table
 from hylora_eval.report.training_tables import training_tables
 from hylora_eval.ruler.tasks import AVERAGES, TASKS
 

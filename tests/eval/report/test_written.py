@@ -166,12 +166,12 @@ def test_csv_holds_what_the_tables_hold(written):
 
 
 def test_csv_holds_no_formula(tmp_path):
-    record = made.perplexity({8: 3.0, 16: -2.0}, run="=HYPERLINK(1)")
+    record = made.harness({"bias": -0.5}, run="=HYPERLINK(1)")
     record["created"] = "@SUM(1)"
     write_report(tmp_path / "out", collect([made.write(tmp_path, "a.json", record)]))
-    with (tmp_path / "out/csv/perplexity.csv").open(newline="") as file:
+    with (tmp_path / "out/csv/other-tasks.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert [(line["run"], line["value"]) for line in lines] == [("'=HYPERLINK(1)", "3.0"), ("'=HYPERLINK(1)", "-2.0")]
+    assert [(line["run"], line["value"]) for line in lines] == [("'=HYPERLINK(1)", "-0.5")]
     with (tmp_path / "out/csv/sources.csv").open(newline="") as file:
         assert [line["created"] for line in csv.DictReader(file)] == ["'@SUM(1)"]
     cells = ["-1", "+2.5", "-1e-05", "-1+2", "+A1", "=1", "@a", "\t=1", "a=1", "", "—"]

@@ -35,18 +35,20 @@ function select() {
   document.body.classList.toggle("no-errors", !document.getElementById("errors").checked);
 }
 
-// In tables whose rows are compared; filters leave the columns of the others alone.
+// In tables whose rows are compared; filters leave the columns of the others alone. The best of what is shown knows
+// from which value on others are clearly worse.
 function markBest(table) {
-  const best = table.dataset.better === "higher" ? Math.max : Math.min;
+  const sign = table.dataset.better === "higher" ? 1 : -1;
   for (const body of table.tBodies) {
     const rows = [...body.rows].filter((row) => row.dataset.subjects !== undefined);
     for (let column = 0; column < (rows[0]?.cells.length ?? 0); column++) {
-      const cells = rows.map((row) => row.cells[column]);
-      for (const cell of cells) cell.classList.remove("best");
-      const compared = cells.filter((cell) => !cell.parentElement.hidden && cell.dataset.value !== undefined);
-      const values = compared.map((cell) => Number(cell.dataset.value));
-      if (new Set(values).size < 2) continue;
-      compared.filter((_, index) => values[index] === best(...values)).forEach((cell) => cell.classList.add("best"));
+      const cells = rows.map((row) => row.cells[column]).filter((cell) => cell.dataset.value !== undefined);
+      const shown = cells.filter((cell) => !cell.parentElement.hidden);
+      const value = (cell) => sign * Number(cell.dataset.value);
+      const top = Math.max(...shown.map(value));
+      const limits = shown.filter((cell) => value(cell) === top).map((cell) => sign * Number(cell.dataset.worse ?? NaN));
+      const limit = limits.find((one) => shown.some((cell) => value(cell) <= one));
+      for (const cell of cells) cell.classList.toggle("best", shown.includes(cell) && value(cell) > limit);
     }
   }
 }
