@@ -25,6 +25,9 @@ def report(
         list[Path], typer.Argument(metavar="RUN...", help="Result files, or folders that are searched for them.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for report.html, report.md and csv/.")] = Path("report"),
+    baseline: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Run of perplexity or RULER that others' differences are to.")
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation report",
     overwrite: Overwrite = False,
 ) -> None:
@@ -32,11 +35,12 @@ def report(
 
     Raises:
         FileNotFoundError: if a result does not exist.
-        ValueError: if there is no result, or none that can be read, or the folder is taken.
+        ValueError: if there is no result, or none that can be read, or no such baseline, or the
+            folder is taken.
     """
     check_folder(output, overwrite)
     collection = collect(runs)
-    tables = write_report(output, collection, title, overwrite)
+    tables = write_report(output, collection, title, overwrite, baseline)
     console = Console(soft_wrap=True, highlight=False)
     for table in tables:
         numbers = sum(cell.measurement is not None for cell in table.cells())

@@ -55,7 +55,8 @@ class Cell:
             return MISSING
         if self.measurement.value is None:
             return self.measurement.remark or MISSING
-        return number_text(self.measurement.value, self.digits)
+        sign = "+" if self.measurement.kind == "difference" and self.measurement.value > 0 else ""
+        return sign + number_text(self.measurement.value, self.digits)
 
     @property
     def error_text(self) -> str:

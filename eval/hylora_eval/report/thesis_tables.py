@@ -11,6 +11,7 @@ from hylora_eval.estimates import complete_groups, resolution
 from hylora_eval.report.apart import apart, conditions_of, numbered
 from hylora_eval.report.collect import Collection
 from hylora_eval.report.depth_tables import depth_tables
+from hylora_eval.report.difference_tables import with_differences
 from hylora_eval.report.finishing import finish
 from hylora_eval.report.harness_tasks import GROUPS, THESIS_TASKS
 from hylora_eval.report.measurements import Measurement, Subject, average
@@ -26,11 +27,16 @@ ATTENTION = "Attention (training → evaluation)"
 TOKENS = "context length (tokens)"
 
 
-def lay_tables(collection: Collection) -> list[Table]:
+def lay_tables(collection: Collection, baseline: str | None = None) -> list[Table]:
     """All tables that the measurements fill, those that must not be compared apart.
 
     Args:
         collection: what was found.
+        baseline: run whose differences to the others have tables of their own, as for `with_differences`; None for
+            none.
+
+    Raises:
+        ValueError: if there is no such run.
     """
     of_kind: dict[str, list[Measurement]] = defaultdict(list)
     for measurement in collection.measurements:
@@ -89,6 +95,8 @@ def lay_tables(collection: Collection) -> list[Table]:
             log_y=True,
         )
     tables += training_tables([*of_kind["training"], *of_kind["images"]])
+    if baseline is not None:
+        tables = with_differences(tables, baseline)
     return [finish(table, collection.superseded) for table in tables]
 
 

@@ -58,7 +58,11 @@ def check_folder(folder: str | os.PathLike, overwrite: bool = False) -> Path:
 
 
 def write_report(
-    folder: str | os.PathLike, collection: Collection, title: str = "Evaluation report", overwrite: bool = False
+    folder: str | os.PathLike,
+    collection: Collection,
+    title: str = "Evaluation report",
+    overwrite: bool = False,
+    baseline: str | None = None,
 ) -> list[Table]:
     """Write `report.md`, `report.html` and `csv/`, one file for each table and one for the sources.
 
@@ -67,15 +71,16 @@ def write_report(
         collection: what was found.
         title: of the report.
         overwrite: whether a report that is there may be replaced.
+        baseline: as for `lay_tables`.
 
     Returns:
         The tables.
 
     Raises:
-        ValueError: as `check_folder`.
+        ValueError: as `check_folder` and `lay_tables`.
     """
     folder = check_folder(folder, overwrite)
-    tables = lay_tables(collection)
+    tables = lay_tables(collection, baseline)
     (folder / "csv").mkdir(parents=True, exist_ok=True)
     for stale in (folder / "csv").glob("*.csv"):
         stale.unlink()
