@@ -11,7 +11,7 @@ __all__ = ["heat_map", "heat_scale", "shade"]
 
 # From missed to found: light in the middle, and apart for those who tell no red from green.
 _STOPS = ((0.0, (179, 66, 19)), (0.5, (246, 239, 218)), (1.0, (9, 84, 148)))
-_DARK, _LIGHT = (17, 20, 24), (255, 255, 255)
+_DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
 
 # In units of the picture, which are pixels where it has room.
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 58, 30, 84, 4, 38

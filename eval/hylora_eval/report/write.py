@@ -27,7 +27,7 @@ _FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d+(\.\d+)?(e[+-]?\d+)?$)")
 
 _HEAD = (
     "section", "training_attention", "evaluation_attention", "run", "base_model", "adapter", "rank", "facts",
-    "column_group", "column", "length", "value", "standard_error", "low", "high", "chance",
+    "column_group", "column", "row", "length", "value", "standard_error", "low", "high", "samples", "chance",
     "smallest", "largest", "best", "comparable",
     "remark", "notes", "conditions", "file", "pointer", "sha256",
 )  # fmt: skip
@@ -129,8 +129,8 @@ def _lines(table: Table) -> Iterator[Sequence]:
                 files = dict.fromkeys(place.source for place in measurement.places)
                 yield (
                     section.title, subject.trained, subject.evaluated, subject.run, subject.base, subject.variant,
-                    subject.rank, _pairs(subject.facts), column.group, column.label, measurement.length,
-                    measurement.value, measurement.error, low, high, measurement.chance,
+                    subject.rank, _pairs(subject.facts), column.group, column.label, row.label, measurement.length,
+                    measurement.value, measurement.error, low, high, measurement.samples, measurement.chance,
                     smallest, largest, int(cell.best), int(cell.comparable),
                     measurement.remark, "; ".join(table.notes[index] for index in cell.notes),
                     _pairs(measurement.conditions), "; ".join(str(source.path) for source in files),
