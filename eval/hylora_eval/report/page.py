@@ -18,7 +18,7 @@ from hylora_eval.report.charts import chart, series_styles
 from hylora_eval.report.collect import Collection
 from hylora_eval.report.heat_map import heat_map, heat_scale
 from hylora_eval.report.measurements import Source, Subject
-from hylora_eval.report.names import short_names
+from hylora_eval.report.names import name_subjects, short_names
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table, note_letter
 from hylora_eval.wording import number_of
 
@@ -69,20 +69,17 @@ def _asset(name: str) -> str:
 
 def _subjects(subjects: Iterable[Subject]) -> list[dict[str, Any]]:
     """What the page's script knows of each: what it is filtered by, found by, picked by and drawn as."""
+    names = name_subjects(subjects)
     return [
         {
             "run": subject.run,
             "trained": subject.trained,
             "evaluated": subject.evaluated,
-            "words": " ".join([subject.label, subject.run, *_words(subject)]).lower(),
+            "words": f"{subject.label}, {subject.run}, {names[subject].detail}".lower(),
             "style": style,
         }
         for subject, style in series_styles(subjects).items()
     ]
-
-
-def _words(subject: Subject) -> list[str]:
-    return [f"{name.rpartition('/')[2]} {value}" for name, value in subject.described().items()]
 
 
 def _filters(subjects: list[Subject]) -> str:

@@ -20,7 +20,9 @@ function select() {
   const words = (document.getElementById("search")?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
   const alone = document.getElementById("only")?.checked && picked.size;
   for (const subject of subjects) {
-    subject.found = words.every((word) => subject.words.includes(word));
+    // A number is meant whole: rank 8 is not rank 128.
+    const own = subject.words.split(/[\s,]+/);
+    subject.found = words.every((word) => (/^\d+$/.test(word) ? own.includes(word) : subject.words.includes(word)));
     subject.rest = picked.size > 0 && !picked.has(subject.run);
     subject.shown = subject.found && !(alone && subject.rest) && !off.some((box) => box.value === subject[box.name]);
   }
