@@ -22,7 +22,7 @@ def markdown(title: str, tables: Sequence[Table], collection: Collection) -> str
     """
     parts = [
         f"# {_escape(title)}",
-        "Best values are **bold**; standard errors follow ±, 95 % "
+        "Best values, and all that are not clearly worse, are **bold**; standard errors follow ±, 95 % "
         "intervals are in brackets. Numbers in brackets are the files below that a row is "
         "from; `csv/` has the file and the place in it for every number.",
         *(f"> **Damaged, and not in this report: {_escape(f'{path}: {why}')}**" for path, why in collection.damaged),

@@ -28,7 +28,7 @@
   button("errors").dispatchEvent(new Event("click"));
   seen.errorBarsAfter = all("path.error").length;
 
-  change(one("search"), { value: "SE-attn 8" });
+  change(one("search"), { value: "FULL-attn 5" });
   seen.search = look();
   change(one("search"), { value: "nothing like it" });
   seen.nothing = { ...look(), text: section.querySelector("figure").textContent };

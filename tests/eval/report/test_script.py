@@ -101,7 +101,8 @@ def test_bars_of_errors_are_left_out_of_a_crowded_chart_until_asked_for(few):
 
 
 def test_search_narrows_runs_rows_and_lines(few):
-    assert few["search"]["rows"] == ["run3, rank 8"] and few["search"]["runs"] == ["run3"]
+    # A number is one that stands alone: neither that of run5, nor a part of another.
+    assert few["search"]["rows"] == ["run0, rank 5"] and few["search"]["runs"] == ["run0"]
     assert few["search"]["lines"] == ["MLLLL"]
     # Of the tables by rank only those are left that hold the run.
     assert few["search"]["sections"] == 3
