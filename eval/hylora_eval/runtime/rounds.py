@@ -2,8 +2,8 @@
 """Contenders that take turns: times, their spread, and ratios within a round.
 
 One round times each contender once, and a ratio is formed of two times of the same round, so that a machine that slows
-down slows both. Each round begins with the next contender, so that none is always the first, or the last. What runs out
-of memory leaves the point it ran out at, and nothing else.
+down slows both. Each round begins with the next contender, so that none is always the first or the last. What runs
+out of memory leaves the point it ran out at, and nothing else.
 """
 
 from __future__ import annotations
