@@ -78,7 +78,7 @@ def _shown(table: Table, baseline: str) -> Iterator[RenderableType]:
     headings = ["run", "perplexity" if table.kind == "perplexity" else "score", f"against {baseline}", "p", ""]
     if counted:
         headings += ["both", "baseline", "run", "none"]
-    shown = number_table(f"{table.title}", (*(["of"] if several else []), *headings), words=1 + several)
+    shown = number_table(table.title, (*(["of"] if several else []), *headings), words=1 + several)
     reasons: dict[str, list[str]] = {}
     for index, line in enumerate(table.lines):
         same = index and table.lines[index - 1].what == line.what
