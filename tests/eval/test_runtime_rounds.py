@@ -66,7 +66,10 @@ def test_each_contender_comes_first_as_often_and_times_stay_its_own():
     assert found[0].speedup.low == found[0].speedup.high == 2.0
 
 
-@pytest.mark.parametrize(("values", "low", "high"), [(5, None, None), (6, 0, 5), (8, 0, 7), (9, 1, 7), (30, 9, 20)])
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [(5, None, None), (6, 0, 5), (8, 0, 7), (9, 1, 7), (30, 9, 20), (2000, 955, 1044)],
+)
 def test_the_interval_of_a_median_is_that_of_the_tables(values, low, high):
     spread = Spread.of([float(value) for value in reversed(range(values))])
     assert (spread.low, spread.high) == (low, high)

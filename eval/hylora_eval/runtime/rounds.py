@@ -52,10 +52,11 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """Of a sequence of at least one value."""
         ordered = sorted(values)
-        # So many values below the median, or fewer, are too rare at each end.
-        beyond = missed = 0
-        while (missed := missed + math.comb(len(ordered), beyond)) <= 0.025 * 2 ** len(ordered):
+        # Fewer than so many values lie below the median in less than one of 40 cases, and likewise above.
+        beyond, cases = 0, 1
+        while 40 * cases <= 2 ** len(ordered):
             beyond += 1
+            cases += math.comb(len(ordered), beyond)
         interval = (ordered[beyond - 1], ordered[-beyond]) if beyond else (None, None)
         return cls(statistics.median(ordered), ordered[0], ordered[-1], *interval)
 
