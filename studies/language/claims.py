@@ -90,8 +90,9 @@ def judge(question: Question) -> Iterator[Judged]:
     """
     for claim in question.claims:
         for model in claim.get("models", question.settings):
-            better, than = (values(model, claim[name], claim["on"], question.seeds) for name in ("better", "than"))
-            sign = -1 if " nll" in claim["on"] else 1
+            on, seeds = claim["measure"], question.seeds
+            better, than = (values(model, claim[name], on, seeds) for name in ("better", "than"))
+            sign = -1 if " nll" in on else 1
             pairs = [sign * (better[seed] - than[seed]) for seed in better.keys() & than.keys()]
             if pairs:
                 difference = estimate(pairs)
