@@ -87,7 +87,8 @@ def test_the_record_has_what_a_rerun_needs(tmp_path, model, data):
     assert record["model"]["training_attention_options"]["chunk_size"] == 8
     assert record["model"]["training_context_length"] == 32
     assert record["attention"] == {"asked": "full", "name": "sdpa", "options": {}}
-    assert record["tokenizer"] == {"path": str(model), "vocabulary": 96, "special_tokens": False}
+    tokenizer = {"path": str(model), "vocabulary": 96, "special_tokens": False}
+    assert record["tokenizer"].pop("fingerprint") and record["tokenizer"] == tokenizer
     assert record["data"] | {"path": str(data), "documents": 2, "max_documents": 2, "max_tokens": 50} == record["data"]
     settings = {"lengths": [16, 32], "mode": "sliding", "stride": 8, "batch_size": 1, "bos": None}
     assert record["settings"] == settings
@@ -142,6 +143,17 @@ def test_attention_full_same_and_by_name(tmp_path, model, data):
         hylora.load(model), [d[: -(len(d) % 64) or None] for d in tokens_of(data, "a", "b", "d")], 64
     )
     assert same["results"][0]["nll"] == pytest.approx(expected.nll, abs=1e-6)
+
+
+@pytest.mark.parametrize("advised", [("same", "selection=token"), ("se_attn_recall",)])
+def test_the_advice_of_the_page_holds_for_chunks_that_vary_in_training(tmp_path, model, data, advised):
+    """Under options as the demo trains with, whose groups of queries fit the largest chunks alone."""
+    shutil.copytree(model, tmp_path / "run")
+    span = SpanConfig(block_size=8, top_k=4, chunk_size=(32, 64), query_group=64).to_dict()
+    hylora.RunManifest(attention="se_attn", span_attention=span, context_length=64).save(tmp_path / "run")
+    arguments = ["--attention", advised[0], *(part for pair in advised[1:] for part in ("--attention-option", pair))]
+    _, record = evaluate(tmp_path, "--model", tmp_path / "run", "--lengths", 64, "--data", data, *arguments)
+    assert record["attention"]["options"]["selection"] == "token"
 
 
 def test_an_adapter_is_evaluated_with_its_base(tmp_path, data, tokenizer):

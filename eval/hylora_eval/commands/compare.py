@@ -48,11 +48,12 @@ def compare(
     found = read_runs(runs)
     first = find_run(found, baseline)
     tables = compare_runs(found, first)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
     for table in tables:
         for part in _shown(table, first.name):
             console.print(part)
-    console.print(_closing(tables))
+    for sentence in _closing(tables):
+        console.print(sentence)
     if output is not None:
         Result(
             kind="compare",
@@ -76,8 +77,8 @@ def _shown(table: Table, baseline: str) -> Iterator[RenderableType]:
     counted = any(line.outcomes for line in table.lines)
     headings = ["run", "perplexity" if table.kind == "perplexity" else "score", f"against {baseline}", "p", ""]
     if counted:
-        headings += ["both right", "baseline alone", "run alone", "both wrong"]
-    shown = number_table(f"{table.title}", (*(["of"] if several else []), *headings), words=1 + several)
+        headings += ["both", "baseline", "run", "none"]
+    shown = number_table(table.title, (*(["of"] if several else []), *headings), words=1 + several)
     reasons: dict[str, list[str]] = {}
     for index, line in enumerate(table.lines):
         same = index and table.lines[index - 1].what == line.what
@@ -118,19 +119,17 @@ def _change(value: float, what: str) -> str:
     return f"{100 * math.expm1(min(value, 700)):+.2f}"
 
 
-def _closing(tables: list[Table]) -> str:
+def _closing(tables: list[Table]) -> Iterator[str]:
     """How sure all that is, in sentences."""
     differences = [line.difference for table in tables for line in table.lines if line.difference]
-    texts = []
     if differences:
         ways = [text for name, text in _METHODS.items() if name in {one.method for one in differences}]
         counts = sorted({table.comparisons for table in tables if table.comparisons})
-        of = number_of(counts[0], "comparison") if len(counts) == 1 else f"up to {counts[-1]} comparisons"
-        texts = [
-            "In brackets: 95 % intervals of differences between the same documents or samples, each by itself.",
-            f"p: {'; '.join(ways)}; corrected for the {of} of a table (Holm).",
-            f"Better and worse stand where it is below {LEVEL}, best where a run is clearly better than every other.",
-        ]
+        of = number_of(counts[0], "comparison") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} comparisons"
+        yield "In brackets: 95 % intervals of differences between the same documents or samples, each by itself."
+        yield f"p: {'; '.join(ways)}; corrected for the {of} of its table (Holm)."
+        yield f"Better and worse stand where p is below {LEVEL}, best where a run is clearly better than every other."
+    if any(line.outcomes for table in tables for line in table.lines):
+        yield "Both, baseline, run, none: samples with all answers right under both, one alone of the two, or none."
     if any(line.unpaired and line.unpaired.mean is not None for table in tables for line in table.lines):
-        texts.append("Unpaired intervals are as if from other items each: far wider, and nothing is marked by them.")
-    return " ".join(texts)
+        yield "Unpaired intervals are as if from other items each: far wider, and nothing is marked by them."

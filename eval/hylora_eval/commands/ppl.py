@@ -52,6 +52,7 @@ def ppl(
     """
     # Here, so that options are listed and refused without the seconds that these take to import.
     from hylora_eval.documents import DocumentSet, load_documents, load_token_file, tokens_sha256
+    from hylora_eval.fingerprints import describe_tokenizer
     from hylora_eval.perplexity import perplexity
     from hylora_eval.windows import check_windows
 
@@ -89,9 +90,7 @@ def ppl(
         result = evaluation.start(
             "perplexity",
             model,
-            tokenizer=None
-            if is_token_file
-            else {"path": tokenizer.name_or_path, "vocabulary": len(tokenizer), "special_tokens": False},
+            tokenizer=None if is_token_file else {**describe_tokenizer(tokenizer), "special_tokens": False},
             data={
                 **vars(source),
                 "bin_dtype": bin_dtype,

@@ -56,9 +56,13 @@ class Difference:
 
 
 def paired_ratio(
-    sums_a: Sequence[float], counts_a: Sequence[float], sums_b: Sequence[float], counts_b: Sequence[float]
+    sums_a: Sequence[float],
+    counts_a: Sequence[float],
+    sums_b: Sequence[float],
+    counts_b: Sequence[float],
+    higher_is_better: bool = False,
 ) -> Difference:
-    """Difference of two mean losses over the tokens of the same documents.
+    """Difference of two mean losses over the tokens of the same documents, or of two shares of items in them.
 
     The error is that of the jackknife over documents, with the degrees of freedom of the effective number of
     documents: intervals hold the difference about as often as they should with few and unequal documents too.
@@ -68,6 +72,7 @@ def paired_ratio(
         counts_a: these tokens.
         sums_b: likewise under the second model.
         counts_b: likewise.
+        higher_is_better: whether the sums count what is right.
 
     Raises:
         ValueError: if the documents are not the same, or fewer than two.
@@ -81,7 +86,7 @@ def paired_ratio(
     degrees = degrees_of_freedom(counts)
     reach = t_quantile(degrees) * error
     p = t_chance(mean / error, degrees) if error else float(mean == 0)
-    return Difference(mean, mean - reach, mean + reach, p, len(counts), "jackknife", higher_is_better=False)
+    return Difference(mean, mean - reach, mean + reach, p, len(counts), "jackknife", higher_is_better)
 
 
 def paired_scores(scores_a: Sequence[float], scores_b: Sequence[float]) -> Difference:

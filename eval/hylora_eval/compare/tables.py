@@ -26,8 +26,8 @@ class Line:
         difference: to the baseline; None for the baseline, and where the two cannot be paired.
         p: of the difference, corrected for all of the table (Holm); None without a difference.
         unpaired: why there is no difference.
-        outcomes: samples that both have wholly right, the baseline alone, this run alone, and neither; None where
-            there is no task or its samples are not the same.
+        outcomes: of a task, samples that both have wholly right, the baseline alone, this run alone, and neither;
+            None where its samples are not the same.
         best: whether the run is clearly better than every other.
     """
 
@@ -139,7 +139,7 @@ def _line(what: str, run: str, figure: Loss | Scores | None, baseline: Loss | Sc
     if isinstance(found, Unpaired):
         return Line(what, run, figure.value, unpaired=found)
     outcomes = None
-    if isinstance(figure, Scores) and len(figure.scores) == 1:
+    if isinstance(figure, Scores) and what not in AVERAGES:
         outcomes = right_and_wrong(baseline.scores[0], figure.scores[0])
     return Line(what, run, figure.value, found, outcomes=outcomes)
 

@@ -122,7 +122,7 @@ def test_the_command_shows_differences_and_writes_them(tmp_path, three):
     assert sum(line.endswith("│ better │") for line in result.stdout.splitlines()) == 2
     assert f"{100 * math.expm1(-0.01 - 0.001 * 170 / 430):+.2f} % [-1" in result.stdout
     said = " ".join(result.stdout.split())
-    assert "corrected for the 2 comparisons of a table (Holm)" in said
+    assert "corrected for the 2 comparisons of its table (Holm)" in said
     record = json.loads((tmp_path / "compare.json").read_text())
     assert (record["kind"], record["baseline"]) == ("compare", "base")
     assert [one["name"] for one in record["runs"]] == ["base", "better", "even"]
