@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw docs/images/report.png from the results in docs/benchmarks/report, and docs/images/needles.png from invented ones.
+"""Draw docs/images/report.png from docs/benchmarks/report, and docs/images/needles.png from invented results.
 
 The pictures are of pages in a headless Chromium. Run from the repository's root: `python docs/draw_report.py`.
 """
@@ -16,6 +16,7 @@ from statistics import fmean
 
 from hylora_eval.report.collect import collect
 from hylora_eval.report.write import write_report
+from hylora_eval.ruler.tasks import GROUPS
 
 IMAGES = Path("docs/images")
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -23,7 +24,7 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 SAMPLES = 100
 
-# Two readers: one sees the first 128 and the last 2048 tokens, the other everything, and overlooks more the more it is.
+# One reader sees the first 128 and the last 2048 tokens; the other sees everything, and overlooks more in the middle.
 READERS = {
     "window": lambda depth, length, luck: depth * length < 128 or (1 - depth) * length < 2048,
     "full": lambda depth, length, luck: luck > 0.03 * (length / 1024) * (1 - abs(2 * depth - 1)),
@@ -81,10 +82,9 @@ def picture(results: Path, name: str, title: str, size: tuple[int, int], style: 
 
 
 if __name__ == "__main__":
-    picture(
-        Path("docs/benchmarks/report"), "report.png", "The miniature, stretched from 64 to 256 tokens", (1060, 1900)
-    )
+    title = "The miniature, stretched from 64 to 256 tokens"
+    picture(Path("docs/benchmarks/report"), "report.png", title, (1060, 1730))
     with tempfile.TemporaryDirectory() as folder:
         invented(Path(folder))
-        only = "body > :not(main), section:not(#needles) { display: none }"
-        picture(Path(folder), "needles.png", "Needles", (900, 1130), only)
+        only = "body > :not(main), section:not(#needles) { display: none !important }"
+        picture(Path(folder), "needles.png", "Needles", (900, 1000), only)

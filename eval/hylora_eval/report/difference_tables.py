@@ -63,9 +63,9 @@ def _difference_table(table: Table, base: Subject) -> Table:
         table,
         slug=f"{table.slug}-difference",
         title=f"{table.title}: difference to {PurePath(base.run).name}",
-        caption=f"Each less {name}, in {unit}; {'lower' if is_loss else 'higher'} is better. 95 % intervals are over the same "
-        "documents or samples, where both files keep what was found in each. What is hard for both drops out, so "
-        "these tell much smaller differences than the intervals of the numbers themselves.",
+        caption=f"Each less {name}, in {unit}; {'lower' if is_loss else 'higher'} is better. 95 % intervals "
+        "are over the same documents or samples, where both files keep what was found in each. What is hard for both "
+        "drops out, so these tell much smaller differences than the intervals of the numbers themselves.",
         sections=sections,
         higher_is_better=None,
         y_label=f"difference ({'%' if is_loss else 'points'})",
