@@ -8,7 +8,7 @@ from statistics import fmean
 
 from hylora_eval.estimates import percent_interval
 from hylora_eval.report.apart import apart, numbered
-from hylora_eval.report.measurements import Measurement, Place
+from hylora_eval.report.measurements import Measurement
 from hylora_eval.report.names import name_subjects
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table
 from hylora_eval.ruler.tasks import GROUPS
@@ -16,7 +16,7 @@ from hylora_eval.ruler.tasks import GROUPS
 __all__ = ["depth_tables"]
 
 # Bands of depth, in per cent of the context: the first is its beginning.
-_BANDS = tuple((low, low + 10) for low in range(0, 100, 10))
+_BANDS = tuple(f"{low} to {low + 10}" for low in range(0, 100, 10))
 
 
 def depth_tables(measurements: list[Measurement]) -> list[Table]:
@@ -63,44 +63,44 @@ def _by_group(measurements: Iterator[Measurement]) -> Iterator[tuple[str, list[M
 
 
 def _rows(found: list[Measurement], lengths: list[float]) -> tuple[Row, ...]:
+    columns = [_bands([measurement for measurement in found if measurement.length == length]) for length in lengths]
     return tuple(
-        Row(
-            f"{low} to {high}",
-            "",
-            tuple(_cell([m for m in found if m.length == length], low, high) for length in lengths),
-            found[0].subject,
-        )
-        for low, high in _BANDS
+        Row(label, "", tuple(_cell(label, *column[band]) for column in columns), found[0].subject)
+        for band, label in enumerate(_BANDS)
     )
 
 
-def _cell(found: list[Measurement], low: float, high: float) -> Cell:
-    """The mean score of the samples with a needle in a band."""
-    scores: list[float] = []
-    places: dict[Place, None] = {}
+def _bands(found: list[Measurement]) -> list[tuple[list[float], list[Measurement]]]:
+    """For each band the scores of the samples with a needle in it, and the measurements that these are of."""
+    bands: list[tuple[list[float], list[Measurement]]] = [([], []) for _ in _BANDS]
     for measurement in found:
-        own = [
-            score
-            for score, depths in zip(measurement.figure.scores[0], measurement.depths, strict=True)
-            if any(low <= depth < high or depth == high == 100 for depth in depths)
-        ]
-        if own:
-            scores += own
-            places |= dict.fromkeys(measurement.places)
+        touched = set()
+        for score, depths in zip(measurement.figure.scores[0], measurement.depths, strict=True):
+            # The end of the context belongs to the last band.
+            own = {min(int(depth / 100 * len(_BANDS)), len(_BANDS) - 1) for depth in depths}
+            for band in own:
+                bands[band][0].append(score)
+            touched |= own
+        for band in touched:
+            bands[band][1].append(measurement)
+    return bands
+
+
+def _cell(label: str, scores: list[float], measurements: list[Measurement]) -> Cell:
     if not scores:
         return Cell(None)
     value = fmean(scores)
     return Cell(
         Measurement(
             kind="depth",
-            subject=found[0].subject,
-            item=f"depth {low} to {high}",
-            length=found[0].length,
+            subject=measurements[0].subject,
+            item=f"depth {label}",
+            length=measurements[0].length,
             value=value,
             error=None,
             interval=percent_interval(value, len(scores)),
             samples=len(scores),
-            places=tuple(places),
-            conditions=found[0].conditions,
+            places=tuple(place for measurement in measurements for place in measurement.places),
+            conditions=measurements[0].conditions,
         )
     )

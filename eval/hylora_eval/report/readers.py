@@ -114,13 +114,11 @@ def _depths(result: Result, samples: int, *keys: str | int) -> tuple[tuple[float
     count = len(result.pick(*keys, "depths", kind=list))
     if count != samples:
         raise ValueError(f"{pointer(*keys, 'depths')} has {count} lists, not one for each of {samples} samples")
-    found = []
     for index in range(count):
-        own = (*keys, "depths", index)
-        found.append(tuple(result.finite_number(*own, i) for i in range(len(result.pick(*own, kind=list)))))
-        if not all(0 <= depth <= 100 for depth in found[-1]):
-            raise ValueError(f"{pointer(*own)}={list(found[-1])} must be depths from 0 to 100 per cent")
-    return tuple(found)
+        own = result.pick(*keys, "depths", index, kind=list)
+        if not all(isinstance(depth, (int, float)) and 0 <= depth <= 100 for depth in own):
+            raise ValueError(f"{pointer(*keys, 'depths', index)}={own} must be depths from 0 to 100 per cent")
+    return tuple(map(tuple, result.pick(*keys, "depths", kind=list)))
 
 
 def _interval(result: Result, *keys: str | int) -> tuple[float, float] | None:

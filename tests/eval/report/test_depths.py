@@ -59,7 +59,7 @@ def test_results_without_depths_have_no_map(tmp_path):
     [
         ({"depths": [[1.0]]}, "results[0].depths has 1 lists, not one for each of 2 samples"),
         ({"depths": [[1.0], [101.0]]}, "results[0].depths[1]=[101.0] must be depths from 0 to 100 per cent"),
-        ({"depths": [[1.0], [float("nan")]]}, "results[0].depths[1][0]=nan must be a finite number"),
+        ({"depths": [[1.0], [float("nan")]]}, "results[0].depths[1]=[nan] must be depths from 0 to 100 per cent"),
         ({"depths": [[1.0], 2.0]}, "results[0].depths[1] is 2.0, not of type list"),
         ({"scores": [1.0]}, "results[0].scores has 1 numbers"),
     ],
