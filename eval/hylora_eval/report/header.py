@@ -34,12 +34,13 @@ def read_source(result: Result, number: int, path: Path, sha256: str) -> Source:
         path: of the file.
         sha256: of its bytes.
     """
-    created = result.get("created", result.get("date", ""))
+    name = "created" if "created" in result else "date"
+    created = result.get(name, "")
     if isinstance(created, (int, float)):
         try:
             created = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
         except (OverflowError, ValueError):
-            raise ValueError(f"date={created} is no time in seconds; put the time of the evaluation there") from None
+            raise ValueError(f"{name}={created} is no time in seconds; put that of the evaluation there") from None
     versions = dict(result["environment"]) if isinstance(result.get("environment"), dict) else {}
     # lm-eval's own files keep versions at the top.
     versions |= {name: result[f"{name}_version"] for name in _VERSIONS if result.get(f"{name}_version")}

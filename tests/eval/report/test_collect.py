@@ -59,7 +59,7 @@ def test_a_file_counts_once(tmp_path):
         (lambda record: record.pop("attention"), "attention is missing"),
         (lambda record: record["results"][0].update(perplexity=True), "results[0].perplexity is True"),
         (lambda record: record["model"].update(base_model=float("nan")), "model.base_model is nan, not of type str"),
-        (lambda record: record.update(created=float("inf")), "date=inf is no time in seconds"),
+        (lambda record: record.update(created=float("inf")), "created=inf is no time in seconds"),
         (
             lambda record: record["results"][0].update(low=1.0, high=2.0, mode="chunks", documents=None),
             "results[0].documents is None",
