@@ -33,8 +33,9 @@ def depth_tables(measurements: list[Measurement]) -> list[Table]:
         table = Table(
             slug="needles",
             title="Needles by depth and context length",
-            caption="Per cent found, and n samples that it is from. Depth is where a needle lies, in per cent of the "
-            "context from its beginning; a sample with several needles counts once in each band that holds one.",
+            caption="Per cent found, and n samples that it is from. Depth is where a needle lies (of VT, an "
+            "assignment), in per cent of the context from its beginning; a sample with several counts once in each "
+            "band that holds one.",
             conditions=conditions,
             stub="Depth (%)",
             columns=tuple(Column(str(length)) for length in lengths),

@@ -51,7 +51,7 @@ def _table(table: Table) -> str:
         f"{column.label}, {column.group}" if column.subject or labels.count(column.label) > 1 else column.label
         for column in table.columns
     ]
-    is_plain = table.subjects_in == "columns"
+    is_plain = not any(row.detail for section in table.sections for row in section.rows)
     head = [*([""] if several else []), table.stub, *([] if is_plain else [table.details]), *grouped, "files"]
     rows = []
     for section in table.sections:
