@@ -200,6 +200,9 @@ def _loss(result: Result, row: tuple[str, int]) -> Loss | None:
         return None
     bounds = [result.optional_number(*row, name) for name in ("low", "high")]
     error, documents = (result.optional_number(*row, name) for name in ("nll_standard_error", "documents"))
+    for name, value in (("perplexity", perplexity), *zip(("low", "high"), bounds, strict=True)):
+        if value is not None and value <= 0:
+            raise ValueError(f"{pointer(*row, name)}={value} must be above 0; measure it anew")
     nll, interval = math.log(perplexity), None
     if None not in bounds:
         interval = tuple(map(math.log, bounds))

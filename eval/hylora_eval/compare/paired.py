@@ -22,7 +22,7 @@ LEVEL = 0.05
 # Of 95 % intervals.
 _NORMAL = NormalDist().inv_cdf(0.975)
 # Bits up to which the distribution of a sum is counted out; beyond, with hundreds of samples, it is as good as normal.
-_EXACT_BITS = 2**22
+_EXACT_BITS = 2**20
 # Scores are whole multiples of one over up to so many parts: of 3, 4, 5 or 10 answers, and 60 holds all of these.
 _PARTS = 60
 
@@ -175,7 +175,9 @@ def _sign_flips(differences: Sequence[float]) -> float:
         return 1.0
     total, bits = sum(steps), len(steps) + 1
     if total * bits > _EXACT_BITS:
-        return math.erfc(observed / math.sqrt(2 * sum(step * step for step in steps)))
+        # Sums lie two steps apart, and the normal distribution between them: half of that is for those as large.
+        least = max(0, observed - math.gcd(*steps))
+        return math.erfc(least / math.sqrt(2 * sum(step * step for step in steps)))
     # One number for the whole distribution: its digits to the base of 2^bits say how many sets of steps make each sum.
     ways = 1
     for step in steps:
@@ -188,8 +190,9 @@ def _sign_flips(differences: Sequence[float]) -> float:
 
 def _whole_steps(differences: Sequence[float]) -> list[int]:
     """Differences as multiples of the largest step that has them all; of one point where none has."""
+    distinct = set(differences)
     for parts in range(1, _PARTS + 1):
-        steps = [one * parts / 100 for one in differences]
-        if all(abs(step - round(step)) < 1e-4 for step in steps):
-            return list(map(round, steps))
+        steps = {one: one * parts / 100 for one in distinct}
+        if all(abs(step - round(step)) < 1e-4 for step in steps.values()):
+            return [round(steps[one]) for one in differences]
     return list(map(round, differences))

@@ -24,6 +24,7 @@ def _perplexity(result: Result, source: Source) -> Iterator[Measurement]:
         "tokens": result.pick("data", "tokens_sha256", kind=str),
         "mode": result.pick("settings", "mode", kind=str),
         "stride": result.get_at("settings", "stride"),
+        "bos": result.get_at("settings", "bos"),
     }
     figures = read_figures(result)
     for keys in _rows(result):

@@ -96,6 +96,7 @@ def test_a_loss_that_is_not_finite_is_left_out():
     ("damaged", "message"),
     [
         (losses(document_tokens=[1, 2]), r"results\[0\].document_tokens must have a number for each of 4 documents"),
+        (losses(perplexity=0.0), r"results\[0\].perplexity=0.0 must be above 0"),
         (losses(document_nll=[1, 2, "x", 4]), r"results\[0\].document_nll\[2\] is 'x'"),
         (Result(kind="perplexity", results=[{"length": 8, "perplexity": 2.0}], settings={"mode": "chunks"}), "data"),
     ],

@@ -113,7 +113,7 @@ def test_many_samples_are_tested_as_counting_would():
     _, alone_a, alone_b, _ = right_and_wrong(first, second)
     tail = sum(comb(alone_a + alone_b, right) for right in range(min(alone_a, alone_b) + 1))
     assert paired_scores(first, second).p == pytest.approx(
-        float(Fraction(2 * tail, 2 ** (alone_a + alone_b))), abs=5e-3
+        float(Fraction(2 * tail, 2 ** (alone_a + alone_b))), abs=1e-4
     )
 
 
