@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -14,69 +13,17 @@ from transformers import PreTrainedTokenizerBase
 
 from hylora.runs.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from hylora.training.evaluation import evaluation_mode
-from hylora_eval.fingerprints import describe_attention, text_sha256
+from hylora_eval.fingerprints import describe_attention
 from hylora_eval.ruler.answering import Answerer
 from hylora_eval.ruler.counting import prompt_tokens
 from hylora_eval.ruler.generation import check_generation, generate
 from hylora_eval.ruler.haystack import Haystack, load_haystack
+from hylora_eval.ruler.outcome import LengthResult, TaskResult
 from hylora_eval.ruler.predictions import Prediction, Predictions
 from hylora_eval.ruler.records import Record
-from hylora_eval.ruler.scoring import Score, group_scores, score_task
 from hylora_eval.ruler.tasks import resolve_tasks
 
-__all__ = ["LengthResult", "TaskResult", "evaluate"]
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """How a model did on one task.
-
-    Attributes:
-        score: mean score, its standard error, samples and empty predictions.
-        shortest: tokens of the shortest sample, its answer's room included.
-        longest: of the longest.
-        prompts_sha256: over the hashes of all prompts: equal where two evaluations asked the same.
-        seconds: spent answering, over all runs that took part.
-        haystack: name of the prose around needles; None where there is none.
-        sentences: how it was split.
-    """
-
-    score: Score
-    shortest: int
-    longest: int
-    prompts_sha256: str
-    seconds: float
-    haystack: str | None
-    sentences: str | None
-
-
-@dataclass(frozen=True)
-class LengthResult:
-    """How a model did at one length.
-
-    Attributes:
-        length: tokens asked for.
-        tasks: result of each task.
-        averages: the averages of chapter 6 for which all tasks are there (see `group_scores`).
-        batch_size: prompts that were answered at once.
-    """
-
-    length: int
-    tasks: dict[str, TaskResult]
-    averages: dict[str, Score]
-    batch_size: int
-
-    def task_rows(self) -> list[dict[str, Any]]:
-        """A row of plain JSON types for each task: its name, the length, and the fields of its score and result."""
-        rows = []
-        for name, result in self.tasks.items():
-            values = asdict(result)
-            rows.append({"task": name, "length": self.length, **values.pop("score"), **values})
-        return rows
-
-    def average_rows(self) -> list[dict[str, Any]]:
-        """The same for each average, with its name as "group"."""
-        return [{"group": name, "length": self.length, **asdict(score)} for name, score in self.averages.items()]
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -165,8 +112,7 @@ def evaluate(
                 records = generate(name, tokenizer, length, samples, **options)
                 report = None if progress is None else _reporter(progress, length, name, samples)
                 done[name] = _evaluate_task(answerer, tokenizer, length, records, batch_size, kept, report)
-            averages = group_scores({name: result.score for name, result in done.items()})
-            results.append(LengthResult(length, done, averages, batch_size))
+            results.append(LengthResult(length, done, batch_size))
     return results
 
 
@@ -180,7 +126,7 @@ def _evaluate_task(
     report: Callable[[int], None] | None,
 ) -> TaskResult:
     task = records[0].task
-    hashes = [text_sha256(record.prompt) for record in records]
+    hashes = [record.prompt_sha256 for record in records]
     made = kept.of(length, task, hashes)
     for start in range(0, len(records), batch_size):
         if report is not None:
@@ -202,15 +148,7 @@ def _evaluate_task(
     if report is not None:
         report(len(records))
     ordered = [made[record.index] for record in records]
-    return TaskResult(
-        score=score_task(task, [one.prediction for one in ordered], [record.outputs for record in records]),
-        shortest=min(record.length for record in records),
-        longest=max(record.length for record in records),
-        prompts_sha256=text_sha256("".join(hashes)),
-        seconds=round(sum(one.seconds for one in ordered), 3),
-        haystack=records[0].haystack,
-        sentences=records[0].sentences,
-    )
+    return TaskResult.of(records, [one.prediction for one in ordered], sum(one.seconds for one in ordered))
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:

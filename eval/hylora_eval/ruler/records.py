@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hylora.files import write_atomically
+from hylora_eval.fingerprints import text_sha256
 from hylora_eval.ruler.counting import leading_tokens
 from hylora_eval.ruler.tasks import TASKS
 
@@ -56,6 +57,11 @@ class Record:
     def prompt(self) -> str:
         """What a model reads."""
         return self.input + self.answer_prefix
+
+    @property
+    def prompt_sha256(self) -> str:
+        """SHA-256 of the prompt."""
+        return text_sha256(self.prompt)
 
     @property
     def depths(self) -> tuple[float, ...]:
