@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hylora_eval.ruler.common_words import CommonWords
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.exact import CountedWrongError, exact_drafts
+from hylora_eval.ruler.exact import exact_drafts
 from hylora_eval.ruler.family import Draft, Family
 from hylora_eval.ruler.frequent_words import FrequentWords
 from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
@@ -143,11 +143,8 @@ def _draw(
     """Draw samples, and let `take` have as many as it wants."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
     build = partial(_build_family, TASKS[task], length, material)
-    rest = (length, samples, seed, progress or (lambda done: None))
-    try:
-        return take(drafts(TASKS[task], build, TokenCounter(tokenizer), *rest))
-    except CountedWrongError:
-        return take(drafts(TASKS[task], build, TokenCounter(tokenizer, by_parts=False), *rest))
+    report = progress or (lambda done: None)
+    return take(drafts(TASKS[task], build, TokenCounter(tokenizer), length, samples, seed, report))
 
 
 def _material(
