@@ -29,10 +29,17 @@ def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return []
 
 
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The tokens of a prompt as a model reads it."""
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, leading: bool = True) -> list[int]:
+    """The tokens of a prompt as a model reads it.
+
+    Args:
+        tokenizer: any transformers tokenizer.
+        prompt: its text.
+        leading: put the tokenizer's special tokens first; a chat template has brought its own.
+    """
     # `verbose` would warn that a prompt exceeds the model's context, which is the point here.
-    return leading_tokens(tokenizer) + tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    return leading_tokens(tokenizer) + ids if leading else ids
 
 
 class TokenCounter:
@@ -43,11 +50,12 @@ class TokenCounter:
 
     Args:
         tokenizer: any transformers tokenizer.
+        leading: count the special tokens that it puts first.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, leading: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._leading = len(leading_tokens(tokenizer))
+        self._leading = len(leading_tokens(tokenizer)) if leading else 0
         self._known: dict[str, int] = {}
 
     def plain(self, text: str) -> int:

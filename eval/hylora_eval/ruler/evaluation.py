@@ -15,7 +15,6 @@ from hylora.runs.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from hylora.training.evaluation import evaluation_mode
 from hylora_eval.fingerprints import describe_attention
 from hylora_eval.ruler.answering import Answerer
-from hylora_eval.ruler.counting import prompt_tokens
 from hylora_eval.ruler.generation import check_generation, generate
 from hylora_eval.ruler.haystack import Haystack, load_haystack
 from hylora_eval.ruler.outcome import LengthResult, TaskResult
@@ -40,6 +39,7 @@ def evaluate(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
+    chat_template: bool = False,
     predictions: str | os.PathLike | None = None,
     progress: Callable[[int, str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
@@ -58,7 +58,7 @@ def evaluate(
         seed: of the samples.
         batch_size: prompts to answer at once. Those of a batch are padded on the left; if the model is found not to
             honour padding, prompts are answered one by one.
-        mode, haystack, sentences, qa_files, more_words: as for `generate`.
+        mode, haystack, sentences, qa_files, more_words, chat_template: as for `generate`.
         predictions: a file to keep predictions in as they are made. If it exists, what it holds is not made again:
             further lengths, tasks or samples may be asked for, but what predictions depend on must not have changed.
         progress: called with (length, task, samples done, samples in all), also with 0 done before the first.
@@ -86,6 +86,7 @@ def evaluate(
         "sentences": sentences,
         "qa_files": qa_files,
         "more_words": more_words,
+        "chat_template": chat_template,
     }
     for length in lengths:
         for name in names:
@@ -102,6 +103,7 @@ def evaluate(
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "seed": seed,
             "mode": mode,
+            "chat_template": chat_template,
             "batch_size": batch_size,
         }
         kept = Predictions(settings, predictions)
@@ -136,7 +138,7 @@ def _evaluate_task(
         if all(record.index in made for record in batch):
             continue
         started = time.perf_counter()
-        prompts = [prompt_tokens(tokenizer, record.prompt) for record in batch]
+        prompts = [record.tokens(tokenizer) for record in batch]
         answers = answerer.answer(prompts, batch[0].tokens_to_generate)
         seconds = (time.perf_counter() - started) / len(batch)
         new = [

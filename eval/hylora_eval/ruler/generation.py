@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hylora_eval.ruler.chat import Chat, ChatTemplate
 from hylora_eval.ruler.common_words import CommonWords
 from hylora_eval.ruler.counting import TokenCounter
 from hylora_eval.ruler.exact import exact_drafts
@@ -28,7 +29,6 @@ from hylora_eval.ruler.words import read_words
 __all__ = ["MODES", "check_generation", "generate"]
 
 MODES = ("exact", "strict")
-T = TypeVar("T")
 
 
 def generate(
@@ -43,6 +43,7 @@ def generate(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
+    chat_template: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Record]:
     """Generate samples of a RULER task.
@@ -65,6 +66,8 @@ def generate(
         sentences: how prose is split, as for `sentence_splitter`.
         qa_files: for "qa_1" and "qa_2", the paths of SQuAD's and HotpotQA's JSON files.
         more_words: a file for `read_words`, for cwe at lengths that need more than the 8166 words of wonderwords.
+        chat_template: put the tokenizer's own chat template around each question (under "exact" only); it is
+            part of the length.
         progress: called with the number of samples done, after each.
 
     Returns:
@@ -76,8 +79,10 @@ def generate(
         ImportError: if wonderwords is not installed.
         OSError: if a file cannot be read.
     """
-    material = _material(task, length, samples, mode, haystack, sentences, qa_files, more_words)
-    drafts = _draw(list, task, material, tokenizer, length, samples, seed, mode, progress)
+    material = _material(
+        task, tokenizer, length, samples, mode, haystack, sentences, qa_files, more_words, chat_template
+    )
+    drafts = list(_draw(task, material, tokenizer, length, samples, seed, mode, progress))
     kept, essay = TASKS[task].tokens_to_generate, material.essay
     return [
         Record(
@@ -93,6 +98,7 @@ def generate(
             haystack=None if essay is None else essay.haystack.name,
             sentences=None if essay is None else essay.splitter.name,
             evidence=draft.evidence,
+            chat_template=chat_template,
         )
         for index, (draft, tokens) in enumerate(drafts)
     ]
@@ -110,8 +116,8 @@ def check_generation(
     Raises:
         ValueError, ImportError, OSError: as `generate` would.
     """
-    material = _material(task, length, samples, mode, **options)
-    _draw(next, task, material, tokenizer, length, samples, seed, mode)
+    material = _material(task, tokenizer, length, samples, mode, **options)
+    next(_draw(task, material, tokenizer, length, samples, seed, mode))
 
 
 @dataclass(frozen=True)
@@ -122,15 +128,16 @@ class _Material:
         essay: prose.
         questions: a file of questions and documents.
         more_words: words for long lists.
+        chat: what is put around every sample.
     """
 
     essay: Essay | None = None
     questions: QuestionFile | None = None
     more_words: Sequence[str] = ()
+    chat: ChatTemplate | None = None
 
 
 def _draw(
-    take: Callable[[Iterator[tuple[Draft, int]]], T],
     task: str,
     material: _Material,
     tokenizer: PreTrainedTokenizerBase,
@@ -139,16 +146,17 @@ def _draw(
     seed: int,
     mode: str,
     progress: Callable[[int], None] | None = None,
-) -> T:
-    """Draw samples, and let `take` have as many as it wants."""
+) -> Iterator[tuple[Draft, int]]:
+    """Samples and the tokens of their prompts."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
     build = partial(_build_family, TASKS[task], length, material)
-    report = progress or (lambda done: None)
-    return take(drafts(TASKS[task], build, TokenCounter(tokenizer), length, samples, seed, report))
+    counter = TokenCounter(tokenizer, leading=material.chat is None)
+    return drafts(TASKS[task], build, counter, length, samples, seed, progress or (lambda done: None))
 
 
 def _material(
     task: str,
+    tokenizer: PreTrainedTokenizerBase,
     length: int,
     samples: int,
     mode: str,
@@ -156,6 +164,7 @@ def _material(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
+    chat_template: bool = False,
 ) -> _Material:
     """Check the arguments of `generate` and read the files."""
     if task not in TASKS:
@@ -165,16 +174,20 @@ def _material(
     for field, value in (("length", length), ("samples", samples)):
         if value < 1:
             raise ValueError(f"{field}={value} must be at least 1")
+    if chat_template and mode == "strict":
+        raise ValueError("mode='strict' repeats the official prompts, which have no chat template; use mode='exact'")
+    material = _Material(chat=ChatTemplate(tokenizer) if chat_template else None)
     if TASKS[task].needs_essay:
-        return _Material(essay=Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict"))
+        essay = Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict")
+        return replace(material, essay=essay)
     if TASKS[task].family == "questions":
         file = load_questions(task, (qa_files or {}).get(task))
         if samples > len(file.questions):
             raise ValueError(f"samples={samples}, but the file of {task} has {len(file.questions)} questions")
-        return _Material(questions=file)
+        return replace(material, questions=file)
     if TASKS[task].family == "common_words" and more_words is not None:
-        return _Material(more_words=read_words(more_words))
-    return _Material()
+        return replace(material, more_words=read_words(more_words))
+    return material
 
 
 def _build_family(task: Task, length: int, material: _Material, example: Callable[[], Draft]) -> Family:
@@ -183,15 +196,18 @@ def _build_family(task: Task, length: int, material: _Material, example: Callabl
     Raises:
         ValueError: if the length is too small for any sample.
     """
+    family: Family
     match task.family:
         case "needles":
-            return Needles(task, material.essay)
+            family = Needles(task, material.essay)
         case "variables":
-            return Variables(example())
+            family = Variables(example())
         case "common_words":
-            return CommonWords(length, material.more_words)
+            family = CommonWords(length, material.more_words)
         case "frequent_words":
-            return FrequentWords(length - task.tokens_to_generate)
+            family = FrequentWords(length - task.tokens_to_generate)
         case "questions":
-            return Questions(task.name, material.questions)
-    raise AssertionError(task.family)
+            family = Questions(task.name, material.questions)
+        case _:
+            raise AssertionError(task.family)
+    return family if material.chat is None else Chat(family, material.chat)
