@@ -17,7 +17,7 @@ from hylora_eval.fingerprints import text_sha256
 from hylora_eval.ruler.counting import leading_tokens, prompt_tokens
 from hylora_eval.ruler.tasks import TASKS
 
-__all__ = ["Record", "load_records", "save_records"]
+__all__ = ["Record", "load_records", "read_record", "save_records"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def load_records(path: str | os.PathLike, task: str | None = None) -> list[Recor
                 continue
             try:
                 values = json.loads(line)
-                records.append(_record(values, task or values.get("task") or path.parent.name, len(records)))
+                records.append(read_record(values, task or values.get("task") or path.parent.name, len(records)))
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"line {number} of {str(path)!r} is not a record with input, outputs and length: "
@@ -137,13 +137,24 @@ def load_records(path: str | os.PathLike, task: str | None = None) -> list[Recor
     return records
 
 
-def _record(values: dict[str, Any], task: str, line: int) -> Record:
+def read_record(values: dict[str, Any], task: str, number: int) -> Record:
+    """The record in a line of a file.
+
+    Args:
+        values: of the line.
+        task: which task it belongs to.
+        number: of the sample, where the line does not say.
+
+    Raises:
+        ValueError: if the task is not known.
+        KeyError: if a field is missing.
+    """
     if task not in TASKS:
         raise ValueError(f"the records do not say their task, and {task!r} is none; give one of {', '.join(TASKS)}")
     known = {field.name for field in fields(Record)}
     own = {key: value for key, value in values.items() if key in known} if "mode" in values else {}
     shared = {
-        "index": own.get("index", line),
+        "index": own.get("index", number),
         "task": task,
         "input": values["input"],
         "answer_prefix": values.get("answer_prefix", ""),
