@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +40,9 @@ def ruler(
     kept = None if output is None else output.with_name(output.name + ".predictions.jsonl")
     evaluation.check_outputs(goes_on=kept is not None and kept.exists())
     tokenizer = evaluation.options.load_tokenizer()
-    drawing.check(tokenizer)
+    # Each once, though lengths are evaluated one by one.
+    note = cache(evaluation.note)
+    drawing.check(tokenizer, note)
 
     model = evaluation.options.load_model()
     result = evaluation.start(
@@ -65,7 +68,7 @@ def ruler(
                     **drawing.options,
                     predictions=kept,
                     progress=lambda length, task, done, total, bar=bar: bar(f"{length} {task}")(done, total),
-                    note=evaluation.note,
+                    note=note,
                 )
             result["results"] += found.task_rows()
             result["averages"] += found.average_rows()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,10 +48,10 @@ def generate(
     for path in (output, _beside(output)):
         check_output(path, overwrite)
     reader = find_tokenizer(tokenizer, read_manifest(tokenizer, revision), revision)
-    drawing.check(reader)
+    evaluation = Evaluation(None)
+    drawing.check(reader, cache(evaluation.note))
 
     def samples() -> Iterator[tuple[int, list[Record]]]:
-        evaluation = Evaluation(None)
         for length in drawing.lengths:
             with evaluation.progress() as bar:
                 for name in drawing.names:

@@ -76,8 +76,12 @@ class Drawing:
             "chat_template": self.chat_template,
         }
 
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, tokenizer: PreTrainedTokenizerBase, note: Callable[[str], None]) -> None:
         """Find out before a long evaluation whether all samples can be drawn.
+
+        Args:
+            tokenizer: of the model.
+            note: called with a sentence where scores will mean less than they seem.
 
         Raises:
             ValueError, ImportError, OSError: as `generate` would.
@@ -86,7 +90,8 @@ class Drawing:
 
         for length in self.lengths:
             for name in self.names:
-                check_generation(name, tokenizer, length, self.samples, **self.options)
+                for caution in check_generation(name, tokenizer, length, self.samples, **self.options):
+                    note(caution)
 
     def settings(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What results record of the samples, as plain JSON types."""

@@ -72,7 +72,7 @@ class Chat(Family):
     def __init__(self, family: Family, template: ChatTemplate) -> None:
         self._family, self._template = family, template
         self.name, self.unit = family.name, family.unit
-        self.smallest, self.largest = family.smallest, family.largest
+        self.smallest, self.largest, self.useful = family.smallest, family.largest, family.useful
 
     def draw(self, size: int, streams: Streams) -> Draft:
         return self._template.wrap(self._family.draw(size, streams))

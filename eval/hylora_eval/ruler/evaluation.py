@@ -62,7 +62,7 @@ def evaluate(
         predictions: a file to keep predictions in as they are made. If it exists, what it holds is not made again:
             further lengths, tasks or samples may be asked for, but what predictions depend on must not have changed.
         progress: called with (length, task, samples done, samples in all), also with 0 done before the first.
-        note: called with a sentence where something is done otherwise than asked.
+        note: called with a sentence where something is done otherwise than asked, or scores mean less than they seem.
 
     Returns:
         The result at each length, in the order of `lengths`.
@@ -88,16 +88,17 @@ def evaluate(
         "more_words": more_words,
         "chat_template": chat_template,
     }
+    note = note or (lambda text: None)
     for length in lengths:
         for name in names:
-            check_generation(name, tokenizer, length, samples, **options)
+            for caution in check_generation(name, tokenizer, length, samples, **options):
+                note(caution)
 
     with evaluation_mode(model):
         answerer = Answerer(model, tokenizer)
         if batch_size > 1 and not answerer.honours_padding():
             batch_size = 1
-            if note is not None:
-                note("this model answers a padded prompt otherwise than the prompt alone, so prompts go one by one")
+            note("this model answers a padded prompt otherwise than the prompt alone, so prompts go one by one")
         settings = {
             **_describe(model),
             "tokenizer": tokenizer_fingerprint(tokenizer),

@@ -51,12 +51,14 @@ class Family(ABC):
         unit: what the size counts.
         smallest: the fewest units a sample can have.
         largest: the most, or None.
+        useful: the fewest that keep a guess from scoring well, where that is more than the smallest.
     """
 
     name: str
     unit: str
     smallest: int
     largest: int | None = None
+    useful: int | None = None
 
     @abstractmethod
     def draw(self, size: int, streams: Streams) -> Draft:

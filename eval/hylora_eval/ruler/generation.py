@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hylora_eval.ruler.cautions import cautions
 from hylora_eval.ruler.chat import Chat, ChatTemplate
 from hylora_eval.ruler.common_words import CommonWords
 from hylora_eval.ruler.counting import TokenCounter
@@ -21,9 +22,10 @@ from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_
 from hylora_eval.ruler.needles import Needles
 from hylora_eval.ruler.questions import QuestionFile, Questions, load_questions
 from hylora_eval.ruler.records import Record
+from hylora_eval.ruler.streams import SampleStreams
 from hylora_eval.ruler.strict import strict_drafts
 from hylora_eval.ruler.tasks import TASKS, Task
-from hylora_eval.ruler.variables import Variables
+from hylora_eval.ruler.variables import ExampleChain, Variables
 from hylora_eval.ruler.words import read_words
 
 __all__ = ["MODES", "check_generation", "generate"]
@@ -106,18 +108,25 @@ def generate(
 
 def check_generation(
     task: str, tokenizer: PreTrainedTokenizerBase, length: int, samples: int, seed: int, mode: str, **options: Any
-) -> None:
+) -> list[str]:
     """Find out before a long evaluation whether samples can be generated.
 
     Args:
         task, tokenizer, length, samples, seed, mode: as for `generate`.
         **options: its other arguments.
 
+    Returns:
+        Sentences on what to beware of in the scores.
+
     Raises:
         ValueError, ImportError, OSError: as `generate` would.
     """
     material = _material(task, tokenizer, length, samples, mode, **options)
     next(_draw(task, material, tokenizer, length, samples, seed, mode))
+    family = _build_family(
+        TASKS[task], length, material, example=lambda: ExampleChain().draw(ExampleChain.smallest, SampleStreams(task))
+    )
+    return cautions(TASKS[task], family, tokenizer, _counter(tokenizer, material), length, samples)
 
 
 @dataclass(frozen=True)
@@ -150,8 +159,12 @@ def _draw(
     """Samples and the tokens of their prompts."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
     build = partial(_build_family, TASKS[task], length, material)
-    counter = TokenCounter(tokenizer, leading=material.chat is None)
+    counter = _counter(tokenizer, material)
     return drafts(TASKS[task], build, counter, length, samples, seed, progress or (lambda done: None))
+
+
+def _counter(tokenizer: PreTrainedTokenizerBase, material: _Material) -> TokenCounter:
+    return TokenCounter(tokenizer, leading=material.chat is None)
 
 
 def _material(
