@@ -19,6 +19,7 @@ from hylora_eval.ruler.exact import exact_drafts
 from hylora_eval.ruler.family import Draft, Family
 from hylora_eval.ruler.frequent_words import FrequentWords
 from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
+from hylora_eval.ruler.implied import Implied
 from hylora_eval.ruler.needles import Needles
 from hylora_eval.ruler.questions import QuestionFile, Questions, load_questions
 from hylora_eval.ruler.records import Record
@@ -187,7 +188,9 @@ def _material(
     for field, value in (("length", length), ("samples", samples)):
         if value < 1:
             raise ValueError(f"{field}={value} must be at least 1")
-    if chat_template and mode == "strict":
+    if mode == "strict" and not TASKS[task].is_official:
+        raise ValueError(f"{task} is no task of the official generator, whose prompts are repeated; use mode='exact'")
+    if mode == "strict" and chat_template:
         raise ValueError("mode='strict' repeats the official prompts, which have no chat template; use mode='exact'")
     material = _Material(chat=ChatTemplate(tokenizer) if chat_template else None)
     if TASKS[task].needs_essay:
@@ -213,6 +216,8 @@ def _build_family(task: Task, length: int, material: _Material, example: Callabl
     match task.family:
         case "needles":
             family = Needles(task, material.essay)
+        case "implied":
+            family = Implied(task, material.essay)
         case "variables":
             family = Variables(example())
         case "common_words":
