@@ -104,7 +104,8 @@ def evaluate(
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "seed": seed,
             "mode": mode,
-            "chat_template": chat_template,
+            # None as in files from before there was one.
+            "chat_template": chat_template or None,
             "batch_size": batch_size,
         }
         kept = Predictions(settings, predictions)
