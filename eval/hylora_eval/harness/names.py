@@ -45,7 +45,7 @@ TASK_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _RULER = re.compile(r"hylora-ruler(?::(?P<tasks>[\w-]+))?@(?P<length>\d+)")
 _BABILONG = re.compile(r"(?P<task>babilong(?:_qa\d+)?)@(?P<length>\w+)")
-# Lengths of BABILong's data, in tokens of GPT-4, and its tasks at all of them.
+# Lengths of BABILong's data, in tokens of another tokenizer, and its tasks at all of them.
 BABILONG_LENGTHS = ("0k", "1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k")
 BABILONG_TASKS = tuple(f"babilong_qa{number}" for number in range(1, 6))
 
