@@ -18,7 +18,7 @@ from hylora_eval.results import Result
 __all__ = ["ruler", "ruler_tables"]
 
 
-@evaluation_command()
+@evaluation_command(together=True)
 @with_drawing
 def ruler(
     evaluation: Evaluation,
@@ -53,7 +53,7 @@ def ruler(
         results=[],
         averages=[],
     )
-    if kept is not None and evaluation.overwrite:
+    if kept is not None and evaluation.overwrite and evaluation.processes.is_main:
         kept.unlink(missing_ok=True)
     with evaluation.shown(ruler_tables):
         for length in drawing.lengths:
@@ -69,6 +69,7 @@ def ruler(
                     predictions=kept,
                     progress=lambda length, task, done, total, bar=bar: bar(f"{length} {task}")(done, total),
                     note=note,
+                    processes=evaluation.processes,
                 )
             result["results"] += found.task_rows()
             result["averages"] += found.average_rows()

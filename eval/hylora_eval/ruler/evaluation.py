@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from hylora.runs.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from hylora.training.evaluation import evaluation_mode
 from hylora_eval.fingerprints import describe_attention
+from hylora_eval.processes import ALONE, Processes
 from hylora_eval.ruler.answering import Answerer
 from hylora_eval.ruler.generation import check_generation, generate
 from hylora_eval.ruler.haystack import Haystack, load_haystack
@@ -43,6 +44,7 @@ def evaluate(
     predictions: str | os.PathLike | None = None,
     progress: Callable[[int, str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
 ) -> list[LengthResult]:
     """Evaluate a model on RULER.
 
@@ -63,6 +65,8 @@ def evaluate(
             further lengths, tasks or samples may be asked for, but what predictions depend on must not have changed.
         progress: called with (length, task, samples done, samples in all), also with 0 done before the first.
         note: called with a sentence where something is done otherwise than asked, or scores mean less than they seem.
+        processes: over which the prompts are dealt. All call this with the same arguments and models, and all get the
+            whole result; the main one keeps predictions.
 
     Returns:
         The result at each length, in the order of `lengths`.
@@ -96,7 +100,7 @@ def evaluate(
 
     with evaluation_mode(model):
         answerer = Answerer(model, tokenizer)
-        if batch_size > 1 and not answerer.honours_padding():
+        if batch_size > 1 and not processes.on_main(answerer.honours_padding):
             batch_size = 1
             note("this model answers a padded prompt otherwise than the prompt alone, so prompts go one by one")
         settings = {
@@ -108,14 +112,14 @@ def evaluate(
             "chat_template": chat_template or None,
             "batch_size": batch_size,
         }
-        kept = Predictions(settings, predictions)
+        kept = processes.on_all(lambda: Predictions(settings, predictions if processes.is_main else None))
         results = []
         for length in lengths:
             done = {}
             for name in names:
                 records = generate(name, tokenizer, length, samples, **options)
                 report = None if progress is None else _reporter(progress, length, name, samples)
-                done[name] = _evaluate_task(answerer, tokenizer, length, records, batch_size, kept, report)
+                done[name] = _evaluate_task(answerer, tokenizer, length, records, batch_size, kept, report, processes)
             results.append(LengthResult(length, done, batch_size))
     return results
 
@@ -128,26 +132,33 @@ def _evaluate_task(
     batch_size: int,
     kept: Predictions,
     report: Callable[[int], None] | None,
+    processes: Processes,
 ) -> TaskResult:
     task = records[0].task
     hashes = [record.prompt_sha256 for record in records]
-    made = kept.of(length, task, hashes)
-    for start in range(0, len(records), batch_size):
-        if report is not None:
-            report(start)
-        # The same batches whenever an evaluation was interrupted: rounding may depend on who shares one.
-        batch = records[start : start + batch_size]
-        if all(record.index in made for record in batch):
-            continue
+    made = processes.on_main(lambda: kept.of(length, task, hashes))
+    # The same batches whenever an evaluation was interrupted, and however many processes share them: rounding may
+    # depend on who shares one.
+    batches = [records[start : start + batch_size] for start in range(0, len(records), batch_size)]
+    missing = [batch for batch in batches if not all(record.index in made for record in batch)]
+
+    def answer(batch: Sequence[Record]) -> list[Prediction]:
         started = time.perf_counter()
         prompts = [record.tokens(tokenizer) for record in batch]
         answers = answerer.answer(prompts, batch[0].tokens_to_generate)
         seconds = (time.perf_counter() - started) / len(batch)
-        new = [
+        return [
             Prediction(length, task, record.index, hashes[record.index], answer.text, answer.tokens, round(seconds, 4))
             for record, answer in zip(batch, answers, strict=True)
         ]
-        kept.add(new)
+
+    for start in range(0, len(missing), processes.count):
+        if report is not None:
+            report(len(made))
+        # A batch for each process, as long as there are any.
+        mine = missing[start : start + processes.count][processes.index : processes.index + 1]
+        new = processes.gathered(lambda mine=mine: [one for batch in mine for one in answer(batch)])
+        processes.on_main(lambda new=new: kept.add(new))
         made.update({prediction.index: prediction for prediction in new})
     if report is not None:
         report(len(records))
