@@ -7,8 +7,9 @@ import random
 import uuid
 from itertools import pairwise
 
-from hylora_eval.ruler.family import Draft, Family, find_all
+from hylora_eval.ruler.family import Draft, find_all
 from hylora_eval.ruler.haystack import Essay
+from hylora_eval.ruler.official import SearchedFamily
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.words import key_words
@@ -21,7 +22,7 @@ NEEDLE = "One of the special magic {kind} for {key} is: {value}."
 DEPTHS = tuple(round(100 * step / 39) for step in range(40))
 
 
-class Needles(Family):
+class Needles(SearchedFamily):
     """The eight tasks niah_*.
 
     Args:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.family import Draft, Family
+from hylora_eval.ruler.family import Draft
+from hylora_eval.ruler.official import OfficialFamily
 from hylora_eval.ruler.streams import OfficialStreams
 from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.variables import EXAMPLE_TOKENS, ExampleChain
@@ -16,7 +17,7 @@ __all__ = ["strict_drafts"]
 
 def strict_drafts(
     task: Task,
-    build: Callable[[Callable[[], Draft]], Family],
+    build: Callable[[Callable[[], Draft]], OfficialFamily],
     counter: TokenCounter,
     length: int,
     samples: int,
@@ -36,7 +37,7 @@ def strict_drafts(
     """
     streams = OfficialStreams(seed)
 
-    def draw(family: Family, length: int, reserve: int, number: int) -> Iterator[Draft]:
+    def draw(family: OfficialFamily, length: int, reserve: int, number: int) -> Iterator[Draft]:
         size = family.official_size(length, reserve, counter.plain, streams)
         for index in range(number):
             streams.index = index
