@@ -10,7 +10,7 @@ DEMO_OPTIONS ?=
 VISION_OPTIONS ?=
 CODE := hylora hylora_cli kernels eval vision_extras benchmarks studies docs tests
 
-.PHONY: demo vision test test-all quality style bench clean
+.PHONY: demo vision study test test-all quality style bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ demo: $(VENV)/installed
 
 vision: $(VENV)/installed
 	OMP_NUM_THREADS=1 PATH=$(abspath $(BIN)):$$PATH bash studies/vision/demo.sh outputs/vision $(VISION_OPTIONS)
+
+study: $(VENV)/installed
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python studies/language/run.py
+	$(BIN)/python studies/language/page.py
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile

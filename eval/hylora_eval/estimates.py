@@ -6,22 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from statistics import NormalDist, fmean
-from typing import TYPE_CHECKING, Any, TypeVar
+from statistics import NormalDist, fmean, stdev
+from typing import Any, TypeVar
 
 from hylora_eval.wording import number_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = [
     "cautions",
     "complete_groups",
+    "degrees_of_freedom",
     "mean_and_standard_error",
     "mean_of_estimates",
     "percent_interval",
     "resolution",
     "share_interval",
+    "t_chance",
     "t_quantile",
     "wilson",
 ]
@@ -31,6 +30,8 @@ FEW_DOCUMENTS, LARGE_SHARE = 10, 0.3
 # All intervals are of 95 %.
 _TAIL = 0.025
 _NORMAL = NormalDist().inv_cdf(1 - _TAIL)
+# Of an angle, in the integral of Student's t.
+_PIECES = 300
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ def complete_groups(groups: Mapping[str, Sequence[str]], found: Mapping[str, T])
     }
 
 
-def mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float | None]:
+def mean_and_standard_error(sums: Sequence[float], counts: Sequence[float]) -> tuple[float, float | None]:
     """Mean over all items of all documents, and its standard error with documents as the sampling unit.
 
     Tokens of one document resemble each other, so an error over tokens would be too small. The mean is a ratio of two
@@ -57,8 +58,8 @@ def mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float 
     linearised one is too small where documents are few and unequal.
 
     Args:
-        sums: sum of the items of each document [D].
-        counts: items of each document [D]; documents without any are left out.
+        sums: sum of the items of each document.
+        counts: items of each document; documents without any are left out.
 
     Returns:
         The mean, and its standard error (None for a single document).
@@ -66,41 +67,56 @@ def mean_and_standard_error(sums: Tensor, counts: Tensor) -> tuple[float, float 
     Raises:
         ValueError: if no document has an item.
     """
-    sums, counts = sums[counts > 0].double(), counts[counts > 0].double()
-    documents = len(counts)
-    if documents == 0:
+    known = [(float(part), float(count)) for part, count in zip(sums, counts, strict=True) if count > 0]
+    if not known:
         raise ValueError("there is nothing to average: no document has an item")
-    mean = float(sums.sum() / counts.sum())
-    if documents == 1:
-        return mean, None
-    without = (sums.sum() - sums) / (counts.sum() - counts)
-    return mean, float(((documents - 1) / documents * (without - without.mean()).square().sum()).sqrt())
+    total, items = (math.fsum(column) for column in zip(*known, strict=True))
+    if len(known) == 1:
+        return total / items, None
+    without = [(total - part) / (items - count) for part, count in known]
+    return total / items, (len(known) - 1) / math.sqrt(len(known)) * stdev(without)
+
+
+def degrees_of_freedom(counts: Sequence[float]) -> float:
+    """Of the standard error of a mean over documents with so many items: Kish's effective number of documents, less 1.
+
+    Documents of one size count one each. One that holds most of the items leaves the others little to say on the
+    error: with as many degrees as documents, intervals over unequal documents hold the mean too seldom.
+
+    Source: L. Kish, Survey Sampling (1965), section 8.2.
+    """
+    return max(1.0, sum(counts) ** 2 / sum(count**2 for count in counts) - 1)
 
 
 @lru_cache
-def t_quantile(degrees: int) -> float:
+def t_quantile(degrees: float) -> float:
     """How many standard errors a 95 % interval reaches to each side, for so many degrees of freedom (Student's t)."""
-    if degrees > 1000:
-        return _NORMAL
-    low, high = 0.0, 1000.0
-    for _ in range(60):
+    # With one degree it is 12.7062, with ever more of them the normal one.
+    low, high = _NORMAL, 12.71
+    for _ in range(30):
         middle = (low + high) / 2
-        low, high = (low, middle) if _within(middle, degrees) > 1 - 2 * _TAIL else (middle, high)
+        low, high = (low, middle) if t_chance(middle, degrees) < 2 * _TAIL else (middle, high)
     return high
 
 
-def _within(t: float, degrees: int) -> float:
-    """Chance that Student's t lies between -t and t: the finite sums for whole degrees of freedom."""
-    angle = math.atan2(t, math.sqrt(degrees))
-    square = math.cos(angle) ** 2
-    odd = degrees % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for index in range(degrees // 2):
-        total += term
-        term *= square * (2 * index + 1 + odd) / (2 * index + 2 + odd)
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if odd else total
+def t_chance(t: float, degrees: float) -> float:
+    """Chance that Student's t lies at least so far from 0, to either side: the two-sided p.
+
+    Args:
+        t: a mean in its standard errors.
+        degrees: of freedom, at least 1; they need not be whole.
+    """
+    if degrees > 1000:
+        return math.erfc(abs(t) / math.sqrt(2))
+    # With t = tan(angle) sqrt(degrees) the density is a power of the cosine: Simpson's rule up to a right angle.
+    start = math.atan2(abs(t), math.sqrt(degrees))
+    step = (math.pi / 2 - start) / _PIECES
+    heights = (
+        (4 if index % 2 else 2) * math.cos(start + index * step) ** (degrees - 1) for index in range(1, _PIECES)
+    )
+    ends = math.cos(start) ** (degrees - 1) + math.cos(math.pi / 2) ** (degrees - 1)
+    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
+    return min(1.0, 2 * scale * (ends + math.fsum(heights)) * step / 3)
 
 
 def wilson(share: float, samples: float) -> tuple[float, float]:

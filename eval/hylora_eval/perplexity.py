@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from hylora.language.head import decoder_and_head, verify_head
 from hylora.training.evaluation import evaluation_mode
-from hylora_eval.estimates import mean_and_standard_error, t_quantile
+from hylora_eval.documents import tokens_sha256
+from hylora_eval.estimates import degrees_of_freedom, mean_and_standard_error, t_quantile
+from hylora_eval.fingerprints import describe_model
+from hylora_eval.journal import Journal
 from hylora_eval.nll import token_nll
 from hylora_eval.results import PlainJson
-from hylora_eval.windows import check_windows, lay_windows
+from hylora_eval.windows import Window, check_windows, lay_windows
 
 __all__ = ["PerplexityResult", "PositionBin", "perplexity"]
 
@@ -52,7 +59,8 @@ class PerplexityResult(PlainJson):
     Attributes:
         perplexity: `exp(nll)`.
         perplexity_standard_error: of the perplexity over documents (delta method), None for one document.
-        low: lower end of its 95 % interval (Student's t over documents), None for one document.
+        low: lower end of its 95 % interval (Student's t, with the degrees of freedom of the effective number of
+            documents: see `hylora_eval.estimates.degrees_of_freedom`), None for one document.
         high: the upper end.
         nll: mean negative log-likelihood of all scored tokens, in nats.
         nll_standard_error: of that mean over documents (jackknife), None for one document.
@@ -66,6 +74,10 @@ class PerplexityResult(PlainJson):
         stride: tokens between the starts of overlapping windows; None for chunks.
         attention: name of the attention the model was evaluated with; None where a model does not name it.
         positions: loss by position within the window.
+        document_nll: loss of the scored tokens of each document used, summed, in nats; under "longlora" of all
+            documents as one. By these two results on the same documents are compared.
+        document_tokens: how many tokens these are.
+        seconds: spent, over all runs that took part.
     """
 
     perplexity: float
@@ -84,6 +96,9 @@ class PerplexityResult(PlainJson):
     stride: int | None
     attention: str | None
     positions: tuple[PositionBin, ...]
+    document_nll: tuple[float, ...]
+    document_tokens: tuple[int, ...]
+    seconds: float = field(compare=False)
 
 
 def perplexity(
@@ -95,6 +110,8 @@ def perplexity(
     batch_size: int = 1,
     slice_length: int = 1024,
     position_bins: int = 16,
+    bos: int | None = None,
+    kept: str | os.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PerplexityResult:
     """Token-weighted perplexity of documents, read in windows of `length` tokens.
@@ -122,6 +139,10 @@ def perplexity(
         batch_size: windows in one forward pass.
         slice_length: positions whose logits exist at one time (see `hylora_eval.nll.token_nll`).
         position_bins: at most this many bins, of equal width, for the loss by position.
+        bos: a token to put before every window, so that the model reads `length + 1`; None for none. It is not scored,
+            nor is the first token after it: with and without it, the same tokens are.
+        kept: a file to keep losses in as they are found. If it exists, what it holds is not computed again; it may
+            hold other lengths, but all else that losses depend on must not have changed.
         progress: called with (windows done, windows in all) after each forward pass.
 
     Returns:
@@ -129,13 +150,18 @@ def perplexity(
 
     Raises:
         ValueError: if an argument is out of its range, no document has `length` tokens, a token is outside the
-            model's vocabulary, the model's head is not supported, or the model gives a loss that is not finite.
+            model's vocabulary, the model's head is not supported, the model gives a loss that is not finite, or the
+            file of losses was made under other settings.
+        OSError: if that file cannot be read or written.
     """
-    stride = check_windows(length, mode, stride)
+    asked_stride, stride = stride, check_windows(length, mode, stride)
     for name, value in (("batch_size", batch_size), ("slice_length", slice_length), ("position_bins", position_bins)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    _check_tokens(documents, vocabulary=decoder_and_head(model).weight.shape[0])
+    vocabulary = decoder_and_head(model).weight.shape[0]
+    _check_tokens(documents, vocabulary)
+    if bos is not None and not 0 <= bos < vocabulary:
+        raise ValueError(f"bos={bos} is no token of the model, which knows 0 to {vocabulary - 1}")
     if mode == "longlora":
         used, skipped = [_joined(documents, length, stride)], 0
     else:
@@ -143,37 +169,43 @@ def perplexity(
         skipped = len(documents) - len(used)
 
     windows = lay_windows(used, length, mode, stride)
-    sums = torch.zeros(len(used), dtype=torch.float64)
-    counts = torch.zeros(len(used), dtype=torch.float64)
-    position_sums = torch.zeros(length, dtype=torch.float64)
-    position_counts = torch.zeros(length, dtype=torch.float64)
+    first_scored = torch.tensor([window.score_from - window.start for window in windows])
+    width = math.ceil((length - 1) / position_bins)
+    starts = torch.arange(1, length, width)
+    sums = torch.zeros(len(windows), len(starts), dtype=torch.float64)
+    tokens = ((starts + width).clamp(max=length) - torch.maximum(starts, first_scored[:, None])).clamp(min=0)
     device = model.get_input_embeddings().weight.device
+    # Without a stride of its own a mode has one for each length.
+    settings = {"mode": mode, "stride": asked_stride, "bos": bos, "batch_size": batch_size, "bins": position_bins}
+    journal = None if kept is None else _open_journal(kept, model, documents, settings)
+    made = {} if journal is None else {line["window"]: line for line in journal.lines if line["length"] == length}
 
+    seconds = 0.0
     with evaluation_mode(model):
         verify_head(model, used[0][None, :PROBE].long().to(device))
         for first in range(0, len(windows), batch_size):
-            batch = windows[first : first + batch_size]
-            tokens = torch.stack([used[window.document][window.start : window.stop] for window in batch])
-            losses = token_nll(model, tokens.long().to(device), slice_length=slice_length).double().cpu()
-            for window, loss in zip(batch, losses, strict=True):
-                # loss[i] belongs to position i + 1 of the window
-                position = window.score_from - window.start
-                scored = loss[position - 1 :]
-                if not scored.isfinite().all():
-                    raise ValueError(
-                        f"the loss is not finite in document {window.document} of those used, tokens {window.start} "
-                        f"to {window.stop}; try dtype float32, or check the checkpoint"
-                    )
-                sums[window.document] += scored.sum()
-                counts[window.document] += len(scored)
-                position_sums[position:] += scored
-                position_counts[position:] += 1
+            batch = slice(first, first + batch_size)
+            if first in made:
+                found = made[first]
+            else:
+                started = time.perf_counter()
+                losses = _window_losses(model, used, windows[batch], first_scored[batch], bos, slice_length)
+                parts = [part.sum(dim=1) for part in losses.split(width, dim=1)]
+                found = {"length": length, "window": first, "sums": torch.stack(parts, dim=1).tolist()}
+                found |= {"seconds": round(time.perf_counter() - started, 4)}
+                if journal is not None:
+                    journal.add(found)
+            sums[batch] = torch.tensor(found["sums"], dtype=torch.float64)
+            seconds += found["seconds"]
             if progress is not None:
-                progress(first + len(batch), len(windows))
+                progress(min(first + batch_size, len(windows)), len(windows))
 
-    nll, error = mean_and_standard_error(sums, counts)
+    owners = torch.tensor([window.document for window in windows])
+    document_nll = torch.zeros(len(used), dtype=torch.float64).index_add(0, owners, sums.sum(dim=1)).tolist()
+    document_tokens = torch.zeros(len(used), dtype=torch.long).index_add(0, owners, tokens.sum(dim=1)).tolist()
+    nll, error = mean_and_standard_error(document_nll, document_tokens)
     value = _exponential(nll)
-    reach = None if error is None else t_quantile(int((counts > 0).sum()) - 1) * error
+    reach = None if error is None else t_quantile(degrees_of_freedom(document_tokens)) * error
     return PerplexityResult(
         perplexity=value,
         perplexity_standard_error=None if error is None else value * error,
@@ -181,17 +213,58 @@ def perplexity(
         high=None if reach is None else _exponential(nll + reach),
         nll=nll,
         nll_standard_error=error,
-        tokens=int(counts.sum()),
+        tokens=sum(document_tokens),
         windows=len(windows),
         documents=len(documents) - skipped,
-        largest_document=float(counts.max() / counts.sum()),
+        largest_document=max(document_tokens) / sum(document_tokens),
         documents_skipped=skipped,
         length=length,
         mode=mode,
         stride=None if mode == "chunks" else stride,
         attention=getattr(model.config, "_attn_implementation", None),
-        positions=_position_bins(position_sums, position_counts, position_bins),
+        positions=tuple(
+            PositionBin(start, min(start + width, length), total / count, _exponential(total / count), count)
+            for start, total, count in zip(
+                starts.tolist(), sums.sum(dim=0).tolist(), tokens.sum(dim=0).tolist(), strict=True
+            )
+        ),
+        document_nll=tuple(round(total, 6) for total in document_nll),
+        document_tokens=tuple(document_tokens),
+        seconds=round(seconds, 3),
     )
+
+
+def _window_losses(
+    model: nn.Module,
+    documents: Sequence[Tensor],
+    windows: Sequence[Window],
+    first_scored: Tensor,
+    bos: int | None,
+    slice_length: int,
+) -> Tensor:
+    """Loss of the tokens behind the first of each window [B, L - 1] in float64; 0 where they are not scored."""
+    tokens = torch.stack([documents[window.document][window.start : window.stop] for window in windows]).long()
+    if bos is not None:
+        tokens = pad(tokens, (1, 0), value=bos)
+    tokens = tokens.to(model.get_input_embeddings().weight.device)
+    losses = token_nll(model, tokens, slice_length=slice_length).double().cpu()
+    if bos is not None:
+        losses = losses[:, 1:]
+    scored = torch.arange(1, losses.shape[1] + 1) >= first_scored[:, None]
+    losses = losses.where(scored, 0.0)
+    for window, finite in zip(windows, losses.isfinite().all(dim=1).tolist(), strict=True):
+        if not finite:
+            raise ValueError(
+                f"the loss is not finite in document {window.document} of those used, tokens {window.start} to "
+                f"{window.stop}; try dtype float32, or check the checkpoint"
+            )
+    return losses
+
+
+def _open_journal(
+    path: str | os.PathLike, model: nn.Module, documents: Sequence[Tensor], settings: dict[str, Any]
+) -> Journal:
+    return Journal(path, {**settings, **describe_model(model), "tokens_sha256": tokens_sha256(documents)})
 
 
 def _check_tokens(documents: Sequence[Tensor], vocabulary: int) -> None:
@@ -235,19 +308,6 @@ def _joined(documents: Sequence[Tensor], length: int, stride: int) -> Tensor:
             f"window of {length} and a stride of {stride}, since it leaves out the last start: choose a smaller length"
         )
     return joined
-
-
-def _position_bins(sums: Tensor, counts: Tensor, bins: int) -> tuple[PositionBin, ...]:
-    """Mean loss in bins of equal width over positions 1 to length - 1."""
-    length = len(sums)
-    width = math.ceil((length - 1) / bins)
-    result = []
-    for start in range(1, length, width):
-        part = slice(start, min(start + width, length))
-        tokens = int(counts[part].sum())
-        nll = float(sums[part].sum()) / tokens
-        result.append(PositionBin(start, part.stop, nll, _exponential(nll), tokens))
-    return tuple(result)
 
 
 def _exponential(nll: float) -> float:

@@ -77,6 +77,9 @@ class RecallResult(PlainJson):
         sequences: sequences read.
         attention: name of the attention the model was evaluated with; None where a model does not name it.
         bins: recall by distance.
+        sequence_right: answers of each sequence that were right, by which two results on the same sequences are
+            compared (see `hylora_eval.compare.paired_ratio`).
+        sequence_answers: answers of each.
     """
 
     accuracy: float
@@ -85,6 +88,8 @@ class RecallResult(PlainJson):
     sequences: int
     attention: str | None
     bins: tuple[DistanceBin, ...]
+    sequence_right: tuple[int, ...]
+    sequence_answers: tuple[int, ...]
 
 
 @torch.no_grad()
@@ -145,6 +150,8 @@ def recall_by_distance(
         bins=tuple(
             _distance_bin(start, stop, right, distances) for start, stop in zip(edges, edges[1:], strict=False)
         ),
+        sequence_right=tuple(int(answers.sum()) for answers in right),
+        sequence_answers=tuple(map(len, right)),
     )
 
 
@@ -212,9 +219,7 @@ def same_lengths(sequences: Sequence[RecallSequence], batch_size: int) -> Iterat
 
 
 def _accuracy(right: Sequence[Tensor]) -> tuple[float, float | None]:
-    return mean_and_standard_error(
-        torch.tensor([float(answers.sum()) for answers in right]), torch.tensor([len(answers) for answers in right])
-    )
+    return mean_and_standard_error([float(answers.sum()) for answers in right], [len(answers) for answers in right])
 
 
 def _distance_bin(start: int, stop: int, right: Sequence[Tensor], distances: Sequence[Tensor]) -> DistanceBin:

@@ -1,7 +1,9 @@
 #!/bin/bash
 # Train one model in its three stages: train.sh hybrid|transformer SEED. What is finished is kept, what is not resumes.
+# Names of stages after the first may be given: train.sh hybrid 0 2_mixture leaves the third out.
 set -e
 kind=$1 seed=$2 run=outputs/retrieval/$1-$2 recipes=studies/retrieval/recipes
+stages=${*:3}
 freeze="[]"; start=""
 [ "$kind" = hybrid ] && freeze="[A_log]"
 if [ "$kind" = transformer ]; then
@@ -10,7 +12,7 @@ if [ "$kind" = transformer ]; then
 fi
 common="training.seed=$seed training.resume=true"
 [ -e $run/1/model.safetensors ] || python -m hylora.train $recipes/1_$kind.yaml $common $start output.path=$run/1
-for stage in 2_mixture 3_longer; do
+for stage in ${stages:-2_mixture 3_longer}; do
   number=${stage%%_*}
   [ -e $run/$number/model.safetensors ] || python -m hylora.train $recipes/$stage.yaml $common \
     model.path=$run/$((number - 1)) "model.freeze=$freeze" output.path=$run/$number

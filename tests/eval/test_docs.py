@@ -33,7 +33,7 @@ def workplace(tmp_path, monkeypatch, tokenizer, write_text):
 
 def test_the_commands_run(workplace):
     written = commands(EVALUATE) + commands(RUNTIME)
-    assert len(written) == 6
+    assert len(written) == 7
     for program, *arguments in written:
         result = run(*arguments)
         assert program == "hylora" and result.exit_code == 0, (arguments, result.output, result.exception)

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from hylora_eval.estimates import mean_and_standard_error, resolution, share_interval, t_quantile, wilson
+from hylora_eval.estimates import (
+    degrees_of_freedom,
+    mean_and_standard_error,
+    resolution,
+    share_interval,
+    t_chance,
+    t_quantile,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +26,32 @@ from hylora_eval.estimates import mean_and_standard_error, resolution, share_int
 )
 def test_quantiles_are_those_of_the_tables(degrees, quantile):
     assert t_quantile(degrees) == pytest.approx(quantile, abs=1e-5)
+
+
+# Closed forms for one and two degrees, a published quantile between whole ones, and the normal.
+@pytest.mark.parametrize(
+    ("t", "degrees", "chance"),
+    [
+        (1.5, 1, 1 - 2 / math.pi * math.atan(1.5)),
+        (40.0, 2, 1 - 40 / math.sqrt(2 + 40**2)),
+        (2.57058, 5, 0.05),
+        (0.0, 2.5, 1.0),
+        (-1.95996, 1e4, 0.05),
+    ],
+)
+def test_chances_of_students_t(t, degrees, chance):
+    assert t_chance(t, degrees) == pytest.approx(chance, rel=1e-5)
+
+
+def test_quantiles_between_whole_degrees_lie_between():
+    assert t_quantile(2) > t_quantile(2.5) > t_quantile(3)
+    assert t_chance(t_quantile(2.5), 2.5) == pytest.approx(0.05, rel=1e-6)
+
+
+def test_one_large_document_takes_degrees_of_freedom():
+    assert degrees_of_freedom([7, 7, 7, 7]) == pytest.approx(3)
+    assert degrees_of_freedom([70, 10, 10, 10]) == 1
+    assert degrees_of_freedom([30, 10, 10, 10, 10, 10]) == pytest.approx(80**2 / 1400 - 1)
 
 
 @pytest.mark.parametrize(
@@ -46,15 +80,15 @@ def test_partial_scores_are_covered():
 
 @pytest.mark.parametrize("documents", [3, 6])
 def test_an_interval_over_few_unequal_documents_holds_the_mean(documents):
-    """Documents of very different lengths, each with a level of its own; errors taken for normal held 65 and 75 %."""
+    """Documents of very different lengths, each with a level of its own."""
     draw = torch.Generator().manual_seed(0)
     held, trials = 0, 1500
     for _ in range(trials):
         counts = torch.randn(documents, generator=draw).exp().mul(1000).round() + 1
         sums = counts * torch.randn(documents, generator=draw)
         mean, error = mean_and_standard_error(sums, counts)
-        held += abs(mean) < t_quantile(documents - 1) * error
-    assert 0.9 < held / trials < 0.99
+        held += t_chance(mean / error, degrees_of_freedom(counts.tolist())) > 0.05
+    assert 0.94 < held / trials < 0.985
 
 
 def test_a_share_of_items_in_documents_counts_as_many_as_its_error_says():

@@ -67,6 +67,40 @@ def test_sliding_by_one_token_gives_each_the_full_context():
     assert result.nll == pytest.approx((log(2, 3, 4) + 6 * log(4)) / 9, abs=1e-6)
 
 
+def test_bos_is_read_and_not_scored():
+    # Every token sees one token more: at position p of its window p + 1, so its loss is log(p + 2).
+    model = position_model()
+    result = perplexity(model, zeros(9), length=4, mode="sliding", stride=2, bos=1)
+    expected = log(3, 4, 5) + 2 * log(4, 5) + log(5)
+    assert result.tokens == 8 and result.nll == pytest.approx(expected / 8, abs=1e-6)
+    assert model.calls[-1] == (1, 5)
+    assert [(part.start, part.tokens) for part in result.positions] == [(1, 1), (2, 3), (3, 4)]
+
+
+@torch.no_grad()
+def test_bos_equals_the_model_on_each_window_behind_it():
+    model, (document,) = tiny_llama().double(), draw_documents(24)
+    losses = []
+    for window in document.split(8):
+        logits = model(torch.cat([torch.tensor([3]), window])[None], use_cache=False).logits[0].log_softmax(-1)
+        losses += [-float(logits[position, window[position]]) for position in range(1, 8)]
+    result = perplexity(model, [document], 8, batch_size=2, bos=3)
+    assert result.nll == pytest.approx(statistics.fmean(losses), abs=1e-10)
+
+
+def test_the_loss_of_each_document_is_kept():
+    model, table = bigram_model()
+    documents = draw_documents(30, 6, 17, vocabulary=5)
+    result = perplexity(model, documents, length=6, batch_size=4)
+    for document, total, tokens in zip(documents, result.document_nll, result.document_tokens, strict=True):
+        windows = [window for window in document.split(6) if len(window) == 6]
+        assert tokens == 5 * len(windows)
+        assert total == pytest.approx(-sum(float(table[w[:-1], w[1:]].sum()) for w in windows), abs=1e-5)
+    joined = perplexity(model, documents, 6, "longlora", 3)
+    assert joined.document_tokens == (joined.tokens,)
+    assert joined.document_nll[0] == pytest.approx(joined.nll * joined.tokens, abs=1e-5)
+
+
 def test_longlora_by_hand():
     # windows at 0, 2 and 4; the one at 6 would be the last that fits and is left out
     result = perplexity(position_model(), zeros(7, 4), length=4, mode="longlora", stride=2)
@@ -279,6 +313,7 @@ def test_progress_is_told():
         ({"batch_size": 0}, "batch_size=0"),
         ({"slice_length": 0}, "slice_length=0"),
         ({"position_bins": 0}, "position_bins=0"),
+        ({"bos": 2}, "bos=2 is no token of the model, which knows 0 to 1"),
         ({"documents": []}, "documents is empty"),
         ({"documents": zeros(3, 2)}, r"none of 2 documents has 4 tokens; the longest is document 0 with 3"),
         ({"documents": [torch.tensor([0, 1, 0, 7])]}, r"token ids from 0 to 7, the model knows 0 to 1"),

@@ -15,6 +15,7 @@ import torch
 import hylora
 from hylora.attention import SpanConfig
 from hylora_eval.documents import tokens_sha256
+from hylora_eval.nll import token_nll
 from hylora_eval.perplexity import perplexity
 from tests import command_line
 from tests.tiny import tiny_bamba, tiny_llama
@@ -86,14 +87,18 @@ def test_the_record_has_what_a_rerun_needs(tmp_path, model, data):
     assert record["model"]["training_attention_options"]["chunk_size"] == 8
     assert record["model"]["training_context_length"] == 32
     assert record["attention"] == {"asked": "full", "name": "sdpa", "options": {}}
-    assert record["tokenizer"] == {"path": str(model), "vocabulary": 96, "special_tokens": False}
+    tokenizer = {"path": str(model), "vocabulary": 96, "special_tokens": False}
+    assert record["tokenizer"].pop("fingerprint") and record["tokenizer"] == tokenizer
     assert record["data"] | {"path": str(data), "documents": 2, "max_documents": 2, "max_tokens": 50} == record["data"]
-    assert record["settings"] == {"lengths": [16, 32], "mode": "sliding", "stride": 8, "batch_size": 1}
+    settings = {"lengths": [16, 32], "mode": "sliding", "stride": 8, "batch_size": 1, "bos": None}
+    assert record["settings"] == settings
     assert {"hylora", "torch", "transformers", "python"} <= set(record["environment"])
     result = record["results"][0]
     assert (result["mode"], result["stride"], result["tokens"]) == ("sliding", 8, 49 + 49)
     assert result["nll_standard_error"] > 0 and result["seconds"] > 0
     assert sum(part["tokens"] for part in result["positions"]) == result["tokens"]
+    assert result["document_tokens"] == [49, 49] and len(result["document_nll"]) == 2
+    assert sum(result["document_nll"]) / 98 == pytest.approx(result["nll"], abs=1e-6)
 
 
 def test_longlora_joins_all_documents(tmp_path, model, data):
@@ -138,6 +143,17 @@ def test_attention_full_same_and_by_name(tmp_path, model, data):
         hylora.load(model), [d[: -(len(d) % 64) or None] for d in tokens_of(data, "a", "b", "d")], 64
     )
     assert same["results"][0]["nll"] == pytest.approx(expected.nll, abs=1e-6)
+
+
+@pytest.mark.parametrize("advised", [("same", "selection=token"), ("se_attn_recall",)])
+def test_the_advice_of_the_page_holds_for_chunks_that_vary_in_training(tmp_path, model, data, advised):
+    """Under options as the demo trains with, whose groups of queries fit the largest chunks alone."""
+    shutil.copytree(model, tmp_path / "run")
+    span = SpanConfig(block_size=8, top_k=4, chunk_size=(32, 64), query_group=64).to_dict()
+    hylora.RunManifest(attention="se_attn", span_attention=span, context_length=64).save(tmp_path / "run")
+    arguments = ["--attention", advised[0], *(part for pair in advised[1:] for part in ("--attention-option", pair))]
+    _, record = evaluate(tmp_path, "--model", tmp_path / "run", "--lengths", 64, "--data", data, *arguments)
+    assert record["attention"]["options"]["selection"] == "token"
 
 
 def test_an_adapter_is_evaluated_with_its_base(tmp_path, data, tokenizer):
@@ -240,3 +256,100 @@ def test_what_is_done_survives_a_failure(tmp_path, monkeypatch, model, data):
     assert isinstance(result.exception, torch.OutOfMemoryError)
     assert [part["length"] for part in json.loads(output.read_text())["results"]] == [16]
     assert "16" in result.stdout
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """A function that lets the model read so many more batches of windows and no others."""
+
+    def arrange(batches):
+        left = iter(range(batches))
+
+        def stopped(*arguments, **keywords):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return token_nll(*arguments, **keywords)
+
+        monkeypatch.setattr("hylora_eval.perplexity.token_nll", stopped)
+
+    return arrange
+
+
+@pytest.mark.parametrize("mode", ["chunks", "sliding"])
+def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_was_not(tmp_path, stop_after, model, data, mode):
+    arguments = ("--model", model, "--lengths", 16, 32, "--data", data, "--mode", mode, "--batch-size", 3)
+    _, whole = evaluate(tmp_path, *arguments, "--attention", "same")
+    batches = sum(-(-result["windows"] // 3) for result in whole["results"])
+    for done in (2, batches - 3):
+        stop_after(done)
+        run(*arguments, "--attention", "same", "--output", tmp_path / "parts.json")
+        assert (tmp_path / "parts.json.windows.jsonl").exists()
+    # One batch is left. A line that is cut short counts as none.
+    with open(tmp_path / "parts.json.windows.jsonl", "a") as file:
+        file.write('{"length": 32, "wind')
+    stop_after(1)
+    result = run(*arguments, "--attention", "same", "--output", tmp_path / "parts.json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    parts = json.loads((tmp_path / "parts.json").read_text())
+    for record in (whole, parts):
+        for row in record["results"]:
+            assert row.pop("seconds") > 0
+    assert parts["results"] == whole["results"]
+    assert not (tmp_path / "parts.json.windows.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--attention": "sw_attn"}, "attention='sdpa' and now it is 'sw_attn'"),
+        ({"--max-tokens": 64}, "tokens_sha256="),
+        ({"--mode": "sliding"}, "mode='chunks' and now it is 'sliding'"),
+        ({"--dtype": "bfloat16"}, "dtype='float32' and now it is 'bfloat16'"),
+        ({"--batch-size": 2}, "batch_size=1 and now it is 2"),
+        ({"--bos": None}, "bos=None and now it is 1"),
+    ],
+)
+def test_an_evaluation_does_not_go_on_under_other_settings(tmp_path, stop_after, model, data, change, message):
+    options = {"--model": model, "--lengths": 16, "--data": data, "--output": tmp_path / "result.json"}
+
+    def again(options, *more):
+        return run(*(part for option in options.items() for part in option if part is not None), *more)
+
+    stop_after(1)
+    again(options)
+    stop_after(1000)
+    kept = (tmp_path / "result.json.windows.jsonl").read_text()
+    result = again({**options, **change})
+    assert isinstance(result.exception, ValueError) and message in str(result.exception)
+    assert "choose another output or start anew with --overwrite" in str(result.exception)
+    assert (tmp_path / "result.json.windows.jsonl").read_text() == kept
+    assert again({**options, **change}, "--overwrite").exit_code == 0
+    # A finished evaluation is not gone on with.
+    assert "exists" in str(again(options).exception)
+
+
+def test_bos_comes_before_every_window_and_is_recorded(tmp_path, model, data):
+    arguments = ("--model", model, "--lengths", 16, "--data", data, "--overwrite")
+    _, without = evaluate(tmp_path, *arguments)
+    _, record = evaluate(tmp_path, *arguments, "--bos")
+    documents = [document[: len(document) // 16 * 16] for document in tokens_of(data, "a", "b", "c", "d")]
+    expected = perplexity(hylora.load(model, "full"), documents, 16, bos=1)
+    (row,), (plain,) = record["results"], without["results"]
+    assert row["nll"] == pytest.approx(expected.nll, abs=1e-6)
+    assert abs(row["nll"] - plain["nll"]) > 1e-6
+    assert record["settings"]["bos"] == 1 and without["settings"]["bos"] is None
+    # With and without it the same tokens are scored.
+    assert row["document_tokens"] == plain["document_tokens"]
+    (tokens,) = tokens_of(data, "a")
+    (tmp_path / "a.bin").write_bytes(tokens.numpy().astype("<u2").tobytes())
+    _, bare = evaluate(tmp_path, *arguments[:-3], "--data", tmp_path / "a.bin", "--bos", "--overwrite")
+    assert bare["settings"]["bos"] == 1 and bare["tokenizer"] is None
+
+
+def test_a_tokenizer_without_bos_is_named(tmp_path, monkeypatch, model, data):
+    monkeypatch.setattr("hylora.runs.loading.load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    shutil.copytree(model, tmp_path / "bare")
+    config = json.loads((tmp_path / "bare/tokenizer_config.json").read_text())
+    (tmp_path / "bare/tokenizer_config.json").write_text(json.dumps({**config, "bos_token": None}))
+    result = run("--model", tmp_path / "bare", "--lengths", 16, "--data", data, "--bos")
+    assert "has no BOS token; leave the option out" in str(result.exception)

@@ -53,6 +53,7 @@ def test_accuracy_falls_to_nothing_beyond_the_models_reach():
         (16, 32, 0.0, 2),
     ]
     assert (result.accuracy, result.answers, result.sequences) == (0.5, 8, 2)
+    assert (result.sequence_right, result.sequence_answers) == ((2, 2), (4, 4))
 
 
 def test_an_empty_bin_says_so():

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 
 import pytest
 import torch
@@ -45,12 +47,53 @@ def test_contenders_alternate_within_a_round_and_are_prepared_anew():
     prepare, told = recorder()
     measure(prepare, ["a", "b"], 8, device=CPU, rounds=2, warmup=1)
     # a warm-up round, two timed ones, and one for the memory
-    assert told == [("prepare", "a"), ("run", "a"), ("prepare", "b"), ("run", "b")] * 4
+    assert [(told[i], told[i + 1]) for i in range(0, 16, 2)] == [
+        (("prepare", name), ("run", name)) for name in "baabbaab"
+    ]
+
+
+def test_each_contender_comes_first_as_often_and_times_stay_its_own():
+    prepare, told = recorder()
+    names = ["a", "b", "c"]
+    clock_of = {"a": 1.0, "b": 2.0, "c": 4.0}
+    timed = lambda run, device: run() or clock_of[told[-1][1]]  # noqa: E731
+    found = measure(prepare, names, 8, device=CPU, rounds=6, warmup=0, timed=timed, baseline="b")
+    order = [name for what, name in told if what == "run"]
+    assert [order[3 * turn : 3 * turn + 3] for turn in range(3)] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
+    assert [part.contender for part in found] == names
+    assert [set(part.seconds) for part in found] == [{1.0}, {2.0}, {4.0}]
+    assert [part.speedup.median for part in found] == [2.0, 1.0, 0.5]
+    assert found[0].speedup.low == found[0].speedup.high == 2.0
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [(5, None, None), (6, 0, 5), (8, 0, 7), (9, 1, 7), (30, 9, 20), (2000, 955, 1044)],
+)
+def test_the_interval_of_a_median_is_that_of_the_tables(values, low, high):
+    spread = Spread.of([float(value) for value in reversed(range(values))])
+    assert (spread.low, spread.high) == (low, high)
+
+
+def test_intervals_of_medians_hold_whatever_the_distribution():
+    generator, trials = random.Random(0), 2000
+    # Their chances to hold by the binomial sum.
+    for rounds, chance in ((6, 0.96875), (11, 0.98828), (20, 0.95861)):
+        drawn = [Spread.of([generator.expovariate(math.log(2)) for _ in range(rounds)]) for _ in range(trials)]
+        assert sum(one.low <= 1 <= one.high for one in drawn) / trials == pytest.approx(chance, abs=0.012)
+
+
+@pytest.mark.parametrize("seconds", [0.0, math.nan, math.inf])
+def test_a_time_that_gives_no_ratio_is_an_error_that_says_where(seconds):
+    with pytest.raises(ValueError, match="'fast' at length 8 took .* s by the clock"):
+        timed = clock([1, seconds])
+        measure(recorder()[0], ["full", "fast"], 8, device=CPU, rounds=1, warmup=0, timed=timed, baseline="full")
 
 
 def test_times_ratios_and_spread():
     prepare, _ = recorder()
-    timed = clock([9, 9, 9, 9, 4, 2, 6, 2, 5, 1])
+    # Warm-up, then rounds that begin with full, fast and full.
+    timed = clock([9, 9, 9, 9, 4, 2, 2, 6, 5, 1])
     full, fast = measure(prepare, ["full", "fast"], 8, device=CPU, rounds=3, warmup=2, baseline="full", timed=timed)
     assert full.seconds == (4, 6, 5) and fast.seconds == (2, 2, 1)
     assert full.time == Spread(5, 4, 6) and fast.time == Spread(2, 1, 2)
@@ -120,12 +163,13 @@ def test_an_impossible_allocation_on_the_cpu_counts_as_out_of_memory():
 def test_results_are_plain_json():
     prepare, _ = recorder()
     (part,) = measure(prepare, ["full"], 8, device=CPU, rounds=2, baseline="full", timed=clock([1, 2, 4]))
+    unknown = {"low": None, "high": None}
     assert json.loads(json.dumps(part.to_dict())) == {
         "contender": "full",
         "length": 8,
         "seconds": [2, 4],
-        "time": {"median": 3, "smallest": 2, "largest": 4},
-        "speedup": {"median": 1, "smallest": 1, "largest": 1},
+        "time": {"median": 3, "smallest": 2, "largest": 4, **unknown},
+        "speedup": {"median": 1, "smallest": 1, "largest": 1, **unknown},
         "peak_bytes": 0,
         "error": None,
     }

@@ -7,6 +7,7 @@ __all__ = ["COMMANDS", "DEMO", "EVAL"]
 DEMO = ("hylora_eval.commands.demo", "demo", "The whole story in miniature, on a CPU and without network.")
 EVAL = ("hylora_eval.commands", "COMMANDS", "Evaluate a model: perplexity, benchmarks, retrieval, runtime; report.")
 COMMANDS = {
+    "compare": ("hylora_eval.commands.compare", "compare", "Whether one result is better than another."),
     "harness": ("hylora_eval.commands.harness", "harness", "Tasks of the LM Evaluation Harness."),
     "ppl": ("hylora_eval.commands.ppl", "ppl", "Perplexity of long documents, by context length."),
     "report": ("hylora_eval.commands.report", "report", "Tables and charts of several results."),

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from typing import Annotated
@@ -38,19 +37,22 @@ def ppl(
     bin_dtype: Annotated[str | None, typer.Option(help="Of a .bin file: 'uint16' (default) or 'uint32'.")] = None,
     max_documents: Annotated[int | None, typer.Option(min=1, help="Stop after so many long enough documents.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Keep so many tokens of each document.")] = None,
+    bos: Annotated[bool, typer.Option("--bos", help="Put the tokenizer's BOS before every window.")] = False,
     by_position: Annotated[bool, typer.Option("--by-position", help="Print perplexity by position as well.")] = False,
 ) -> None:
     """Evaluate perplexity, print a table and write the result.
 
     All lengths read the same documents: those with at least the longest length, cut (under "chunks") to a multiple of
-    it; under "longlora", which joins documents, all of them. The result is written anew after each length, so that an
-    interruption loses only the length at hand.
+    it; under "longlora", which joins documents, all of them. The result is written anew after each length. With
+    --output, losses are kept beside it as they are found, until all are: the same command goes on after an
+    interruption.
 
     Raises:
         ValueError: on wrong input, before the model is loaded wherever that can be known.
     """
     # Here, so that options are listed and refused without the seconds that these take to import.
     from hylora_eval.documents import DocumentSet, load_documents, load_token_file, tokens_sha256
+    from hylora_eval.fingerprints import describe_tokenizer
     from hylora_eval.perplexity import perplexity
     from hylora_eval.windows import check_windows
 
@@ -58,13 +60,19 @@ def ppl(
     longest = max(lengths)
     for length in lengths:
         check_windows(length, mode, stride)
-    evaluation.check_outputs()
+    output = evaluation.output
+    kept = None if output is None else output.with_name(output.name + ".windows.jsonl")
+    evaluation.check_outputs(goes_on=kept is not None and kept.exists())
     is_token_file = data.endswith(".bin")
     if is_token_file and max_documents is not None:
         raise ValueError(f"--max-documents {max_documents}: {data!r} has no document boundaries; use --max-tokens")
     if not is_token_file and bin_dtype is not None:
         raise ValueError(f"--bin-dtype {bin_dtype!r} is for a .bin file of token ids, and {data!r} is none")
-    tokenizer = None if is_token_file else evaluation.options.load_tokenizer()
+    tokenizer = None if is_token_file and not bos else evaluation.options.load_tokenizer()
+    if bos and tokenizer.bos_token_id is None:
+        raise ValueError(
+            f"--bos: the tokenizer of {evaluation.options.model!r} has no BOS token; leave the option out"
+        )
     source = SourceRecipe(data, text_field=text_field, subset=subset, split=split, max_documents=max_documents)
 
     with evaluation.progress() as bar, evaluation.shown(lambda result: _tables(result, by_position)):
@@ -82,9 +90,7 @@ def ppl(
         result = evaluation.start(
             "perplexity",
             model,
-            tokenizer=None
-            if tokenizer is None
-            else {"path": tokenizer.name_or_path, "vocabulary": len(tokenizer), "special_tokens": False},
+            tokenizer=None if is_token_file else {**describe_tokenizer(tokenizer), "special_tokens": False},
             data={
                 **vars(source),
                 "bin_dtype": bin_dtype,
@@ -93,15 +99,33 @@ def ppl(
                 "documents_too_short": documents.skipped,
                 "tokens_sha256": tokens_sha256(tokens),
             },
-            settings={"lengths": lengths, "mode": mode, "stride": stride, "batch_size": batch_size},
+            settings={
+                "lengths": lengths,
+                "mode": mode,
+                "stride": stride,
+                "batch_size": batch_size,
+                "bos": tokenizer.bos_token_id if bos else None,
+            },
             results=[],
         )
+        if kept is not None and evaluation.overwrite:
+            kept.unlink(missing_ok=True)
         for length in lengths:
-            started = time.perf_counter()
-            found = perplexity(model, tokens, length, mode, stride, batch_size, progress=bar(f"length {length}"))
-            seconds = round(time.perf_counter() - started, 3)
-            result["results"].append({**found.to_dict(), "seconds": seconds})
+            found = perplexity(
+                model,
+                tokens,
+                length,
+                mode,
+                stride,
+                batch_size,
+                bos=result["settings"]["bos"],
+                kept=kept,
+                progress=bar(f"length {length}"),
+            )
+            result["results"].append(found.to_dict())
             evaluation.save()
+        if kept is not None:
+            kept.unlink()
 
 
 def _tables(result: Result, by_position: bool) -> Iterator[Table | str]:

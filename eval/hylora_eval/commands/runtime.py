@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hylora.attention.config import SpanConfig
 from hylora.attention.names import PLUG_INS, resolve_name
-from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table
+from hylora_eval.commands.frame import Evaluation, evaluation_command, number_table, with_interval
 from hylora_eval.commands.model_options import AttentionOption, ModelOptions
 from hylora_eval.results import Result
 from hylora_eval.runtime.picture import check_plotting, draw
@@ -38,7 +38,7 @@ def runtime(
     works: Annotated[
         str, typer.Option(help="Of forward, forward+backward and decode, separated by commas.")
     ] = "forward,forward+backward,decode",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed; 6 give intervals.")] = 6,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them that are not.")] = 1,
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded in a round (part 'model').")] = 16,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences at a time.")] = 1,
@@ -157,7 +157,8 @@ def _random_model(options: ModelOptions, part: str) -> nn.Module:
 
 
 def _tables(result: Result, device: str) -> Iterator[Table]:
-    """For each work a row for each length, a column for each attention: median, spread, speed-up, peak memory."""
+    """For each work a row for each length, a column for each attention: median, spread, speed-up with its interval,
+    peak memory."""
     part, names = result["settings"]["part"], result["settings"]["attentions"]
     for work in dict.fromkeys(row["work"] for row in result["results"]):
         title = f"{work} of the {part} on {device}; × as fast as full"
@@ -173,6 +174,7 @@ def _cell(row: dict[str, Any]) -> str:
         return row["error"]
     median, smallest, largest = (1e3 * row["time"][key] for key in ("median", "smallest", "largest"))
     lines = [f"{median:.2f} ms", f"{smallest:.2f}-{largest:.2f}"]
-    if row["speedup"] is not None:
-        lines.append(f"×{row['speedup']['median']:.2f}")
+    if (ratio := row["speedup"]) is not None:
+        interval = None if ratio["low"] is None else (ratio["low"], ratio["high"])
+        lines.append(f"×{with_interval(ratio['median'], interval, 2)}")
     return "\n".join([*lines, f"{row['peak_bytes'] / 2**20:.1f} MiB"])

@@ -165,13 +165,15 @@ def average(rule: str, tallies: Sequence[Tally], layers: Sequence[int]) -> RuleR
         hits = stacked(name)
         if hits is None:
             return None, None
-        return mean_and_standard_error(hits[:, at].flatten(1).sum(1), queries * hits[0, at].numel())
+        return mean_and_standard_error(
+            hits[:, at].flatten(1).sum(1).tolist(), (queries * hits[0, at].numel()).tolist()
+        )
 
     def share(name: str, of: str, at: slice = _ALL) -> tuple[float | None, float | None]:
         part, whole = stacked(name), stacked(of)
         if part is None or not whole[:, at].sum() > 0:
             return None, None
-        return mean_and_standard_error(part[:, at].flatten(1).sum(1), whole[:, at].flatten(1).sum(1))
+        return mean_and_standard_error(*(sums[:, at].flatten(1).sum(1).tolist() for sums in (part, whole)))
 
     def attended(at: slice = _ALL) -> AttendedHits | None:
         pairs, error = share("any_attended", "attended", at)

@@ -2,12 +2,14 @@
 """Contenders that take turns: times, their spread, and ratios within a round.
 
 One round times each contender once, and a ratio is formed of two times of the same round, so that a machine that slows
-down slows both. What runs out of memory leaves the point it ran out at, and nothing else.
+down slows both. Each round begins with the next contender, so that none is always the first or the last. What runs
+out of memory leaves the point it ran out at, and nothing else.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,16 +30,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Spread:
-    """The median over rounds, with the smallest and the largest value."""
+    """The median over rounds, and how far they lie apart.
+
+    Attributes:
+        median: of the values.
+        smallest: of them.
+        largest: of them.
+        low: lower end of a 95 % interval of the median, whatever the distribution of the values: those two of them, as
+            far inside as can be, between which it lies in at least 95 of 100 cases. None for fewer than 6 values,
+            which have no two such.
+        high: the upper end.
+    """
 
     median: float
     smallest: float
     largest: float
+    low: float | None = None
+    high: float | None = None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of a sequence of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
+        ordered = sorted(values)
+        # Fewer than so many values lie below the median in less than one of 40 cases, and likewise above.
+        beyond, cases = 0, 1
+        while 40 * cases <= 2 ** len(ordered):
+            beyond += 1
+            cases += math.comb(len(ordered), beyond)
+        interval = (ordered[beyond - 1], ordered[-beyond]) if beyond else (None, None)
+        return cls(statistics.median(ordered), ordered[0], ordered[-1], *interval)
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,7 @@ def measure(
     length: int,
     *,
     device: torch.device,
-    rounds: int = 5,
+    rounds: int = 6,
     warmup: int = 1,
     repetitions: int = 1,
     baseline: str | None = None,
@@ -95,7 +116,7 @@ def measure(
 
     Args:
         prepare: called anew before each run, outside the time, with a contender and the length.
-        contenders: their names; each round times them in this order.
+        contenders: their names; each round times them in this order, and begins one further on than the last.
         length: context length in tokens.
         device: where they run.
         rounds: that are timed.
@@ -109,7 +130,8 @@ def measure(
         A timing for each contender, in their order.
 
     Raises:
-        ValueError: if `rounds` is below 1 or `warmup` below 0.
+        ValueError: if `rounds` is below 1 or `warmup` below 0, or a time is no finite number above 0, from which no
+            ratio could be formed.
     """
     if rounds < 1 or warmup < 0:
         raise ValueError(f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0")
@@ -120,7 +142,8 @@ def measure(
     total = (warmup + rounds + 1) * len(contenders)
     # The last round measures memory, which may slow a run down.
     for turn in range(-warmup, rounds + 1):
-        for number, name in enumerate(contenders):
+        first = turn % len(contenders)
+        for number, name in enumerate(contenders[first:] + contenders[:first]):
             if name not in failed:
                 if turn == rounds:
                     result = _attempt(lambda name=name: peak_memory(lambda: prepare(name, length), device))
@@ -130,6 +153,8 @@ def measure(
                     failed.add(name)
                 elif turn == rounds:
                     peaks[name] = result
+                elif not 0 < result < math.inf:
+                    raise ValueError(f"{name!r} at length {length} took {result} s by the clock: time more at once")
                 elif turn >= 0:
                     seconds[name].append(result)
             if progress is not None:
