@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora.runs.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from hylora.runs.fingerprint import tokenizer_fingerprint
 from hylora.training.evaluation import evaluation_mode
-from hylora_eval.fingerprints import describe_attention
+from hylora_eval.fingerprints import describe_model
 from hylora_eval.processes import ALONE, Processes
 from hylora_eval.ruler.answering import Answerer
 from hylora_eval.ruler.generation import check_generation, generate
@@ -104,7 +103,7 @@ def evaluate(
             batch_size = 1
             note("this model answers a padded prompt otherwise than the prompt alone, so prompts go one by one")
         settings = {
-            **_describe(model),
+            **describe_model(model),
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "seed": seed,
             "mode": mode,
@@ -164,18 +163,6 @@ def _evaluate_task(
         report(len(records))
     ordered = [made[record.index] for record in records]
     return TaskResult.of(records, [one.prediction for one in ordered], sum(one.seconds for one in ordered))
-
-
-def _describe(model: nn.Module) -> dict[str, Any]:
-    """What a model's answers depend on."""
-    attention, options = describe_attention(model)
-    return {
-        "weights": weights_fingerprint(model),
-        "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
-        "attention": attention,
-        "attention_options": options,
-        "rope_parameters": getattr(model.config.get_text_config(), "rope_parameters", None),
-    }
 
 
 def _reporter(
