@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALONE", "Processes", "launched"]
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
@@ -57,8 +58,17 @@ class Processes:
 
         return on_all(self.state, work)
 
-    def gathered(self, work: Callable[[], list[T]]) -> list[T]:
-        """The same, and every process gets the results of all, in the order of the processes."""
+    def dealt(self, items: Sequence[Item], work: Callable[[Item], T]) -> Iterator[list[T]]:
+        """Do something with each of some items, which are dealt over the processes in turn.
+
+        Yields:
+            On every process, the results of the next item of each process, in the order of the items.
+        """
+        for start in range(0, len(items), self.count):
+            mine = items[start : start + self.count][self.index : self.index + 1]
+            yield self._gathered(lambda mine=mine: [work(item) for item in mine])
+
+    def _gathered(self, work: Callable[[], list[T]]) -> list[T]:
         mine = self.on_all(work)
         if self.state is None:
             return mine

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 
 import pytest
@@ -29,7 +30,7 @@ def model(tmp_path_factory):
 def test_a_single_process_does_all_by_itself(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert launched() is ALONE and ALONE.is_main and ALONE.count == 1
-    assert ALONE.on_main(lambda: 1) == 1 and ALONE.gathered(lambda: [1, 2]) == [1, 2]
+    assert ALONE.on_main(lambda: 1) == 1 and list(ALONE.dealt([1, 2], str)) == [["1"], ["2"]]
 
 
 @pytest.mark.slow
@@ -54,8 +55,27 @@ def test_two_processes_write_what_one_writes(model, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_find_the_perplexity_that_one_finds(model, tmp_path):
+    draw = random.Random("documents")
+    words = ["a", "river", "of", "words", "that", "run", "on"]
+    texts = [" ".join(draw.choices(words, k=length)) for length in (300, 500, 400)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = []
+    for count in (1, 2):
+        output = tmp_path / f"{count}.json"
+        arguments = ("--data", data, "--lengths", 64, "--batch-size", 2, "--output", output)
+        launch(count, "-m", "hylora_cli", "eval", "ppl", "--model", model, *arguments)
+        result = json.loads(output.read_text())
+        del result["created"]
+        assert result["results"][0].pop("seconds") > 0
+        found.append(result)
+    assert found[0] == found[1] and sorted(path.name for path in tmp_path.glob("*.windows.jsonl")) == []
+
+
+@pytest.mark.slow
 def test_what_each_process_would_do_in_full_is_refused(model, tmp_path):
-    arguments = ("-m", "hylora_cli", "eval", "ppl", "--model", model, "--data", tmp_path, "--lengths", 64)
+    arguments = ("-m", "hylora_cli", "eval", "harness", "--model", model, "--tasks", "swde")
     done = subprocess.run(command(2, *arguments), env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode != 0 and "2 processes were launched, and each would do the whole" in done.stderr
 

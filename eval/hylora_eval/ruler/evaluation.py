@@ -151,16 +151,14 @@ def _evaluate_task(
             for record, answer in zip(batch, answers, strict=True)
         ]
 
-    for start in range(0, len(missing), processes.count):
-        if report is not None:
-            report(len(made))
-        # A batch for each process, as long as there are any.
-        mine = missing[start : start + processes.count][processes.index : processes.index + 1]
-        new = processes.gathered(lambda mine=mine: [one for batch in mine for one in answer(batch)])
+    if report is not None:
+        report(len(made))
+    for answered in processes.dealt(missing, answer):
+        new = [prediction for batch in answered for prediction in batch]
         processes.on_main(lambda new=new: kept.add(new))
         made.update({prediction.index: prediction for prediction in new})
-    if report is not None:
-        report(len(records))
+        if report is not None:
+            report(len(made))
     ordered = [made[record.index] for record in records]
     return TaskResult.of(records, [one.prediction for one in ordered], sum(one.seconds for one in ordered))
 
