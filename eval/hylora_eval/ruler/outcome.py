@@ -20,26 +20,26 @@ class TaskResult:
 
     Attributes:
         score: mean score, its standard error, samples and empty predictions.
-        scores: of each sample, from 0 to 100, in their order.
-        depths: for each sample where each piece of evidence begins, in per cent of the input; None for tasks whose
-            answers are all over the text, and for records that another program wrote.
         shortest: tokens of the shortest sample, its answer's room included.
         longest: of the longest.
         prompts_sha256: over the hashes of all prompts: equal where two evaluations asked the same.
         seconds: spent answering, over all runs that took part; None where that is not known.
         haystack: name of the prose around needles; None where there is none.
         sentences: how it was split.
+        scores: of each sample, from 0 to 100, in their order.
+        depths: for each sample where each piece of evidence begins, in per cent of the input; None for tasks whose
+            answers are all over the text, and for records that another program wrote.
     """
 
     score: Score
-    scores: list[float]
-    depths: list[list[float]] | None
     shortest: int
     longest: int
     prompts_sha256: str
     seconds: float | None
     haystack: str | None
     sentences: str | None
+    scores: list[float]
+    depths: list[list[float]] | None
 
     @classmethod
     def of(cls, records: Sequence[Record], predictions: Sequence[str], seconds: float | None = None) -> TaskResult:
@@ -56,14 +56,14 @@ class TaskResult:
         first, outputs = records[0], [record.outputs for record in records]
         return cls(
             score=score_task(first.task, predictions, outputs),
-            scores=score_samples(first.task, predictions, outputs),
-            depths=[_per_cent(record.depths) for record in records] if first.evidence else None,
             shortest=min(record.length for record in records),
             longest=max(record.length for record in records),
             prompts_sha256=text_sha256("".join(record.prompt_sha256 for record in records)),
             seconds=None if seconds is None else round(seconds, 3),
             haystack=first.haystack,
             sentences=first.sentences,
+            scores=score_samples(first.task, predictions, outputs),
+            depths=[_per_cent(record.depths) for record in records] if first.evidence else None,
         )
 
 
