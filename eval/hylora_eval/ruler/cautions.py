@@ -7,11 +7,10 @@ from statistics import fmean
 
 from transformers import PreTrainedTokenizerBase
 
-from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.family import Family
+from hylora_eval.ruler.material import Material
 from hylora_eval.ruler.scoring import score_prediction
 from hylora_eval.ruler.streams import SampleStreams
-from hylora_eval.ruler.tasks import Task
+from hylora_eval.ruler.variables import ExampleChain
 
 __all__ = ["cautions"]
 
@@ -19,19 +18,16 @@ __all__ = ["cautions"]
 LOOKED_AT = 10
 
 
-def cautions(
-    task: Task, family: Family, tokenizer: PreTrainedTokenizerBase, counter: TokenCounter, length: int, samples: int
-) -> list[str]:
+def cautions(material: Material, tokenizer: PreTrainedTokenizerBase, samples: int) -> list[str]:
     """Sentences on what to beware of in a task's scores, from a few small samples of it.
 
     Args:
-        task: whose samples.
-        family: that draws them.
+        material: what its samples are made from.
         tokenizer: of the model.
-        counter: of its tokens.
-        length: tokens of a prompt and its answer.
         samples: how many there are.
     """
+    task, length = material.task, material.length
+    family = material.family(lambda: ExampleChain().draw(ExampleChain.smallest, SampleStreams(task.name)))
     streams = [SampleStreams(task.name, index) for index in range(min(samples, LOOKED_AT))]
     found, kept = [], task.tokens_to_generate
     scores, tokens = [], []
@@ -46,7 +42,7 @@ def cautions(
             f"a perfect model scores about {fmean(scores):.0f}"
         )
     if family.useful is not None:
-        needed = kept + max(counter.whole(family.draw(family.useful, one).prompt) for one in streams)
+        needed = kept + max(material.counter.whole(family.draw(family.useful, one).prompt) for one in streams)
         if needed > length:
             found.append(
                 f"{task.name} at {length} tokens: there is room for the answers and hardly a {family.unit} more, so "

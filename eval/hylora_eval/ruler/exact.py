@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from hylora_eval.ruler.counting import TokenCounter
 from hylora_eval.ruler.family import Draft, Family, too_small
+from hylora_eval.ruler.material import Material
 from hylora_eval.ruler.streams import SampleStreams
-from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.variables import EXAMPLE_TOKENS, ExampleChain
 
 __all__ = ["Filled", "exact_drafts", "fill"]
@@ -24,23 +24,14 @@ GROWTH = 8
 
 
 def exact_drafts(
-    task: Task,
-    build: Callable[[Callable[[], Draft]], Family],
-    counter: TokenCounter,
-    length: int,
-    samples: int,
-    seed: int,
-    progress: Callable[[int], None],
+    material: Material, samples: int, seed: int, progress: Callable[[int], None]
 ) -> Iterator[tuple[Draft, int]]:
     """Draw samples that one unit of haystack more would make too long.
 
     Before the first it is found out whether there is room for all.
 
     Args:
-        task: whose samples.
-        build: makes the family of the task, given what draws the worked example of variable tracking.
-        counter: of tokens.
-        length: tokens of a prompt and its answer.
+        material: what they are made from.
         samples: how many.
         seed: of the random numbers.
         progress: called with the number of samples done, after each.
@@ -51,9 +42,10 @@ def exact_drafts(
     Raises:
         ValueError: if the length is too small for the task, or too large for the words there are.
     """
+    task, length, counter = material.task, material.length, material.counter
     key = f"{seed}/{task.name}/{length}"
     # Where even the shortest example has more tokens than it should, it is that one.
-    family = build(lambda: _fill(ExampleChain(), f"{key}/example", 0, counter, EXAMPLE_TOKENS).draft)
+    family = material.family(lambda: _fill(ExampleChain(), f"{key}/example", 0, counter, EXAMPLE_TOKENS).draft)
     room, guess = length - task.tokens_to_generate, None
     _check_room(family, counter, room, length, (SampleStreams(f"{key}/0", index) for index in range(samples)))
     for index in range(samples):

@@ -4,34 +4,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from hylora_eval.ruler.cautions import cautions
-from hylora_eval.ruler.chat import Chat, ChatTemplate
-from hylora_eval.ruler.common_words import CommonWords
-from hylora_eval.ruler.counting import TokenCounter
 from hylora_eval.ruler.exact import exact_drafts
-from hylora_eval.ruler.family import Draft, Family
-from hylora_eval.ruler.frequent_words import FrequentWords
-from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
-from hylora_eval.ruler.implied import Implied
-from hylora_eval.ruler.needles import Needles
-from hylora_eval.ruler.questions import QuestionFile, Questions, load_questions
+from hylora_eval.ruler.family import Draft
+from hylora_eval.ruler.haystack import Haystack
+from hylora_eval.ruler.material import Material, load_material
 from hylora_eval.ruler.records import Record
-from hylora_eval.ruler.streams import SampleStreams
 from hylora_eval.ruler.strict import strict_drafts
-from hylora_eval.ruler.tasks import TASKS, Task
-from hylora_eval.ruler.variables import ExampleChain, Variables
-from hylora_eval.ruler.words import read_words
 
-__all__ = ["MODES", "check_generation", "generate"]
-
-MODES = ("exact", "strict")
+__all__ = ["check_generation", "generate"]
 
 
 def generate(
@@ -82,11 +68,11 @@ def generate(
         ImportError: if wonderwords is not installed.
         OSError: if a file cannot be read.
     """
-    material = _material(
+    material = load_material(
         task, tokenizer, length, samples, mode, haystack, sentences, qa_files, more_words, chat_template
     )
-    drafts = list(_draw(task, material, tokenizer, length, samples, seed, mode, progress))
-    kept, essay = TASKS[task].tokens_to_generate, material.essay
+    drafts = list(_draw(material, samples, seed, mode, progress or (lambda done: None)))
+    kept, essay = material.task.tokens_to_generate, material.essay
     return [
         Record(
             index=index,
@@ -122,110 +108,14 @@ def check_generation(
     Raises:
         ValueError, ImportError, OSError: as `generate` would.
     """
-    material = _material(task, tokenizer, length, samples, mode, **options)
-    next(_draw(task, material, tokenizer, length, samples, seed, mode))
-    family = _build_family(
-        TASKS[task], length, material, example=lambda: ExampleChain().draw(ExampleChain.smallest, SampleStreams(task))
-    )
-    return cautions(TASKS[task], family, tokenizer, _counter(tokenizer, material), length, samples)
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What a task draws on beyond word lists; None where it needs none.
-
-    Attributes:
-        essay: prose.
-        questions: a file of questions and documents.
-        more_words: words for long lists.
-        chat: what is put around every sample.
-    """
-
-    essay: Essay | None = None
-    questions: QuestionFile | None = None
-    more_words: Sequence[str] = ()
-    chat: ChatTemplate | None = None
+    material = load_material(task, tokenizer, length, samples, mode, **options)
+    next(_draw(material, samples, seed, mode, lambda done: None))
+    return cautions(material, tokenizer, samples)
 
 
 def _draw(
-    task: str,
-    material: _Material,
-    tokenizer: PreTrainedTokenizerBase,
-    length: int,
-    samples: int,
-    seed: int,
-    mode: str,
-    progress: Callable[[int], None] | None = None,
+    material: Material, samples: int, seed: int, mode: str, progress: Callable[[int], None]
 ) -> Iterator[tuple[Draft, int]]:
     """Samples and the tokens of their prompts."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
-    build = partial(_build_family, TASKS[task], length, material)
-    counter = _counter(tokenizer, material)
-    return drafts(TASKS[task], build, counter, length, samples, seed, progress or (lambda done: None))
-
-
-def _counter(tokenizer: PreTrainedTokenizerBase, material: _Material) -> TokenCounter:
-    return TokenCounter(tokenizer, leading=material.chat is None)
-
-
-def _material(
-    task: str,
-    tokenizer: PreTrainedTokenizerBase,
-    length: int,
-    samples: int,
-    mode: str,
-    haystack: Haystack | str | os.PathLike | None = None,
-    sentences: str = "auto",
-    qa_files: Mapping[str, str | os.PathLike] | None = None,
-    more_words: str | os.PathLike | None = None,
-    chat_template: bool = False,
-) -> _Material:
-    """Check the arguments of `generate` and read the files."""
-    if task not in TASKS:
-        raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} must be one of {', '.join(map(repr, MODES))}")
-    for field, value in (("length", length), ("samples", samples)):
-        if value < 1:
-            raise ValueError(f"{field}={value} must be at least 1")
-    if mode == "strict" and not TASKS[task].is_official:
-        raise ValueError(f"{task} is no task of the official generator, whose prompts are repeated; use mode='exact'")
-    if mode == "strict" and chat_template:
-        raise ValueError("mode='strict' repeats the official prompts, which have no chat template; use mode='exact'")
-    material = _Material(chat=ChatTemplate(tokenizer) if chat_template else None)
-    if TASKS[task].needs_essay:
-        essay = Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict")
-        return replace(material, essay=essay)
-    if TASKS[task].family == "questions":
-        file = load_questions(task, (qa_files or {}).get(task))
-        if samples > len(file.questions):
-            raise ValueError(f"samples={samples}, but the file of {task} has {len(file.questions)} questions")
-        return replace(material, questions=file)
-    if TASKS[task].family == "common_words" and more_words is not None:
-        return replace(material, more_words=read_words(more_words))
-    return material
-
-
-def _build_family(task: Task, length: int, material: _Material, example: Callable[[], Draft]) -> Family:
-    """The family of a task at a length; `example` draws the worked example of variable tracking.
-
-    Raises:
-        ValueError: if the length is too small for any sample.
-    """
-    family: Family
-    match task.family:
-        case "needles":
-            family = Needles(task, material.essay)
-        case "implied":
-            family = Implied(task, material.essay)
-        case "variables":
-            family = Variables(example())
-        case "common_words":
-            family = CommonWords(length, material.more_words)
-        case "frequent_words":
-            family = FrequentWords(length - task.tokens_to_generate)
-        case "questions":
-            family = Questions(task.name, material.questions)
-        case _:
-            raise AssertionError(task.family)
-    return family if material.chat is None else Chat(family, material.chat)
+    return drafts(material, samples, seed, progress)

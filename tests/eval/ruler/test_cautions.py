@@ -39,7 +39,7 @@ def test_answers_that_fit_need_no_word(tokenizers):
 def test_a_perfect_model_scores_what_the_caution_says(tokenizers, monkeypatch):
     """With room for 19 bytes, three names of five letters and a space between them come through whole."""
     monkeypatch.setattr(
-        "hylora_eval.ruler.generation.TASKS", {"vt": ruler.Task("vt", "variables", ruler.TASKS["vt"].prompt, 19)}
+        "hylora_eval.ruler.material.TASKS", {"vt": ruler.Task("vt", "variables", ruler.TASKS["vt"].prompt, 19)}
     )
     (caution,) = check_generation("vt", tokenizers["bytes"], 6000, 5, **OPTIONS)
     assert caution.startswith("vt: with this tokenizer an answer has up to 29 tokens and 19 are generated")
