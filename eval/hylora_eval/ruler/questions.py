@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hylora_eval.ruler.family import Draft, Family, find_all
+from hylora_eval.ruler.family import Draft, find_all
+from hylora_eval.ruler.official import SearchedFamily
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 
@@ -69,7 +70,7 @@ def load_questions(task: str, path: str | os.PathLike | None) -> QuestionFile:
     return file
 
 
-class Questions(Family):
+class Questions(SearchedFamily):
     """The tasks qa_1 and qa_2: a sample asks the question of its number."""
 
     unit = "document"

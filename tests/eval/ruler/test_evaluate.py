@@ -67,6 +67,13 @@ def test_a_model_that_knows_every_answer_scores_a_hundred(monkeypatch, tokenizer
     scores = {name: task.score.score for name, task in result.tasks.items()}
     assert scores == dict.fromkeys(ruler.ALL_TASKS, 100.0) | {"fwe": 0.0, "vt": pytest.approx(220 / 3)}
     assert result.tasks["fwe"].score.empty == 3
+    assert result.tasks["vt"].scores == [20.0, 100.0, 100.0] and result.tasks["fwe"].scores == [0.0] * 3
+    for name in ("niah_multiquery", "vt"):
+        own = [record for record in records.values() if record.task == name]
+        for depths, record in zip(result.tasks[name].depths, own, strict=True):
+            begins = [100 * start / len(record.input) for start, _ in record.evidence]
+            assert depths == pytest.approx(begins, abs=0.01) and len(depths) == len(record.outputs)
+    assert result.tasks["cwe"].depths is None
     averages = {name: average.score for name, average in result.averages.items()}
     assert averages["NIAH-S"] == 100.0 and averages["CF-WE"] == 50.0
     assert averages["Average"] == pytest.approx((9 * 100 + 220 / 3) / 11)
