@@ -24,6 +24,7 @@ __all__ = ["compare"]
 
 _METHODS = {
     "jackknife": "Student's t over documents, with the jackknife's error",
+    "sign test": "the sign test where all documents differ by the same for each token",
     "mcnemar": "McNemar's exact test where samples are right or wrong",
     "sign flips": "a test by flipping signs for partial scores and averages",
 }
