@@ -61,7 +61,8 @@ def evaluate(
             honour padding, prompts are answered one by one.
         mode, haystack, sentences, qa_files, more_words, chat_template: as for `generate`.
         predictions: a file to keep predictions in as they are made. If it exists, what it holds is not made again:
-            further lengths, tasks or samples may be asked for, but what predictions depend on must not have changed.
+            further lengths, tasks or samples may be asked for, or smaller batches, but what predictions depend on must
+            not have changed.
         progress: called with (length, task, samples done, samples in all), also with 0 done before the first.
         note: called with a sentence where something is done otherwise than asked, or scores mean less than they seem.
         processes: over which the prompts are dealt. All call this with the same arguments and models, and all get the
@@ -109,7 +110,6 @@ def evaluate(
             "mode": mode,
             # None as in files from before there was one.
             "chat_template": chat_template or None,
-            "batch_size": batch_size,
         }
         kept = processes.on_all(lambda: Predictions(settings, predictions if processes.is_main else None))
         results = []
@@ -136,8 +136,8 @@ def _evaluate_task(
     task = records[0].task
     hashes = [record.prompt_sha256 for record in records]
     made = processes.on_main(lambda: kept.of(length, task, hashes))
-    # The same batches whenever an evaluation was interrupted, and however many processes share them: rounding may
-    # depend on who shares one.
+    # With one batch size the same batches whenever an evaluation was interrupted, and however many processes share
+    # them: rounding may depend on who shares one.
     batches = [records[start : start + batch_size] for start in range(0, len(records), batch_size)]
     missing = [batch for batch in batches if not all(record.index in made for record in batch)]
 

@@ -148,6 +148,14 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(monkey
     assert ruler.evaluate(*arguments, batch_size=2, predictions=path) == resumed
     assert answered == []
 
+    # Memory may ask for smaller batches.
+    smaller = ruler.evaluate(*arguments, predictions=path)
+    assert answered == [] and [one.tasks for one in smaller] == [one.tasks for one in resumed]
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    ruler.evaluate(*arguments, predictions=path)
+    assert len(answered) == 1
+    answered.clear()
+
     # More lengths, tasks and samples may be asked for.
     more = ruler.evaluate(model, tokenizer, [LENGTH], ["vt", "fwe"], 4, batch_size=2, predictions=path)
     assert len(answered) == 1 + 2
@@ -159,7 +167,6 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(monkey
     [
         ({"seed": 1}, "made with seed=42 and now it is 1"),
         ({"mode": "strict"}, "made with mode='exact' and now it is 'strict'"),
-        ({"batch_size": 2}, "made with batch_size=1 and now it is 2"),
         ({"model": "other"}, "made with weights="),
         ({"model": "negated"}, "made with weights="),
         ({"model": "windowed"}, "made with attention='sdpa' and now it is 'sw_attn'"),
