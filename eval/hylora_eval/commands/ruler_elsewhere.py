@@ -100,6 +100,9 @@ def score(
             "writes; keep the two together"
         )
     found = score_answers(prompts, predictions)
+    scored = sum(len(task.scores) for length in found for task in length.tasks.values())
+    if scored != (written := about.pick("prompts", kind=int)):
+        raise ValueError(f"{str(prompts)!r} holds {scored} prompts, and {written} were written; copy it whole")
     manifest = read_manifest(model) if Path(model).is_dir() else None
     result = Result(
         kind="ruler",

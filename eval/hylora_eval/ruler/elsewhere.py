@@ -18,6 +18,8 @@ from hylora_eval.ruler.records import Record, read_record
 
 __all__ = ["score_answers", "write_prompts"]
 
+_UNCHANGED = "do not change the file of prompts"
+
 
 def write_prompts(path: str | os.PathLike, samples: Iterable[tuple[int, list[Record]]]) -> int:
     """Write the samples of several lengths and tasks as JSON lines with the official names of fields.
@@ -70,9 +72,9 @@ def score_answers(prompts: str | os.PathLike, answers: Iterable[str | os.PathLik
             predictions.append(_answer_of(line, given, prompts))
             asked += 1
         results.setdefault(length, {})[task] = TaskResult.of(records, predictions)
-    if given and max(given) >= asked:
-        answer = given[max(given)]
-        raise ValueError(f"{answer.place} has index {max(given)}, but {str(prompts)!r} has {asked} prompts, from 0 on")
+    for index, answer in given.items():
+        if not 0 <= index < asked:
+            raise ValueError(f"{answer.place} has index {index}, but {str(prompts)!r} has {asked} prompts, from 0 on")
     if not results:
         raise ValueError(f"{str(prompts)!r} holds no prompts")
     return [LengthResult(length, tasks) for length, tasks in results.items()]
@@ -100,11 +102,14 @@ def _read_prompts(path: str | os.PathLike) -> Iterator[_Line]:
     for number, (place, values) in enumerate(_json_lines(path)):
         try:
             index, length = values["index"], values["max_seq_length"]
+            for name, kind in (("input", str), ("answer_prefix", str), ("outputs", list), ("length", int)):
+                if not isinstance(values[name], kind) or values[name] == []:
+                    raise ValueError(f"{place} has {name}={values[name]!r:.40}; {_UNCHANGED}")
             record = read_record({**values, "index": values["sample"]}, values["task"], number)
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise ValueError(f"{place} is no prompt of `hylora eval ruler-generate`: it lacks {error}") from error
         if index != number:
-            raise ValueError(f"{place} has index={index} where {number} is due; do not change the file of prompts")
+            raise ValueError(f"{place} has index={index} where {number} is due; {_UNCHANGED}")
         yield _Line(index, length, record)
 
 
@@ -113,11 +118,13 @@ def _read_answers(paths: Iterable[str | os.PathLike]) -> dict[int, _Answer]:
     for path in paths:
         for place, values in _json_lines(path):
             index, text, asked = (values.get(name) for name in ("index", "pred", "input"))
-            if not isinstance(index, int) or not isinstance(text, str):
+            if not isinstance(index, int) or isinstance(index, bool) or not isinstance(text, str):
                 raise ValueError(
                     f"{place} must have the number of a prompt as 'index' and the answer's text as 'pred'; it has "
                     f"index={index!r} and pred={text!r:.40}"
                 )
+            if not isinstance(asked, str | None):
+                raise ValueError(f"{place} has input={asked!r:.40}, which is no text; leave it out")
             if index in found:
                 raise ValueError(f"{place} answers index {index}, and so does {found[index].place}; keep one")
             found[index] = _Answer(text, place, None if asked is None else text_sha256(asked))
@@ -138,13 +145,16 @@ def _answer_of(line: _Line, given: dict[int, _Answer], prompts: str | os.PathLik
 
 def _json_lines(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of a file, and where it stands, in words."""
-    with Path(path).open(encoding="utf-8") as file:
+    with Path(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             place = f"line {number} of {str(path)!r}"
             try:
-                values = json.loads(line)
+                # Windows puts a mark before the first line.
+                values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place} is not UTF-8 text ({error}); save the file as UTF-8") from error
             except ValueError as error:
                 raise ValueError(f"{place} is not JSON: {error}") from error
             if not isinstance(values, dict):

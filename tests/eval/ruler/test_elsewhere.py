@@ -126,12 +126,45 @@ def changed(number, **values):
         (changed(1, pred=["a list"]), "line 2 of .* must have .* 'pred'; it has index=1 and pred=.'a list'"),
         (changed(1, index="1"), "line 2 of .* index='1'"),
         (lambda lines: [["a list"]], "line 1 of .* is not an object"),
+        (lambda lines: [*lines, {"index": -1, "pred": ""}], "line 9 of .* has index -1, but .* has 8 prompts"),
+        (changed(1, index=True), "line 2 of .* index=True"),
+        (changed(1, input=["a", "list"]), r"line 2 of .* has input=\['a', 'list'\], which is no text"),
     ],
 )
 def test_wrong_answers_are_named(prompts, tmp_path, change, message):
     lines = change([{"index": index, "pred": "text"} for index in range(8)])
     with pytest.raises(ValueError, match=message):
         score_answers(prompts, [write(tmp_path / "answers.jsonl", lines)])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "ending"), [("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\r\n"), ("latin-1", "\n")]
+)
+def test_files_of_other_systems_are_read_or_named(prompts, tmp_path, encoding, ending):
+    """A mark at the beginning and other line ends are Windows's; its shell also writes two bytes for a letter."""
+    answers = tmp_path / "answers.jsonl"
+    lines = [json.dumps({"index": index, "pred": "Zoë\u2028"}, ensure_ascii=False) for index in range(8)]
+    text = ending.join(lines) if encoding.startswith("utf") else "Zoë" + ending
+    answers.write_bytes(text.encode(encoding))
+    if encoding.startswith("utf-8"):
+        assert score_answers(prompts, [answers])[0].tasks["vt"].score.empty == 0
+    else:
+        with pytest.raises(ValueError, match="line 1 of '.*answers.jsonl' is not UTF-8 text .* save"):
+            score_answers(prompts, [answers])
+
+
+def test_prompts_that_were_cut_or_changed_are_not_scored_in_part(prompts, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    arguments = ("eval", "ruler-score", "--prompts", prompts, "--predictions", answers, "--model", "a-name")
+    lines = lines_of(prompts)
+    write(answers, [{"index": index, "pred": "text"} for index in range(7)])
+    write(prompts, lines[:7])
+    assert "prompts.jsonl' holds 7 prompts, and 8 were written" in str(command_line.run(*arguments).exception)
+    write(answers, [{"index": index, "pred": "text"} for index in range(8)])
+    for name, value in (("outputs", []), ("outputs", "7"), ("input", 7)):
+        write(prompts, [*lines[:7], {**lines[7], name: value}])
+        error = str(command_line.run(*arguments).exception)
+        assert f"line 8 of '{prompts}' has {name}={value!r}" in error and "do not change the file of prompts" in error
 
 
 def test_files_that_do_not_belong_together_are_named(prompts, tmp_path):
