@@ -16,6 +16,14 @@ __all__ = ["Chat", "ChatTemplate"]
 # What stands for the two turns while the text around them is found.
 QUESTION, ANSWER = "a-question-to-be-put-here", "an-answer-to-be-put-here"
 
+# Some templates write the day. It is always the same, so that prompts are: an evaluation may go on tomorrow.
+_DAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "24", "%A": "Friday", "%a": "Fri"}
+_SAME_DAY = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('{code}', '{text}')" for code, text in _DAY.items())
+    + " }}{% endmacro %}\n"
+)
+
 
 class ChatTemplate:
     """The text that a tokenizer's chat template puts around a question and before an answer.
@@ -83,7 +91,8 @@ def _open_chat(tokenizer: PreTrainedTokenizerBase) -> str:
     from jinja2 import TemplateError
 
     user, assistant = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
+    options = {"tokenize": False, "chat_template": _SAME_DAY + tokenizer.get_chat_template()}
     try:
-        return tokenizer.apply_chat_template([user, assistant], tokenize=False, continue_final_message=True)
+        return tokenizer.apply_chat_template([user, assistant], continue_final_message=True, **options)
     except (TemplateError, ValueError):
-        return tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True) + ANSWER
+        return tokenizer.apply_chat_template([user], add_generation_prompt=True, **options) + ANSWER

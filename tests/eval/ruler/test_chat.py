@@ -58,6 +58,13 @@ def test_where_a_template_leaves_no_answer_open_the_prefix_follows_its_beginning
     assert record.answer_prefix.startswith("Answer: According to the chain(s)")
 
 
+def test_prompts_are_the_same_tomorrow(tokenizers):
+    """Templates that write the day would make other prompts of it, which neither resume nor compare."""
+    dated = "\n  {% if strftime_now is defined %}Today: {{ strftime_now('%d %b %Y') }}\n{% endif %}" + CHATML
+    (record,) = ruler.generate("vt", chatting(tokenizers["demo"], dated), LENGTH, 1, chat_template=True)
+    assert record.input.startswith("\nToday: 26 Jul 2024\n<|im_start|>user\nMemorize")
+
+
 def test_what_cannot_be_a_chat_is_refused(tokenizers):
     with pytest.raises(ValueError, match="has no chat template"):
         ruler.generate("vt", tokenizers["llama2"], LENGTH, 1, chat_template=True)
