@@ -189,7 +189,9 @@ def number_table(title: str | None, headings: Iterable[str], words: int = 0, **l
     """A table of numbers, with words in the first so many columns."""
     table = Table(title=title, title_justify="left", **looks)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < words else "right")
+        # Of a name that is cut, nobody knows which it is.
+        name = {"justify": "left", "overflow": "fold"} if index < words else {"justify": "right"}
+        table.add_column(heading, **name)
     return table
 
 

@@ -131,7 +131,7 @@ class Scores:
             return self._apart(
                 baseline,
                 "other prompts (prompts_sha256 differs): evaluate both with the same tokenizer, --samples, --seed, "
-                "--mode and --haystack",
+                "--mode, --haystack and --chat-template",
             )
         if None in self.scores or None in baseline.scores:
             kept = [None if None in part.scores else part.scores for part in (self, baseline)]
