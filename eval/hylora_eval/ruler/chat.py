@@ -63,8 +63,8 @@ class ChatTemplate:
         return replace(
             draft,
             input=self._before + draft.input + self._between,
-            # Templates bring the white space before an answer.
-            answer_prefix=draft.answer_prefix.lstrip(),
+            # What a template puts between turns brings the white space before an answer.
+            answer_prefix=draft.answer_prefix.lstrip() if self._between else draft.answer_prefix,
             evidence=tuple((start + shift, stop + shift) for start, stop in draft.evidence),
         )
 

@@ -58,6 +58,12 @@ def test_where_a_template_leaves_no_answer_open_the_prefix_follows_its_beginning
     assert record.answer_prefix.startswith("Answer: According to the chain(s)")
 
 
+def test_turns_with_nothing_between_them_stay_apart(tokenizers):
+    bare = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    (record,) = ruler.generate("vt", chatting(tokenizers["demo"], bare), LENGTH, 1, chat_template=True)
+    assert " in the text above. Answer: According to" in record.prompt
+
+
 def test_prompts_are_the_same_tomorrow(tokenizers):
     """Templates that write the day would make other prompts of it, which neither resume nor compare."""
     dated = "\n  {% if strftime_now is defined %}Today: {{ strftime_now('%d %b %Y') }}\n{% endif %}" + CHATML
