@@ -15,8 +15,10 @@ from hylora_eval.results import Result, check_same
 
 __all__ = ["add_result", "finished_tasks", "resume", "save_samples"]
 
-# What results depend on; versions, dates and the tasks asked for may differ between two parts of an evaluation.
+# What results depend on; versions, dates and the tasks asked for may differ between two parts of an evaluation, and
+# requests at once too: where memory ran out, fewer go on.
 _SAME = ("model", "attention", "tokenizer", "settings")
+_MAY_DIFFER = "batch_size"
 
 
 def add_result(result: Result, name: str, found: dict[str, Any]) -> None:
@@ -44,7 +46,11 @@ def resume(path: str | os.PathLike, result: Result) -> None:
     """
     older = _read(path)
     for part in _SAME:
-        check_same(path, older.get(part, {}), result[part], f"{part}.")
+        kept, asked = (
+            {name: value for name, value in values.items() if name != _MAY_DIFFER}
+            for values in (older.get(part, {}), result[part])
+        )
+        check_same(path, kept, asked, f"{part}.")
     result.update({key: older[key] for key in (*BY_TASK, "config", "finished")})
 
 

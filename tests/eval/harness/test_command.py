@@ -143,6 +143,10 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, r
     done.clear()
     refused = run(*command, "--output", output, "--limit", 3)
     assert "made with settings.limit=None and now it is 3.0" in str(refused.exception)
+    # As if memory had run out with more requests at once.
+    kept = json.loads(output.read_text())
+    kept["settings"]["batch_size"] = 8
+    output.write_text(json.dumps(kept))
     _, resumed = evaluate(output, *command)
     assert done == ["other"]
     for key in ("results", "versions", "n-shot", "n-samples", "configs", "settings", "finished"):
