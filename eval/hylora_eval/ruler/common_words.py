@@ -69,7 +69,7 @@ class CommonWords(SearchedFamily):
         if size > len(words):
             raise ValueError(
                 f"cwe needs {size} different words at this length and there are {self.largest}: give a longer list, "
-                "such as RULER's english_words.json, as more_words"
+                "such as RULER's english_words.json, as --more-words (in Python more_words)"
             )
         picked = streams.pick(purpose, words, size)
         common, others = picked[:COMMON], picked[COMMON:]

@@ -149,7 +149,7 @@ def test_questions_from_files(tmp_path, model):
     ("change", "message"),
     [
         ({"--tasks": "niah_singel_1"}, "did you mean 'niah_single_1'"),
-        ({"--tasks": "qa_1"}, "qa_1 needs a file of questions"),
+        ({"--tasks": "qa_1"}, "SQuAD-explorer/ as --squad, in Python as qa_files={'qa_1': PATH}"),
         ({"--tasks": "qa_2", "--hotpotqa": "nowhere.json"}, "the file of qa_2, 'nowhere.json', does not exist"),
         ({"--lengths": 200}, "length=200 is too small for vt: ask for at least"),
         ({"--mode": "official"}, "mode='official'"),
