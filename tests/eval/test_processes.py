@@ -11,6 +11,9 @@ import pytest
 
 import hylora
 from hylora.demo.miniature import load_tokenizer
+from hylora.language.data import SourceRecipe
+from hylora_eval.documents import load_documents
+from hylora_eval.perplexity import perplexity
 from hylora_eval.processes import ALONE, launched
 from tests.processes import command, environment, launch
 from tests.tiny import tiny_llama
@@ -54,13 +57,18 @@ def test_two_processes_write_what_one_writes(model, tmp_path):
         assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
 
 
-@pytest.mark.slow
-def test_two_processes_find_the_perplexity_that_one_finds(model, tmp_path):
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
     draw = random.Random("documents")
     words = ["a", "river", "of", "words", "that", "run", "on"]
     texts = [" ".join(draw.choices(words, k=length)) for length in (300, 500, 400)]
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_perplexity_that_one_finds(model, data, tmp_path):
     found = []
     for count in (1, 2):
         output = tmp_path / f"{count}.json"
@@ -71,6 +79,32 @@ def test_two_processes_find_the_perplexity_that_one_finds(model, tmp_path):
         assert result["results"][0].pop("seconds") > 0
         found.append(result)
     assert found[0] == found[1] and sorted(path.name for path in tmp_path.glob("*.windows.jsonl")) == []
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_what_one_found_in_larger_batches(model, data, tmp_path):
+    network = hylora.load(model, "full")
+    documents = load_documents(SourceRecipe(str(data)), load_tokenizer(), min_tokens=64).tokens
+    documents = [tokens[: len(tokens) // 64 * 64] for tokens in documents]
+    expected = perplexity(network, documents, 64)
+
+    def stop(done, total):
+        if done == 2 * 3:
+            raise KeyboardInterrupt
+
+    output, kept = tmp_path / "two.json", tmp_path / "two.json.windows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        perplexity(network, documents, 64, batch_size=3, kept=kept, progress=stop)
+    # A nat more shows that this batch is not computed again.
+    head, *lines = map(json.loads, kept.read_text().splitlines())
+    lines[0]["sums"][0][0] += 1
+    kept.write_text("".join(json.dumps(line) + "\n" for line in (head, *lines)))
+    arguments = ("--data", data, "--lengths", 64, "--batch-size", 2, "--output", output)
+    launch(2, "-m", "hylora_cli", "eval", "ppl", "--model", model, *arguments)
+    (row,) = json.loads(output.read_text())["results"]
+    first, *others = expected.document_nll
+    assert row["document_nll"] == pytest.approx([first + 1, *others], rel=1e-6)
+    assert row["document_tokens"] == list(expected.document_tokens)
 
 
 @pytest.mark.slow
