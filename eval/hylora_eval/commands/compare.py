@@ -74,32 +74,32 @@ def compare(
 
 def _shown(table: Table, baseline: str) -> Iterator[RenderableType]:
     """The table, one of who has which samples right, and a line for each reason why two could not be paired."""
-    several = len({line.what for line in table.lines}) > 1
+    named = table.kind != "perplexity"
     figure = "perplexity" if table.kind == "perplexity" else "score"
-    yield _laid(table.title, (figure, f"against {baseline}", "p", ""), table.lines, several, _cells)
+    yield _laid(table.title, (figure, f"against {baseline}", "p", ""), table.lines, named, _cells)
     counted = [line for line in table.lines if line.outcomes]
     if counted:
         headings = ("both", "baseline", "run", "none")
-        yield _laid("Samples with all answers right", headings, counted, several, lambda line: map(str, line.outcomes))
+        yield _laid("Samples with all answers right", headings, counted, named, lambda line: map(str, line.outcomes))
     reasons: dict[str, list[str]] = {}
     for line in table.lines:
         if line.unpaired:
             reasons.setdefault(f"{line.run}: {line.unpaired.reason}", []).append(line.what)
     for reason, of in reasons.items():
-        yield escape(f"Not paired: {reason}" + (f" ({', '.join(of)})" if several else "") + ".")
+        yield escape(f"Not paired: {reason}" + (f" ({', '.join(of)})" if named else "") + ".")
     yield ""
 
 
 def _laid(
-    title: str, headings: Iterable[str], lines: Sequence[Line], several: bool, cells: Callable[[Line], Iterable[str]]
+    title: str, headings: Iterable[str], lines: Sequence[Line], named: bool, cells: Callable[[Line], Iterable[str]]
 ) -> RenderableType:
-    """A row for each line; where there are several things that lines are of, a section for each."""
-    shown = number_table(title, (*(["of"] if several else []), "run", *headings), words=1 + several)
+    """A row for each line, a section for each thing that lines are of, and its name where it needs one."""
+    shown = number_table(title, (*(["of"] if named else []), "run", *headings), words=1 + named)
     before = None
     for line in lines:
         if before not in (None, line.what):
             shown.add_section()
-        shown.add_row(*(["" if line.what == before else line.what] if several else []), escape(line.run), *cells(line))
+        shown.add_row(*(["" if line.what == before else line.what] if named else []), escape(line.run), *cells(line))
         before = line.what
     return shown
 

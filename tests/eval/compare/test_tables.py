@@ -115,6 +115,12 @@ def test_nothing_is_cut_where_a_terminal_is_narrow(tmp_path):
     assert "+0.0 [-39.6, +39.6]" in shown and "Samples with all answers right" in shown
 
 
+def test_a_task_that_is_alone_has_its_name(tmp_path):
+    paths = [write(tmp_path / f"{name}.json", scores({"qa_1": [100, 0]}, prompts=name * 64)) for name in "ab"]
+    shown = run(*paths).stdout
+    assert "│ qa_1 │ a " in shown and "(qa_1)." in shown
+
+
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
     paths = [write(tmp_path / name / "ppl.json", losses()) for name in ("se/a", "se/b", "sw/b")]
     assert [one.name for one in read_runs(paths)] == ["a/ppl", "se/b/ppl", "sw/b/ppl"]
