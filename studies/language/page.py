@@ -18,7 +18,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from cells import HERE, MODELS, QUESTIONS, Question, check_bases, settings
-from claims import UNCLEAR, clear_difference, judge, values
+from claims import UNCLEAR, Judged, clear_difference, judge, values
 
 ROOT = HERE.parents[1]
 # What a table says of each setting, as `claims.figure` has it.
@@ -71,18 +71,25 @@ def _clear(found: dict[str, list[float]], on: str) -> str:
     return f"*{100 * math.expm1(least):.1f} %*" if " nll" in on else f"*{least:.0f}*"
 
 
-def claims(question: Question) -> str:
-    """How each claim came out."""
+def verdicts() -> str:
+    """How every claim came out."""
     rows = []
-    for judged in judge(question):
-        claim, unit = judged.claim, " %" if " nll" in judged.claim["measure"] else ""
-        difference, reach = judged.difference, judged.reach
-        if unit:
-            difference, reach = 100 * math.expm1(difference), 100 * math.expm1(reach)
-        verdict = judged.verdict if judged.verdict == UNCLEAR else f"**{judged.verdict}**"
-        said = f"{difference:+.1f} ± {reach:.1f}{unit}"
-        rows.append([claim["claim"], judged.model, claim.get("thesis", "ours"), said, verdict])
-    return grid(["claim", "model", "thesis", "in its favour", "here"], rows, words=3)
+    for question in map(Question.load, QUESTIONS):
+        source = f" ({question.source})" if question.source else ""
+        rows.append([f"**{question.title}**{source}", *([""] * (1 + len(MODELS)))])
+        judged = {(one.claim["claim"], one.model): _verdict(one) for one in judge(question)}
+        for claim in question.claims:
+            said = (judged.get((claim["claim"], model), "") for model in MODELS)
+            rows.append([claim["claim"], claim.get("thesis", "ours"), *said])
+    return grid(["claim", "thesis", *MODELS], rows, words=2 + len(MODELS))
+
+
+def _verdict(judged: Judged) -> str:
+    difference, reach, unit = judged.difference, judged.reach, ""
+    if " nll" in judged.claim["measure"]:
+        difference, reach, unit = 100 * math.expm1(difference), 100 * math.expm1(reach), " %"
+    verdict = judged.verdict if judged.verdict == UNCLEAR else f"**{judged.verdict}**"
+    return f"{verdict}: {difference:+.1f} ± {reach:.1f}{unit}"
 
 
 def ranks(numbers: Sequence[float]) -> list[float]:
@@ -129,11 +136,11 @@ def sections() -> Iterator[tuple[str, str]]:
     for name in QUESTIONS:
         question = Question.load(name)
         short = name.partition("_")[2]
-        yield f"{short} claims", claims(question)
         for model in question.settings:
             yield f"{short} {model}", figures(question, model, COLUMNS)
             if any(claim["measure"].startswith("own") for claim in question.claims):
                 yield f"{short} {model} own", figures(question, model, OWN)
+    yield "verdicts", verdicts()
     yield "signal", signal()
 
 
