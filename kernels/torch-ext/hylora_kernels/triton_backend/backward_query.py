@@ -21,6 +21,7 @@ from .launch import launch_for
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, tile_rows, vector_at
 
+# Queries of which other kernels read the statistics at a time.
 LARGEST_TILE = 128
 
 
