@@ -7,12 +7,12 @@ sparse attention two. On other devices the same code runs on plain operations, f
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
+from ..cached import cached_tables
 from ..inputs import accumulation_dtype
 from ..layout import SequenceLayout
 from ..options import SpanOptions, group_size
@@ -129,13 +129,13 @@ def shifted_sparse_backward(
     return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
 
 
-@lru_cache(maxsize=16)
+@cached_tables
 def _chunks(layout: SequenceLayout, size: int, device: torch.device) -> Runs:
     lengths = [tokens for _, _, length in layout.sequences for tokens in _cut(length, size)]
     return Runs.of(lengths, lengths, device)
 
 
-@lru_cache(maxsize=16, typed=True)  # one token (1) is not the whole sequence (1.0)
+@cached_tables
 def _pieces(
     layout: SequenceLayout, group: Union[int, float], heads: int, kv_heads: int, device: torch.device
 ) -> Tuple[Tuple[slice, slice, Runs], ...]:
