@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from hylora_kernels import (
     torch_backend,
     triton_backend,
 )
+from hylora_kernels.devices import why_no_kernels
 from hylora_kernels.options import BACKENDS, SpanOptions
 from hylora_kernels.saved import Saved
 from hylora_kernels.triton_backend import launch
@@ -99,6 +101,33 @@ def test_an_old_gpu_gets_torch(gpu):
     gpu(7, 5)
     with pytest.warns(UserWarning, match=r"compute capability \(7, 5\), and the kernels need \(8, 0\)"):
         assert chosen(CudaQuery()) is torch_backend
+
+
+@pytest.mark.parametrize(
+    ("hip", "capability", "reason"),
+    [
+        (None, (9, 0), None),
+        (None, (8, 0), None),
+        (None, (7, 5), r"compute capability \(7, 5\)"),
+        ("7.1.25424", (9, 4), "ROCm 7.1.25424"),
+        ("6.4.43482", (12, 0), "ROCm 6.4.43482"),
+    ],
+)
+def test_kernels_are_for_gpus_of_nvidia_that_are_not_too_old(hip, capability, reason):
+    found = why_no_kernels(hip, capability)
+    assert found is None if reason is None else re.search(reason, found)
+
+
+def test_rocm_gets_torch_for_all_work(gpu, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.1.25424")
+    gpu(9, 4)
+    with pytest.warns(UserWarning, match="torch is built for ROCm 7.1.25424, .*backend='torch'"):
+        assert chosen(CudaQuery()) is torch_backend
+    for work in ("select", "decode", "sliding_window", "shifted_sparse"):
+        assert backends.choose("auto", work, CudaQuery(), options()) is torch_backend
+    for name in ("triton", "flash"):
+        with pytest.raises(ValueError, match=f"backend='{name}' .*ROCm.*use backend='torch'"):
+            chosen(CudaQuery(), name)
 
 
 @pytest.mark.parametrize("version", [(8, 6), (8, 9), (12, 0)])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cached import cached_tables
+from ..devices import device_without_kernels
 from ..inputs import accumulation_dtype
 from ..layout import SequenceLayout
 from ..options import SpanOptions, group_size
@@ -45,9 +46,7 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
         return f"its dtype is {query.dtype}, and flash attention takes torch.float16 and torch.bfloat16"
     if head_dim % 8 or head_dim > 256:
         return f"head_dim={head_dim} is not a multiple of 8 up to 256"
-    if torch.cuda.get_device_capability(query.device) < (8, 0):
-        return "the GPU is older than compute capability 8.0 (Ampere)"
-    return None
+    return device_without_kernels(query.device)
 
 
 def span_forward(

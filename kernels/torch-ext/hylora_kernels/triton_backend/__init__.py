@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from .. import torch_backend
+from ..devices import device_without_kernels
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 from ..saved import Saved
@@ -42,8 +43,8 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
         return "query is on the CPU, where Triton has its interpreter alone (TRITON_INTERPRET=1)"
     if query.device.type not in ("cpu", "cuda"):
         return f"query is on {query.device.type!r}, and the kernels are for CUDA"
-    if capability(query.device) < (8, 0):
-        return f"the device has compute capability {capability(query.device)}, and the kernels need (8, 0)"
+    if query.device.type == "cuda" and (reason := device_without_kernels(query.device)) is not None:
+        return reason
     # The interpreter computes bfloat16 wrongly without saying so.
     exact = (torch.float16, torch.float32)
     dtypes = exact if query.device.type == "cpu" else (*exact, torch.bfloat16)
