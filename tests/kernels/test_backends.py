@@ -27,6 +27,7 @@ from hylora_kernels.devices import why_no_kernels
 from hylora_kernels.options import BACKENDS, SpanOptions
 from hylora_kernels.saved import Saved
 from hylora_kernels.triton_backend import launch
+from hylora_kernels.triton_backend.interpreter import interpreter_fault
 from tests.kernels.inputs import random_inputs
 
 KERNELS = Path(backends.__file__).parents[1]
@@ -174,10 +175,26 @@ def test_the_rivals_have_no_triton_kernels(function, given):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels then run compiled")
-def test_the_interpreter_is_not_trusted_with_bfloat16():
+def test_tritons_interpreter_is_not_trusted_with_bfloat16():
     with pytest.raises(ValueError, match="torch.bfloat16, and the kernels take torch.float16, torch.float32"):
         inputs = random_inputs(1, 2, 1, 40, head_dim=16, dtype=torch.bfloat16)
         span_attention(*inputs, block_size=16, chunk_size=16, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("of_triton", "of_numpy", "runs"),
+    [
+        ("3.6.0", "2.5.1", False),
+        ("3.6.0+git1234", "2.4.0rc1", False),
+        ("3.6.0", "2.3.5", True),
+        ("3.7.1", "2.5.1", True),
+        ("3.10.0", "3.0", True),
+    ],
+)
+def test_an_interpreter_that_numpy_breaks_is_known(of_triton, of_numpy, runs):
+    fault = interpreter_fault(of_triton, of_numpy)
+    assert (fault is None) == runs
+    assert runs or (of_triton in fault and of_numpy in fault and "triton>=3.7 or numpy<2.4" in fault)
 
 
 def test_torch_shows_its_operations():
@@ -229,7 +246,7 @@ def test_a_cpu_without_the_interpreter_is_told():
     assert "its interpreter alone (TRITON_INTERPRET=1); use backend='torch' or 'auto'" in done.stderr
 
 
-def test_kernels_are_launched_on_the_tensors_device(monkeypatch):
+def test_triton_kernels_are_launched_on_the_tensors_device(monkeypatch):
     """Triton launches on the current device, which need not be that of the tensors."""
     entered = []
 

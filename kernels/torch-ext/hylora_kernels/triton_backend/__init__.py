@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import List, Optional, Tuple
 
 import torch
-import triton
 from torch import Tensor
 
 from .. import torch_backend
@@ -17,6 +16,7 @@ from ..saved import Saved
 from .backward import attention_backward
 from .decode import span_decode
 from .forward import attention_forward
+from .interpreter import why_not_interpreted
 from .launch import capability, has_small_memory, on_its_device
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
@@ -39,8 +39,8 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
         return f"no kernel pools scores, as summary={options.summary!r} with pooling={options.pooling!r} takes it"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"
-    if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
-        return "query is on the CPU, where Triton has its interpreter alone (TRITON_INTERPRET=1)"
+    if query.device.type == "cpu" and (reason := why_not_interpreted()) is not None:
+        return reason
     if query.device.type not in ("cpu", "cuda"):
         return f"query is on {query.device.type!r}, and the kernels are for CUDA"
     if query.device.type == "cuda" and (reason := device_without_kernels(query.device)) is not None:
