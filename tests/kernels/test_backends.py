@@ -212,7 +212,7 @@ def test_a_backend_is_what_the_protocol_says(backend):
 
 
 def test_what_a_backend_does_not_offer_it_refuses(gpu):
-    works = {"span": "span_forward", "select": "select_blocks", "decode": "span_decode"}
+    works = {"span": "span_forward", "select": "select_blocks", "decode": "span_decode", "blocks": "block_forward"}
     works |= {rival: f"{rival}_forward" for rival in ("sliding_window", "shifted_sparse")}
     for backend in (torch_backend, flash_backend, triton_backend):
         offered = {work for work, function in works.items() if hasattr(backend, function)}

@@ -22,7 +22,15 @@ from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
 
-__all__ = ["select_blocks", "span_backward", "span_decode", "span_forward", "unsupported"]
+__all__ = [
+    "block_backward",
+    "block_forward",
+    "select_blocks",
+    "span_backward",
+    "span_decode",
+    "span_forward",
+    "unsupported",
+]
 
 _BLOCK_SIZES = (8, 16, 32, 64, 128)
 _MOST_BLOCKS = 64
@@ -33,9 +41,11 @@ _FEATURES = 1 << 27
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
-    if work not in ("span", "select", "decode"):
+    if work == "retrieved":
+        return "no kernel leaves the own chunk out"
+    if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
-    if options.retrieval == "relevance" and options.pools_scores:
+    if work != "blocks" and options.retrieval == "relevance" and options.pools_scores:
         return f"no kernel pools scores, as summary={options.summary!r} with pooling={options.pooling!r} takes it"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"
@@ -80,6 +90,37 @@ def span_backward(
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
     return attention_backward(grad, saved, tables, scale, options.block_size)
+
+
+@on_its_device
+def block_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    own_chunk: bool,
+    scale: float,
+) -> Tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp `[B, Hq, L]`; `own_chunk` is True."""
+    tables = span_tables(layout, options, query.device)
+    return attention_forward(query, key, value, blocks, tables, scale, options.block_size)
+
+
+@on_its_device
+def block_backward(
+    grad: Tensor,
+    lse_grad: Optional[Tensor],
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    own_chunk: bool,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, given what `block_forward` returned."""
+    tables = span_tables(layout, options, grad.device)
+    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad)
 
 
 @on_its_device

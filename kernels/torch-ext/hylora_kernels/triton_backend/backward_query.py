@@ -2,13 +2,14 @@
 """Gradient of the queries: the forward's walk over retrieved blocks and own chunk, with its weights recomputed.
 
 With P the weights, dP = dO V^T and delta = rowsum(dO * O), the gradient of the scores is dS = P * (dP - delta), and
-dQ = scale dS K. The gradients of keys and values need the same two numbers for each query, which are kept for them.
+dQ = scale dS K. A gradient of the log-sum-exp is one more term in the brackets. The gradients of keys and values need
+the same two numbers for each query, which are kept for them.
 """
 
 from __future__ import annotations
 
 from math import e, log2
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -26,7 +27,12 @@ LARGEST_TILE = 128
 
 
 def query_gradient(
-    grad: Tensor, saved: Saved, tables: SpanTables, scale: float, block_size: int
+    grad: Tensor,
+    saved: Saved,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+    lse_grad: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Gradient of the queries; arguments as in `attention_backward`, `grad` with contiguous rows.
 
@@ -34,7 +40,8 @@ def query_gradient(
 
     Returns:
         The gradient in the query's shape, strides and dtype, 0 at padded positions; and `[2, B * Hq * L]` float32,
-        longer by a tile: for each query the log-sum-exp in base 2 and delta, 0 at padded positions and at the end.
+        longer by a tile: for each query the log-sum-exp in base 2, and delta less the gradient of the log-sum-exp if
+        there is one; 0 at padded positions and at the end.
     """
     query, key, value, output, lse, chosen = saved
     heads, length, head_dim = query.shape[1:]
@@ -59,6 +66,7 @@ def query_gradient(
         value,
         output,
         lse,
+        None if lse_grad is None else lse_grad.contiguous(),
         query_grad,
         *statistics,
         listed,
@@ -95,6 +103,7 @@ def _query_gradient(
     value,
     output,
     lse,
+    lse_grad,
     query_grad,
     log_totals,
     deltas,
@@ -149,6 +158,8 @@ def _query_gradient(
     delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     log_total = tl.load(lse + row * lse_b + head * lse_h + at * lse_l, real, other=0.0) * 1.4426950408889634
     kept = (row * heads + head) * length + at
+    if lse_grad is not None:
+        delta -= tl.load(lse_grad + kept, real, other=0.0)
     tl.store(log_totals + kept, log_total, real)
     tl.store(deltas + kept, delta, real)
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]

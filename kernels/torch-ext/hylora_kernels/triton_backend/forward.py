@@ -39,15 +39,16 @@ def attention_forward(
 
     Returns:
         The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
-        denominator, `[B, Hq, L]` float32. Both are exactly 0 at padded positions.
+        denominator, `[B, Hq, L]` float32. At padded positions they are exactly 0 and -inf.
     """
     kv_heads, head_dim = key.shape[1], query.shape[3]
     groups = query.shape[1] // kv_heads
     readers = tables.readers.shape[0]
     listed = reader_lists(chosen, tables)
-    fresh = torch.empty_like if tables.covered else torch.zeros_like
-    output = fresh(query)
-    lse = fresh(query[..., 0], dtype=torch.float32, memory_format=torch.contiguous_format)
+    output = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
+    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+    if not tables.covered:
+        lse.fill_(float("-inf"))
     if readers == 0:
         return output, lse
 
