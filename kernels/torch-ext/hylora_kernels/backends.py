@@ -30,10 +30,9 @@ class Backend(Protocol):
         """Why these tensors are not taken, or None if they are.
 
         Args:
-            work: "span", "select", "decode", "blocks" (given ones and the own chunk), "retrieved" (given ones alone),
-                "sliding_window" or "shifted_sparse".
+            work: "span", "select", "decode", "blocks" (given ones), "sliding_window" or "shifted_sparse".
             query: `[B, Hq, L, D]`, of which no value is read.
-            options: those of the first five.
+            options: those of the first four.
         """
 
     def span_forward(

@@ -47,7 +47,7 @@ def block_attention(
         own_chunk: whether queries attend to their own chunk up to themselves too.
         layout: the sequences in the batch; None means every row is one, without padding.
         scale: factor on the scores; None means 1 / sqrt(D).
-        backend: "auto", "reference", "torch" or, with `own_chunk`, "triton".
+        backend: "auto", "reference", "torch" or "triton".
         **changes: fields of `SpanOptions` that differ from `options`.
 
     Returns:
@@ -70,7 +70,7 @@ def block_attention(
             units = [options.units(length) for _, _, length in layout.sequences]
             of_sequence = given.split(units, dim=1) if units else []
             return reference.block_attention(query, key, value, of_sequence, layout, options, own_chunk, scale)
-        module = backends.choose(backend, "blocks" if own_chunk else "retrieved", query, options, layout)
+        module = backends.choose(backend, "blocks", query, options)
         tensors = map(rows_contiguous, (query, key, value))
         return _BlockAttention.apply(*tensors, given, module, layout, options, own_chunk, scale)
 

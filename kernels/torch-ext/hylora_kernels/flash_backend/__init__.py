@@ -40,7 +40,7 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
     head_dim = query.shape[-1]
     if work == "decode":
         return "flash attention has no decoding step"
-    if work in ("blocks", "retrieved"):
+    if work == "blocks":
         return "flash attention is not handed blocks"
     if query.device.type != "cuda":
         return f"it lies on {query.device.type}, and flash attention runs on CUDA"

@@ -41,8 +41,6 @@ _FEATURES = 1 << 27
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
-    if work == "retrieved":
-        return "no kernel leaves the own chunk out"
     if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
     if work != "blocks" and options.retrieval == "relevance" and options.pools_scores:
@@ -103,9 +101,9 @@ def block_forward(
     own_chunk: bool,
     scale: float,
 ) -> Tuple[Tensor, Tensor]:
-    """The output and the log-sum-exp `[B, Hq, L]`; `own_chunk` is True."""
+    """The output and the log-sum-exp `[B, Hq, L]`."""
     tables = span_tables(layout, options, query.device)
-    return attention_forward(query, key, value, blocks, tables, scale, options.block_size)
+    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk)
 
 
 @on_its_device
@@ -120,7 +118,7 @@ def block_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given what `block_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad)
+    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk)
 
 
 @on_its_device

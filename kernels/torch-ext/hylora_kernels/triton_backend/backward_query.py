@@ -33,6 +33,7 @@ def query_gradient(
     scale: float,
     block_size: int,
     lse_grad: Optional[Tensor] = None,
+    own_chunk: bool = True,
 ) -> Tuple[Tensor, Tensor]:
     """Gradient of the queries; arguments as in `attention_backward`, `grad` with contiguous rows.
 
@@ -86,6 +87,7 @@ def query_gradient(
         *lse.stride(),
         heads,
         length,
+        OWN_CHUNK=own_chunk,
         BLOCK_SIZE=block_size,
         ROWS=rows,
         HEADS=heads_per_tile,
@@ -126,6 +128,7 @@ def _query_gradient(
     lse_l,
     heads,
     length,
+    OWN_CHUNK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -180,17 +183,18 @@ def _query_gradient(
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
     # The own chunk up to the diagonal.
-    for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
-        source = first + column
-        # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-        at_source = source.to(tl.int64)[:, None]
-        k = load_tile(key + at_source * key_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + at_source * value_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee")
-        if first + BLOCK_N > start:
-            products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
-        _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+    if OWN_CHUNK:
+        for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
+            source = first + column
+            # Beyond the reader there may be padding with any content: even with no weight it must not be read.
+            at_source = source.to(tl.int64)[:, None]
+            k = load_tile(key + at_source * key_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+            v = load_tile(value + at_source * value_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+            products = tl.dot(q, tl.trans(k), input_precision="ieee")
+            if first + BLOCK_N > start:
+                products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
+            _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
     query_grad += vector_at(query_grad_strides, row, head, at)[:, None] + dim[None, :]
     dq = (dq * scale).to(query_grad.dtype.element_ty)
