@@ -10,8 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["PARTIAL", "apply_umask", "atomic_folder", "check_target", "disk_errors", "flush", "write_atomically"]
+__all__ = [
+    "PARTIAL",
+    "apply_umask",
+    "atomic_file",
+    "atomic_folder",
+    "check_target",
+    "disk_errors",
+    "flush",
+    "write_atomically",
+]
 
 # How the names of files and folders begin that are still being written.
 PARTIAL = ".partial-"
@@ -41,11 +51,25 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     Raises:
         OSError: if it cannot be written; the file is then as it was.
     """
+    with atomic_file(path) as file:
+        file.write(data if isinstance(data, bytes) else data.encode())
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` at the end of the block, and nothing if the block fails.
+
+    Args:
+        path: of the file; its folder exists.
+
+    Raises:
+        OSError: if it cannot be written; the file is then as it was.
+    """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
     try:
         with open(partial, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -21,6 +21,7 @@ from hylora_eval.estimates import degrees_of_freedom, mean_and_standard_error, t
 from hylora_eval.fingerprints import describe_model
 from hylora_eval.journal import Journal
 from hylora_eval.nll import token_nll
+from hylora_eval.processes import ALONE, Processes
 from hylora_eval.results import PlainJson
 from hylora_eval.windows import Window, check_windows, lay_windows
 
@@ -113,6 +114,7 @@ def perplexity(
     bos: int | None = None,
     kept: str | os.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> PerplexityResult:
     """Token-weighted perplexity of documents, read in windows of `length` tokens.
 
@@ -142,8 +144,10 @@ def perplexity(
         bos: a token to put before every window, so that the model reads `length + 1`; None for none. It is not scored,
             nor is the first token after it: with and without it, the same tokens are.
         kept: a file to keep losses in as they are found. If it exists, what it holds is not computed again; it may
-            hold other lengths, but all else that losses depend on must not have changed.
+            hold other lengths, or be from other batch sizes, but all that losses depend on must not have changed.
         progress: called with (windows done, windows in all) after each forward pass.
+        processes: over which the windows are dealt. All call this with the same arguments and models, and all get the
+            whole result; the main one keeps losses.
 
     Returns:
         The result.
@@ -176,29 +180,37 @@ def perplexity(
     tokens = ((starts + width).clamp(max=length) - torch.maximum(starts, first_scored[:, None])).clamp(min=0)
     device = model.get_input_embeddings().weight.device
     # Without a stride of its own a mode has one for each length.
-    settings = {"mode": mode, "stride": asked_stride, "bos": bos, "batch_size": batch_size, "bins": position_bins}
-    journal = None if kept is None else _open_journal(kept, model, documents, settings)
-    made = {} if journal is None else {line["window"]: line for line in journal.lines if line["length"] == length}
+    settings = {"mode": mode, "stride": asked_stride, "bos": bos, "bins": position_bins}
+    journal = processes.on_all(
+        lambda: _open_journal(kept, model, documents, settings) if kept is not None and processes.is_main else None
+    )
+    made = processes.on_main(lambda: _found_before(journal, length))
+    known = {index for found in made for index in found["windows"]}
+    missing = [index for index in range(len(windows)) if index not in known]
+    batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    done = len(known)
 
-    seconds = 0.0
+    def found_in(batch: list[int]) -> dict[str, Any]:
+        started = time.perf_counter()
+        chosen = [windows[index] for index in batch]
+        losses = _window_losses(model, used, chosen, first_scored[batch], bos, slice_length)
+        parts = [part.sum(dim=1) for part in losses.split(width, dim=1)]
+        found = {"length": length, "windows": batch, "sums": torch.stack(parts, dim=1).tolist()}
+        return found | {"seconds": round(time.perf_counter() - started, 4)}
+
     with evaluation_mode(model):
         verify_head(model, used[0][None, :PROBE].long().to(device))
-        for first in range(0, len(windows), batch_size):
-            batch = slice(first, first + batch_size)
-            if first in made:
-                found = made[first]
-            else:
-                started = time.perf_counter()
-                losses = _window_losses(model, used, windows[batch], first_scored[batch], bos, slice_length)
-                parts = [part.sum(dim=1) for part in losses.split(width, dim=1)]
-                found = {"length": length, "window": first, "sums": torch.stack(parts, dim=1).tolist()}
-                found |= {"seconds": round(time.perf_counter() - started, 4)}
+        for results in processes.dealt(batches, found_in):
+            for found in results:
+                made.append(found)
+                done += len(found["windows"])
                 if journal is not None:
                     journal.add(found)
-            sums[batch] = torch.tensor(found["sums"], dtype=torch.float64)
-            seconds += found["seconds"]
             if progress is not None:
-                progress(min(first + batch_size, len(windows)), len(windows))
+                progress(done, len(windows))
+    for found in made:
+        sums[found["windows"]] = torch.tensor(found["sums"], dtype=torch.float64)
+    seconds = sum(found["seconds"] for found in made)
 
     owners = torch.tensor([window.document for window in windows])
     document_nll = torch.zeros(len(used), dtype=torch.float64).index_add(0, owners, sums.sum(dim=1)).tolist()
@@ -265,6 +277,11 @@ def _open_journal(
     path: str | os.PathLike, model: nn.Module, documents: Sequence[Tensor], settings: dict[str, Any]
 ) -> Journal:
     return Journal(path, {**settings, **describe_model(model), "tokens_sha256": tokens_sha256(documents)})
+
+
+def _found_before(journal: Journal | None, length: int) -> list[dict[str, Any]]:
+    """What a journal has for a length: for each batch its windows, their losses by position, and the seconds."""
+    return [] if journal is None else [line for line in journal.lines if line["length"] == length]
 
 
 def _check_tokens(documents: Sequence[Tensor], vocabulary: int) -> None:

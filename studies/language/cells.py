@@ -6,6 +6,7 @@ A cell is one model fine-tuned in one setting with one seed, and measured. Sever
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -14,11 +15,18 @@ from typing import Any
 
 import yaml
 
-__all__ = ["HERE", "MODELS", "QUESTIONS", "Cell", "Question", "settings"]
+__all__ = ["HERE", "MODELS", "QUESTIONS", "Cell", "Question", "check_bases", "recipe_sha256", "settings"]
 
 HERE = Path(__file__).parent
 # A model without convolutions has none to train, as in the thesis.
 MODELS = {"hybrid": [], "transformer": ["adapter.variant=longlora"]}
+
+
+@cache
+def recipe_sha256() -> str:
+    """Of what the recipe of fine-tuning says, whatever its comments."""
+    content = yaml.safe_load((HERE / "recipes/tune.yaml").read_text())
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @cache
@@ -50,7 +58,7 @@ class Cell:
     def overrides(self) -> list[str] | None:
         """Of the recipe of fine-tuning; None where there is none."""
         own = settings()[self.setting]
-        return None if own is None else [*MODELS[self.model], *own]
+        return None if own is None else [text.format(seed=self.seed) for text in (*MODELS[self.model], *own)]
 
     @property
     def path(self) -> Path:
@@ -58,11 +66,12 @@ class Cell:
         return HERE / "results" / f"{self.name}.json"
 
     def result(self) -> dict[str, Any] | None:
-        """What was found; None where that is still to do, or was found under other overrides."""
+        """What was found; None where that is still to do, or was found under another recipe."""
         if not self.path.exists():
             return None
         found = json.loads(self.path.read_text())
-        return found if found["overrides"] == self.overrides else None
+        now = {"overrides": self.overrides, "recipe": recipe_sha256()}
+        return found if now.items() <= found.items() else None
 
 
 @dataclass(frozen=True)
@@ -94,14 +103,31 @@ class Question:
                 raise SystemExit(f"questions/{name}.yaml names {unknown[0]!r}, which settings.yaml does not know")
         return question
 
-    def cells(self, seeds: int | None = None) -> list[Cell]:
+    def cells(self) -> list[Cell]:
         """Those it asks for, seed by seed."""
         return [
             Cell(model, setting, seed)
-            for seed in range(seeds or self.seeds)
+            for seed in range(self.seeds)
             for model, names in self.settings.items()
             for setting in names
         ]
 
 
 QUESTIONS = tuple(sorted(path.stem for path in (HERE / "questions").glob("*.yaml")))
+
+
+def check_bases() -> None:
+    """Refuse results of one model that start from different weights.
+
+    Raises:
+        SystemExit: naming two of them.
+    """
+    for model in MODELS:
+        first: tuple[str, Path] | None = None
+        for path in sorted((HERE / "results" / model).glob("*.json")):
+            base = json.loads(path.read_text())["base"]
+            first = first or (base, path)
+            if base != first[0]:
+                raise SystemExit(
+                    f"{path} and {first[1]} are of two models; run one of them --again, with all its kind"
+                )

@@ -1,35 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a claim holds: differences between settings, paired by seed.
+"""Whether a claim holds: differences between settings, in blocks of seeds.
 
-A pair of runs with one seed learns from the same rows in the same order and is measured on the same facts and prompts,
-and each seed brings others. So the differences of the pairs vary by all that chance decides, and an interval over
-seeds (Student's t) tells what a further seed would bring.
+Runs with one seed learn from the same rows in the same order and are measured on the same facts; each seed brings
+others. So a figure is taken for the sum of what its setting, its seed and chance make of it (a randomised block
+design), and chance is what remains over all settings of a question. That tells more of it than three seeds of two
+settings could, and two that happen to differ by the same in every seed do not look certain. With two settings this is
+the paired t test.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from cells import Cell, Question
 
 from hylora_eval.estimates import t_quantile
 
-__all__ = ["Estimate", "Judged", "estimate", "figure", "judge"]
+__all__ = ["HELD", "NOT_HELD", "UNCLEAR", "Judged", "clear_difference", "figure", "judge", "values"]
 
 HELD, NOT_HELD, UNCLEAR = "held", "not held", "unclear"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds, and half of its 95 % interval; None for one seed."""
-
-    mean: float
-    reach: float | None
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -39,28 +32,40 @@ class Judged:
     Attributes:
         claim: as the question has it.
         model: it was tried on.
-        difference: of the two settings, where more is in the claim's favour.
+        difference: of the two settings' means; more is in the claim's favour.
+        reach: half of its 95 % interval.
         verdict: "held", "not held" or "unclear".
     """
 
     claim: dict[str, Any]
     model: str
-    difference: Estimate
+    difference: float
+    reach: float
     verdict: str
 
 
-def estimate(values: list[float]) -> Estimate:
-    """The mean of values that seeds gave."""
-    if len(values) == 1:
-        return Estimate(values[0], None, 1)
-    return Estimate(fmean(values), t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values)), len(values))
+def clear_difference(figures: Sequence[Sequence[float]]) -> float:
+    """How far the means of two settings must lie apart: half of the 95 % interval of their difference.
+
+    Args:
+        figures: of each setting, by seed; at least two of both.
+    """
+    settings, seeds = len(figures), len(figures[0])
+    of_settings, of_seeds = list(map(fmean, figures)), list(map(fmean, zip(*figures, strict=True)))
+    remaining = sum(
+        (value - of_setting - of_seed + fmean(of_settings)) ** 2
+        for values, of_setting in zip(figures, of_settings, strict=True)
+        for value, of_seed in zip(values, of_seeds, strict=True)
+    )
+    degrees = (settings - 1) * (seeds - 1)
+    return t_quantile(degrees) * math.sqrt(2 / seeds * remaining / degrees)
 
 
 def figure(result: dict[str, Any], on: str) -> float | None:
     """What a cell's result says, such as "full nll 4096"; the mean of all below it where that is several, and full
-    attention's where a model has no other. None where it was not measured."""
+    attention's where a model has no "own". None where it was not measured."""
     way, *path = on.split()
-    found: Any = result.get(way, result["full"])
+    found: Any = result.get(way, result["full"] if way == "own" else None)
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
     return None if found is None else fmean(_leaves(found))
@@ -74,37 +79,41 @@ def _leaves(tree: Any) -> Iterator[float]:
         yield tree
 
 
-def values(model: str, setting: str, on: str, seeds: int) -> dict[int, float]:
-    """A figure by seed, of the cells that are there."""
-    results = {seed: Cell(model, setting, seed).result() for seed in range(seeds)}
-    found = {seed: figure(result, on) for seed, result in results.items() if result is not None}
-    return {seed: value for seed, value in found.items() if value is not None}
+def values(model: str, settings: Iterable[str], on: str, seeds: int) -> dict[str, list[float]]:
+    """A figure by setting and seed, of the settings of which all seeds are there."""
+    found = {}
+    for setting in settings:
+        results = [Cell(model, setting, seed).result() for seed in range(seeds)]
+        if None not in results:
+            figures = [figure(result, on) for result in results]
+            if None not in figures:
+                found[setting] = figures
+    return found
 
 
 def judge(question: Question) -> Iterator[Judged]:
-    """Judge a question's claims by the results that are there.
+    """Judge a question's claims, of which all results are there.
 
     A claim of more, or of less loss, has held where the whole interval of the difference is above zero, and has not
-    where all of it is below. A claim `within` a margin has held where the whole interval lies between the margins, and
-    has not where all of it lies outside.
+    where all of it is below. That one is as good as another but for a margin, `as_good_within`, has held where the
+    whole interval is above minus the margin, and has not where all of it is below. That two are `alike_within` a
+    margin has held where the whole interval lies between the margins, and has not where all of it lies outside.
     """
     for claim in question.claims:
+        on = claim["measure"]
         for model in claim.get("models", question.settings):
-            on, seeds = claim["measure"], question.seeds
-            better, than = (values(model, claim[name], on, seeds) for name in ("better", "than"))
-            sign = -1 if " nll" in on else 1
-            pairs = [sign * (better[seed] - than[seed]) for seed in better.keys() & than.keys()]
-            if pairs:
-                difference = estimate(pairs)
-                yield Judged(claim, model, difference, _verdict(claim, difference))
+            found = values(model, question.settings[model], on, question.seeds)
+            if {claim["better"], claim["than"]} <= found.keys():
+                sign = -1 if " nll" in on else 1
+                difference = sign * (fmean(found[claim["better"]]) - fmean(found[claim["than"]]))
+                reach = clear_difference(list(found.values()))
+                yield Judged(claim, model, difference, reach, _verdict(claim, difference - reach, difference + reach))
 
 
-def _verdict(claim: dict[str, Any], difference: Estimate) -> str:
-    if difference.reach is None:
-        return UNCLEAR
-    low, high = difference.mean - difference.reach, difference.mean + difference.reach
-    if margin := claim.get("within"):
-        inside, outside = -margin <= low and high <= margin, high < -margin or low > margin
+def _verdict(claim: dict[str, Any], low: float, high: float) -> str:
+    if margin := claim.get("alike_within"):
+        inside, outside = -margin < low and high < margin, high < -margin or low > margin
     else:
-        inside, outside = low > 0, high < 0
+        worst = -claim.get("as_good_within", 0)
+        inside, outside = low > worst, high < worst
     return HELD if inside else NOT_HELD if outside else UNCLEAR

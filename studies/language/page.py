@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from cells import HERE, MODELS, QUESTIONS, Question, settings
-from claims import HELD, NOT_HELD, Estimate, Judged, estimate, judge, values
+from cells import HERE, MODELS, QUESTIONS, Question, check_bases, settings
+from claims import UNCLEAR, Judged, clear_difference, judge, values
 
 ROOT = HERE.parents[1]
 # What a table says of each setting, as `claims.figure` has it.
@@ -28,7 +28,7 @@ COLUMNS = {
     "facts 1024": "full facts 1024",
     "facts 2048": "full facts 2048",
     "facts 4096": "full facts 4096",
-    "RULER": "full ruler",
+    "all facts": "full facts",
 }
 OWN = {
     "perplexity 1024": "own nll 1024",
@@ -36,6 +36,7 @@ OWN = {
     "facts 1024": "own facts 1024",
     "facts 2048": "own facts 2048",
     "facts 4096": "own facts 4096",
+    "all facts": "own facts",
     "in steps": "own steps",
 }
 # Draws of settings for the interval of a correlation.
@@ -48,40 +49,47 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> 
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, marks, *rows))
 
 
-def said(found: Estimate | None, on: str) -> str:
-    """A figure and half of its interval."""
-    if found is None:
-        return ""
-    if " nll" in on:
-        middle = math.exp(found.mean)
-        return f"{middle:.1f}" + ("" if found.reach is None else f" ± {middle * math.expm1(found.reach):.1f}")
-    return f"{found.mean:.0f}" + ("" if found.reach is None else f" ± {found.reach:.0f}")
-
-
 def figures(question: Question, model: str, columns: dict[str, str]) -> str:
-    """What each setting came to."""
-    rows = []
-    for setting in question.settings[model]:
-        found = {on: values(model, setting, on, question.seeds) for on in columns.values()}
-        rows.append([setting, *(said(estimate(list(by.values())) if by else None, on) for on, by in found.items())])
+    """What each setting came to, and by how much two of them must differ to do so clearly."""
+    settings = question.settings[model]
+    found = {on: values(model, settings, on, question.seeds) for on in columns.values()}
+    rows = [[name, *(_said(of.get(name), on) for on, of in found.items())] for name in settings]
+    rows.append(["*clear difference*", *(_clear(of, on) for on, of in found.items())])
     return grid([model, *columns], rows)
 
 
-def in_favour(judged: Judged) -> str:
-    """By how much more the better setting has; of perplexity, by how much less."""
-    scale, unit = (100, " %") if " nll" in judged.claim["measure"] else (1, "")
-    mean, reach = scale * judged.difference.mean, judged.difference.reach
-    return f"{mean:+.1f}" + ("" if reach is None else f" ± {scale * reach:.1f}") + unit
+def _said(figures: list[float] | None, on: str) -> str:
+    if figures is None:
+        return ""
+    return f"{math.exp(statistics.fmean(figures)):.1f}" if " nll" in on else f"{statistics.fmean(figures):.0f}"
 
 
-def claims(question: Question) -> str:
-    """How each claim came out."""
+def _clear(found: dict[str, list[float]], on: str) -> str:
+    if len(found) < 2:
+        return ""
+    least = clear_difference(list(found.values()))
+    return f"*{100 * math.expm1(least):.1f} %*" if " nll" in on else f"*{least:.0f}*"
+
+
+def verdicts() -> str:
+    """How every claim came out."""
     rows = []
-    for judged in judge(question):
-        claim = judged.claim
-        verdict = f"**{judged.verdict}**" if judged.verdict in (HELD, NOT_HELD) else judged.verdict
-        rows.append([claim["claim"], judged.model, claim.get("thesis", "ours"), in_favour(judged), verdict])
-    return grid(["claim", "model", "thesis", "in its favour", "here"], rows, words=3)
+    for question in map(Question.load, QUESTIONS):
+        source = f" ({question.source})" if question.source else ""
+        rows.append([f"**{question.title}**{source}", *([""] * (1 + len(MODELS)))])
+        judged = {(one.claim["claim"], one.model): _verdict(one) for one in judge(question)}
+        for claim in question.claims:
+            said = (judged.get((claim["claim"], model), "") for model in MODELS)
+            rows.append([claim["claim"], claim.get("thesis", "ours"), *said])
+    return grid(["claim", "thesis", *MODELS], rows, words=2 + len(MODELS))
+
+
+def _verdict(judged: Judged) -> str:
+    difference, reach, unit = judged.difference, judged.reach, ""
+    if " nll" in judged.claim["measure"]:
+        difference, reach, unit = 100 * math.expm1(difference), 100 * math.expm1(reach), " %"
+    verdict = judged.verdict if judged.verdict == UNCLEAR else f"**{judged.verdict}**"
+    return f"{verdict}: {difference:+.1f} ± {reach:.1f}{unit}"
 
 
 def ranks(numbers: Sequence[float]) -> list[float]:
@@ -96,7 +104,8 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float,
     found = []
     while len(found) < DRAWS:
         chosen = [draw.randrange(len(first)) for _ in first]
-        if len(set(chosen)) > 2:
+        # Where all are the same, nothing goes with anything.
+        if all(len({each[index] for index in chosen}) > 1 for each in (first, second)):
             found.append(
                 statistics.correlation(*(ranks([each[index] for index in chosen]) for each in (first, second)))
             )
@@ -106,22 +115,20 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float,
 
 
 def signal(model: str = "hybrid", seeds: int = 3) -> str:
-    """How well perplexity foretells needles, over all settings that are fine-tuned."""
-    means: dict[str, list[float]] = {}
-    for setting, overrides in settings().items():
-        if overrides is not None and values(model, setting, "full nll 1024", seeds):
-            for on in ("full nll 1024", "full nll 4096", "full facts", "full ruler"):
-                means.setdefault(on, []).append(statistics.fmean(values(model, setting, on, seeds).values()))
+    """How well perplexity foretells facts, over all settings that are fine-tuned."""
+    tuned = [setting for setting, overrides in settings().items() if overrides is not None]
+    facts = {on: values(model, tuned, on, seeds) for on in ("full facts 1024", "full facts 4096")}
     rows = []
-    for nll, length in (("full nll 1024", "1024"), ("full nll 4096", "4096")):
+    for length in (256, 1024, 4096):
         cells = []
-        for on in ("full facts", "full ruler"):
-            middle, low, high = correlation([-one for one in means[nll]], means[on])
-            cells.append(f"{middle:.2f} [{low:.2f}, {high:.2f}]")
+        for found in facts.values():
+            losses = values(model, found, f"full nll {length}", seeds)
+            pairs = [(-statistics.fmean(losses[name]), statistics.fmean(found[name])) for name in found]
+            # Of few settings nothing can be said.
+            several = len(pairs) >= 8
+            cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*correlation(*zip(*pairs, strict=True))) if several else "")
         rows.append([f"perplexity {length}", *cells])
-    middle, low, high = correlation(means["full facts"], means["full ruler"])
-    rows.append(["facts", "", f"{middle:.2f} [{low:.2f}, {high:.2f}]"])
-    return grid([f"{len(means['full facts'])} settings", "facts", "RULER"], rows)
+    return grid([f"{len(facts['full facts 1024'])} settings", "facts 1024", "facts 4096"], rows)
 
 
 def sections() -> Iterator[tuple[str, str]]:
@@ -129,11 +136,11 @@ def sections() -> Iterator[tuple[str, str]]:
     for name in QUESTIONS:
         question = Question.load(name)
         short = name.partition("_")[2]
-        yield f"{short} claims", claims(question)
         for model in question.settings:
             yield f"{short} {model}", figures(question, model, COLUMNS)
             if any(claim["measure"].startswith("own") for claim in question.claims):
                 yield f"{short} {model} own", figures(question, model, OWN)
+    yield "verdicts", verdicts()
     yield "signal", signal()
 
 
@@ -160,17 +167,14 @@ def draw(path: Path) -> None:
     lengths = (1024, 2048, 4096)
     colours = {name: plt.get_cmap("tab10")(number) for number, name in enumerate(question.settings["hybrid"])}
     for axis, (model, way) in zip(axes, ((model, way) for model in MODELS for way in ("full", "own")), strict=True):
-        for setting in question.settings[model]:
-            found = [values(model, setting, f"{way} facts {length}", question.seeds) for length in lengths]
-            if way == "own" and setting in ("not tuned",) or not all(found):
-                continue
-            estimates = [estimate(list(by.values())) for by in found]
-            middles = [each.mean for each in estimates]
-            axis.plot(range(3), middles, marker="o", label=setting, color=colours[setting])
-            for place, each in enumerate(estimates):
-                if each.reach is not None:
-                    reach = [each.mean - each.reach, each.mean + each.reach]
-                    axis.plot([place] * 2, reach, color=colours[setting], linewidth=1)
+        chosen = [name for name in question.settings[model] if way == "full" or name != "not tuned"]
+        found = [values(model, chosen, f"{way} facts {length}", question.seeds) for length in lengths]
+        for name in found[0]:
+            axis.plot([statistics.fmean(of[name]) for of in found], marker="o", label=name, color=colours[name])
+        # Two settings differ clearly where they lie farther apart than this.
+        for place, of in enumerate(found):
+            least = clear_difference(list(of.values())) if len(of) > 1 else 0
+            axis.plot([place + 0.15] * 2, [98 - least, 98], color="grey", linewidth=3, solid_capstyle="butt")
         axis.set_xticks(range(3), [f"{length}\n({length // 256}x)" for length in lengths])
         axis.set_title(f"{model}, {'full attention' if way == 'full' else 'its own attention'}", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
@@ -186,6 +190,7 @@ def main() -> None:
     """Write the page and draw the picture."""
     defaults = [ROOT / "docs/concepts/study.md", ROOT / "docs/images/study.png"]
     page, picture = [*map(Path, sys.argv[1:]), *defaults[len(sys.argv) - 1 :]]
+    check_bases()
     page.write_text(fill(page.read_text(), sections()))
     draw(picture)
 

@@ -2,7 +2,7 @@
 """Answer questions of the study: fine-tune and measure what is missing, and keep the results.
 
     python studies/language/run.py                      # everything; two processes of one thread each
-    python studies/language/run.py ranks --seeds 5      # one question, with more seeds
+    python studies/language/run.py 5_ranks              # one question
     python studies/language/run.py --cell hybrid recall 0 --again
 
 What is in results/ is not run again. Models that are not there are pre-trained first.
@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from cells import HERE, MODELS, QUESTIONS, Cell, Question, settings
+from cells import HERE, MODELS, QUESTIONS, Cell, Question, recipe_sha256, settings
 
 from hylora_eval.demo.run import ENVIRONMENT
 
@@ -35,6 +35,8 @@ def pretrain(models: set[str]) -> None:
     if not missing:
         return
     script = ["bash", str(HERE / "pretrain.sh")]
+    # One thread each, and this very Python: what a model comes to depends on both.
+    os.environ |= {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     # Data first: they share it.
     subprocess.run([*script, "data"], check=True)
     statuses = [process.wait() for process in [subprocess.Popen([*script, model]) for model in missing]]
@@ -57,7 +59,7 @@ def run_cell(cell: Cell) -> float:
     torch.set_num_threads(1)
     started = time.perf_counter()
     path, overrides = OUTPUTS / cell.model, cell.overrides
-    found: dict[str, Any] = {"kind": "study cell", **vars(cell), "overrides": overrides}
+    found: dict[str, Any] = {"kind": "study cell", **vars(cell), "overrides": overrides, "recipe": recipe_sha256()}
     model = hylora.load(path, "full", dtype=torch.float32)
     found["base"] = weights_fingerprint(model)
     own = None
@@ -72,7 +74,7 @@ def run_cell(cell: Cell) -> float:
         model = hylora.load(folder, "full", dtype=torch.float32)
         attention = dict(recipe.to_tree()["attention"])
         name = attention.pop("name")
-        own = None if name == "full" else (name, {"seed": cell.seed, **attention})
+        own = None if name == "full" else (name, attention)
     found |= Material(AutoTokenizer.from_pretrained(path), cell.seed).measure(model, own)
     found |= {"seconds": round(time.perf_counter() - started), "environment": environment()}
     cell.path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,6 @@ def run_cell(cell: Cell) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}; all by default")
-    parser.add_argument("--seeds", type=int, help="for each setting; by default what the question says")
     parser.add_argument("--cell", nargs=3, metavar=("MODEL", "SETTING", "SEED"), help="one alone")
     parser.add_argument("--again", action="store_true", help="run what is there already, too")
     parser.add_argument("--processes", type=int, default=2)
@@ -98,7 +99,7 @@ def main() -> None:
     else:
         questions = [Question.load(name) for name in arguments.questions or QUESTIONS]
         # In order, each once.
-        cells = list(dict.fromkeys(cell for question in questions for cell in question.cells(arguments.seeds)))
+        cells = list(dict.fromkeys(cell for question in questions for cell in question.cells()))
     cells = [cell for cell in cells if arguments.again or cell.result() is None]
     pretrain({cell.model for cell in cells})
     # Read by the processes as they start: threads, and memory that stays with a process.
@@ -107,9 +108,14 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(run_cell, cell): cell for cell in cells}
         for done, future in enumerate(as_completed(running), 1):
-            seconds = future.result()
-            left = (time.monotonic() - started) / done * (len(cells) - done) / 60
             name = running[future].name
+            try:
+                seconds = future.result()
+            except Exception:
+                print(f"{name} failed; the others are not begun", file=sys.stderr, flush=True)
+                pool.shutdown(cancel_futures=True)
+                raise
+            left = (time.monotonic() - started) / done * (len(cells) - done) / 60
             print(f"{name}: {seconds} s; {done} of {len(cells)}, {left:.0f} minutes left", file=sys.stderr, flush=True)
 
 

@@ -298,6 +298,31 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_was_not(tmp_path, s
     assert not (tmp_path / "parts.json.windows.jsonl").exists()
 
 
+@pytest.mark.parametrize("mode", [["chunks"], ["sliding"], ["longlora", "--stride", 12]])
+def test_another_batch_size_goes_on_with_the_windows_that_are_missing(tmp_path, stop_after, model, data, mode):
+    """As it is natural where memory runs out at the longest length."""
+    arguments = ("--model", model, "--lengths", 16, 32, "--data", data, "--mode", *mode)
+    _, whole = evaluate(tmp_path, *arguments)
+    output = tmp_path / "parts.json"
+    stop_after(2)
+    run(*arguments, "--batch-size", 3, "--output", output)
+    assert (tmp_path / "parts.json.windows.jsonl").exists()
+    windows = sum(row["windows"] for row in whole["results"])
+    stop_after(1)
+    run(*arguments, "--batch-size", 2, "--output", output)
+    stop_after(windows - 2 * 3 - 2)
+    result = run(*arguments, "--batch-size", 1, "--output", output)
+    assert result.exit_code == 0, (result.output, result.exception)
+    parts = json.loads(output.read_text())
+    assert parts["settings"]["batch_size"] == 1
+    for row, expected in zip(parts["results"], whole["results"], strict=True):
+        assert row["document_nll"] == pytest.approx(expected["document_nll"], rel=1e-5)
+        assert row["document_tokens"] == expected["document_tokens"]
+        assert [part["nll"] for part in row["positions"]] == pytest.approx(
+            [part["nll"] for part in expected["positions"]], rel=1e-5
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -305,7 +330,6 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_was_not(tmp_path, s
         ({"--max-tokens": 64}, "tokens_sha256="),
         ({"--mode": "sliding"}, "mode='chunks' and now it is 'sliding'"),
         ({"--dtype": "bfloat16"}, "dtype='float32' and now it is 'bfloat16'"),
-        ({"--batch-size": 2}, "batch_size=1 and now it is 2"),
         ({"--bos": None}, "bos=None and now it is 1"),
     ],
 )

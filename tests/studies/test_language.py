@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import yaml
@@ -34,8 +36,9 @@ def test_every_question_names_settings_and_measures_that_exist(study):
     for name in cells.QUESTIONS:
         question = cells.Question.load(name)
         for claim in question.claims:
-            assert set(claim) <= {"claim", "thesis", "better", "than", "measure", "models", "within"}
-            assert claims.figure(result, claim["measure"]) is not None, claim
+            margins = {"as_good_within", "alike_within"}
+            assert set(claim) <= {"claim", "thesis", "better", "than", "measure", "models", *margins}
+            assert claim["measure"].split()[0] in result and claims.figure(result, claim["measure"]) is not None, claim
             for model in claim.get("models", question.settings):
                 assert {claim["better"], claim["than"]} <= set(question.settings[model]), claim
 
@@ -52,10 +55,17 @@ def test_settings_are_recipes(study, monkeypatch):
                 LanguageRecipe.load(STUDY / "recipes/tune.yaml", overrides)
 
 
-def test_no_two_settings_are_the_same_run(study):
+def test_no_two_settings_are_the_same_run(study, monkeypatch):
     cells, _ = study
-    found = [json.dumps(overrides) for overrides in cells.settings().values()]
-    assert len(set(found)) == len(found)
+    monkeypatch.chdir(ROOT)
+    from hylora.language import LanguageRecipe
+
+    tuned = [name for name, overrides in cells.settings().items() if overrides is not None]
+    recipes = [
+        LanguageRecipe.load(STUDY / "recipes/tune.yaml", cells.Cell("hybrid", name, 0).overrides).to_tree()
+        for name in tuned
+    ]
+    assert len({json.dumps(recipe) for recipe in recipes}) == len(tuned)
 
 
 def test_a_question_that_names_an_unknown_setting_is_refused(study, tmp_path, monkeypatch):
@@ -76,9 +86,19 @@ def test_a_result_counts_for_the_overrides_it_was_made_with(study, tmp_path, mon
     (tmp_path / "settings.yaml").write_text((STUDY / "settings.yaml").read_text())
     assert one.result() is None
     one.path.parent.mkdir(parents=True)
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes/tune.yaml"
+    recipe.write_text("optimizer: { lr: 1 }")
+    cells.recipe_sha256.cache_clear()
     for overrides, counts in ((one.overrides, True), ([*one.overrides, "adapter.r=3"], False)):
-        one.path.write_text(json.dumps({"overrides": overrides}))
+        one.path.write_text(json.dumps({"overrides": overrides, "recipe": cells.recipe_sha256()}))
         assert (one.result() is not None) == counts
+    one.path.write_text(json.dumps({"overrides": one.overrides, "recipe": cells.recipe_sha256()}))
+    for content, counts in (("# A comment.\noptimizer: { lr: 1 }", True), ("optimizer: { lr: 2 }", False)):
+        recipe.write_text(content)
+        cells.recipe_sha256.cache_clear()
+        assert (one.result() is not None) == counts
+    cells.recipe_sha256.cache_clear()
     cells.settings.cache_clear()
 
 
@@ -91,46 +111,76 @@ def test_figures_are_means_of_what_lies_below(study):
     assert claims.figure(result, "own steps") is None
     # A model without an attention of its own is one with full attention.
     assert claims.figure(cell(10, 3.5), "own facts 1024") == 10
+    assert claims.figure(result, "onw facts 1024") is None
 
 
-def test_an_interval_over_three_seeds_by_hand(study):
+def test_a_clear_difference_by_hand(study):
     _, claims = study
-    found = claims.estimate([1.0, 2.0, 6.0])
-    # Standard deviation sqrt(7), and 4.303 standard errors for two degrees of freedom.
-    assert found.mean == 3 and found.reach == pytest.approx(4.3027 * (7 / 3) ** 0.5, rel=1e-4)
-    assert claims.estimate([1.0]).reach is None
+    # With two settings it is the paired t test's: differences 1, 2 and 6, t of two degrees of freedom is 4.3027.
+    assert claims.clear_difference([[11, 32, 76], [10, 30, 70]]) == pytest.approx(4.3027 * (7 / 3) ** 0.5, rel=1e-4)
+    # What seeds bring to all settings alike is no chance.
+    assert claims.clear_difference([[1, 51, 91], [2, 52, 92], [5, 55, 95]]) == pytest.approx(0, abs=1e-9)
+    # Three settings: what remains is 1, 0, -1 / -1, 0, 1 / 0, 0, 0, over four degrees of freedom.
+    figures = [[11, 20, 29], [9, 20, 31], [10, 20, 30]]
+    assert claims.clear_difference(figures) == pytest.approx(2.7764 * (2 / 3) ** 0.5, rel=1e-4)
+
+
+def test_differences_are_found_as_often_as_intervals_promise(study):
+    """Where nothing differs but seeds, one in twenty differences of two among five settings looks clear."""
+    _, claims = study
+    draw, clear, trials = random.Random(0), 0, 2000
+    for _ in range(trials):
+        seeds = [draw.gauss(0, 5) for _ in range(3)]
+        figures = [[seed + draw.gauss(0, 1) for seed in seeds] for _ in range(5)]
+        clear += abs(fmean(figures[0]) - fmean(figures[1])) > claims.clear_difference(figures)
+    assert 0.035 < clear / trials < 0.065
 
 
 @pytest.mark.parametrize(
-    ("measure", "better", "than", "within", "verdict"),
+    ("measure", "better", "than", "margin", "verdict"),
     [
-        ("full facts", (90, 91, 92), (50, 52, 53), None, "held"),
-        ("full facts", (50, 52, 53), (90, 91, 92), None, "not held"),
-        ("full facts", (50, 70, 60), (55, 60, 65), None, "unclear"),
+        ("full facts", (90, 91, 92), (50, 52, 53), {}, "held"),
+        ("full facts", (50, 52, 53), (90, 91, 92), {}, "not held"),
+        ("full facts", (50, 70, 60), (55, 60, 65), {}, "unclear"),
         # Of losses less is better.
-        ("full nll", (3.0, 3.1, 3.2), (3.5, 3.6, 3.71), None, "held"),
-        ("full facts", (50, 51, 52), (50.5, 51.4, 52.6), 5, "held"),
-        ("full facts", (50, 51, 52), (90, 91, 92.5), 5, "not held"),
-        ("full facts", (50, 51, 52), (55, 56, 57.1), 5, "unclear"),
+        ("full nll", (3.0, 3.1, 3.2), (3.5, 3.6, 3.71), {}, "held"),
+        ("full facts", (50, 51, 52), (50.5, 51.4, 52.6), {"alike_within": 5}, "held"),
+        ("full facts", (50, 51, 52), (90, 91, 92.5), {"alike_within": 5}, "not held"),
+        ("full facts", (90, 91, 92.5), (50, 51, 52), {"alike_within": 5}, "not held"),
+        ("full facts", (50, 51, 52), (55, 56, 57.1), {"alike_within": 5}, "unclear"),
+        # More is as good.
+        ("full facts", (90, 91, 92.5), (50, 51, 52), {"as_good_within": 5}, "held"),
+        ("full facts", (48, 49, 50), (50, 51, 52.5), {"as_good_within": 5}, "held"),
+        ("full facts", (50, 51, 52), (90, 91, 92.5), {"as_good_within": 5}, "not held"),
         # Seeds pair: what is common to both moves nothing.
-        ("full facts", (10, 50, 90), (9, 49, 89.2), None, "held"),
-        ("full facts", (90,), (50,), None, "unclear"),
+        ("full facts", (10, 50, 90), (9, 49, 89.2), {}, "held"),
+        # A seed is missing.
+        ("full facts", (90, 91, 92), (50, 52), {}, None),
     ],
 )
-def test_verdicts(study, tmp_path, monkeypatch, measure, better, than, within, verdict):
+def test_verdicts(study, tmp_path, monkeypatch, measure, better, than, margin, verdict):
     cells, claims = study
+    sha = cells.recipe_sha256()
     for setting, values in (("se", better), ("sw", than)):
         for seed, value in enumerate(values):
             path = tmp_path / "results/hybrid" / f"{setting}-{seed}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            found = {**cell(value, value), "overrides": cells.Cell("hybrid", setting, seed).overrides}
+            found = cell(value, value) | {"overrides": cells.Cell("hybrid", setting, seed).overrides, "recipe": sha}
             path.write_text(json.dumps(found))
     monkeypatch.setattr(cells, "HERE", tmp_path)
-    claim = {"claim": "?", "better": "se", "than": "sw", "measure": measure}
-    claim |= {} if within is None else {"within": within}
+    claim = {"claim": "?", "better": "se", "than": "sw", "measure": measure, **margin}
     question = cells.Question("?", "?", None, {"hybrid": ["se", "sw"]}, [claim])
-    (judged,) = claims.judge(question)
-    assert judged.verdict == verdict
+    assert [judged.verdict for judged in claims.judge(question)] == ([] if verdict is None else [verdict])
+
+
+def test_results_of_two_bases_are_refused(study, tmp_path, monkeypatch):
+    cells, _ = study
+    monkeypatch.setattr(cells, "HERE", tmp_path)
+    (tmp_path / "results/hybrid").mkdir(parents=True)
+    for name, base in (("se-0", "a"), ("sw-0", "b")):
+        (tmp_path / f"results/hybrid/{name}.json").write_text(json.dumps({"base": base}))
+    with pytest.raises(SystemExit, match="two models"):
+        cells.check_bases()
 
 
 def test_the_page_follows_from_the_results(study):
@@ -138,6 +188,8 @@ def test_the_page_follows_from_the_results(study):
     import page
 
     text = (ROOT / "docs/concepts/study.md").read_text()
+    cells, _ = study
+    cells.check_bases()
     assert page.fill(text, page.sections()) == text
     with pytest.raises(SystemExit, match="'nothing'"):
         page.fill("<!-- nothing --><!-- end -->", iter([("something", "")]))

@@ -13,5 +13,11 @@ COMMANDS = {
     "report": ("hylora_eval.commands.report", "report", "Tables and charts of several results."),
     "retrieval": ("hylora_eval.commands.retrieval", "retrieval", "Which blocks SE-Attn retrieves, and should."),
     "ruler": ("hylora_eval.commands.ruler", "ruler", "The RULER benchmark, by context length."),
+    "ruler-generate": (
+        "hylora_eval.commands.ruler_elsewhere",
+        "generate",
+        "Prompts of RULER for a model that runs elsewhere.",
+    ),
+    "ruler-score": ("hylora_eval.commands.ruler_elsewhere", "score", "Scores of what it answered."),
     "runtime": ("hylora_eval.commands.runtime", "runtime", "Time and memory of attention, by context length."),
 }

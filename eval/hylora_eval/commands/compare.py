@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,7 @@ __all__ = ["compare"]
 
 _METHODS = {
     "jackknife": "Student's t over documents, with the jackknife's error",
+    "sign test": "the sign test where all documents differ by the same for each token",
     "mcnemar": "McNemar's exact test where samples are right or wrong",
     "sign flips": "a test by flipping signs for partial scores and averages",
 }
@@ -72,30 +73,35 @@ def compare(
 
 
 def _shown(table: Table, baseline: str) -> Iterator[RenderableType]:
-    """The table, and a line for each reason why two could not be paired."""
-    several = len({line.what for line in table.lines}) > 1
-    counted = any(line.outcomes for line in table.lines)
-    headings = ["run", "perplexity" if table.kind == "perplexity" else "score", f"against {baseline}", "p", ""]
+    """The table, one of who has which samples right, and a line for each reason why two could not be paired."""
+    named = table.kind != "perplexity"
+    figure = "perplexity" if table.kind == "perplexity" else "score"
+    yield _laid(table.title, (figure, f"against {baseline}", "p", ""), table.lines, named, _cells)
+    counted = [line for line in table.lines if line.outcomes]
     if counted:
-        headings += ["both", "baseline", "run", "none"]
-    shown = number_table(table.title, (*(["of"] if several else []), *headings), words=1 + several)
+        headings = ("both", "baseline", "run", "none")
+        yield _laid("Samples with all answers right", headings, counted, named, lambda line: map(str, line.outcomes))
     reasons: dict[str, list[str]] = {}
-    for index, line in enumerate(table.lines):
-        same = index and table.lines[index - 1].what == line.what
-        if index and not same:
-            shown.add_section()
-        shown.add_row(
-            *(["" if same else line.what] if several else []),
-            escape(line.run),
-            *_cells(line),
-            *(map(str, line.outcomes or [""] * 4) if counted else ()),
-        )
+    for line in table.lines:
         if line.unpaired:
             reasons.setdefault(f"{line.run}: {line.unpaired.reason}", []).append(line.what)
-    yield shown
     for reason, of in reasons.items():
-        yield escape(f"Not paired: {reason}" + (f" ({', '.join(of)})" if several else "") + ".")
+        yield escape(f"Not paired: {reason}" + (f" ({', '.join(of)})" if named else "") + ".")
     yield ""
+
+
+def _laid(
+    title: str, headings: Iterable[str], lines: Sequence[Line], named: bool, cells: Callable[[Line], Iterable[str]]
+) -> RenderableType:
+    """A row for each line, a section for each thing that lines are of, and its name where it needs one."""
+    shown = number_table(title, (*(["of"] if named else []), "run", *headings), words=1 + named)
+    before = None
+    for line in lines:
+        if before not in (None, line.what):
+            shown.add_section()
+        shown.add_row(*(["" if line.what == before else line.what] if named else []), escape(line.run), *cells(line))
+        before = line.what
+    return shown
 
 
 def _cells(line: Line) -> tuple[str, str, str, str]:

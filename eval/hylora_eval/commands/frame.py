@@ -18,6 +18,7 @@ from rich.table import Table
 from hylora.cli.model_options import options_of, with_options
 from hylora.pace import Pace
 from hylora_eval.commands.model_options import ModelOptions
+from hylora_eval.processes import ALONE, Processes, launched
 from hylora_eval.results import Result, check_output
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ class Evaluation:
         output: path of the result; None keeps none.
         overwrite: whether an existing result may be replaced.
         result: what has been found.
+        processes: that evaluate together; the main one alone writes and speaks.
     """
 
     options: ModelOptions
     output: Annotated[Path | None, typer.Option(help="Where to write the result, as JSON.")] = None
     overwrite: Overwrite = False
     result: Result = field(init=False, default_factory=Result)
+    processes: Processes = field(init=False, default=ALONE)
 
     def check_outputs(self, *others: Path | None, goes_on: bool = False) -> None:
         """Find out before a long evaluation whether it can be written.
@@ -84,7 +87,7 @@ class Evaluation:
 
     def save(self) -> None:
         """Write the result as far as it goes, where it is kept."""
-        if self.output is not None:
+        if self.output is not None and self.processes.is_main:
             self.result.save(self.output)
 
     @contextmanager
@@ -92,8 +95,8 @@ class Evaluation:
         """Progress on standard error, in bars, or lines where there is no terminal; yields what begins one, and gives
         the same for the same description."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        console, speaks = Console(stderr=True), self.processes.is_main
+        with Progress(*columns, console=console, disable=not (console.is_terminal and speaks)) as bars:
 
             @cache
             def bar(description: str, total: int | None = None) -> Callable[..., None]:
@@ -101,7 +104,7 @@ class Evaluation:
 
                 def move(done: int, total: int | None = total) -> None:
                     bars.update(task, completed=done, total=total)
-                    if bars.disable and pace.is_due(done, total):
+                    if bars.disable and speaks and pace.is_due(done, total):
                         of = "" if total is None else f" of {total}"
                         console.print(
                             f"{description}: {done}{of}{pace.left(done, total)}", highlight=False, markup=False
@@ -121,20 +124,24 @@ class Evaluation:
         try:
             yield
         finally:
-            if self.result.get("results"):
+            if self.result.get("results") and self.processes.is_main:
                 for table in tables(self.result):
                     Console().print(table)
 
     def note(self, text: str) -> None:
-        """Tell on standard error that something is done otherwise than asked."""
-        Console(stderr=True).print(f"note: {text}")
+        """Tell on standard error what is done otherwise than asked, or means less than it seems."""
+        if self.processes.is_main:
+            Console(stderr=True).print(f"note: {text}")
 
 
-def evaluation_command(leave_out: tuple[str, ...] = (), **defaults: Any) -> Callable[[Callable], Callable[..., None]]:
+def evaluation_command(
+    leave_out: tuple[str, ...] = (), together: bool = False, **defaults: Any
+) -> Callable[[Callable], Callable[..., None]]:
     """Make a command of a function that takes an `Evaluation` and the options of its own.
 
     Args:
         leave_out: shared options that the command does not have.
+        together: whether several processes share the work; otherwise they are refused.
         **defaults: of shared options, where they are others.
     """
 
@@ -146,12 +153,30 @@ def evaluation_command(leave_out: tuple[str, ...] = (), **defaults: Any) -> Call
         @wraps(function)
         def command(**values: Any) -> None:
             options = ModelOptions(**{option.name: values.pop(option.name) for option in about_model})
-            result = {option.name: values.pop(option.name) for option in about_result}
-            function(Evaluation(options, **result), **values)
+            evaluation = Evaluation(options, **{option.name: values.pop(option.name) for option in about_result})
+            evaluation.processes = launched()
+            if evaluation.processes.count > 1:
+                _join(evaluation, together)
+            function(evaluation, **values)
 
         return with_options(command, [model, *options_of(function, ("evaluation",)), *rest, *about_result])
 
     return decorate
+
+
+def _join(evaluation: Evaluation, together: bool) -> None:
+    """Prepare this process for working with others.
+
+    Raises:
+        ValueError: if the command does not work so.
+    """
+    if not together:
+        raise ValueError(
+            f"{evaluation.processes.count} processes were launched, and each would do the whole of this evaluation; "
+            "start it in one"
+        )
+    if evaluation.options.device == "cuda":
+        evaluation.options.device = str(evaluation.processes.state.device)
 
 
 def attention_of(result: Result) -> str:
@@ -164,7 +189,9 @@ def number_table(title: str | None, headings: Iterable[str], words: int = 0, **l
     """A table of numbers, with words in the first so many columns."""
     table = Table(title=title, title_justify="left", **looks)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < words else "right")
+        # Of a name that is cut, nobody knows which it is.
+        name = {"justify": "left", "overflow": "fold"} if index < words else {"justify": "right"}
+        table.add_column(heading, **name)
     return table
 
 

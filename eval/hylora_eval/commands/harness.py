@@ -21,7 +21,7 @@ def harness(
     evaluation: Evaluation,
     tasks: Annotated[
         str,
-        typer.Option(help="lm-eval's tasks with commas between, thesis-short, thesis-long, or hylora-ruler@4096."),
+        typer.Option(help="lm-eval's tasks with commas between, a set such as thesis-long, or hylora-ruler@4096."),
     ],
     limit: Annotated[
         float | None, typer.Option(min=0, help="Samples of each task; below 1, that share of them.")
@@ -34,6 +34,15 @@ def harness(
         int | None, typer.Option(min=1, help="Tokens of a request; by default the model's, or what it was trained on.")
     ] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder with YAML tasks of yours.")] = None,
+    gen_kwargs: Annotated[
+        str | None, typer.Option(metavar="KEY=VALUE,...", help="How answers are generated, e.g. max_gen_toks=64.")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Ask within the tokenizer's own chat template.")
+    ] = False,
+    log_samples: Annotated[
+        bool, typer.Option("--log-samples", help="Keep every prompt and answer, in a folder beside the result.")
+    ] = False,
 ) -> None:
     """Evaluate tasks of the LM Evaluation Harness, print a table and write the result.
 
@@ -47,10 +56,11 @@ def harness(
     # Here, so that options are listed and refused without the seconds that these take to import.
     from hylora.runs.fingerprint import weights_fingerprint
     from hylora_eval import harness as lm_harness
-    from hylora_eval.fingerprints import describe_tokenizer
+    from hylora_eval.fingerprints import describe_tokenizer, text_sha256
+    from hylora_eval.harness.evaluation import read_generation
     from hylora_eval.harness.model import context_length
     from hylora_eval.harness.names import expand_names, split_ruler_name
-    from hylora_eval.harness.resuming import add_result, finished_tasks, resume
+    from hylora_eval.harness.resuming import add_result, finished_tasks, resume, save_samples
 
     names = expand_names(tasks.split(","))
     if limit is not None and (limit == 0 or limit > 1 and limit != int(limit)):
@@ -60,10 +70,20 @@ def harness(
     if max_length is not None and max_length < longest_prompt:
         raise ValueError(f"--max-length {max_length} would cut the prompts of RULER at {longest_prompt}; raise it")
     output, options = evaluation.output, evaluation.options
+    generation = read_generation(gen_kwargs)
+    if log_samples and output is None:
+        raise ValueError("--log-samples needs --output: samples are kept beside the result")
+    if apply_chat_template and ruler_lengths:
+        raise ValueError(
+            "--apply-chat-template would make RULER's prompts longer than asked for; use `hylora eval ruler "
+            "--chat-template`, which counts it"
+        )
     finished = [] if output is None or evaluation.overwrite else finished_tasks(output)
     missing = [name for name in names if name not in finished]
     evaluation.check_outputs(goes_on=bool(finished and missing))
     tokenizer = options.load_tokenizer()
+    if apply_chat_template and not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no chat template; leave it out")
     # RULER's samples are drawn, as many as are asked for; other tasks have theirs.
     drawn = int(limit) if limit is not None and limit >= 1 else 500
     loaded = lm_harness.load_tasks(missing, tokenizer, include_path, drawn)
@@ -82,6 +102,8 @@ def harness(
             "batch_size": lm.batch_size,
             "max_length": max_length,
             "include_path": None if include_path is None else str(include_path),
+            "gen_kwargs": generation,
+            "chat_template": text_sha256(str(tokenizer.chat_template)) if apply_chat_template else None,
             "weights": weights_fingerprint(model),
         },
     )
@@ -89,7 +111,12 @@ def harness(
         resume(output, result)
     with evaluation.shown(_tables):
         for name in missing:
-            add_result(result, name, lm_harness.evaluate(lm, loaded[name], num_fewshot, limit))
+            found = lm_harness.evaluate(
+                lm, loaded[name], num_fewshot, limit, log_samples, generation, apply_chat_template
+            )
+            add_result(result, name, found)
+            if log_samples:
+                save_samples(output.with_name(output.name + ".samples"), found["samples"])
             evaluation.save()
 
 

@@ -19,7 +19,7 @@ from hylora_eval.wording import number_of
 __all__ = ["ppl"]
 
 
-@evaluation_command()
+@evaluation_command(together=True)
 def ppl(
     evaluation: Evaluation,
     lengths: Annotated[list[int], typer.Option(help="Context lengths in tokens, one or several.")],
@@ -108,7 +108,7 @@ def ppl(
             },
             results=[],
         )
-        if kept is not None and evaluation.overwrite:
+        if kept is not None and evaluation.overwrite and evaluation.processes.is_main:
             kept.unlink(missing_ok=True)
         for length in lengths:
             found = perplexity(
@@ -121,10 +121,11 @@ def ppl(
                 bos=result["settings"]["bos"],
                 kept=kept,
                 progress=bar(f"length {length}"),
+                processes=evaluation.processes,
             )
             result["results"].append(found.to_dict())
             evaluation.save()
-        if kept is not None:
+        if kept is not None and evaluation.processes.is_main:
             kept.unlink()
 
 

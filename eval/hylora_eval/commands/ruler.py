@@ -4,37 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
 
 from hylora_eval.commands.frame import Evaluation, attention_of, evaluation_command, number_table, with_interval
+from hylora_eval.commands.ruler_options import Drawing, with_drawing
 from hylora_eval.estimates import percent_interval, resolution
 from hylora_eval.results import Result
 
-__all__ = ["ruler"]
+__all__ = ["ruler", "ruler_tables"]
 
 
-@evaluation_command()
+@evaluation_command(together=True)
+@with_drawing
 def ruler(
     evaluation: Evaluation,
-    lengths: Annotated[list[int], typer.Option(help="Tokens of a prompt and its answer, one or several.")],
-    tasks: Annotated[
-        str, typer.Option(help="Tasks or groups such as NIAH-S, with commas between; 'all' for the eleven.")
-    ] = "all",
-    samples: Annotated[int, typer.Option(min=1, help="Of each task at each length.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 42,
-    mode: Annotated[
-        str, typer.Option(help="'exact' (fills the length) or 'strict' (the official generator's prompts).")
-    ] = "exact",
-    haystack: Annotated[
-        str | None, typer.Option(help="Text file, folder or PaulGrahamEssays.json; built-in prose by default.")
-    ] = None,
-    sentences: Annotated[str, typer.Option(help="'punkt', 'rules', or 'auto' for punkt where it is.")] = "auto",
-    squad: Annotated[str | None, typer.Option(help="SQuAD's dev-v2.0.json, for qa_1.")] = None,
-    hotpotqa: Annotated[str | None, typer.Option(help="hotpot_dev_distractor_v1.json, for qa_2.")] = None,
-    more_words: Annotated[str | None, typer.Option(help="A longer list of words, for cwe at great lengths.")] = None,
+    drawing: Drawing,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 1,
 ) -> None:
     """Evaluate RULER, print a table and write the result.
@@ -47,65 +35,41 @@ def ruler(
     # Here, so that options are listed and refused without the seconds that these take to import.
     from hylora_eval import ruler as benchmark
     from hylora_eval.fingerprints import describe_tokenizer
-    from hylora_eval.ruler.generation import check_generation
-    from hylora_eval.ruler.haystack import sentence_splitter
 
-    lengths = list(dict.fromkeys(lengths))
-    names = benchmark.resolve_tasks(name.strip() for name in tasks.split(","))
     output = evaluation.output
     kept = None if output is None else output.with_name(output.name + ".predictions.jsonl")
     evaluation.check_outputs(goes_on=kept is not None and kept.exists())
     tokenizer = evaluation.options.load_tokenizer()
-    prose = benchmark.load_haystack(haystack)
-    draw: dict[str, Any] = {
-        "seed": seed,
-        "mode": mode,
-        "haystack": prose,
-        "sentences": sentences,
-        "qa_files": {name: path for name, path in (("qa_1", squad), ("qa_2", hotpotqa)) if path is not None},
-        "more_words": more_words,
-    }
-    for length in lengths:
-        for name in names:
-            check_generation(name, tokenizer, length, samples, **draw)
+    # Each once, though lengths are evaluated one by one.
+    note = cache(evaluation.note)
+    drawing.check(tokenizer, note)
 
     model = evaluation.options.load_model()
     result = evaluation.start(
         "ruler",
         model,
         tokenizer=describe_tokenizer(tokenizer),
-        settings={
-            "lengths": lengths,
-            "tasks": names,
-            "samples": samples,
-            "seed": seed,
-            "mode": mode,
-            "haystack": prose.name,
-            "haystack_sha256": prose.sha256,
-            "sentences": sentence_splitter(sentences).name,
-            "qa_files": draw["qa_files"],
-            "more_words": more_words,
-            "batch_size": batch_size,
-        },
+        settings={**drawing.settings(tokenizer), "batch_size": batch_size},
         results=[],
         averages=[],
     )
-    if kept is not None and evaluation.overwrite:
+    if kept is not None and evaluation.overwrite and evaluation.processes.is_main:
         kept.unlink(missing_ok=True)
-    with evaluation.shown(_tables):
-        for length in lengths:
+    with evaluation.shown(ruler_tables):
+        for length in drawing.lengths:
             with evaluation.progress() as bar:
                 (found,) = benchmark.evaluate(
                     model,
                     tokenizer,
                     [length],
-                    names,
-                    samples,
+                    drawing.names,
+                    drawing.samples,
                     batch_size=batch_size,
-                    **draw,
+                    **drawing.options,
                     predictions=kept,
                     progress=lambda length, task, done, total, bar=bar: bar(f"{length} {task}")(done, total),
-                    note=evaluation.note,
+                    note=note,
+                    processes=evaluation.processes,
                 )
             result["results"] += found.task_rows()
             result["averages"] += found.average_rows()
@@ -113,7 +77,7 @@ def ruler(
             evaluation.save()
 
 
-def _tables(result: Result) -> Iterator[RenderableType]:
+def ruler_tables(result: Result) -> Iterator[RenderableType]:
     """A title, a table with a row for each task and average and a column for each length, and what it can tell."""
     rows = result["results"]
     title = f"RULER, {attention_of(result)} attention, {result['settings']['mode']}"

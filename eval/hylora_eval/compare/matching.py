@@ -131,7 +131,7 @@ class Scores:
             return self._apart(
                 baseline,
                 "other prompts (prompts_sha256 differs): evaluate both with the same tokenizer, --samples, --seed, "
-                "--mode and --haystack",
+                "--mode, --haystack and --chat-template",
             )
         if None in self.scores or None in baseline.scores:
             kept = [None if None in part.scores else part.scores for part in (self, baseline)]
@@ -224,6 +224,11 @@ def _loss(result: Result, row: tuple[str, int]) -> Loss | None:
 
 def _scores(result: Result, row: tuple[str, int]) -> Scores:
     samples, scores = result.pick(*row, "samples", kind=int), _items(result, *row, "scores")
+    if samples < 1:
+        raise ValueError(f"{pointer(*row, 'samples')}={samples} must be at least 1; measure it anew")
+    for index, one in enumerate(scores or ()):
+        if not 0 <= one <= 100:
+            raise ValueError(f"{pointer(*row, 'scores', index)}={one} must be from 0 to 100")
     if scores is not None and len(scores) != samples:
         raise ValueError(f"{pointer(*row, 'scores')} has {len(scores)} numbers, not one for each of {samples} samples")
     score, prompts = result.finite_number(*row, "score"), result.get_at(*row, "prompts_sha256")

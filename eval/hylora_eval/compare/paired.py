@@ -23,6 +23,10 @@ LEVEL = 0.05
 _NORMAL = NormalDist().inv_cdf(0.975)
 # Bits up to which the distribution of a sum is counted out; beyond, with hundreds of samples, it is as good as normal.
 _EXACT_BITS = 2**20
+# Differences that have no step in common are flipped in every way up to so many; beyond, it is as good as normal too.
+_FLIPPED = 14
+# Points by which scores differ from rounding alone, and the share of a difference of losses that may be its error.
+_ROUNDING = 1e-6
 # Scores are whole multiples of one over up to so many parts: of 3, 4, 5 or 10 answers, and 60 holds all of these.
 _PARTS = 60
 
@@ -37,7 +41,8 @@ class Difference:
         high: the upper end.
         p: chance of a difference at least so large, to either side, if there were none (two-sided).
         units: documents or samples it is from.
-        method: "jackknife" (Student's t), "mcnemar" (exact) or "sign flips" (exact where that can be counted).
+        method: "jackknife" (Student's t), "sign test", "mcnemar" (exact) or "sign flips" (exact where that can be
+            counted).
         higher_is_better: whether more is better.
     """
 
@@ -65,7 +70,9 @@ def paired_ratio(
     """Difference of two mean losses over the tokens of the same documents, or of two shares of items in them.
 
     The error is that of the jackknife over documents, with the degrees of freedom of the effective number of
-    documents: intervals hold the difference about as often as they should with few and unequal documents too.
+    documents: intervals hold the difference about as often as they should with few and unequal documents too. Where
+    all documents differ by the same for each item, that error is 0 and says too much: then only their number counts.
+    p is the chance that so many lie to one side (the sign test), and the interval the normal one of that p.
 
     Args:
         sums_a: loss of each document under the first model, in nats, summed over its scored tokens.
@@ -83,10 +90,16 @@ def paired_ratio(
     if len(counts) < 2:
         raise ValueError(f"{len(counts)} documents say nothing of how far others would be; at least 2 are needed")
     mean, error = mean_and_standard_error([b - a for a, b in zip(sums_a, sums_b, strict=True)], counts_a)
-    degrees = degrees_of_freedom(counts)
-    reach = t_quantile(degrees) * error
-    p = t_chance(mean / error, degrees) if error else float(mean == 0)
-    return Difference(mean, mean - reach, mean + reach, p, len(counts), "jackknife", higher_is_better)
+    if error > _ROUNDING * abs(mean):
+        degrees = degrees_of_freedom(counts)
+        method, reach, p = "jackknife", t_quantile(degrees) * error, t_chance(mean / error, degrees)
+    elif mean:
+        # Beyond a thousand documents a float has no smaller chance.
+        method, p = "sign test", max(2 * 0.5 ** len(counts), 1e-300)
+        reach = _NORMAL * abs(mean) / -NormalDist().inv_cdf(p / 2)
+    else:
+        method, reach, p = "jackknife", 0.0, 1.0
+    return Difference(mean, mean - reach, mean + reach, p, len(counts), method, higher_is_better)
 
 
 def paired_scores(scores_a: Sequence[float], scores_b: Sequence[float]) -> Difference:
@@ -94,7 +107,8 @@ def paired_scores(scores_a: Sequence[float], scores_b: Sequence[float]) -> Diffe
 
     p is that of all ways to flip the signs of the samples' differences; of samples that are right or wrong, McNemar's
     exact test. The interval is Bonett and Price's, at which one more sample in favour of either counts, so that it has
-    a width where few samples differ; it holds for partial scores too, which vary less.
+    a width where few samples differ. Among partial scores these two differ as much as others do (the root of the mean
+    square of differences that are not 0), and by 100 points where no sample differs.
 
     Args:
         scores_a: of each sample under the first model, from 0 to 100.
@@ -128,12 +142,13 @@ def paired_average(tasks_a: Sequence[Sequence[float]], tasks_b: Sequence[Sequenc
     total = sum(samples)
     # A sample counts by its share of the average: more in a task that has fewer of them.
     differences = [
-        (b - a) * total / (len(samples) * len(first))
+        (b - a) * total / (len(samples) * len(first)) if abs(b - a) > _ROUNDING else 0.0
         for first, second in zip(tasks_a, tasks_b, strict=True)
         for a, b in zip(first, second, strict=True)
     ]
     mean, middle = fmean(differences), math.fsum(differences) / (total + 2)
-    square = (math.fsum(one * one for one in differences) + 2 * 100**2) / (total + 2)
+    squares = [one * one for one in differences if one]
+    square = (math.fsum(squares) + 2 * (fmean(squares) if squares else 100**2)) / (total + 2)
     reach = _NORMAL * math.sqrt((square - middle**2) / (total + 2))
     mcnemar = len(samples) == 1 and {*chain(*tasks_a, *tasks_b)} <= {0, 100}
     return Difference(
@@ -169,30 +184,39 @@ def holm(chances: Iterable[float]) -> list[float]:
 
 def _sign_flips(differences: Sequence[float]) -> float:
     """Two-sided p of a sum among all sums that other signs would give, counted out where that is no great work."""
+    differences = [one for one in differences if one]
     steps = _whole_steps(differences)
-    observed, steps = abs(sum(steps)), [abs(step) for step in steps if step]
-    if not steps:
-        return 1.0
-    total, bits = sum(steps), len(steps) + 1
-    if total * bits > _EXACT_BITS:
+    if steps and sum(map(abs, steps)) * (len(steps) + 1) <= _EXACT_BITS:
+        return _counted(abs(sum(steps)), list(map(abs, steps)))
+    observed = abs(math.fsum(differences))
+    if len(differences) <= _FLIPPED:
+        sums = [0.0]
+        for one in differences:
+            sums = [so_far + flipped for so_far in sums for flipped in (one, -one)]
+        return sum(abs(one) > observed - _ROUNDING for one in sums) / len(sums)
+    if steps:
         # Sums lie two steps apart, and the normal distribution between them: half of that is for those as large.
-        least = max(0, observed - math.gcd(*steps))
-        return math.erfc(least / math.sqrt(2 * sum(step * step for step in steps)))
+        differences, observed = steps, max(0, abs(sum(steps)) - math.gcd(*steps))
+    return math.erfc(observed / math.sqrt(2 * math.fsum(one * one for one in differences)))
+
+
+def _counted(observed: int, sizes: Sequence[int]) -> float:
+    """p of a sum of steps among the sums of steps of these sizes, up or down."""
     # One number for the whole distribution: its digits to the base of 2^bits say how many sets of steps make each sum.
-    ways = 1
-    for step in steps:
-        ways += ways << (bits * step)
+    ways, bits = 1, len(sizes) + 1
+    for size in sizes:
+        ways += ways << (bits * size)
     # With all others negative, a set makes twice its sum less the total.
-    tail = ways >> (bits * ((total + observed) // 2))
+    tail = ways >> (bits * ((sum(sizes) + observed) // 2))
     # The sum of digits, by casting out; it is below the base.
-    return min(1.0, 2 * (tail % (2**bits - 1)) / 2 ** len(steps))
+    return min(1.0, 2 * (tail % (2**bits - 1)) / 2 ** len(sizes))
 
 
 def _whole_steps(differences: Sequence[float]) -> list[int]:
-    """Differences as multiples of the largest step that has them all; of one point where none has."""
+    """Differences other than 0 as multiples of the largest step that has them all; nothing where none has."""
     distinct = set(differences)
     for parts in range(1, _PARTS + 1):
         steps = {one: one * parts / 100 for one in distinct}
-        if all(abs(step - round(step)) < 1e-4 for step in steps.values()):
+        if all(abs(step) > 0.5 and abs(step - round(step)) < 1e-4 for step in steps.values()):
             return [round(steps[one]) for one in differences]
-    return list(map(round, differences))
+    return []

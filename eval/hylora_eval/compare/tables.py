@@ -117,16 +117,18 @@ def _table(kind: str, title: str, length: int, names: Sequence[str], runs: Seque
         lines += [_line(what, name, figure, None if figure is first else first) for name, figure in figures.items()]
         best[what] = _ahead([(name, figure) for name, figure in figures.items() if figure is not None])
     corrected = iter(holm(line.difference.p for line in lines if line.difference))
-    winners = dict(zip(best, holm(p for _, p in best.values()), strict=True))
-    lines = [
-        replace(
-            line,
-            p=next(corrected) if line.difference else None,
-            best=line.run == best[line.what][0] and winners[line.what] < LEVEL,
-        )
-        for line in lines
-    ]
+    lines = [replace(line, p=next(corrected) if line.difference else None) for line in lines]
+    chances = dict(zip(best, holm(p for _, p in best.values()), strict=True))
+    winners = {what: run for what, (run, _) in best.items() if chances[what] < LEVEL and _shows(lines, what, run)}
+    lines = [replace(line, best=line.run == winners.get(line.what)) for line in lines]
     return Table(kind, title, length, sum(line.difference is not None for line in lines), tuple(lines))
+
+
+def _shows(lines: Sequence[Line], what: str, run: str) -> bool:
+    """Whether the verdicts on a thing agree that a run is the best: it is better, or as the baseline all are worse."""
+    verdicts = [(line.run, line.verdict) for line in lines if line.what == what and line.difference]
+    own = [verdict == "better" for name, verdict in verdicts if name == run]
+    return all(own or [verdict == "worse" for _, verdict in verdicts])
 
 
 def _line(what: str, run: str, figure: Loss | Scores | None, baseline: Loss | Scores | None) -> Line:

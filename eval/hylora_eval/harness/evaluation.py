@@ -12,11 +12,11 @@ from typing import Any
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import handle_non_serializable
+from lm_eval.utils import handle_non_serializable, simple_parse_args_string
 
 from hylora_eval.harness.loading import LoadedTask
 
-__all__ = ["BY_TASK", "evaluate"]
+__all__ = ["BY_TASK", "evaluate", "read_generation"]
 
 # The parts of lm-eval's result that are dictionaries with an entry for each task.
 BY_TASK = (
@@ -44,6 +44,8 @@ def evaluate(
     num_fewshot: int | None = None,
     limit: float | None = None,
     log_samples: bool = False,
+    gen_kwargs: dict[str, Any] | None = None,
+    apply_chat_template: bool = False,
 ) -> dict[str, Any]:
     """Evaluate tasks with lm-eval.
 
@@ -53,6 +55,8 @@ def evaluate(
         num_fewshot: examples in the prompt; by default the task's own number. A task that sets 0 keeps it.
         limit: samples of each task (below 1: that share of them); by default all.
         log_samples: keep every prompt and answer, as "samples".
+        gen_kwargs: how answers are generated, where it is to be otherwise than the task says.
+        apply_chat_template: put the tokenizer's chat template around every prompt, with examples as earlier turns.
 
     Returns:
         lm-eval's "results" (values and standard errors by task, as "metric,filter" and "metric_stderr,filter"),
@@ -67,11 +71,27 @@ def evaluate(
             limit=limit,
             bootstrap_iters=BOOTSTRAP,
             log_samples=log_samples,
+            gen_kwargs=gen_kwargs,
+            apply_chat_template=apply_chat_template,
             # All is loaded, or a complete configuration: there is no need for lm-eval's index.
             task_manager=TaskManager(include_defaults=False),
         )
     kept = (*BY_TASK, "config", *(["samples"] if log_samples else []))
     return json.loads(json.dumps({key: result.get(key, {}) for key in kept}, default=handle_non_serializable))
+
+
+def read_generation(text: str | None) -> dict[str, Any] | None:
+    """Arguments of generation given as KEY=VALUE with commas between, as lm-eval reads them; None where none are.
+
+    Raises:
+        ValueError: if a part is not of that form.
+    """
+    if text is None:
+        return None
+    for part in text.split(","):
+        if not all(part.partition("=")):
+            raise ValueError(f"--gen-kwargs {part!r} is not of the form KEY=VALUE, for example max_gen_toks=64")
+    return simple_parse_args_string(text)
 
 
 @contextmanager

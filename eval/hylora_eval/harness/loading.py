@@ -18,7 +18,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
-from hylora_eval.harness.names import expand_names, split_ruler_name
+from hylora_eval.harness.names import expand_names, split_babilong_name, split_ruler_name
 from hylora_eval.harness.own_tasks import ruler_tasks
 from hylora_eval.harness.scrolls import FOLDERS, ScrollsTask
 
@@ -56,7 +56,8 @@ def load_tasks(
     manager = task_manager(include_path)
     plain = [name for name in expanded if split_ruler_name(name) is None]
     for name in plain:
-        if name not in manager.task_index and name not in FOLDERS:
+        known, _, _ = name.partition("@") if split_babilong_name(name) else (name, "", "")
+        if known not in manager.task_index and known not in FOLDERS:
             near = difflib.get_close_matches(name, [*manager.all_tasks, *FOLDERS], 3)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"unknown task {name!r}{hint} `lm-eval ls tasks` lists all, and --include-path adds some")
@@ -84,7 +85,7 @@ def _load(name: str, manager: TaskManager) -> list[LoadedTask]:
     try:
         if name in FOLDERS and not _is_included(name, manager):
             return [ScrollsTask(name)]
-        found = manager.load([name])
+        found = _load_babilong(name, manager) or manager.load([name])
     except ImportError as error:
         raise ImportError(f"task {name!r} needs a package that is not installed: {error}") from error
     except OSError as error:
@@ -103,6 +104,19 @@ def _load(name: str, manager: TaskManager) -> list[LoadedTask]:
             raise ValueError(f"task {task.task_name!r} runs code that a model wrote, which is not done here")
     groups = found.get("groups", {})
     return [groups[name]] if name in groups else list(found["tasks"].values())
+
+
+def _load_babilong(name: str, manager: TaskManager) -> dict[str, Any] | None:
+    """A task of BABILong at a length, under a name of its own; None where the name stands for something else."""
+    split = split_babilong_name(name)
+    if split is None:
+        return None
+    task, length = split
+    # In a group, for a member may differ from what lm-eval has under its name.
+    group = {"group": name, "task": [{"task": task, "metadata": {"max_seq_lengths": length}}]}
+    (loaded,) = manager.load([group])["tasks"].values()
+    loaded.set_config("task", name)
+    return {"tasks": {name: loaded}}
 
 
 def _is_included(name: str, manager: TaskManager) -> bool:

@@ -11,21 +11,25 @@ from hylora_eval.report.apart import apart, numbered
 from hylora_eval.report.measurements import Measurement
 from hylora_eval.report.names import name_subjects
 from hylora_eval.report.tables import Cell, Column, Row, Section, Table
-from hylora_eval.ruler.tasks import GROUPS
+from hylora_eval.ruler.tasks import GROUPS, TASKS
 
 __all__ = ["depth_tables"]
 
 # Bands of depth, in per cent of the context: the first is its beginning.
 _BANDS = tuple(f"{low} to {low + 10}" for low in range(0, 100, 10))
+# The answers of other tasks hang on more than one place: those of vt on a chain, those of qa_2 on several documents.
+_NEEDLES = tuple(name for name in TASKS if name.startswith("niah_"))
+_GROUPS = {group: tasks for group, tasks in GROUPS.items() if set(tasks) <= set(_NEEDLES)}
+_GROUPS |= {task: (task,) for task in _NEEDLES if not any(task in tasks for tasks in GROUPS.values())}
 
 
 def depth_tables(measurements: list[Measurement]) -> list[Table]:
     """Tables with a section for each model and group of needles, a row for each band of depth, a column by length.
 
     Args:
-        measurements: of RULER; those that do not keep their samples' depths are left out.
+        measurements: of RULER; those that do not keep their samples' depths, or are not of needles, are left out.
     """
-    kept = [measurement for measurement in measurements if measurement.depths]
+    kept = [measurement for measurement in measurements if measurement.depths and measurement.item in _NEEDLES]
     tables = []
     for part, conditions, warnings in apart(kept):
         lengths = sorted({measurement.length for measurement in part})
@@ -33,9 +37,8 @@ def depth_tables(measurements: list[Measurement]) -> list[Table]:
         table = Table(
             slug="needles",
             title="Needles by depth and context length",
-            caption="Per cent found, and n samples that it is from. Depth is where a needle lies (of VT, an "
-            "assignment), in per cent of the context from its beginning; a sample with several counts once in each "
-            "band that holds one.",
+            caption="Per cent found, and n samples that it is from. Depth is where a needle lies, in per cent of the "
+            "context from its beginning; a sample with several counts once in each band that holds one.",
             conditions=conditions,
             stub="Depth (%)",
             columns=tuple(Column(str(length)) for length in lengths),
@@ -56,7 +59,7 @@ def depth_tables(measurements: list[Measurement]) -> list[Table]:
 def _by_group(measurements: Iterator[Measurement]) -> Iterator[tuple[str, list[Measurement]]]:
     """Those of each group's tasks, which are named where not all of them are there."""
     found = list(measurements)
-    for group, tasks in GROUPS.items():
+    for group, tasks in _GROUPS.items():
         members = [measurement for measurement in found if measurement.item in tasks]
         there = [task for task in tasks if any(measurement.item == task for measurement in members)]
         if there:

@@ -12,6 +12,7 @@ from hylora_eval.compare.matching import Loss
 from hylora_eval.report.measurements import Subject
 from hylora_eval.report.names import name_subjects
 from hylora_eval.report.tables import Cell, Section, Table
+from hylora_eval.wording import number_of
 
 __all__ = ["with_differences"]
 
@@ -58,7 +59,7 @@ def _difference_table(table: Table, base: Subject) -> Table:
     sections = tuple(section for one in table.sections if (section := _less(one, base)).rows)
     cells = [cell for section in sections for row in section.rows for cell in row.cells]
     numbers = [cell.measurement for cell in cells if cell.measurement and cell.measurement.finite]
-    clear = sum(not low <= 0 <= high for low, high in (number.interval for number in numbers))
+    outside = sum(not low <= 0 <= high for low, high in (number.interval for number in numbers))
     return replace(
         table,
         slug=f"{table.slug}-difference",
@@ -69,7 +70,7 @@ def _difference_table(table: Table, base: Subject) -> Table:
         sections=sections,
         higher_is_better=None,
         y_label=f"difference ({'%' if is_loss else 'points'})",
-        verdicts=(f"{clear} of {len(numbers)} differences are clear: their intervals do not hold 0.",),
+        verdicts=(f"Of {number_of(len(numbers), 'difference')}, {outside} have an interval that leaves out 0.",),
     )
 
 

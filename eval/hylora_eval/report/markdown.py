@@ -45,19 +45,19 @@ def markdown(title: str, tables: Sequence[Table], collection: Collection) -> str
 
 
 def _table(table: Table) -> str:
-    several = len(table.sections) > 1
+    titled = any(section.title for section in table.sections)
     labels = [column.label for column in table.columns]
     grouped = [
         f"{column.label}, {column.group}" if column.subject or labels.count(column.label) > 1 else column.label
         for column in table.columns
     ]
     is_plain = not any(row.detail for section in table.sections for row in section.rows)
-    head = [*([""] if several else []), table.stub, *([] if is_plain else [table.details]), *grouped, "files"]
+    head = [*([""] if titled else []), table.stub, *([] if is_plain else [table.details]), *grouped, "files"]
     rows = []
     for section in table.sections:
         for row in section.rows:
             stub = [row.label] if is_plain else [row.label, row.detail]
-            labels = [*([section.title] if several else []), *stub]
+            labels = [*([section.title] if titled else []), *stub]
             rows.append((*map(_escape, labels), *map(_cell, row.cells), _sources(row)))
     notes = [f"{_mark(index)} {_escape(note)}" for index, note in enumerate(table.notes)]
     return "\n\n".join(

@@ -173,7 +173,7 @@ def _head(table: Table) -> str:
 
 def _body(table: Table, section: Section, places: dict[Subject, int]) -> str:
     title = ""
-    if section.title and len(table.sections) > 1:
+    if section.title:
         title = (
             f'<tr><th class="section" scope="rowgroup" colspan="{len(table.columns) + 1}"><span>'
             f"{escape(section.title)}</span></th></tr>"

@@ -82,6 +82,7 @@ def _ruler(result: Result, source: Source) -> Iterator[Measurement]:
     settings = result.pick("settings", kind=dict)
     conditions = {
         **{name: settings.get(name) for name in ("mode", "seed", "samples", "haystack")},
+        "chat template": settings.get("chat_template"),
         "sha256 of the haystack": settings.get("haystack_sha256"),
         "sentences": settings.get("sentences"),
         "fingerprint of the tokenizer": result.get_at("tokenizer", "fingerprint"),

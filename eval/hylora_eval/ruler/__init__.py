@@ -26,6 +26,7 @@ __all__ = [
     "resolve_tasks",
     "save_records",
     "score_prediction",
+    "score_samples",
     "score_task",
 ]
 
@@ -34,11 +35,11 @@ _EXPORTS = {
     "GROUPS": "hylora_eval.ruler.tasks",
     "TASKS": "hylora_eval.ruler.tasks",
     "Haystack": "hylora_eval.ruler.haystack",
-    "LengthResult": "hylora_eval.ruler.evaluation",
+    "LengthResult": "hylora_eval.ruler.outcome",
     "Record": "hylora_eval.ruler.records",
     "Score": "hylora_eval.ruler.scoring",
     "Task": "hylora_eval.ruler.tasks",
-    "TaskResult": "hylora_eval.ruler.evaluation",
+    "TaskResult": "hylora_eval.ruler.outcome",
     "evaluate": "hylora_eval.ruler.evaluation",
     "generate": "hylora_eval.ruler.generation",
     "group_scores": "hylora_eval.ruler.scoring",
@@ -47,6 +48,7 @@ _EXPORTS = {
     "resolve_tasks": "hylora_eval.ruler.tasks",
     "save_records": "hylora_eval.ruler.records",
     "score_prediction": "hylora_eval.ruler.scoring",
+    "score_samples": "hylora_eval.ruler.scoring",
     "score_task": "hylora_eval.ruler.scoring",
 }
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

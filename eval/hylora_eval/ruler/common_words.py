@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hylora_eval.ruler.family import Draft, Family
+from hylora_eval.ruler.family import Draft
+from hylora_eval.ruler.official import SearchedFamily
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 from hylora_eval.ruler.words import common_words
@@ -23,7 +24,7 @@ class ListShape(NamedTuple):
     uncommon: int
 
 
-class CommonWords(Family):
+class CommonWords(SearchedFamily):
     """The task cwe.
 
     Args:
@@ -34,6 +35,8 @@ class CommonWords(Family):
     name = "cwe"
     unit = "word"
     smallest = COMMON
+    # As many other words: a guess is right half the time.
+    useful = 2 * COMMON
 
     def __init__(self, length: int, more_words: Sequence[str] = ()) -> None:
         self._shape = ListShape(30, 3) if length >= 4096 else ListShape(6, 1)
@@ -66,7 +69,7 @@ class CommonWords(Family):
         if size > len(words):
             raise ValueError(
                 f"cwe needs {size} different words at this length and there are {self.largest}: give a longer list, "
-                "such as RULER's english_words.json, as more_words"
+                "such as RULER's english_words.json, as --more-words (in Python more_words)"
             )
         picked = streams.pick(purpose, words, size)
         common, others = picked[:COMMON], picked[COMMON:]

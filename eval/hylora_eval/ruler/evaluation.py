@@ -6,77 +6,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hylora.runs.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from hylora.runs.fingerprint import tokenizer_fingerprint
 from hylora.training.evaluation import evaluation_mode
-from hylora_eval.fingerprints import describe_attention, text_sha256
+from hylora_eval.fingerprints import describe_model
+from hylora_eval.processes import ALONE, Processes
 from hylora_eval.ruler.answering import Answerer
-from hylora_eval.ruler.counting import prompt_tokens
 from hylora_eval.ruler.generation import check_generation, generate
 from hylora_eval.ruler.haystack import Haystack, load_haystack
+from hylora_eval.ruler.outcome import LengthResult, TaskResult
 from hylora_eval.ruler.predictions import Prediction, Predictions
 from hylora_eval.ruler.records import Record
-from hylora_eval.ruler.scoring import Score, group_scores, score_task
 from hylora_eval.ruler.tasks import resolve_tasks
 
-__all__ = ["LengthResult", "TaskResult", "evaluate"]
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """How a model did on one task.
-
-    Attributes:
-        score: mean score, its standard error, samples and empty predictions.
-        shortest: tokens of the shortest sample, its answer's room included.
-        longest: of the longest.
-        prompts_sha256: over the hashes of all prompts: equal where two evaluations asked the same.
-        seconds: spent answering, over all runs that took part.
-        haystack: name of the prose around needles; None where there is none.
-        sentences: how it was split.
-    """
-
-    score: Score
-    shortest: int
-    longest: int
-    prompts_sha256: str
-    seconds: float
-    haystack: str | None
-    sentences: str | None
-
-
-@dataclass(frozen=True)
-class LengthResult:
-    """How a model did at one length.
-
-    Attributes:
-        length: tokens asked for.
-        tasks: result of each task.
-        averages: the averages of chapter 6 for which all tasks are there (see `group_scores`).
-        batch_size: prompts that were answered at once.
-    """
-
-    length: int
-    tasks: dict[str, TaskResult]
-    averages: dict[str, Score]
-    batch_size: int
-
-    def task_rows(self) -> list[dict[str, Any]]:
-        """A row of plain JSON types for each task: its name, the length, and the fields of its score and result."""
-        rows = []
-        for name, result in self.tasks.items():
-            values = asdict(result)
-            rows.append({"task": name, "length": self.length, **values.pop("score"), **values})
-        return rows
-
-    def average_rows(self) -> list[dict[str, Any]]:
-        """The same for each average, with its name as "group"."""
-        return [{"group": name, "length": self.length, **asdict(score)} for name, score in self.averages.items()]
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -93,9 +39,11 @@ def evaluate(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
+    chat_template: bool = False,
     predictions: str | os.PathLike | None = None,
     progress: Callable[[int, str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
 ) -> list[LengthResult]:
     """Evaluate a model on RULER.
 
@@ -111,11 +59,14 @@ def evaluate(
         seed: of the samples.
         batch_size: prompts to answer at once. Those of a batch are padded on the left; if the model is found not to
             honour padding, prompts are answered one by one.
-        mode, haystack, sentences, qa_files, more_words: as for `generate`.
+        mode, haystack, sentences, qa_files, more_words, chat_template: as for `generate`.
         predictions: a file to keep predictions in as they are made. If it exists, what it holds is not made again:
-            further lengths, tasks or samples may be asked for, but what predictions depend on must not have changed.
+            further lengths, tasks or samples may be asked for, or smaller batches, but what predictions depend on must
+            not have changed.
         progress: called with (length, task, samples done, samples in all), also with 0 done before the first.
-        note: called with a sentence where something is done otherwise than asked.
+        note: called with a sentence where something is done otherwise than asked, or scores mean less than they seem.
+        processes: over which the prompts are dealt. All call this with the same arguments and models, and all get the
+            whole result; the main one keeps predictions.
 
     Returns:
         The result at each length, in the order of `lengths`.
@@ -139,34 +90,36 @@ def evaluate(
         "sentences": sentences,
         "qa_files": qa_files,
         "more_words": more_words,
+        "chat_template": chat_template,
     }
+    note = note or (lambda text: None)
     for length in lengths:
         for name in names:
-            check_generation(name, tokenizer, length, samples, **options)
+            for caution in check_generation(name, tokenizer, length, samples, **options):
+                note(caution)
 
     with evaluation_mode(model):
         answerer = Answerer(model, tokenizer)
-        if batch_size > 1 and not answerer.honours_padding():
+        if batch_size > 1 and not processes.on_main(answerer.honours_padding):
             batch_size = 1
-            if note is not None:
-                note("this model answers a padded prompt otherwise than the prompt alone, so prompts go one by one")
+            note("this model answers a padded prompt otherwise than the prompt alone, so prompts go one by one")
         settings = {
-            **_describe(model),
+            **describe_model(model),
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "seed": seed,
             "mode": mode,
-            "batch_size": batch_size,
+            # None as in files from before there was one.
+            "chat_template": chat_template or None,
         }
-        kept = Predictions(settings, predictions)
+        kept = processes.on_all(lambda: Predictions(settings, predictions if processes.is_main else None))
         results = []
         for length in lengths:
             done = {}
             for name in names:
                 records = generate(name, tokenizer, length, samples, **options)
                 report = None if progress is None else _reporter(progress, length, name, samples)
-                done[name] = _evaluate_task(answerer, tokenizer, length, records, batch_size, kept, report)
-            averages = group_scores({name: result.score for name, result in done.items()})
-            results.append(LengthResult(length, done, averages, batch_size))
+                done[name] = _evaluate_task(answerer, tokenizer, length, records, batch_size, kept, report, processes)
+            results.append(LengthResult(length, done, batch_size))
     return results
 
 
@@ -178,51 +131,36 @@ def _evaluate_task(
     batch_size: int,
     kept: Predictions,
     report: Callable[[int], None] | None,
+    processes: Processes,
 ) -> TaskResult:
     task = records[0].task
-    hashes = [text_sha256(record.prompt) for record in records]
-    made = kept.of(length, task, hashes)
-    for start in range(0, len(records), batch_size):
-        if report is not None:
-            report(start)
-        # The same batches whenever an evaluation was interrupted: rounding may depend on who shares one.
-        batch = records[start : start + batch_size]
-        if all(record.index in made for record in batch):
-            continue
+    hashes = [record.prompt_sha256 for record in records]
+    made = processes.on_main(lambda: kept.of(length, task, hashes))
+    # With one batch size the same batches whenever an evaluation was interrupted, and however many processes share
+    # them: rounding may depend on who shares one.
+    batches = [records[start : start + batch_size] for start in range(0, len(records), batch_size)]
+    missing = [batch for batch in batches if not all(record.index in made for record in batch)]
+
+    def answer(batch: Sequence[Record]) -> list[Prediction]:
         started = time.perf_counter()
-        prompts = [prompt_tokens(tokenizer, record.prompt) for record in batch]
+        prompts = [record.tokens(tokenizer) for record in batch]
         answers = answerer.answer(prompts, batch[0].tokens_to_generate)
         seconds = (time.perf_counter() - started) / len(batch)
-        new = [
+        return [
             Prediction(length, task, record.index, hashes[record.index], answer.text, answer.tokens, round(seconds, 4))
             for record, answer in zip(batch, answers, strict=True)
         ]
-        kept.add(new)
-        made.update({prediction.index: prediction for prediction in new})
+
     if report is not None:
-        report(len(records))
+        report(len(made))
+    for answered in processes.dealt(missing, answer):
+        new = [prediction for batch in answered for prediction in batch]
+        processes.on_main(lambda new=new: kept.add(new))
+        made.update({prediction.index: prediction for prediction in new})
+        if report is not None:
+            report(len(made))
     ordered = [made[record.index] for record in records]
-    return TaskResult(
-        score=score_task(task, [one.prediction for one in ordered], [record.outputs for record in records]),
-        shortest=min(record.length for record in records),
-        longest=max(record.length for record in records),
-        prompts_sha256=text_sha256("".join(hashes)),
-        seconds=round(sum(one.seconds for one in ordered), 3),
-        haystack=records[0].haystack,
-        sentences=records[0].sentences,
-    )
-
-
-def _describe(model: nn.Module) -> dict[str, Any]:
-    """What a model's answers depend on."""
-    attention, options = describe_attention(model)
-    return {
-        "weights": weights_fingerprint(model),
-        "dtype": str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
-        "attention": attention,
-        "attention_options": options,
-        "rope_parameters": getattr(model.config.get_text_config(), "rope_parameters", None),
-    }
+    return TaskResult.of(records, [one.prediction for one in ordered], sum(one.seconds for one in ordered))
 
 
 def _reporter(

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 from hylora_eval.ruler.counting import TokenCounter
 from hylora_eval.ruler.family import Draft, Family, too_small
+from hylora_eval.ruler.material import Material
 from hylora_eval.ruler.streams import SampleStreams
-from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.variables import EXAMPLE_TOKENS, ExampleChain
 
-__all__ = ["CountedWrongError", "Filled", "exact_drafts", "fill"]
+__all__ = ["Filled", "exact_drafts", "fill"]
 
-# Of so many samples, one is tokenised as a whole to check the count by parts.
-CHECK_EVERY = 20
 # Draws of a sample until chance leaves its question one answer.
 DRAWS = 20
 # Tries by interpolation; after those the interval is halved.
@@ -25,28 +23,15 @@ INTERPOLATIONS = 12
 GROWTH = 8
 
 
-class CountedWrongError(Exception):
-    """With this tokenizer, the tokens of a text are not those of its parts."""
-
-
 def exact_drafts(
-    task: Task,
-    build: Callable[[Callable[[], Draft]], Family],
-    counter: TokenCounter,
-    length: int,
-    samples: int,
-    seed: int,
-    progress: Callable[[int], None],
+    material: Material, samples: int, seed: int, progress: Callable[[int], None]
 ) -> Iterator[tuple[Draft, int]]:
     """Draw samples that one unit of haystack more would make too long.
 
     Before the first it is found out whether there is room for all.
 
     Args:
-        task: whose samples.
-        build: makes the family of the task, given what draws the worked example of variable tracking.
-        counter: of tokens.
-        length: tokens of a prompt and its answer.
+        material: what they are made from.
         samples: how many.
         seed: of the random numbers.
         progress: called with the number of samples done, after each.
@@ -56,34 +41,16 @@ def exact_drafts(
 
     Raises:
         ValueError: if the length is too small for the task, or too large for the words there are.
-        CountedWrongError: if `counter` counts a whole prompt otherwise than its parts.
     """
+    task, length, counter = material.task, material.length, material.counter
     key = f"{seed}/{task.name}/{length}"
-
-    def count(draft: Draft) -> int:
-        return counter.prompt(draft.prompt)
-
-    def filled(family: Family, key: str, index: int, room: int, guess: int | None = None) -> Filled:
-        # Streams start anew for each size that is tried.
-        return fill(
-            lambda size: family.draw(size, SampleStreams(key, index)),
-            count,
-            room,
-            family.smallest,
-            family.largest,
-            guess,
-        )
-
-    def example() -> Draft:
-        # Where even the shortest example has more tokens than it should, it is that one.
-        return filled(ExampleChain(), f"{key}/example", 0, EXAMPLE_TOKENS).draft
-
-    family = build(example)
+    # Where even the shortest example has more tokens than it should, it is that one.
+    family = material.family(lambda: _fill(ExampleChain(), f"{key}/example", 0, counter, EXAMPLE_TOKENS).draft)
     room, guess = length - task.tokens_to_generate, None
-    _check_room(family, count, room, length, (SampleStreams(f"{key}/0", index) for index in range(samples)))
+    _check_room(family, counter, room, length, (SampleStreams(f"{key}/0", index) for index in range(samples)))
     for index in range(samples):
         for attempt in range(DRAWS):
-            found = filled(family, f"{key}/{attempt}", index, room, guess)
+            found = _fill(family, f"{key}/{attempt}", index, counter, room, guess)
             if found.size == family.largest:
                 # The next size names what is missing.
                 family.draw(found.size + 1, SampleStreams(key, index))
@@ -94,25 +61,43 @@ def exact_drafts(
                 f"{task.name}: in {DRAWS} draws of sample {index} the haystack itself held a key or an answer; use "
                 "another haystack"
             )
-        if index % CHECK_EVERY == 0 and counter.whole(found.draft.prompt) != found.tokens:
-            raise CountedWrongError(task.name)
         guess = found.size
         yield found.draft, found.tokens
         progress(index + 1)
 
 
 def _check_room(
-    family: Family, count: Callable[[Draft], int], room: int, length: int, samples: Iterator[SampleStreams]
+    family: Family, counter: TokenCounter, room: int, length: int, samples: Iterator[SampleStreams]
 ) -> None:
     """Refuse a length in which the smallest of the samples has no room."""
     longest = 0
     for streams in samples:
-        longest = max(longest, count(family.draw(family.smallest, streams)))
+        longest = max(longest, counter.whole(family.draw(family.smallest, streams).prompt))
         # Samples of one size are far from twice as long as each other.
         if 2 * longest < room:
             return
     if longest > room:
         raise too_small(family.name, length, length + longest - room)
+
+
+def _fill(family: Family, key: str, index: int, counter: TokenCounter, room: int, guess: int | None = None) -> Filled:
+    """A sample with as much haystack as fits."""
+
+    def filled(count: Callable[[str], int], guess: int | None) -> Filled:
+        return fill(
+            # Streams start anew for each size that is tried.
+            lambda size: family.draw(size, SampleStreams(key, index)),
+            lambda draft: count(draft.prompt),
+            room,
+            family.smallest,
+            family.largest,
+            guess,
+        )
+
+    found = filled(counter.by_parts, guess)
+    if counter.whole(found.draft.prompt) == found.tokens:
+        return found
+    return filled(counter.whole, found.size)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import string
 from collections.abc import Callable
 from itertools import count as count_from
 
-from hylora_eval.ruler.family import ATTEMPTS, Draft, Family, too_small
+from hylora_eval.ruler.family import Draft, too_small
+from hylora_eval.ruler.official import ATTEMPTS, OfficialFamily
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 
@@ -21,7 +22,7 @@ NOISE_WORD = "..."
 ANSWERS = 3
 
 
-class FrequentWords(Family):
+class FrequentWords(OfficialFamily):
     """The task fwe.
 
     The size is the number of words before frequencies are rounded down to whole numbers.

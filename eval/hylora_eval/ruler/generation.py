@@ -4,31 +4,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hylora_eval.ruler.common_words import CommonWords
-from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.exact import CountedWrongError, exact_drafts
-from hylora_eval.ruler.family import Draft, Family
-from hylora_eval.ruler.frequent_words import FrequentWords
-from hylora_eval.ruler.haystack import Essay, Haystack, load_haystack, sentence_splitter
-from hylora_eval.ruler.needles import Needles
-from hylora_eval.ruler.questions import QuestionFile, Questions, load_questions
+from hylora_eval.ruler.cautions import cautions
+from hylora_eval.ruler.exact import exact_drafts
+from hylora_eval.ruler.family import Draft
+from hylora_eval.ruler.haystack import Haystack
+from hylora_eval.ruler.material import Material, load_material
 from hylora_eval.ruler.records import Record
 from hylora_eval.ruler.strict import strict_drafts
-from hylora_eval.ruler.tasks import TASKS, Task
-from hylora_eval.ruler.variables import Variables
-from hylora_eval.ruler.words import read_words
 
-__all__ = ["MODES", "check_generation", "generate"]
-
-MODES = ("exact", "strict")
-T = TypeVar("T")
+__all__ = ["check_generation", "generate"]
 
 
 def generate(
@@ -43,6 +32,7 @@ def generate(
     sentences: str = "auto",
     qa_files: Mapping[str, str | os.PathLike] | None = None,
     more_words: str | os.PathLike | None = None,
+    chat_template: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Record]:
     """Generate samples of a RULER task.
@@ -65,6 +55,8 @@ def generate(
         sentences: how prose is split, as for `sentence_splitter`.
         qa_files: for "qa_1" and "qa_2", the paths of SQuAD's and HotpotQA's JSON files.
         more_words: a file for `read_words`, for cwe at lengths that need more than the 8166 words of wonderwords.
+        chat_template: put the tokenizer's own chat template around each question (under "exact" only); it is
+            part of the length.
         progress: called with the number of samples done, after each.
 
     Returns:
@@ -76,9 +68,11 @@ def generate(
         ImportError: if wonderwords is not installed.
         OSError: if a file cannot be read.
     """
-    material = _material(task, length, samples, mode, haystack, sentences, qa_files, more_words)
-    drafts = _draw(list, task, material, tokenizer, length, samples, seed, mode, progress)
-    kept, essay = TASKS[task].tokens_to_generate, material.essay
+    material = load_material(
+        task, tokenizer, length, samples, mode, haystack, sentences, qa_files, more_words, chat_template
+    )
+    drafts = list(_draw(material, samples, seed, mode, progress or (lambda done: None)))
+    kept, essay = material.task.tokens_to_generate, material.essay
     return [
         Record(
             index=index,
@@ -93,6 +87,7 @@ def generate(
             haystack=None if essay is None else essay.haystack.name,
             sentences=None if essay is None else essay.splitter.name,
             evidence=draft.evidence,
+            chat_template=chat_template,
         )
         for index, (draft, tokens) in enumerate(drafts)
     ]
@@ -100,101 +95,27 @@ def generate(
 
 def check_generation(
     task: str, tokenizer: PreTrainedTokenizerBase, length: int, samples: int, seed: int, mode: str, **options: Any
-) -> None:
+) -> list[str]:
     """Find out before a long evaluation whether samples can be generated.
 
     Args:
         task, tokenizer, length, samples, seed, mode: as for `generate`.
         **options: its other arguments.
 
+    Returns:
+        Sentences on what to beware of in the scores.
+
     Raises:
         ValueError, ImportError, OSError: as `generate` would.
     """
-    material = _material(task, length, samples, mode, **options)
-    _draw(next, task, material, tokenizer, length, samples, seed, mode)
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What a task draws on beyond word lists; None where it needs none.
-
-    Attributes:
-        essay: prose.
-        questions: a file of questions and documents.
-        more_words: words for long lists.
-    """
-
-    essay: Essay | None = None
-    questions: QuestionFile | None = None
-    more_words: Sequence[str] = ()
+    material = load_material(task, tokenizer, length, samples, mode, **options)
+    next(_draw(material, samples, seed, mode, lambda done: None))
+    return cautions(material, tokenizer, samples)
 
 
 def _draw(
-    take: Callable[[Iterator[tuple[Draft, int]]], T],
-    task: str,
-    material: _Material,
-    tokenizer: PreTrainedTokenizerBase,
-    length: int,
-    samples: int,
-    seed: int,
-    mode: str,
-    progress: Callable[[int], None] | None = None,
-) -> T:
-    """Draw samples, and let `take` have as many as it wants."""
+    material: Material, samples: int, seed: int, mode: str, progress: Callable[[int], None]
+) -> Iterator[tuple[Draft, int]]:
+    """Samples and the tokens of their prompts."""
     drafts = strict_drafts if mode == "strict" else exact_drafts
-    build = partial(_build_family, TASKS[task], length, material)
-    rest = (length, samples, seed, progress or (lambda done: None))
-    try:
-        return take(drafts(TASKS[task], build, TokenCounter(tokenizer), *rest))
-    except CountedWrongError:
-        return take(drafts(TASKS[task], build, TokenCounter(tokenizer, by_parts=False), *rest))
-
-
-def _material(
-    task: str,
-    length: int,
-    samples: int,
-    mode: str,
-    haystack: Haystack | str | os.PathLike | None = None,
-    sentences: str = "auto",
-    qa_files: Mapping[str, str | os.PathLike] | None = None,
-    more_words: str | os.PathLike | None = None,
-) -> _Material:
-    """Check the arguments of `generate` and read the files."""
-    if task not in TASKS:
-        raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} must be one of {', '.join(map(repr, MODES))}")
-    for field, value in (("length", length), ("samples", samples)):
-        if value < 1:
-            raise ValueError(f"{field}={value} must be at least 1")
-    if TASKS[task].needs_essay:
-        return _Material(essay=Essay(load_haystack(haystack), sentence_splitter(sentences), anew=mode == "strict"))
-    if TASKS[task].family == "questions":
-        file = load_questions(task, (qa_files or {}).get(task))
-        if samples > len(file.questions):
-            raise ValueError(f"samples={samples}, but the file of {task} has {len(file.questions)} questions")
-        return _Material(questions=file)
-    if TASKS[task].family == "common_words" and more_words is not None:
-        return _Material(more_words=read_words(more_words))
-    return _Material()
-
-
-def _build_family(task: Task, length: int, material: _Material, example: Callable[[], Draft]) -> Family:
-    """The family of a task at a length; `example` draws the worked example of variable tracking.
-
-    Raises:
-        ValueError: if the length is too small for any sample.
-    """
-    match task.family:
-        case "needles":
-            return Needles(task, material.essay)
-        case "variables":
-            return Variables(example())
-        case "common_words":
-            return CommonWords(length, material.more_words)
-        case "frequent_words":
-            return FrequentWords(length - task.tokens_to_generate)
-        case "questions":
-            return Questions(task.name, material.questions)
-    raise AssertionError(task.family)
+    return drafts(material, samples, seed, progress)

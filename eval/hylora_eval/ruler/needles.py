@@ -7,13 +7,14 @@ import random
 import uuid
 from itertools import pairwise
 
-from hylora_eval.ruler.family import Draft, Family, find_all
+from hylora_eval.ruler.family import Draft, find_all
 from hylora_eval.ruler.haystack import Essay
+from hylora_eval.ruler.official import SearchedFamily
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.words import key_words
 
-__all__ = ["DEPTHS", "NOISE", "Needles"]
+__all__ = ["DEPTHS", "NOISE", "Needles", "hide"]
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
@@ -21,7 +22,7 @@ NEEDLE = "One of the special magic {kind} for {key} is: {value}."
 DEPTHS = tuple(round(100 * step / 39) for step in range(40))
 
 
-class Needles(Family):
+class Needles(SearchedFamily):
     """The eight tasks niah_*.
 
     Args:
@@ -53,8 +54,10 @@ class Needles(Family):
             needles += [self._needle(key, value) for value in of_key]
         shuffled = list(needles)
         streams.shuffle(shuffled)
-        place = self._in_essay if self._haystack == "essay" else self._among_lines
-        context = place(size, shuffled, streams)
+        if self._haystack == "essay":
+            context = hide(shuffled, self._essay, size, streams)
+        else:
+            context = self._among_lines(size, shuffled, streams)
         asked = streams.random("query").sample(range(self._num_keys), self._num_queries)
         queries = [keys[index] for index in asked]
         query = queries[0] if len(queries) == 1 else ", ".join(queries[:-1]) + ", and " + queries[-1]
@@ -82,15 +85,6 @@ class Needles(Family):
     def _needle(self, key: str, value: str) -> str:
         return NEEDLE.format(kind=self._values, key=key, value=value)
 
-    def _in_essay(self, size: int, needles: list[str], streams: Streams) -> str:
-        sentences = self._essay.sentences(size)
-        depths = streams.random("places").sample(DEPTHS, len(needles))
-        cuts = [0, *sorted(int(len(sentences) * (depth / 100)) for depth in depths), len(sentences)]
-        pieces = []
-        for (start, stop), needle in zip(pairwise(cuts), [*needles, None], strict=True):
-            pieces += [" ".join(sentences[start:stop]), *([] if needle is None else [needle])]
-        return " ".join(pieces)
-
     def _among_lines(self, size: int, needles: list[str], streams: Streams) -> str:
         if self._haystack == "noise":
             lines = [NOISE] * size
@@ -103,6 +97,17 @@ class Needles(Family):
         for place, needle in zip(places, needles, strict=True):
             lines.insert(place, needle)
         return "\n".join(lines)
+
+
+def hide(needles: list[str], essay: Essay, size: int, streams: Streams) -> str:
+    """The first `size` words of an essay, with needles between its sentences at random depths."""
+    sentences = essay.sentences(size)
+    depths = streams.random("places").sample(DEPTHS, len(needles))
+    cuts = [0, *sorted(int(len(sentences) * (depth / 100)) for depth in depths), len(sentences)]
+    pieces = []
+    for (start, stop), needle in zip(pairwise(cuts), [*needles, None], strict=True):
+        pieces += [" ".join(sentences[start:stop]), *([] if needle is None else [needle])]
+    return " ".join(pieces)
 
 
 def _random_text(kind: str, stream: random.Random) -> str:

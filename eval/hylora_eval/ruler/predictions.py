@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from hylora_eval.results import check_same
+from hylora_eval.journal import Journal
 
 __all__ = ["Prediction", "Predictions"]
 
@@ -39,14 +36,11 @@ class Prediction:
 
 
 class Predictions:
-    """Predictions in memory and, if a path is given, in a file of JSON lines.
-
-    The first line of the file says under which settings they were made. A line that an interruption cut short is
-    dropped.
+    """Predictions in memory and, if a path is given, in a journal.
 
     Args:
         settings: all that predictions depend on beside their prompts; plain JSON types.
-        path: of the file; None keeps nothing.
+        path: of the journal; None keeps nothing.
 
     Raises:
         ValueError: if the file was made under other settings, naming the first that differs, or is no such file.
@@ -54,16 +48,15 @@ class Predictions:
     """
 
     def __init__(self, settings: dict[str, Any], path: str | os.PathLike | None = None) -> None:
-        self._path = None if path is None else Path(path)
-        self._made: dict[tuple[int, str, int], Prediction] = {}
-        if self._path is None:
-            return
-        if not self._path.exists() or _ends_in_first_line(self._path.read_bytes()):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_bytes(b"")
-            self._append([{"settings": settings}])
-        else:
-            self._read(settings)
+        self._journal = None if path is None else Journal(path, settings)
+        self._path = path
+        try:
+            made = [] if self._journal is None else [Prediction(**line) for line in self._journal.lines]
+        except TypeError as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} is not a file of predictions ({error}); choose another output or remove it"
+            ) from error
+        self._made = {(one.length, one.task, one.index): one for one in made}
 
     def of(self, length: int, task: str, hashes: list[str]) -> dict[int, Prediction]:
         """The predictions there are for a task at a length, by number.
@@ -83,9 +76,9 @@ class Predictions:
                 continue
             if prediction.prompt_sha256 != digest:
                 raise ValueError(
-                    f"{str(self._path)!r} holds a prediction for another prompt of {task}, sample {index} at length "
-                    f"{length}: the haystack, how it is split, another file or a version has changed; choose another "
-                    "output or start anew"
+                    f"{os.fspath(self._path)!r} holds a prediction for another prompt of {task}, sample {index} at "
+                    f"length {length}: the haystack, how it is split, another file or a version has changed; choose "
+                    "another output or start anew"
                 )
             found[index] = prediction
         return found
@@ -94,33 +87,5 @@ class Predictions:
         """Keep predictions; they are on disk when this returns."""
         for prediction in predictions:
             self._made[prediction.length, prediction.task, prediction.index] = prediction
-        if self._path is not None:
-            self._append(map(asdict, predictions))
-
-    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _read(self, settings: dict[str, Any]) -> None:
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            head, *lines = [json.loads(line) for line in whole.splitlines()]
-            kept = head["settings"]
-            made = [Prediction(**line) for line in lines]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{str(self._path)!r} is not a file of predictions ({type(error).__name__}: {error}); choose another "
-                "output or remove it"
-            ) from error
-        check_same(self._path, kept, settings)
-        self._made = {(line.length, line.task, line.index): line for line in made}
-        if len(whole) < len(content):
-            os.truncate(self._path, len(whole))
-
-
-def _ends_in_first_line(content: bytes) -> bool:
-    """Whether a file was cut short before anything was kept in it."""
-    return b"\n" not in content and content.startswith(b'{"settings": '[: len(content)])
+            if self._journal is not None:
+                self._journal.add(asdict(prediction))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hylora_eval.ruler.family import Draft, Family, find_all
+from hylora_eval.ruler.family import Draft, find_all
+from hylora_eval.ruler.official import SearchedFamily
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 
@@ -19,6 +20,7 @@ SOURCES = {
     "qa_1": "SQuAD's dev-v2.0.json from https://rajpurkar.github.io/SQuAD-explorer/",
     "qa_2": "HotpotQA's hotpot_dev_distractor_v1.json from https://hotpotqa.github.io/",
 }
+OPTIONS = {"qa_1": "--squad", "qa_2": "--hotpotqa"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ def load_questions(task: str, path: str | os.PathLike | None) -> QuestionFile:
         OSError: if it cannot be read.
     """
     if path is None:
-        raise ValueError(f"{task} needs a file of questions: give {SOURCES[task]} as qa_files={{{task!r}: PATH}}")
+        raise ValueError(
+            f"{task} needs a file of questions: give {SOURCES[task]} as {OPTIONS[task]}, in Python as "
+            f"qa_files={{{task!r}: PATH}}"
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(f"the file of {task}, {str(path)!r}, does not exist; it is {SOURCES[task]}")
     text = Path(path).read_text(encoding="utf-8")
@@ -69,7 +74,7 @@ def load_questions(task: str, path: str | os.PathLike | None) -> QuestionFile:
     return file
 
 
-class Questions(Family):
+class Questions(SearchedFamily):
     """The tasks qa_1 and qa_2: a sample asks the question of its number."""
 
     unit = "document"

@@ -13,10 +13,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hylora.files import write_atomically
-from hylora_eval.ruler.counting import leading_tokens
+from hylora_eval.fingerprints import text_sha256
+from hylora_eval.ruler.counting import leading_tokens, prompt_tokens
 from hylora_eval.ruler.tasks import TASKS
 
-__all__ = ["Record", "load_records", "save_records"]
+__all__ = ["Record", "load_records", "read_record", "save_records"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,15 @@ class Record:
         input: the prompt without the answer's prefix.
         answer_prefix: how the answer begins. A model reads `input + answer_prefix`.
         outputs: expected answers.
-        length: tokens of the prompt and those kept for the answer. Under "exact" the special tokens that the tokenizer
-            puts first are counted, under "strict" they are not.
+        length: tokens of the prompt and those kept for the answer. Under "exact" the special tokens that come first
+            are counted, under "strict" they are not.
         tokens_to_generate: tokens kept for the answer.
         mode: "exact", "strict", or "file" for a record that another program wrote.
         seed: of the random numbers; None where unknown.
         haystack: name of the prose around the needles; None where there is none.
         sentences: how the prose was split: "punkt" or "rules"; None where there is none.
         evidence: (start, stop) in characters of `input`, of each statement the answer follows from.
+        chat_template: whether a chat template is part of the prompt, with the special tokens that it puts first.
     """
 
     index: int
@@ -51,6 +53,7 @@ class Record:
     haystack: str | None = None
     sentences: str | None = None
     evidence: tuple[tuple[int, int], ...] = ()
+    chat_template: bool = False
 
     @property
     def prompt(self) -> str:
@@ -58,9 +61,18 @@ class Record:
         return self.input + self.answer_prefix
 
     @property
+    def prompt_sha256(self) -> str:
+        """SHA-256 of the prompt."""
+        return text_sha256(self.prompt)
+
+    @property
     def depths(self) -> tuple[float, ...]:
         """Where each piece of evidence starts, from 0 (beginning of the input) to 1 (its end)."""
         return tuple(start / len(self.input) for start, _ in self.evidence)
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The prompt as a model reads it, with the special tokens that come first."""
+        return prompt_tokens(tokenizer, self.prompt, leading=not self.chat_template)
 
     def evidence_tokens(self, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, int], ...]:
         """Where each piece of evidence stands among the prompt's tokens, as (start, stop).
@@ -75,7 +87,7 @@ class Record:
             raise ValueError(f"{type(tokenizer).__name__} does not map tokens to characters; use a fast tokenizer")
         options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
         offsets = tokenizer(self.prompt, **options)["offset_mapping"]
-        shift = len(leading_tokens(tokenizer))
+        shift = 0 if self.chat_template else len(leading_tokens(tokenizer))
         spans = []
         for start, stop in self.evidence:
             inside = [index for index, (left, right) in enumerate(offsets) if left < stop and right > start]
@@ -116,7 +128,7 @@ def load_records(path: str | os.PathLike, task: str | None = None) -> list[Recor
                 continue
             try:
                 values = json.loads(line)
-                records.append(_record(values, task or values.get("task") or path.parent.name, len(records)))
+                records.append(read_record(values, task or values.get("task") or path.parent.name, len(records)))
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"line {number} of {str(path)!r} is not a record with input, outputs and length: "
@@ -125,13 +137,24 @@ def load_records(path: str | os.PathLike, task: str | None = None) -> list[Recor
     return records
 
 
-def _record(values: dict[str, Any], task: str, line: int) -> Record:
+def read_record(values: dict[str, Any], task: str, number: int) -> Record:
+    """The record in a line of a file.
+
+    Args:
+        values: of the line.
+        task: which task it belongs to.
+        number: of the sample, where the line does not say.
+
+    Raises:
+        ValueError: if the task is not known.
+        KeyError: if a field is missing.
+    """
     if task not in TASKS:
         raise ValueError(f"the records do not say their task, and {task!r} is none; give one of {', '.join(TASKS)}")
     known = {field.name for field in fields(Record)}
     own = {key: value for key, value in values.items() if key in known} if "mode" in values else {}
     shared = {
-        "index": own.get("index", line),
+        "index": own.get("index", number),
         "task": task,
         "input": values["input"],
         "answer_prefix": values.get("answer_prefix", ""),

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from hylora_eval.estimates import complete_groups, mean_of_estimates, percent_interval
 from hylora_eval.ruler.tasks import AVERAGES, TASKS
 
-__all__ = ["Score", "clean_prediction", "group_scores", "score_prediction", "score_task"]
+__all__ = ["Score", "clean_prediction", "group_scores", "score_prediction", "score_samples", "score_task"]
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
@@ -62,8 +62,8 @@ def score_prediction(task: str, prediction: str, outputs: Sequence[str]) -> floa
     return float(any(found)) if TASKS[task].metric == "part" else sum(found) / len(found)
 
 
-def score_task(task: str, predictions: Sequence[str], outputs: Sequence[Sequence[str]]) -> Score:
-    """Mean score of a task.
+def score_samples(task: str, predictions: Sequence[str], outputs: Sequence[Sequence[str]]) -> list[float]:
+    """The score of each sample, from 0 to 100.
 
     Args:
         task: name of the task.
@@ -77,7 +77,19 @@ def score_task(task: str, predictions: Sequence[str], outputs: Sequence[Sequence
         raise ValueError(
             f"{len(predictions)} predictions for {len(outputs)} samples of {task}; one for each is needed"
         )
-    scores = [100 * score_prediction(task, text, answers) for text, answers in zip(predictions, outputs, strict=True)]
+    return [100 * score_prediction(task, text, answers) for text, answers in zip(predictions, outputs, strict=True)]
+
+
+def score_task(task: str, predictions: Sequence[str], outputs: Sequence[Sequence[str]]) -> Score:
+    """Mean score of a task.
+
+    Args:
+        task, predictions, outputs: as for `score_samples`.
+
+    Raises:
+        ValueError: as `score_samples`.
+    """
+    scores = score_samples(task, predictions, outputs)
     return Score(
         score=fmean(scores),
         standard_error=stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None,

@@ -5,28 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hylora_eval.ruler.counting import TokenCounter
-from hylora_eval.ruler.family import Draft, Family
+from hylora_eval.ruler.family import Draft
+from hylora_eval.ruler.material import Material
+from hylora_eval.ruler.official import OfficialFamily
 from hylora_eval.ruler.streams import OfficialStreams
-from hylora_eval.ruler.tasks import Task
 from hylora_eval.ruler.variables import EXAMPLE_TOKENS, ExampleChain
 
 __all__ = ["strict_drafts"]
 
 
 def strict_drafts(
-    task: Task,
-    build: Callable[[Callable[[], Draft]], Family],
-    counter: TokenCounter,
-    length: int,
-    samples: int,
-    seed: int,
-    progress: Callable[[int], None],
+    material: Material, samples: int, seed: int, progress: Callable[[int], None]
 ) -> Iterator[tuple[Draft, int]]:
     """Draw samples with the official random numbers and the official search for one size for all of them.
 
     Args:
-        task, build, counter, length, samples, seed, progress: as for `exact_drafts`.
+        material, samples, seed, progress: as for `exact_drafts`.
 
     Yields:
         Each draft and the tokens of its prompt, without special tokens.
@@ -34,15 +28,15 @@ def strict_drafts(
     Raises:
         ValueError: if the length is too small for the task.
     """
-    streams = OfficialStreams(seed)
+    streams, counter = OfficialStreams(seed), material.counter
 
-    def draw(family: Family, length: int, reserve: int, number: int) -> Iterator[Draft]:
+    def draw(family: OfficialFamily, length: int, reserve: int, number: int) -> Iterator[Draft]:
         size = family.official_size(length, reserve, counter.plain, streams)
         for index in range(number):
             streams.index = index
             yield family.official_draft(size, length, reserve, counter.plain, streams)
 
-    family = build(lambda: next(draw(ExampleChain(), EXAMPLE_TOKENS, 0, 1)))
-    for done, draft in enumerate(draw(family, length, task.tokens_to_generate, samples), 1):
+    family = material.family(lambda: next(draw(ExampleChain(), EXAMPLE_TOKENS, 0, 1)))
+    for done, draft in enumerate(draw(family, material.length, material.task.tokens_to_generate, samples), 1):
         yield draft, counter.plain(draft.prompt)
         progress(done)

@@ -51,6 +51,14 @@ NEEDLES = Prompt(
     ),
     answer_prefix=" The special magic {type_needle_v} for {query} mentioned in the provided text are",
 )
+IMPLIED = Prompt(
+    question=(
+        "Sentences about people are hidden within the following text. Make sure to memorize them. "
+        "I will ask you about them afterwards.\n{context}\n"
+        "Question: {query} The text does not say it in these words, but it follows from one of the hidden sentences."
+    ),
+    answer_prefix=" Answer: The name of that person is",
+)
 VARIABLES = Prompt(
     question=(
         "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n{context}\nQuestion: "
@@ -110,6 +118,11 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
+    def is_official(self) -> bool:
+        """Whether it is one of RULER's."""
+        return self.family != "implied"
+
+    @property
     def needs_essay(self) -> bool:
         """Whether its haystack is prose."""
         return self.settings.get("haystack") == "essay"
@@ -126,6 +139,11 @@ def _needles(name: str, haystack: str, keys: str, values: str, num_keys=1, num_v
         "num_queries": num_queries,
     }
     return Task(name, "needles", NEEDLES, 128, settings=MappingProxyType(settings))
+
+
+def _implied(needles: int) -> Task:
+    settings = MappingProxyType({"haystack": "essay", "needles": needles})
+    return Task(f"niah_implied_{needles}", "implied", IMPLIED, 16, settings=settings)
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
@@ -145,6 +163,9 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("fwe", "frequent_words", FREQUENT_WORDS, 50),
             Task("qa_1", "questions", QUESTIONS, 32, metric="part"),
             Task("qa_2", "questions", QUESTIONS, 32, metric="part"),
+            # No tasks of RULER's.
+            _implied(1),
+            _implied(4),
         )
     }
 )
@@ -159,7 +180,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-# The eleven tasks of chapter 6. Question answering comes from users' files and is asked for by name.
+# The eleven tasks of chapter 6. Question answering, which comes from users' files, and needles that share no word with
+# the question are asked for by name.
 ALL_TASKS: tuple[str, ...] = tuple(name for group in GROUPS.values() for name in group)
 
 # What is averaged: the groups, and all tasks (not the groups).

@@ -7,8 +7,9 @@ import string
 from collections.abc import Callable
 from dataclasses import replace
 
-from hylora_eval.ruler.family import Draft, Family, find_all
+from hylora_eval.ruler.family import Draft, find_all
 from hylora_eval.ruler.needles import NOISE
+from hylora_eval.ruler.official import SearchedFamily
 from hylora_eval.ruler.streams import Streams
 from hylora_eval.ruler.tasks import TASKS
 
@@ -20,7 +21,7 @@ EXAMPLE_TOKENS = 500
 EXAMPLE_VALUE = "12345"
 
 
-class _Chains(Family):
+class _Chains(SearchedFamily):
     """Chains of assignments between lines of noise."""
 
     name = "vt"

@@ -17,10 +17,11 @@ from tests.eval.compare.results import COUNTS, LOSSES, losses, scores
 
 def test_losses_of_the_same_documents_are_paired_at_each_length_that_both_have():
     better = [total - 0.02 * count for total, count in zip(LOSSES, COUNTS, strict=True)]
+    better[0] -= 0.1
     found = differences(losses(), losses(better, lengths=(128, 256)))
     assert [one[:2] for one in found] == [("perplexity", 128)]
     assert found[0].found == paired_ratio(LOSSES, COUNTS, better, COUNTS)
-    assert found[0].found.mean == pytest.approx(-0.02) and found[0].found.better is True
+    assert found[0].found.mean == pytest.approx(-0.02 - 0.1 / sum(COUNTS)) and found[0].found.better is True
 
 
 @pytest.mark.parametrize(
@@ -106,10 +107,19 @@ def test_a_damaged_result_is_named_by_its_field(damaged, message):
         differences(losses(), damaged)
 
 
-def test_a_score_for_each_sample_is_needed():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [100]}, "scores has 1 numbers, not one for each of 2 samples"),
+        ({"scores": [100, 101]}, r"scores\[1\]=101.0 must be from 0 to 100"),
+        ({"scores": [-1, 0]}, r"scores\[0\]=-1.0 must be from 0 to 100"),
+        ({"scores": [], "samples": 0}, "samples=0 must be at least 1"),
+    ],
+)
+def test_a_score_for_each_sample_is_needed(change, message):
     damaged = scores({"vt": [100, 0]})
-    damaged["results"][0]["scores"].pop()
-    with pytest.raises(ValueError, match=r"results\[0\].scores has 1 numbers, not one for each of 2 samples"):
+    damaged["results"][0] |= change
+    with pytest.raises(ValueError, match=rf"results\[0\].{message}"):
         differences(damaged, damaged)
 
 

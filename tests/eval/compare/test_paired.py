@@ -54,6 +54,17 @@ def test_equal_documents_give_the_paired_t_test():
     assert found.p == pytest.approx(1 - 2 / math.pi * (angle + math.sin(angle) * math.cos(angle)), rel=1e-6)
 
 
+@pytest.mark.parametrize(("documents", "clear"), [(2, False), (5, False), (6, True), (2000, True)])
+def test_documents_that_all_differ_alike_are_as_sure_as_they_are_many(documents, clear):
+    """Their error is 0; two documents, or one that is there twice, are not certain for that."""
+    counts = [10 + index % 7 for index in range(documents)]
+    found = paired_ratio([3.0 * n for n in counts], counts, [2.9 * n for n in counts], counts)
+    assert found.mean == pytest.approx(-0.1) and found.method == "sign test"
+    assert found.p == pytest.approx(max(0.5 ** (documents - 1), 1e-300))
+    assert (found.better is True) == clear == (not found.low <= 0 <= found.high)
+    assert found.low < -0.1 < found.high
+
+
 def test_a_result_does_not_differ_from_itself():
     found = paired_ratio([5.5, 7, 0], [2, 3, 0], [5.5, 7, 0], [2, 3, 0])
     assert (found.mean, found.low, found.high, found.p, found.better, found.units) == (0, 0, 0, 1, None, 2)
@@ -105,6 +116,25 @@ def test_partial_scores_are_tested_by_every_flip_of_signs():
         assert found.p == pytest.approx(expected) and found.method == "sign flips"
 
 
+@pytest.mark.parametrize("samples", [3, 5, 12, 14, 40])
+def test_scores_without_a_common_step_are_tested_too(samples):
+    """A gain of 0.3 points in each of 12 samples is no luck."""
+    found = paired_scores([50.0] * samples, [50.3137] * samples)
+    assert found.mean == pytest.approx(0.3137)
+    assert found.p == pytest.approx(0.5 ** (samples - 1), rel=1e-6 if samples < 20 else 1, abs=1e-9)
+    generator = random.Random(samples)
+    few = [generator.gauss(10, 30) for _ in range(min(samples, 12))]
+    sums = [abs(sum(map(math.prod, zip(signs, few, strict=True)))) for signs in product((1, -1), repeat=len(few))]
+    expected = sum(one >= abs(sum(few)) - 1e-6 for one in sums) / len(sums)
+    assert paired_scores([50.0] * len(few), [50 + one for one in few]).p == pytest.approx(expected)
+
+
+def test_what_rounding_makes_of_equal_scores_is_no_difference():
+    first, second = [100 * (1 / 3), 0, 100, 40], [100 / 3, 100, 100, 80]
+    assert first[0] != second[0]
+    assert paired_scores(first, second).p == paired_scores([0, *first[1:]], [0, *second[1:]]).p == 0.5
+
+
 def test_many_samples_are_tested_as_counting_would():
     """Beyond what is counted out the distribution is taken for normal."""
     generator = random.Random(0)
@@ -132,6 +162,49 @@ def test_intervals_of_scores_hold(samples, gain):
     assert held / trials > 0.935
     if gain == 0:
         assert clear / trials < 0.05
+
+
+def draw_partial(generator, samples, answers, chances, alike):
+    """Scores of two models with so many answers in each sample, mostly right or wrong together."""
+    pairs = []
+    for _ in range(samples):
+        right = [0, 0]
+        for _ in range(answers):
+            first = generator.random()
+            second = first if generator.random() < alike else generator.random()
+            right = [right[0] + (first < chances[0]), right[1] + (second < chances[1])]
+        pairs.append([100 * count / answers for count in right])
+    return tuple(zip(*pairs, strict=True))
+
+
+@pytest.mark.parametrize(("chances", "alike"), [((0.7, 0.7), 0.9), ((0.95, 0.97), 0.95), ((0.6, 0.7), 0.8)])
+def test_intervals_of_partial_scores_hold_and_are_no_wider_than_tests(chances, alike):
+    """50 samples with four answers each; pseudo-samples of 100 points held always, and 0 where the test was sure."""
+    generator, trials = random.Random(0), 1000
+    found = [paired_scores(*draw_partial(generator, 50, 4, chances, alike)) for _ in range(trials)]
+    gain = 100 * (chances[1] - chances[0])
+    assert 0.93 < sum(one.low <= gain <= one.high for one in found) / trials < 0.99
+    clear = [one for one in found if one.better is not None]
+    assert sum(one.low <= 0 <= one.high for one in clear) <= 0.05 * len(clear)
+
+
+def test_intervals_of_averages_hold():
+    """11 tasks of 20 samples, as chapter 6 averages them: with one answer, and with several."""
+    generator, trials, answers = random.Random(0), 300, (1, 1, 1, 1, 1, 1, 4, 4, 5, 10, 3)
+    found = []
+    for _ in range(trials):
+        tasks = [draw_partial(generator, 20, parts, (0.67, 0.7), 0.85) for parts in answers]
+        found.append(paired_average(*zip(*tasks, strict=True)))
+    assert 0.92 < sum(one.low <= 3 <= one.high for one in found) / trials < 0.98
+    clear = [one for one in found if one.better is not None]
+    assert len(clear) > 50 and sum(one.low <= 0 <= one.high for one in clear) <= 0.05 * len(clear)
+
+
+def test_a_clear_gain_in_partial_scores_leaves_out_0():
+    found = paired_scores([50] * 8 + [75] * 42, [75] * 8 + [75] * 42)
+    assert found.p == pytest.approx(2 / 2**8) and found.better is True
+    # Two samples more, of 25 points up and down: 200 / 52, give or take 1.96 sqrt((10 * 25**2 / 52 - mean**2) / 52).
+    assert (found.low, found.high) == pytest.approx((1.055, 6.637), abs=1e-3)
 
 
 def test_an_average_weighs_tasks_and_not_samples():

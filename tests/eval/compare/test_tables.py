@@ -67,6 +67,18 @@ def test_the_best_is_clearly_better_than_every_other(tmp_path):
     ]
 
 
+def test_no_run_is_best_that_is_not_shown_to_be_better(tmp_path):
+    """By 6 samples, p = 0.03 against each of two others; against the baseline it is one of two comparisons."""
+    names = ("base", "first", "low")
+    paths = [
+        write(tmp_path / f"{name}.json", scores({"vt": [100 * (name == "first")] * 6 + [0] * 14})) for name in names
+    ]
+    for baseline in (None, "first"):
+        table = tables(paths, baseline)[-1]
+        assert {line.p for line in table.lines if line.p is not None} <= {2 * 2 / 2**6, 1.0}
+        assert [(line.verdict, line.best) for line in table.lines] == [("", False)] * 3
+
+
 def test_what_is_no_more_than_one_of_many_chances_is_not_marked(tmp_path):
     """One task of 20 with 6 samples of its own: p = 0.03 alone, and nothing among 20 comparisons."""
     from hylora_eval.ruler.tasks import TASKS
@@ -93,6 +105,20 @@ def test_averages_stand_apart_from_tasks(tmp_path):
     assert [line.what for line in tasks.lines] == ["niah_multivalue"] * 2 + ["niah_multiquery"] * 2
     assert averages.lines[1].value == pytest.approx((62.5 + 75) / 2) and averages.lines[1].outcomes is None
     assert averages.lines[1].verdict == "better" and averages.lines[1].best
+
+
+def test_nothing_is_cut_where_a_terminal_is_narrow(tmp_path):
+    tasks = {f"niah_single_{number}": [100, 0, 100, 0, 0] for number in (1, 2, 3)}
+    paths = [write(tmp_path / f"{name}.json", scores(tasks)) for name in ("baseline", "some_longer_name")]
+    shown = run(*paths, env={"COLUMNS": "80"}).stdout
+    assert "…" not in shown and all(shown.count(task) == 2 for task in tasks)
+    assert "+0.0 [-39.6, +39.6]" in shown and "Samples with all answers right" in shown
+
+
+def test_a_task_that_is_alone_has_its_name(tmp_path):
+    paths = [write(tmp_path / f"{name}.json", scores({"qa_1": [100, 0]}, prompts=name * 64)) for name in "ab"]
+    shown = run(*paths).stdout
+    assert "│ qa_1 │ a " in shown and "(qa_1)." in shown
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):

@@ -16,6 +16,9 @@ from hylora_eval.report.thesis_tables import lay_tables
 from tests import command_line
 from tests.eval.harness.conftest import SPAN, choice_likelihoods
 
+# Stands for the value of an option that has none.
+FLAG = object()
+
 OTHER = """\
 task: other
 dataset_path: json
@@ -27,6 +30,20 @@ doc_to_target: " red"
 metric_list:
   - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
   - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+
+SAID = """\
+task: said
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+fewshot_split: test
+output_type: generate_until
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: "{{choices[answer]}}"
+generation_kwargs: {until: ["."]}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
 """
 
 
@@ -126,6 +143,10 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, r
     done.clear()
     refused = run(*command, "--output", output, "--limit", 3)
     assert "made with settings.limit=None and now it is 3.0" in str(refused.exception)
+    # As if memory had run out with more requests at once.
+    kept = json.loads(output.read_text())
+    kept["settings"]["batch_size"] = 8
+    output.write_text(json.dumps(kept))
     _, resumed = evaluate(output, *command)
     assert done == ["other"]
     for key in ("results", "versions", "n-shot", "n-samples", "configs", "settings", "finished"):
@@ -137,9 +158,40 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, r
     assert anew["n-samples"]["other"]["effective"] == 3
 
 
+def test_samples_generation_and_a_chat(tmp_path, run_folder, task_folder):
+    """An answer of one token, asked for in the demo's template, in which an example is an earlier turn."""
+    (task_folder / "said.yaml").write_text(SAID.replace("DATA", str(task_folder / "questions.jsonl")))
+    command = ("--model", run_folder, "--tasks", "said", "--include-path", task_folder, "--limit", 2)
+    output = tmp_path / "result.json"
+    evaluate(output, *command, "--log-samples", "--gen-kwargs", "max_gen_toks=1")
+    lines = (tmp_path / "result.json.samples" / "said.jsonl").read_text().splitlines()
+    plain = [json.loads(line) for line in lines]
+    assert len(plain) == 2 and json.loads(output.read_text())["settings"]["gen_kwargs"]["max_gen_toks"] == 1
+    assert "samples" not in json.loads(output.read_text())
+    prompts = [sample["arguments"][0][0] for sample in plain]
+    assert prompts[0].startswith("Question: ") and prompts[0].endswith("\nAnswer:")
+
+    refused = run(*command, "--apply-chat-template", "--output", output, "--tasks", "colours")
+    assert "settings.gen_kwargs" in str(refused.exception)
+    chat = tmp_path / "chat.json"
+    _, record = evaluate(chat, *command, "--apply-chat-template", "--num-fewshot", 1, "--log-samples")
+    assert len(record["settings"]["chat_template"]) == 64 and record["settings"]["gen_kwargs"] is None
+    (asked, *_) = (
+        json.loads(line)["arguments"][0][0]
+        for line in (tmp_path / "chat.json.samples" / "said.jsonl").read_text().splitlines()
+    )
+    assert asked.endswith(prompts[0]) and asked.count("Question: ") == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"--gen-kwargs": "max_gen_toks"}, "--gen-kwargs 'max_gen_toks' is not of the form KEY=VALUE"),
+        ({"--log-samples": FLAG}, "--log-samples needs --output"),
+        (
+            {"--apply-chat-template": FLAG, "--tasks": "hylora-ruler:vt@2048"},
+            "use `hylora eval ruler --chat-template`",
+        ),
         ({"--tasks": "colors"}, "did you mean 'colours'"),
         ({"--tasks": "hylora-ruler@300"}, "length=300 is too small"),
         ({"--tasks": "hylora-ruler@4096", "--max-length": 2048}, "would cut the prompts of RULER at 4096"),
@@ -160,7 +212,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(
     (tmp_path / "other.json").write_text('{"kind": "perplexity", "finished": []}')
     options = {"--model": run_folder, "--tasks": "colours", "--include-path": task_folder, **change}
     names = {"OLD": tmp_path / "old.json", "OTHER": tmp_path / "other.json"}
-    result = run(*(names.get(part, part) for option in options.items() for part in option))
+    result = run(*(names.get(part, part) for option in options.items() for part in option if part is not FLAG))
     assert isinstance(result.exception, (ValueError, OSError)), result.output
     assert message in str(result.exception)
     assert (tmp_path / "old.json").read_text() == "kept"

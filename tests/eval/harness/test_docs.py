@@ -36,7 +36,7 @@ def workplace(tmp_path, monkeypatch, demo_tokenizer, questions):
 
 def run(number):
     lines = commands(PAGE)
-    assert len(lines) == 4
+    assert len(lines) == 5
     program, *arguments = lines[number]
     assert program == "hylora"
     return command_line.run(*arguments)
@@ -54,6 +54,19 @@ def test_the_ruler_command_is_right_up_to_loading_the_model(own_tasks_only, work
 
     monkeypatch.setattr(ModelOptions, "load_model", load)
     assert isinstance(run(3).exception, Loading)
+
+
+def test_the_command_on_long_tasks_asks_for_what_the_page_says(workplace, monkeypatch):
+    asked = []
+
+    def load(names, *arguments):
+        asked.extend(names)
+        raise Loading
+
+    monkeypatch.setattr("hylora_eval.harness.load_tasks", load)
+    assert isinstance(run(4).exception, Loading)
+    babilong = [f"babilong_qa{number}@8k" for number in range(1, 6)]
+    assert asked == [*babilong, *TASK_SETS["longbench-v2"], *TASK_SETS["infinite-bench"]]
 
 
 @pytest.mark.slow

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import datasets
+import lm_eval
 import pytest
 
 from hylora_eval.harness import TASK_SETS, load_tasks
-from hylora_eval.harness.names import expand_names
+from hylora_eval.harness.names import BABILONG_TASKS, expand_names
 from hylora_eval.ruler import ALL_TASKS
 
 
@@ -21,9 +25,42 @@ def test_sets_and_ruler_stand_for_their_tasks():
     assert expand_names(["hylora-ruler@2048"]) == [f"hylora-ruler:{name}@2048" for name in ALL_TASKS]
 
 
+def test_every_name_of_a_set_is_one_of_lm_evals():
+    """Looked up in its files: the index of all takes seconds."""
+    folders = (Path(lm_eval.__file__).parent / "tasks" / name for name in ("babilong", "longbench2", "infinitebench"))
+    files = [path.read_text() for folder in folders for path in folder.glob("*.yaml")]
+    known = {name for text in files for name in re.findall(r"^(?:task|group): (\w+)$", text, re.MULTILINE)}
+    assert {*TASK_SETS["longbench-v2"], *TASK_SETS["infinite-bench"], *BABILONG_TASKS} <= known
+    # All that belongs to the two; of one of them, what is in English.
+    (longbench,) = (text for text in files if text.startswith("group: longbench2\n"))
+    members = re.findall(r"- (\w+)", longbench.split("aggregate")[0])
+    assert {name.removesuffix("_tasks") for name in members} == set(TASK_SETS["longbench-v2"])
+    (infinite,) = (text for text in files if text.startswith("group: infinitebench\n"))
+    assert set(re.findall(r"- (\w+)", infinite)) == {*TASK_SETS["infinite-bench"], "infinitebench_longbook_qa_chn"}
+
+
+def test_babilong_has_a_name_at_each_length(own_tasks_only, demo_tokenizer, monkeypatch):
+    assert expand_names(["babilong@8k"]) == [f"babilong_qa{number}@8k" for number in range(1, 6)]
+    assert expand_names(["babilong_qa2@0k", "babilong_qa2"]) == ["babilong_qa2@0k", "babilong_qa2"]
+    asked = []
+
+    def load_dataset(path, name, split):
+        asked.append((path, name, split))
+        row = {"input": "Ann went to the park.", "question": "Where is Ann?", "target": "park"}
+        return datasets.Dataset.from_list([row])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    folder = Path(lm_eval.__file__).parent / "tasks" / "babilong"
+    loaded = load_tasks(["babilong_qa1@4k", "babilong_qa1@16k"], demo_tokenizer, folder)
+    assert [(name, task.task_name) for name, (task,) in loaded.items()] == [(name, name) for name in loaded]
+    assert asked == [("RMT-team/babilong-1k-samples", length, "qa1") for length in ("4k", "16k")]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
+        (["babilong@5k"], "BABILong has the lengths 0k, 1k, 2k"),
+        (["babilong_qa9@8k"], "babilong_qa1 to babilong_qa5 have lengths"),
         ([""], "no task is named"),
         (["hylora-ruler"], "without a length"),
         (["hylora-ruler:niah_singel_1@4096"], "did you mean 'niah_single_1'"),

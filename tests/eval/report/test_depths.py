@@ -22,7 +22,7 @@ def ruler(scores, depths, lengths=(64,), tasks=(TASK,), **options):
     """The same samples at each length of each task."""
     record = made.ruler(lambda task, length: sum(scores) / len(scores), lengths, tasks, samples=len(scores), **options)
     for row in record["results"]:
-        row |= {"scores": scores, "depths": depths if row["task"].startswith("niah") else None}
+        row |= {"scores": scores, "depths": depths}
     return record
 
 
@@ -42,12 +42,22 @@ def test_samples_count_where_their_needles_lie(tmp_path):
 
 
 def test_tasks_of_a_group_are_counted_together_and_others_left_out(tmp_path):
-    tasks = (*GROUPS["NIAH-S"], "vt")
+    tasks = (*GROUPS["NIAH-S"], "vt", "qa_1")
     records = ruler([100.0, 0.0], [[15.0], [25.0]], (64, 128), tasks, run="out/a"), made.ruler(lambda *_: 1.0)
     table = tables_of(tmp_path, *records)["needles"]
     assert [section.title for section in table.sections] == ["SE-Attn → Full-Attn, NIAH-S"]
     rows = {label: row for (_, label), row in texts(table).items()}
     assert rows["10 to 20"] == {"64": "100 n = 3", "128": "100 n = 3"} and rows["20 to 30"]["64"] == "0 n = 3"
+
+
+def test_needles_of_no_group_stand_by_themselves(tmp_path):
+    table = tables_of(tmp_path, ruler([100.0], [[15.0]], tasks=("niah_implied_1", "niah_implied_4")))["needles"]
+    titles = [section.title for section in table.sections]
+    assert titles == [f"SE-Attn → Full-Attn, niah_implied_{needles}" for needles in (1, 4)]
+
+
+def test_assignments_alone_have_no_map(tmp_path):
+    assert "needles" not in tables_of(tmp_path, ruler([100.0], [[15.0, 30.0]], tasks=("vt",)))
 
 
 def test_results_without_depths_have_no_map(tmp_path):

@@ -57,7 +57,7 @@ def test_perplexities_differ_by_what_the_losses_of_their_documents_do(tmp_path):
         assert [str(place).split(": ")[1] for place in cells[1].measurement.places] == ["results[1].perplexity"] * 2
     assert rows["se"][0].text.startswith("+") and rows["se"][0].measurement.interval[0] > 0
     assert rows["sw"][0].measurement.interval[0] < 0 < rows["sw"][0].measurement.interval[1]
-    assert table.verdicts == ("2 of 4 differences are clear: their intervals do not hold 0.",)
+    assert table.verdicts == ("Of 4 differences, 2 have an interval that leaves out 0.",)
     assert not any(cell.best for cell in table.cells()) and len(chart_of(table)["panels"][0]["series"]) == 2
 
 

@@ -13,8 +13,8 @@ from hylora import RunManifest
 from hylora.adapters import HyLoraConfig, add_adapter
 from hylora_eval.report.collect import collect
 from hylora_eval.report.thesis_tables import lay_tables
-from hylora_eval.ruler.evaluation import LengthResult, TaskResult
-from hylora_eval.ruler.scoring import Score, group_scores
+from hylora_eval.ruler.outcome import LengthResult, TaskResult
+from hylora_eval.ruler.scoring import Score
 from hylora_eval.ruler.tasks import GROUPS
 from tests import command_line
 from tests.eval.report import made
@@ -57,10 +57,10 @@ def test_variants_of_an_adapter_meet_in_a_table(tmp_path, tokenizer, write_text)
 
 def test_ruler_is_read_as_it_is_written(tmp_path):
     results = {
-        task: TaskResult(Score(10.0 * index, 0.5, 4, 0), 8, 8, "f" * 64, 1.0, None, None)
+        task: TaskResult(Score(10.0 * index, 0.5, 4, 0), 8, 8, "f" * 64, 1.0, None, None, [10.0 * index] * 4, None)
         for index, task in enumerate(GROUPS["NIAH-S"])
     }
-    written = LengthResult(8, results, group_scores({name: task.score for name, task in results.items()}), 1)
+    written = LengthResult(8, results, 1)
     record = {**made.ruler(None, tasks=()), "results": written.task_rows(), "averages": written.average_rows()}
     (table,) = [t for t in lay_tables(collect([made.write(tmp_path, "ruler.json", record)])) if t.slug == "ruler"]
     (cell,) = table.cells()

@@ -111,6 +111,15 @@ def test_other_texts_and_protocols_make_other_tables(tables):
         )
 
 
+def test_scores_of_chats_stand_apart(tables):
+    """Under another template as well, for the prompts are others."""
+    records = {name: made.ruler(lambda *_: 50.0, run=f"out/{name}", tasks=("vt",), lengths=(8,)) for name in "abc"}
+    records["b"]["settings"]["chat_template"] = "1" * 64
+    records["c"]["settings"]["chat_template"] = "2" * 64
+    found = [table for slug, table in tables(**records).items() if slug.startswith("ruler")]
+    assert len(found) == 2 * 3 and all("they differ in chat template" in table.warnings[0] for table in found)
+
+
 def test_different_base_models_are_pointed_out(tables):
     record = made.perplexity({8: 10.0}, run="out/b")
     record["model"]["base_model"] = "other/base"

@@ -202,6 +202,13 @@ def test_markdown_is_a_table_with_marks_errors_and_sources(written):
 run = partial(command_line.run, "eval", "report")
 
 
+def test_a_task_that_is_alone_has_its_name(tmp_path):
+    record = made.ruler(lambda task, length: 50.0, tasks=("qa_1",))
+    write_report(tmp_path / "out", collect([made.write(tmp_path, "a.json", record)]))
+    assert "| qa\\_1 | SE-Attn → Full-Attn |" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    assert "<span>qa_1</span>" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
 def test_the_command_writes_a_report_and_replaces_it_only_when_asked(tmp_path, results):
     output = tmp_path / "out"
     first = run(results, "--output", output, "--title", "First")

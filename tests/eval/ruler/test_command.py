@@ -128,6 +128,13 @@ def test_attention_full_same_and_by_name(tmp_path, model, tokenizers):
     assert texts[0] != texts[1] != texts[2] != texts[0]
 
 
+def test_within_a_chat_template(tmp_path, model):
+    _, record = evaluate(
+        tmp_path / "chat.json", "--model", model, "--lengths", 1500, "--tasks", "vt", "--samples", 1, "--chat-template"
+    )
+    assert len(record["settings"]["chat_template"]) == 64 and record["results"][0]["longest"] <= 1500
+
+
 def test_questions_from_files(tmp_path, model):
     files = write_questions(tmp_path)
     _, record = evaluate(
@@ -142,10 +149,11 @@ def test_questions_from_files(tmp_path, model):
     ("change", "message"),
     [
         ({"--tasks": "niah_singel_1"}, "did you mean 'niah_single_1'"),
-        ({"--tasks": "qa_1"}, "qa_1 needs a file of questions"),
+        ({"--tasks": "qa_1"}, "SQuAD-explorer/ as --squad, in Python as qa_files={'qa_1': PATH}"),
         ({"--tasks": "qa_2", "--hotpotqa": "nowhere.json"}, "the file of qa_2, 'nowhere.json', does not exist"),
         ({"--lengths": 200}, "length=200 is too small for vt: ask for at least"),
         ({"--mode": "official"}, "mode='official'"),
+        ({"--tasks": "niah_implied_4", "--mode": "strict"}, "no task of the official generator"),
         ({"--haystack": "nowhere"}, "haystack 'nowhere' does not exist"),
         ({"--tasks": "niah_single_2", "--sentences": "spacy"}, "sentences='spacy'"),
         ({"--model": "./nothing"}, "folder './nothing' does not exist"),

@@ -67,6 +67,13 @@ def test_a_model_that_knows_every_answer_scores_a_hundred(monkeypatch, tokenizer
     scores = {name: task.score.score for name, task in result.tasks.items()}
     assert scores == dict.fromkeys(ruler.ALL_TASKS, 100.0) | {"fwe": 0.0, "vt": pytest.approx(220 / 3)}
     assert result.tasks["fwe"].score.empty == 3
+    assert result.tasks["vt"].scores == [20.0, 100.0, 100.0] and result.tasks["fwe"].scores == [0.0] * 3
+    for name in ("niah_multiquery", "vt"):
+        own = [record for record in records.values() if record.task == name]
+        for depths, record in zip(result.tasks[name].depths, own, strict=True):
+            begins = [100 * start / len(record.input) for start, _ in record.evidence]
+            assert depths == pytest.approx(begins, abs=0.01) and len(depths) == len(record.outputs)
+    assert result.tasks["cwe"].depths is None
     averages = {name: average.score for name, average in result.averages.items()}
     assert averages["NIAH-S"] == 100.0 and averages["CF-WE"] == 50.0
     assert averages["Average"] == pytest.approx((9 * 100 + 220 / 3) / 11)
@@ -141,6 +148,14 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(monkey
     assert ruler.evaluate(*arguments, batch_size=2, predictions=path) == resumed
     assert answered == []
 
+    # Memory may ask for smaller batches.
+    smaller = ruler.evaluate(*arguments, predictions=path)
+    assert answered == [] and [one.tasks for one in smaller] == [one.tasks for one in resumed]
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    ruler.evaluate(*arguments, predictions=path)
+    assert len(answered) == 1
+    answered.clear()
+
     # More lengths, tasks and samples may be asked for.
     more = ruler.evaluate(model, tokenizer, [LENGTH], ["vt", "fwe"], 4, batch_size=2, predictions=path)
     assert len(answered) == 1 + 2
@@ -152,7 +167,6 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(monkey
     [
         ({"seed": 1}, "made with seed=42 and now it is 1"),
         ({"mode": "strict"}, "made with mode='exact' and now it is 'strict'"),
-        ({"batch_size": 2}, "made with batch_size=1 and now it is 2"),
         ({"model": "other"}, "made with weights="),
         ({"model": "negated"}, "made with weights="),
         ({"model": "windowed"}, "made with attention='sdpa' and now it is 'sw_attn'"),

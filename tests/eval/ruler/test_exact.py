@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from hylora_eval import ruler
 from hylora_eval.ruler.counting import TokenCounter, prompt_tokens
 from hylora_eval.ruler.exact import fill
 from hylora_eval.ruler.generation import check_generation
+from hylora_eval.ruler.needles import NOISE
 from tests.eval.ruler.conftest import KINDS
 
 LENGTH = 2300
@@ -39,24 +40,40 @@ def test_special_tokens_that_come_first_are_counted_and_those_at_the_end_are_not
         assert tokenizer.eos_token_id not in ids and (ids[0] == tokenizer.bos_token_id) == bool(first)
 
 
-def test_parts_count_like_the_whole_where_they_can(tokenizers, essay, monkeypatch):
+def test_parts_count_like_the_whole_where_they_can(tokenizers, essay):
     """Only the tokenizer that merges over words needs whole texts."""
-    started = []
-    module = import_module("hylora_eval.ruler.generation")
-    original = module.exact_drafts
-    monkeypatch.setattr(module, "exact_drafts", lambda *args: started.append(args) or original(*args))
     for kind in KINDS:
-        started.clear()
-        ruler.generate("niah_single_2", tokenizers[kind], 4096, 1, haystack=essay, sentences="rules")
-        assert len(started) == (2 if kind == "merging" else 1), kind
+        counter = TokenCounter(tokenizers[kind])
+        (record,) = ruler.generate("niah_single_2", tokenizers[kind], 4096, 1, haystack=essay, sentences="rules")
+        assert (counter.by_parts(record.prompt) == counter.whole(record.prompt)) == (kind != "merging"), kind
 
 
 def test_a_wrong_count_by_parts_is_found_and_repaired(tokenizers, monkeypatch):
+    """In any sample, be it the second, and whatever others there are."""
     tokenizer = tokenizers["demo"]
     expected = ruler.generate("vt", tokenizer, 1500, 2)
-    original = TokenCounter.prompt
-    monkeypatch.setattr(TokenCounter, "prompt", lambda self, text: original(self, text) - 1 * self._by_parts)
+    original = TokenCounter.by_parts
+    last = expected[1].outputs[-1]
+    monkeypatch.setattr(TokenCounter, "by_parts", lambda self, text: original(self, text) - (last in text))
     assert ruler.generate("vt", tokenizer, 1500, 2) == expected
+
+
+def test_the_recorded_length_holds_where_merges_cross_newlines(essay):
+    """A tokenizer for which a line's end and the next line's beginning are one token."""
+    tokenizer = crossing(essay.text)
+    records = ruler.generate("niah_single_1", tokenizer, 2300, 4)
+    for record in records:
+        assert record.length == len(prompt_tokens(tokenizer, record.prompt)) + record.tokens_to_generate <= 2300
+    assert any(TokenCounter(tokenizer).by_parts(record.prompt) != record.length - 128 for record in records)
+
+
+def crossing(text: str) -> PreTrainedTokenizerFast:
+    """BPE on words that end in a line break and the word behind it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>"], show_progress=False)
+    tokenizer.train_from_iterator([text, *[f"{NOISE}\n{NOISE}"] * 50, "afterwards.\nThe grass"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
 @pytest.mark.parametrize("task", ruler.ALL_TASKS)

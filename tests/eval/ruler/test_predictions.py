@@ -73,7 +73,7 @@ def test_another_prompt_is_refused(path):
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "other.jsonl"
     path.write_text(content)
-    with pytest.raises(ValueError, match="is not a file of predictions"):
+    with pytest.raises(ValueError, match="choose another output or remove it"):
         Predictions({}, path)
     assert path.read_text() == content
 
