@@ -71,6 +71,19 @@ def report(results: Results) -> bool:
     return True
 
 
+def tell_of_compiling() -> None:
+    """Print what is compiled in this process: it was to be done before, in many."""
+    if importlib.util.find_spec("triton") is None:
+        return
+    import triton
+
+    def tell(*, src, times, cache_hit, **more) -> None:
+        if not cache_hit:
+            print(f"compiled here: {src.name} in {times.total / 1e6:.1f} s", flush=True)
+
+    triton.knobs.compilation.listener = tell
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=[*PARTS, "report"])
@@ -79,6 +92,9 @@ def main() -> None:
     parser.add_argument("--until", type=float, required=True, help="time.monotonic() after which nothing new is begun")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on a CPU")
     arguments = parser.parse_args()
+    if not (arguments.dry_run or arguments.part == "report" or torch.cuda.is_available()):
+        parser.error("there is no CUDA device; --dry-run tries the program on a CPU")
+    tell_of_compiling()
     # A crash, or the signal that time is up, shows where it found the program.
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, chain=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,14 +21,18 @@ BENCHMARKS = ROOT / "benchmarks"
 CRASHING = """
 import os, signal, sys, time
 from pathlib import Path
+from suite import results as suite_results
 from suite.results import Results
 from suite.timing import Budget
+
+def lost():
+    raise RuntimeError("an illegal memory access")
 
 results = Results(Path(sys.argv[1]), sys.argv[2], patience=2.0)
 section = results.start("crashing", lines=[])
 for outer in section.todo(({"heads": heads} for heads in (1, 2)), Budget(60)):
     with section.attempt(**outer):
-        for place in section.todo(({**outer, "item": item} for item in range(4)), Budget(60)):
+        for place in section.todo(({**outer, "item": item} for item in range(5)), Budget(60)):
             with section.attempt(**place):
                 if place == {"heads": 1, "item": 2}:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -35,6 +40,8 @@ for outer in section.todo(({"heads": heads} for heads in (1, 2)), Budget(60)):
                     time.sleep(60)
                 if place == {"heads": 2, "item": 2}:
                     raise RuntimeError("an error like others")
+                if place == {"heads": 2, "item": 3}:
+                    suite_results._synchronize = lost
                 section.add("lines", place)
 sys.exit(3)
 """
@@ -68,7 +75,7 @@ def test_what_a_process_was_at_is_left_out_by_the_next(tmp_path):
 
 @pytest.mark.slow
 def test_what_ends_a_process_takes_only_itself_out(monkeypatch, tmp_path):
-    """Killed, hanging, or raising."""
+    """Killed, hanging, raising, or having lost the device, which shows when one waits for it."""
     gpu, script = load("gpu"), tmp_path / "crashing.py"
     script.write_text(CRASHING)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (BENCHMARKS, ROOT / "eval", ROOT))))
@@ -76,12 +83,16 @@ def test_what_ends_a_process_takes_only_itself_out(monkeypatch, tmp_path):
     assert not gpu.run_part("crashing", 100, 100, tmp_path, [])
     data = json.loads((tmp_path / "gpu.json").read_text())["crashing"]
     done = [(line["heads"], line["item"]) for line in data["lines"]]
-    assert done == [(1, 0), (1, 1), (1, 3), (2, 0), (2, 3)]
+    assert done == [
+        (heads, item) for heads in (1, 2) for item in range(5) if (heads, item) not in ((1, 2), (2, 1), (2, 2))
+    ]
     reasons = {(item["heads"], item["item"]): item["reason"] for item in data["left_out"]}
+    assert len(reasons) == len(data["left_out"])
     assert reasons == {
         (1, 2): "the process ended here: see gpu.log",
         (2, 1): "the process ended here: see gpu.log",
         (2, 2): "RuntimeError: an error like others",
+        (2, 3): "RuntimeError: an illegal memory access",
     }
 
 
@@ -107,6 +118,13 @@ def test_seconds_are_shared_out():
     assert list(gpu.parts_of(["all"])) == [part for parts in gpu.STAGES.values() for part in parts]
     assert gpu.parts_of(["report"]) == {}
     assert set(gpu.parts_of(["all"])) == set(load("suite.part").PARTS)
+
+
+def test_the_documented_parts_are_those_that_are_run():
+    page = (ROOT / "docs/guides/gpu.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:`\w+` )?\| `(\w+)` \| (\d+) \|", page, flags=re.MULTILINE)
+    parts = [(part, str(seconds)) for parts in load("gpu").STAGES.values() for part, seconds in parts.items()]
+    assert rows == parts
 
 
 def test_a_wrong_kernel_is_named(monkeypatch, tmp_path):
