@@ -301,7 +301,7 @@ def test_the_documented_targets_are_those_that_are_judged():
 
 
 @pytest.mark.parametrize("selection", ["chunk", "token"])
-def test_every_kernel_can_be_tuned(selection):
+def test_every_triton_kernel_can_be_tuned(selection):
     pytest.importorskip("triton")
     sizes, stages = load("suite.sizes").sizes_for("cpu", quick=True), load("suite.stages")
     found = stages.stages(sizes.options, (2, 2), 80, torch.float32, selection)
@@ -363,7 +363,7 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
     assert path.read_text() == kept.read_text()
 
 
-def test_tuning_times_a_kernel_in_its_computation(monkeypatch, tmp_path, capsys):
+def test_tuning_times_a_triton_kernel_in_its_computation(monkeypatch, tmp_path, capsys):
     pytest.importorskip("triton")
     tune = load("tune")
     output = tmp_path / "launches.json"
