@@ -101,6 +101,7 @@ def main() -> None:
         # In order, each once.
         cells = list(dict.fromkeys(cell for question in questions for cell in question.cells()))
     cells = [cell for cell in cells if arguments.again or cell.result() is None]
+    print(f"{len(cells)} cells to run", file=sys.stderr)
     pretrain({cell.model for cell in cells})
     # Read by the processes as they start: threads, and memory that stays with a process.
     os.environ.update(ENVIRONMENT)
