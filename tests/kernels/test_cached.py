@@ -39,5 +39,13 @@ def test_what_a_graph_has_captured_stays_when_it_is_made_anew(monkeypatch):
     assert [kept() is not None for kept in alive] == [True, True, False]
 
 
-def test_nothing_is_captured_on_a_cpu():
+def test_nothing_is_captured_where_no_device_is_in_use(monkeypatch):
+    """Also where torch was built for CUDA and there is no driver, of which the stream must not be asked."""
+
+    def no_driver():
+        raise RuntimeError("Found no NVIDIA driver on your system")
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", no_driver)
     assert not cached.is_capturing()

@@ -31,4 +31,4 @@ def cached_tables(function: Callable) -> Callable:
 
 def is_capturing() -> bool:
     """Whether launches go into a CUDA graph instead of to the device."""
-    return torch.backends.cuda.is_built() and torch.cuda.is_current_stream_capturing()
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
