@@ -19,6 +19,7 @@ RULES = {
 LAYOUTS = {
     "dense": SequenceLayout.dense(2, 75),
     "padded and packed": SequenceLayout(3, 75, ((0, 11, 60), (1, 0, 37), (1, 37, 38))),
+    "short": SequenceLayout(1, 21, ((0, 0, 3), (0, 3, 17))),
 }
 ALL_RULES = pytest.mark.parametrize("options", RULES.values(), ids=RULES)
 ALL_LAYOUTS = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -177,6 +178,10 @@ def block(*numbers):
         ([torch.zeros(1, 2, 1, dtype=torch.int64)], r"shapes \[\(1, 2, 1\)\] must be \[\(1, 3, 'k'\)\]"),
         ([], r"shapes \[\] must be"),
         (block(1) + block(1, 2), "one tensor for each sequence"),
+        (block(1 << 32), "block 4294967296 of selection 2"),
+        ([block(1)[0].double()], r"blocks\[0\] is torch.float64; must be a tensor of integers"),
+        ([block(1)[0].bool()], r"blocks\[0\] is torch.bool"),
+        ([block(1)[0].tolist()], r"blocks\[0\] is list; must be a tensor"),
     ],
 )
 def test_blocks_that_cannot_be_are_refused(blocks, message):

@@ -42,7 +42,7 @@ def block_attention(
         value: `[B, Hkv, L, D]`; same dtype.
         blocks: for each sequence of the layout integers `[Hkv, selections, k]`, as `select_blocks` returns them: of
             the blocks that end at or before the start of the selection's chunk, counted from the sequence's start; in
-            any order, none twice, -1 for none.
+            any order, none twice, -1 for none. An empty list where there is no sequence, as with L = 0.
         options: of these `block_size`, `chunk_size`, `selection` and `query_group` count.
         own_chunk: whether queries attend to their own chunk up to themselves too.
         layout: the sequences in the batch; None means every row is one, without padding.
@@ -115,6 +115,10 @@ class _BlockAttention(torch.autograd.Function):
 
 def _joined(blocks: Sequence[Tensor], key: Tensor, layout: SequenceLayout, options: SpanOptions) -> Tensor:
     """The blocks of all sequences one after the other, `[Hkv, units, k]` int32, each unit's before any -1."""
+    for place, x in enumerate(blocks):
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise ValueError(f"blocks[{place}] is {kind}; must be a tensor of integers, as select_blocks returns them")
     units = [options.units(length) for _, _, length in layout.sequences]
     shapes = [tuple(x.shape) for x in blocks]
     widths = {shape[-1] for shape in shapes if shape} or {0}
@@ -125,13 +129,14 @@ def _joined(blocks: Sequence[Tensor], key: Tensor, layout: SequenceLayout, optio
         )
     if not units:
         return torch.zeros(key.shape[1], 0, 0, dtype=torch.int32, device=key.device)
-    given = torch.cat(list(blocks), dim=1).to(key.device, torch.int32).sort(dim=-1, descending=True).values
+    # As they come: in 32 bits a number far out of range might look like one in it.
+    given = torch.cat([x.to(key.device, torch.int64) for x in blocks], dim=1).sort(dim=-1, descending=True).values
     candidates = torch.cat([options.candidates(torch.arange(count)) for count in units]).to(key.device)
     twice = (given[..., 1:] == given[..., :-1]) & (given[..., 1:] >= 0)
     outside = (given < -1) | (given >= candidates[:, None])
     if bool(outside.any()) or bool(twice.any()):
         raise ValueError(_complaint(outside, given, candidates))
-    return given
+    return given.int()
 
 
 def _complaint(outside: Tensor, given: Tensor, candidates: Tensor) -> str:

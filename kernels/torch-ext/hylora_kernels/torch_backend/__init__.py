@@ -149,7 +149,9 @@ def _given_parts(
             yield from _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
         held = (given >= 0).sum(dim=-1).flatten(0, 1)
         by_pairs = _gathers_queries(given, options, query) or not bool((held == held[0]).all())
-        counts = [given.shape[3]] * given.shape[2] if by_pairs else held[0].tolist()
+        # Units that have no candidates are left to no part: their sequence may have no block at all.
+        places = (given.shape[3] if options.candidates(unit) else 0 for unit in range(given.shape[2]))
+        counts = list(places) if by_pairs else held[0].tolist()
         yield from _retrieved(segment, given, counts, by_pairs, options, query)
 
 
