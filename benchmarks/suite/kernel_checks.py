@@ -50,9 +50,8 @@ def check_kernels(sizes: Sizes, results: Results, budget: Budget) -> bool:
 def _places(sizes: Sizes) -> Iterator[dict[str, Any]]:
     few = sizes.few_heads
     dtype = sizes.to_dict()["dtype"]
-    cases = [(sizes.check_length, dtype, few), (sizes.real_length, dtype, sizes.heads)]
-    if dtype != "float32":
-        cases.append((sizes.check_length, "float32", few))
+    small = [(sizes.check_length, name, few) for name in dict.fromkeys((dtype, "float32"))]
+    cases = [*small, (sizes.real_length, dtype, sizes.heads)]  # what takes longest comes last
     for length, name, pairs in cases:
         for heads, choosing, kernel in product(pairs, ("chunk", "token"), _CHECKS):
             yield {"kernel": kernel, "selection": choosing, "dtype": name, "heads": heads, "length": length}
