@@ -80,11 +80,13 @@ def parts_of(what: list[str]) -> dict[str, float]:
 def run_all(parts: dict[str, float], seconds: float, output: Path, options: list[str]) -> bool:
     """Run parts one after the other, and the report; whether all went well."""
     end, right, waiting = time.monotonic() + seconds, True, dict(parts)
+    leave_out(output, dict.fromkeys(parts))
     for part in parts:
         own, left = allowance(waiting, end - REPORT - time.monotonic())
         del waiting[part]
         if own < 1:
             print(f"no time left for part {part}", flush=True)
+            leave_out(output, {part: "no time left"})
             continue
         print(f"== {part}: {own:.0f} of {left:.0f} seconds", flush=True)
         right &= run_part(part, own, own + min(_GRACE, left - own), output, options)
@@ -120,7 +122,21 @@ def run_part(part: str, seconds: float, guard: float, output: Path, options: lis
         print(f"part {part} ended with exit code {code}", flush=True)
         # What it was at when it ended will be left out: without that it would end there again.
         if time.monotonic() > started + seconds or not was_at(output, run):
+            leave_out(output, {part: f"ended with exit code {code} before it was done: see gpu.log"})
             return False
+
+
+def leave_out(output: Path, reasons: dict[str, str | None]) -> None:
+    """Note in the results why parts were left out, in place of what is noted of them; None for those that were not."""
+    path = output / "gpu.json"
+    data = json.loads(path.read_text()) if path.exists() else {}
+    before = data.get("parts", {}).get("left_out", [])
+    items = [item for item in before if item["part"] not in reasons]
+    items += [{"part": part, "reason": reason} for part, reason in reasons.items() if reason is not None]
+    if items != before:
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps({**data, "parts": {"left_out": items}}, indent=1) + "\n")
+        os.replace(draft, path)
 
 
 def command_of(part: str, run: str, until: float, output: Path, options: list[str]) -> list[str]:
@@ -130,7 +146,10 @@ def command_of(part: str, run: str, until: float, output: Path, options: list[st
 
 
 def run_process(command: list[str], seconds: float) -> int:
-    """Run a command in a session of its own, which all that it has started ends with; its exit code."""
+    """Run a command in a session of its own, which all that it has started ends with; its exit code.
+
+    What it starts may be in a process group of its own, but not in another session.
+    """
     process = subprocess.Popen(command, cwd=_ROOT, start_new_session=True)
     try:
         return process.wait(max(0.0, seconds))
@@ -142,9 +161,16 @@ def run_process(command: list[str], seconds: float) -> int:
         except subprocess.TimeoutExpired:
             return -signal.SIGKILL
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end_session(process.pid)
         process.wait()
+
+
+def end_session(session: int) -> None:
+    """Kill all of its processes."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(ProcessLookupError):
+            if os.getsid(int(name)) == session:
+                os.kill(int(name), signal.SIGKILL)
 
 
 def was_at(output: Path, run: str) -> bool:

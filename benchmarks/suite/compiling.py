@@ -216,7 +216,7 @@ def _compile_in_process(job: dict[str, Any], sizes: Sizes, budget: Budget) -> di
     command = [sys.executable, "-m", "suite.compiling", json.dumps(job), *dry]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     )
     try:
         said, complaints = process.communicate(timeout=max(0.1, budget.left))

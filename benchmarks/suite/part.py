@@ -38,9 +38,10 @@ PARTS = {
     "step": ("steps", "measure_steps"),
     "planner": ("steps", "compare_plans"),
 }
-# What takes longer hangs; what a part starts as a process of its own has its own limit.
-_PATIENCE = {"compile": None, "tools": None, "tests": None}
-_PATIENCE |= dict.fromkeys(("operator", "flex", "step", "planner"), 150.0)
+# What a part starts as a process of its own has its own limit.
+_PATIENT = ("compile", "tools", "tests")
+# What takes longer hangs: so many seconds, and more where timing takes longer, but at most half of those left.
+_PATIENCE = dict.fromkeys(("operator", "flex", "step", "planner"), 150.0)
 _DEFAULT_PATIENCE = 45.0
 
 
@@ -55,6 +56,14 @@ def run(part: str, sizes: Sizes, results: Results, budget: Budget) -> bool:
         with results.start(f"{part} failure").attempt():
             raise
         return False
+
+
+def patience_of(part: str, left: float) -> float | None:
+    """Seconds after which what a part is at counts as hanging, of those left; None for no end.
+
+    Whatever hangs leaves at least half of them for the rest.
+    """
+    return None if part in _PATIENT else min(_PATIENCE.get(part, _DEFAULT_PATIENCE), max(0.1, left / 2))
 
 
 def report(results: Results) -> bool:
@@ -99,9 +108,8 @@ def main() -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, chain=True)
     device = "cpu" if arguments.dry_run else "cuda"
-    patience = _PATIENCE.get(arguments.part, _DEFAULT_PATIENCE)
-    results = Results(arguments.output, arguments.run, patience)
     budget = Budget(arguments.until - time.monotonic())
+    results = Results(arguments.output, arguments.run, patience_of(arguments.part, budget.left))
     right = run(arguments.part, sizes_for(device, quick=arguments.dry_run), results, budget)
     sys.stdout.flush()
     os._exit(0 if right else 3)  # without waiting for what a device may still be at

@@ -71,10 +71,10 @@ class Results:
         os.replace(draft, self._path)
 
     def _bury(self) -> None:
-        """Leave out what an earlier process of this run was at, if that ended without a word."""
+        """Leave out what an earlier process was at, of this run or another, if that ended without a word."""
         before = self.data.get("at", {})
         self.data["at"] = {"run": self._run, "places": []}
-        if self._run and before.get("run") == self._run and before["places"]:
+        if before.get("places"):
             name, place = before["places"][-1]
             self.data[name] = section = Section(name, self.data[name], self)
             if not section.has_left_out(place):  # or else it said why

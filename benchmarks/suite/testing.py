@@ -53,7 +53,7 @@ def _run(sizes: Sizes, section: Section, budget: Budget) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", told.__name__, *chosen]
     if importlib.util.find_spec("xdist") is not None and on_gpu:
         command += ["-n", "8"]
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "process_group": 0}
     process = subprocess.Popen(command, cwd=_ROOT, **pipe)
     ender = Timer(max(0.0, budget.left), lambda: os.killpg(process.pid, signal.SIGKILL))
     ender.start()

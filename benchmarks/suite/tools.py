@@ -58,7 +58,7 @@ def _watch(command: list[str], seconds: float) -> dict[str, Any]:
     """Run a program, print what it says, and keep the end of it."""
     # An allocation for each tensor, so that what is read beyond it is nobody's.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "process_group": 0}
     process = subprocess.Popen(command, env=environment, **pipe)
     try:
         said, _ = process.communicate(timeout=max(1.0, seconds))

@@ -69,7 +69,10 @@ def test_what_a_process_was_at_is_left_out_by_the_next(tmp_path):
     assert list(then.todo(places, budget)) == []
     (item,) = then["left_out"]
     assert item["heads"] == [2, 2] and "ended here" in item["reason"] and then.failed
-    another = results.Results(tmp_path, "another run").start("part")
+    then.attempt(heads=(2, 1)).__enter__()
+    report = results.Results(tmp_path, "another run")  # of a part after one that was ended at its time
+    assert [item["heads"] for item in report.data["part"]["left_out"]] == [[2, 2], [2, 1]]
+    another = report.start("part")
     assert list(another.todo(places, budget)) == places and not another.failed
 
 
@@ -98,13 +101,69 @@ def test_what_ends_a_process_takes_only_itself_out(monkeypatch, tmp_path):
 
 def test_a_part_over_its_time_is_ended_with_all_that_it_started(tmp_path):
     gpu = load("gpu")
-    child = f"import time; time.sleep(1); open({str(tmp_path / 'late')!r}, 'w')"
+    script = """
+import subprocess, sys, time
+child = "import sys, time; time.sleep(1); open(sys.argv[1], 'w')"
+for group in (None, 0):
+    subprocess.Popen([sys.executable, "-c", child, f"{sys.argv[1]}/late {group}"], process_group=group)
+time.sleep(60)
+"""
     started = time.monotonic()
-    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    assert gpu.run_process([sys.executable, "-c", script], 0.5) < 0
+    assert gpu.run_process([sys.executable, "-c", script, tmp_path], 0.5) < 0
     assert time.monotonic() - started < 1
     time.sleep(1)
-    assert not (tmp_path / "late").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_part_starts_a_session():
+    """It would outlive the part that is ended."""
+    assert not [path for path in (BENCHMARKS / "suite").glob("*.py") if "start_new_session" in path.read_text()]
+
+
+def test_a_part_that_was_not_done_is_named(monkeypatch, tmp_path):
+    """Also one that had not begun, or was ended before it could say anything; until it is done."""
+    gpu, report = load("gpu"), load("suite.report")
+    ends = {"kernels": -9, "check": 0, "report": 0}
+    monkeypatch.setattr(gpu, "command_of", lambda part, *rest: part)
+    monkeypatch.setattr(gpu, "run_process", lambda part, seconds: ends[part])
+    left_out = lambda: json.loads((tmp_path / "gpu.json").read_text())["parts"]["left_out"]  # noqa: E731
+    gpu.run_all({"check": 10, "kernels": 10}, gpu.REPORT + 20.5, tmp_path, [])
+    (item,) = left_out()
+    assert item["part"] == "kernels" and "exit code -9" in item["reason"]
+    gpu.run_all({"check": 10}, gpu.REPORT + 0.5, tmp_path, [])
+    assert left_out()[1:] == [{"part": "check", "reason": "no time left"}]
+    assert "| parts | check | no time left |" in report.markdown({"parts": {"left_out": left_out()}})
+    gpu.run_all({"check": 10}, gpu.REPORT + 10, tmp_path, [])
+    assert [item["part"] for item in left_out()] == ["kernels"]
+
+
+def test_what_hangs_leaves_time_for_the_rest():
+    gpu, part = load("gpu"), load("suite.part")
+    patience = {name: part.patience_of(name, left) for name, left in gpu.parts_of(["all"]).items()}
+    assert {name for name, seconds in patience.items() if seconds is None} == {"compile", "tools", "tests"}
+    assert all(seconds is None or seconds <= gpu.parts_of([name])[name] / 2 for name, seconds in patience.items())
+    assert part.patience_of("check", 1000) == 45
+
+
+def test_tools_watch_what_is_compiled_ahead(monkeypatch):
+    compiling, once, sizes = load("suite.compiling"), load("suite.once"), load("suite.sizes")
+    seen = []
+    monkeypatch.setattr(once, "random_tensors", lambda *shape: seen.append(shape[:2]) or [None] * 4)
+    monkeypatch.setattr(once, "output_and_gradients", lambda *_: None)
+    monkeypatch.setattr(once, "decode_step", lambda *_: lambda: None)
+    for more in ([], ["--real"]):
+        monkeypatch.setattr(sys, "argv", ["once", "--dry-run", *more])
+        once.main()
+    assert set(seen) <= {job["heads"] for job in compiling.jobs(sizes.sizes_for("cpu", quick=True))}
+
+
+def test_checks_that_take_longest_come_last():
+    pytest.importorskip("triton")
+    checks, sizes = load("suite.kernel_checks"), load("suite.sizes").sizes_for("cuda", quick=False)
+    places = list(checks._places(sizes))
+    lengths = [place["length"] for place in places]
+    assert lengths == sorted(lengths)
+    assert {place["dtype"] for place in places if place["length"] == lengths[0]} == {"bfloat16", "float32"}
 
 
 def test_seconds_are_shared_out():
