@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile every Triton kernel with its shipped launches for GPUs that need not be there, and record what it takes.
 
-The kernels' own Python callers run on small CPU tensors; Triton is told that the device is the target and compiles
-each launch, with the argument types and the specialisation that a real call would have, but launches nothing.
 Registers, the stack (where spilled registers go) and shared memory are read off the machine code.
 """
 
@@ -11,31 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from unittest import mock
 
 # Before Triton is imported: its interpreter compiles nothing.
 os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
-import triton
 from environment import describe
-from suite.report import table
-from triton.backends.compiler import GPUTarget
+from suite.compiling import Resources, compile_calls, resources
+from suite.markdown import table
 
-from hylora_kernels import SequenceLayout
-from hylora_kernels.decode import DecodeState
 from hylora_kernels.options import SpanOptions
-from hylora_kernels.saved import Saved
-from hylora_kernels.triton_backend import launch, span_backward, span_decode, span_forward
 
 # What one program may have of it, in bytes.
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}
@@ -60,99 +47,23 @@ class Case:
     readers: str
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a compiled kernel takes: registers per thread, bytes of stack per thread, bytes of shared memory."""
-
-    kernel: str
-    num_warps: int
-    num_stages: int
-    registers: int
-    stack: int
-    shared: int
-
-
-class _Driver:
-    """As much of a GPU's driver as compiling asks for."""
-
-    def __init__(self, arch: int):
-        self.target = GPUTarget("cuda", arch, 32)
-
-    def get_current_target(self) -> GPUTarget:
-        return self.target
-
-    def get_current_device(self) -> str:
-        return f"sm_{self.target.arch}"  # what is compiled is kept by device
-
-    def get_current_stream(self, device: str) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-
-@contextmanager
-def compiling_for(arch: int) -> Iterator[list]:
-    """Within, launches compile for the architecture and run nothing; gives the list of what was compiled.
-
-    Triton keeps the target as its device: the process is good for nothing but compiling afterwards.
-    """
-    compiled = []
-    run = triton.JITFunction.run
-
-    def compile_only(function, *args, warmup, **options):
-        compiled.append(run(function, *args, warmup=True, **options))
-        return compiled[-1]
-
-    version = divmod(arch, 10)
-    triton.runtime.driver.set_active(_Driver(arch))
-    with (
-        mock.patch.object(triton.JITFunction, "run", compile_only),
-        mock.patch.object(launch, "capability", lambda device: version),
-    ):
-        yield compiled
-
-
 def compile_case(case: Case) -> list[Resources]:
     """Compile all kernels that a training step and a decoding step of this kind launch."""
     if case.readers == "shared":
-        options, heads, length = SpanOptions(chunk_size=256), 2, 512
+        heads, length, options = (2, 2), 512, SpanOptions(chunk_size=256)
     else:
-        options, heads, length = SpanOptions(16, 16, 256, selection="token", summary="mean_std"), 8, 300
-    layout, kv_heads, dtype = SequenceLayout.dense(1, length), 2, DTYPES[case.dtype]
-    query, key, value = (
-        torch.zeros(1, n, layout.length, case.head_dim, dtype=dtype) for n in (heads, kv_heads, kv_heads)
-    )
-    with compiling_for(case.arch) as compiled:
-        # What was not computed is not read as an index.
-        with mock.patch("torch.empty", torch.zeros):
-            output, lse, blocks = span_forward(query, key, value, layout, options, 0.1)
-            span_backward(output, Saved(query, key, value, output, lse, blocks), layout, options, 0.1)
-        state = DecodeState(1, heads, kv_heads, case.head_dim, 512, options, dtype=dtype)
-        token = (x[:, :, :1] for x in (query, key, value))
-        span_decode(*token, SequenceLayout.dense(1, 1), state.tensors(), options, 0.1)
-    found = {kernel.hash: _resources(kernel) for kernel in compiled}
-    return sorted(found.values(), key=lambda r: (r.kernel, r.num_warps))
+        heads, length = (8, 2), 300
+        options = SpanOptions(16, 16, 256, selection="token", summary="mean_std")
+    compiled = compile_calls(case.arch, heads, [length], [512], case.head_dim, DTYPES[case.dtype], options)
+    return sorted(map(resources, compiled), key=lambda r: (r.kernel, r.num_warps))
 
 
-def _resources(kernel) -> Resources:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        tool = triton.knobs.nvidia.cuobjdump.path
-        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|SHARED):(\d+)", usage)}
-    about = kernel.metadata
-    sizes = (found["REG"], found["STACK"], about.shared)
-    return Resources(about.name.strip("_"), about.num_warps, about.num_stages, *sizes)
-
-
-def too_much(case: Case, resources: Resources) -> str | None:
+def too_much(case: Case, kernel: Resources) -> str | None:
     """What is wrong with a kernel: spills at head dimensions up to 128, or more shared memory than there is."""
-    if resources.stack and case.head_dim <= 128:
-        return f"{resources.kernel} spills {resources.stack} bytes per thread in {case}"
-    if resources.shared > SHARED_MEMORY[case.arch]:
-        return f"{resources.kernel} takes {resources.shared} bytes of shared memory in {case}"
+    if kernel.stack and case.head_dim <= 128:
+        return f"{kernel.kernel} spills {kernel.stack} bytes per thread in {case}"
+    if kernel.shared > SHARED_MEMORY[case.arch]:
+        return f"{kernel.kernel} takes {kernel.shared} bytes of shared memory in {case}"
     return None
 
 

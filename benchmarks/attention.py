@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from environment import describe
 from suite.checks import check_method, check_tensors, retrieval_for
+from suite.markdown import table
 from suite.methods import Method, Options, own_methods
-from suite.report import table
 from suite.runs import prepare, random_tensors
 from suite.timing import stopwatch, take_turns
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from suite.report import table
+from suite.markdown import table
 from transformers import AutoConfig
 
 import hylora  # noqa: F401  registers attention and models

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from attention import CLOCKS
 from environment import describe
-from suite.report import table
+from suite.markdown import table
 from suite.timing import Clock, take_turns
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention

@@ -13,9 +13,9 @@ import argparse
 import json
 import os
 import re
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,10 +23,13 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
-from suite.report import table
+from suite.best import GAIN, best_launches
+from suite.markdown import table
+from suite.results import describe_error
 from suite.sizes import sizes_for
-from suite.stages import Stage, stages
-from suite.timing import Budget, captured, cold_stopwatch
+from suite.stages import stages
+from suite.timing import Budget
+from suite.tuning import LaunchClock, place_of
 
 from hylora_kernels.triton_backend import launch as launches
 from hylora_kernels.triton_backend.launch import Launch
@@ -34,8 +37,6 @@ from hylora_kernels.triton_backend.launch import Launch
 FOLDER = Path(launches.__file__).parent / "launches"
 # Largest and smallest value of each field; all but the stages are powers of two.
 _BOUNDS = {"block_m": (16, 512), "block_n": (16, 512), "num_warps": (2, 8), "num_stages": (1, 5)}
-# A launch must be faster by so much to count as better than what was there: less is noise.
-_GAIN = 0.01
 
 
 def tune(arguments: argparse.Namespace) -> list[dict]:
@@ -46,17 +47,15 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
     device = torch.device(arguments.device)
     length = arguments.length or sizes.lengths[0]
     runs = stages(options, sizes.heads[arguments.grouped], length, dtype, arguments.selection)
-    architecture = "sm_{}{}".format(*launches.capability(device))
     budget, found = Budget(arguments.seconds), []
     names = arguments.kernels or list(runs)
     for number, name in enumerate(names):
         share = Budget(budget.left / (len(names) - number))
         stage = runs[name]
-        dtype = stage.dtype
-        place = (architecture, "half" if dtype.itemsize == 2 else "single", _listed_head_dim(stage.head_dim))
-        start = launches.launch_for(name, stage.head_dim, dtype, device)
-        seconds = clock(name, stage, device, 1 if arguments.quick else 15)
-        times = climb(start, seconds, lambda share=share: share.spent)
+        place = place_of(stage, device)
+        start = launches.launch_for(name, stage.head_dim, stage.dtype, device)
+        clock = LaunchClock(name, stage, device, 1 if arguments.quick else 15)
+        times = climb(start, partial(timed, clock), lambda share=share: share.spent)
         best = next(iter(times))
         found.append({"kernel": name, "place": place, "launch": best._asdict(), "seconds": times[best]})
         rows = [
@@ -67,6 +66,15 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
         if arguments.output:  # after every kernel: a run that is cut short leaves what it has
             arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def timed(clock: LaunchClock, launch: Launch) -> float | None:
+    """Seconds under a launch, or None where it fails: too much shared memory, too many registers, a compiler's bug."""
+    try:
+        return clock.seconds(launch)
+    except Exception as error:
+        print(f"{tuple(launch)}: {describe_error(error)}", flush=True)
+        return None
 
 
 def neighbours(launch: Launch) -> Iterator[Launch]:
@@ -102,7 +110,7 @@ def climb(
             if launch in tried or spent():
                 continue
             tried[launch] = seconds = seconds_of(launch)
-            if seconds is not None and seconds < tried[best] * (1 - _GAIN):
+            if seconds is not None and seconds < tried[best] * (1 - GAIN):
                 best = launch
     times = {launch: seconds for launch, seconds in tried.items() if seconds is not None}
     return dict(sorted(times.items(), key=lambda item: (item[0] != best, item[1])))
@@ -129,43 +137,10 @@ def keep(folder: Path, kernel: str, place: tuple[str, str, str], launch: Launch)
     path.write_text(text + "\n")
 
 
-def clock(kernel: str, stage: Stage, device: torch.device, repetitions: int) -> Callable[[Launch], float | None]:
-    """Gives the seconds of a computation under a launch of one of its kernels; the first one's results are right."""
-    timed, expected = cold_stopwatch(device), None
-
-    def seconds(launch: Launch) -> float | None:
-        nonlocal expected
-        with launches.forced(**{kernel: launch}):
-            try:
-                results = stage.run()
-                expected = results if expected is None else expected
-                if not _alike(results, expected):
-                    return None
-                run = captured(stage.run, device) if stage.captured else stage.run
-                return statistics.median(timed(run, device) for _ in range(repetitions))
-            except Exception as error:  # too much shared memory, too many registers, a compiler's bug
-                print(f"{kernel} {tuple(launch)}: {type(error).__name__}", flush=True)
-                return None
-
-    return seconds
-
-
-def _alike(results, expected) -> bool:
-    if isinstance(results, torch.Tensor):
-        results, expected = (results,), (expected,)
-    for a, e in zip(results, expected, strict=True):
-        if not a.is_floating_point():
-            # Sums in another order may rank near ties otherwise.
-            if (a != e).double().mean() > 2e-3:
-                return False
-        elif not float((a.double() - e.double()).norm()) <= 1e-2 * float(e.double().norm()):
-            return False
-    return True
-
-
-def _listed_head_dim(head_dim: int) -> str:
-    """The head dimension under which the files list a launch."""
-    return str(next(listed for listed in (64, 128, 256) if listed >= head_dim))
+def taken(path: Path) -> list[dict]:
+    """What an earlier search found, or the best of the launches that `gpu.sh tune` tried."""
+    found = json.loads(path.read_text())
+    return found if isinstance(found, list) else list(best_launches(found["tune"]["points"]))
 
 
 def main() -> None:
@@ -180,10 +155,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     parser.add_argument("--output", type=Path, help="write what is found to this file")
-    parser.add_argument("--take", type=Path, help="do not search: take what an earlier --output holds")
+    parser.add_argument("--take", type=Path, help="do not search: take an earlier --output, or gpu.json")
     parser.add_argument("--write", action="store_true", help="write the best into the kernels' files")
     arguments = parser.parse_args()
-    found = json.loads(arguments.take.read_text()) if arguments.take else tune(arguments)
+    found = taken(arguments.take) if arguments.take else tune(arguments)
     if arguments.write:
         for item in found:
             keep(FOLDER, item["kernel"], tuple(item["place"]), Launch(**item["launch"]))

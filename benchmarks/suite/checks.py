@@ -23,7 +23,7 @@ from .runs import output_and_gradients, random_tensors
 # Relative error (Frobenius norm) at which a method counts as wrong.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 # Share of blocks that may be chosen otherwise; one always may.
-CHOICE_TOLERANCE = 2e-3
+_CHOICE_TOLERANCE = 2e-3
 
 
 def retrieval_for(dtype: torch.dtype) -> str:
@@ -34,54 +34,58 @@ def retrieval_for(dtype: torch.dtype) -> str:
 def check_method(name: str, method: Method, tensors: list[Tensor]) -> dict:
     """Compare a method with its reference, output and gradients."""
 
-    def errors() -> list[float]:
+    def errors() -> dict[str, float]:
         expected = output_and_gradients(method.expected, [tensor.double() for tensor in tensors])
         # Memory that the results are likely to get is filled with NaN, so that what is never written shows.
         filled = [torch.full_like(tensor, float("nan")) for tensor in tensors for _ in range(2)]
         del filled
         actual = output_and_gradients(method.bind(*tensors[:3]), tensors)
-        return [relative_error(a, e) for a, e in zip(actual, expected, strict=True)]
+        return dict(zip(("output", "dq", "dk", "dv"), map(relative_error, actual, expected), strict=True))
 
-    return judge(name, tensors, TOLERANCE[tensors[0].dtype], errors)
+    return judge(place_of(name, tensors), TOLERANCE[tensors[0].dtype], errors)
 
 
 def check_choice(name: str, options: dict[str, Any], tensors: list[Tensor]) -> dict:
     """Compare the blocks that are chosen under options of `select_blocks` with those that the reference chooses."""
     inputs = tensors[:3]
     expected = select_blocks(*(x.double() for x in inputs), **options, backend="reference")[0]
-    chosen = int((expected >= 0).sum())
-
-    def errors() -> list[float]:
-        actual = select_blocks(*inputs, **options)[0]
-        common = (actual[..., :, None] == expected[..., None, :]) & (actual >= 0)[..., None]
-        return [1 - int(common.sum()) / max(chosen, int((actual >= 0).sum()))]
-
-    return {**judge(name, tensors, max(CHOICE_TOLERANCE, 1 / chosen), errors), "choice": True}
+    errors = lambda: {"blocks": share_of_others(select_blocks(*inputs, **options)[0], expected)}  # noqa: E731
+    return {**judge(place_of(name, tensors), choice_tolerance(int((expected >= 0).sum())), errors), "choice": True}
 
 
-def judge(name: str, tensors: list[Tensor], tolerance: float, errors: Callable[[], list[float]]) -> dict:
-    """A line of the report: the largest error against its tolerance; an exception is an error of its own."""
+def share_of_others(actual: Tensor, expected: Tensor) -> float:
+    """The share of chosen blocks `[Hkv, units, top_k]` (-1: none) that are chosen in one of both alone."""
+    common = (actual[..., :, None] == expected[..., None, :]) & (actual >= 0)[..., None]
+    return 1 - int(common.sum()) / max(int((expected >= 0).sum()), int((actual >= 0).sum()))
+
+
+def choice_tolerance(chosen: int) -> float:
+    """The share of so many chosen blocks that may be others."""
+    return max(_CHOICE_TOLERANCE, 1 / chosen)
+
+
+def place_of(method: str, tensors: list[Tensor]) -> dict[str, Any]:
+    """What a check is of."""
     heads, length = tensors[0].shape[1:3]
-    line = {
-        "method": name,
-        "dtype": str(tensors[0].dtype).removeprefix("torch."),
-        "heads": [heads, tensors[1].shape[1]],
-        "length": length,
-        "error": None,
-        "tolerance": tolerance,
-        "passed": False,
-        "failure": None,
-    }
+    dtype = str(tensors[0].dtype).removeprefix("torch.")
+    return {"method": method, "dtype": dtype, "heads": [heads, tensors[1].shape[1]], "length": length}
+
+
+def judge(place: dict[str, Any], tolerance: float, errors: Callable[[], dict[str, float]]) -> dict:
+    """A line of the report: errors, the largest against its tolerance; an exception is an error of its own."""
+    line = {**place, "errors": {}, "error": None, "tolerance": tolerance, "passed": False, "failure": None}
     try:
         found = errors()
         # Also where an error is not a number.
-        passed = all(error <= tolerance for error in found)
-        line |= {"error": max(found), "passed": passed, "failure": None if passed else "error above tolerance"}
+        passed = all(error <= tolerance for error in found.values())
+        failure = None if passed else "error above tolerance"
+        line |= {"errors": found, "error": max(found.values()), "passed": passed, "failure": failure}
     except Exception as error:
         line |= {"failure": describe_error(error), "traceback": traceback.format_exc()}
-    what = "" if line["error"] is None else f" {line['error']:.1e}"
+        traceback.print_exc()
+    what = ", ".join(f"{name} {error:.1e}" for name, error in line["errors"].items())
     verdict = "ok" if line["passed"] else f"WRONG: {line['failure']}"
-    print(f"check {name:10} {line['heads']} {line['dtype']:9}{what} {verdict}", flush=True)
+    print("check", *place.values(), what, verdict, flush=True)
     return line
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import ceil
 
 import torch
+from torch import Tensor
 
 from .timing import cold_stopwatch
 
@@ -64,6 +65,32 @@ def shifted_pairs(group: float) -> Pairs:
 def operations(pairs: float, heads: int, head_dim: int, pass_name: str) -> float:
     """Floating-point operations of a pass with so many pairs per query head."""
     return 2 * _PRODUCTS[pass_name] * pairs * heads * head_dim
+
+
+def kernel_operations(blocks: Tensor, options, block_size: int, heads: int, length: int) -> dict[str, float]:
+    """Floating-point operations of the matrix products of each kernel that has a part in attention, by its name.
+
+    More than a method cannot do without: the backward's kernels each compute the scores anew.
+
+    Args:
+        blocks: `[Hkv, units, top_k]`, those that are read, -1 for none.
+        options: chunks and head dimension.
+        block_size: tokens of a block.
+        heads: query heads.
+        length: tokens.
+    """
+    unit = -(-length // blocks.shape[1])
+    retrieved = int((blocks >= 0).sum()) * block_size * unit / blocks.shape[0]
+    own = chunk_pairs(options.chunk_size)(length)
+    product = 2 * heads * options.head_dim
+    return {
+        "_attention_forward": 2 * (own + retrieved * (unit > 1)) * product,
+        "_query_gradient": 3 * (own + retrieved * (unit > 1)) * product,
+        "_own_gradients": 4 * own * product,
+        "_add_retrieved_gradients": 4 * retrieved * product,
+        "_attend_pairs": 2 * retrieved * product,
+        "_differentiate_pairs": 5 * retrieved * product,
+    }
 
 
 def traffic(heads: int, kv_heads: int, length: int, head_dim: int, itemsize: int, pass_name: str) -> int:

@@ -19,8 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from hylora_kernels import span_attention
 from hylora_kernels.decode import DecodeState, span_decode
 
-from .checks import TOLERANCE, judge, relative_error
+from .checks import TOLERANCE, judge, place_of, relative_error
 from .libraries import find
+from .operators import wrong_methods
 from .results import Results
 from .runs import random_tensors
 from .sizes import Sizes
@@ -33,10 +34,8 @@ LABELS = {
     "fa3": "Full, flash-attn 3",
     "se": "SE-Attn",
 }
-# Room for the tokens that replays append.
-_ROOM = 256
-# From query, key and value of all tokens to what computes the last one's output.
-Prepare = Callable[[Tensor, Tensor, Tensor], Callable[[], Tensor]]
+# From query, key and value of all tokens to what computes the last one's output, with a cache of some capacity.
+Prepare = Callable[[Tensor, Tensor, Tensor, int], Callable[[], Tensor]]
 
 
 def measure_decoding(sizes: Sizes, results: Results, budget: Budget) -> bool:
@@ -50,28 +49,31 @@ def measure_decoding(sizes: Sizes, results: Results, budget: Budget) -> bool:
     section = results.start("decode", settings=sizes.to_dict(), labels=LABELS, points=[])
     timed = cold_stopwatch(device)
     methods, missing = _methods(sizes)
-    for heads in sizes.heads:
-        for name, prepare in methods.items():
-            with checks.attempt(heads=heads, method=name):
-                tensors = random_tensors(*heads, sizes.check_length, options.head_dim, sizes.dtype, options.device)
-                checks.add("lines", _check(name, prepare, sizes, tensors))
-    wrong = {line["method"]: f"wrong: {line['failure']}" for line in checks["lines"] if not line["passed"]}
-    for name, reason in (missing | wrong).items():
-        section.leave_out(reason, method=name)
+    for name, reason in missing.items():
+        if not section.has_left_out({"method": name}):
+            section.leave_out(reason, method=name)
+    drawn = (options.head_dim, sizes.dtype, options.device)
+    for place in checks.todo(({"heads": heads, "method": name} for heads in sizes.heads for name in methods), budget):
+        with checks.attempt(**place):
+            tensors = random_tensors(*place["heads"], sizes.check_length, *drawn)
+            line = _check(place["method"], methods[place["method"]], sizes, tensors)
+            checks.add("lines", {**line, "for_heads": list(place["heads"])})
     places = ({"heads": heads, "length": length} for length in sizes.cache_lengths for heads in sizes.heads)
-    for place in section.in_time(places, budget):
-        ready: dict[str, Callable[[], object]] = {}
+    for place in section.todo(places, budget):
         with section.attempt(**place):
-            # Half-way through a chunk: at its start there would be next to nothing of it to read.
-            tokens = place["length"] - options.chunk_size // 2
-            inputs = random_tensors(*place["heads"], tokens, options.head_dim, sizes.dtype, options.device)[:3]
-            for name in (name for name in methods if name not in wrong):
-                with section.attempt(**place, method=name):
-                    ready[name] = captured(methods[name](*inputs), device)
+            wrong = wrong_methods(checks, place["heads"])
+            right = {name: method for name, method in methods.items() if name not in wrong}
+            tokens, capacity = sizes.decode_tokens(place["length"])
+            inputs = random_tensors(*place["heads"], tokens, *drawn)[:3]
+            ready: dict[str, Callable[[], object]] = {}
+            for name, prepare in right.items():
+                if not section.has_left_out({**place, "method": name}):
+                    with section.attempt(**place, method=name):
+                        ready[name] = captured(prepare(*inputs, capacity), device)
             at = {**place, "pass": "decode"}
             for point in take_turns(ready.__getitem__, ready, at, timed, device, 2 * sizes.rounds):
                 section.add("points", {**at, **point.to_dict()})
-    return not wrong and not section.failed and not checks.failed
+    return not section.failed and not checks.failed and all(line["passed"] for line in checks["lines"])
 
 
 def _methods(sizes: Sizes) -> tuple[dict[str, Prepare], dict[str, str]]:
@@ -91,13 +93,15 @@ def _methods(sizes: Sizes) -> tuple[dict[str, Prepare], dict[str, str]]:
     return methods, missing
 
 
-def _span(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[[], Tensor]:
+def _span(query: Tensor, key: Tensor, value: Tensor, capacity: int, options: dict) -> Callable[[], Tensor]:
     before, last = ([x[:, :, at] for x in (query, key, value)] for at in (slice(-1), slice(-1, None)))
-    state = DecodeState.from_prefill(*before, capacity=query.shape[2] + _ROOM, **options)
+    state = DecodeState.from_prefill(*before, capacity=capacity, **options)
     return partial(span_decode, *last, state)
 
 
-def _full(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None) -> Callable[[], Tensor]:
+def _full(
+    query: Tensor, key: Tensor, value: Tensor, capacity: int, backend: SDPBackend | None
+) -> Callable[[], Tensor]:
     # As caches keep them: a head's tokens side by side.
     last, key, value = query[:, :, -1:], key.contiguous(), value.contiguous()
 
@@ -109,7 +113,7 @@ def _full(query: Tensor, key: Tensor, value: Tensor, backend: SDPBackend | None)
     return step
 
 
-def _flash_attn(query: Tensor, key: Tensor, value: Tensor, function: Callable) -> Callable[[], Tensor]:
+def _flash_attn(query: Tensor, key: Tensor, value: Tensor, capacity: int, function: Callable) -> Callable[[], Tensor]:
     """flash-attn's decoding kernel, which splits the cache among multiprocessors; its caches are `[B, L, H, D]`."""
     last, key, value = (x.transpose(1, 2).contiguous() for x in (query[:, :, -1:], key, value))
 
@@ -124,14 +128,14 @@ def _flash_attn(query: Tensor, key: Tensor, value: Tensor, function: Callable) -
 def _check(name: str, prepare: Prepare, sizes: Sizes, tensors: list[Tensor]) -> dict:
     """Against the last row of the reference on all tokens, in float64."""
     query, key, value, _ = tensors
+    length = query.shape[2]
     wide = [x.double() for x in (query, key, value)]
     if name == "se":
         expected = span_attention(*wide, **sizes.options.span, backend="reference")[:, :, -1:]
     else:
-        expected = _full(*wide, backend=SDPBackend.MATH)()
+        expected = _full(*wide, length, backend=SDPBackend.MATH)()
     return judge(
-        name,
-        tensors,
+        place_of(name, tensors),
         TOLERANCE[sizes.dtype],
-        lambda: [relative_error(prepare(query, key, value)(), expected)],
+        lambda: {"output": relative_error(prepare(query, key, value, length)(), expected)},
     )

@@ -26,11 +26,22 @@ from .runs import PASSES, prepare, random_tensors
 from .sizes import Sizes
 from .timing import Budget, Clock, cold_stopwatch, take_turns
 
-# The two parts: FlexAttention, which takes long to compile, comes after all else, beside those it is compared with.
-PARTS = ("operator", "flex")
+# Beside FlexAttention, which takes long to compile and so comes after all else, what it is compared with.
 _BESIDE_FLEX = ("full", "se")
-# Most kernels of libraries are for half precision alone; these are not.
-_EVERY_DTYPE = ("se", "nomem", "se_recall", "sw", "s2")
+
+
+def measure_operators(sizes: Sizes, results: Results, budget: Budget) -> bool:
+    """Check all methods but FlexAttention, and time those that are right.
+
+    Returns:
+        Whether all are right and nothing failed.
+    """
+    return _measure("operator", sizes, results, budget)
+
+
+def measure_flex(sizes: Sizes, results: Results, budget: Budget) -> bool:
+    """The same of FlexAttention, beside what it is compared with."""
+    return _measure("flex", sizes, results, budget)
 
 
 def all_methods(sizes: Sizes, heads: tuple[int, int], retrieval: str = "relevance") -> dict[str, Method]:
@@ -53,65 +64,69 @@ def methods_of(part: str, sizes: Sizes, heads: tuple[int, int], retrieval: str =
     return {name: method for name, method in methods.items() if (method.lengths is not None) == (part == "flex")}
 
 
-def check_operators(part: str, sizes: Sizes, results: Results) -> bool:
-    """Check every method of a part that can run here, output and gradients, and the choice of blocks.
-
-    Returns:
-        Whether all are right.
-    """
-    section = results.start(f"{part} checks", settings=sizes.to_dict(), lines=[])
-    for heads in sizes.heads:
-        for dtype in dict.fromkeys((torch.float32, sizes.dtype)):
-            methods = methods_of(part, sizes, heads, retrieval_for(dtype))
-            for name, method in methods.items():
-                if method.missing or (dtype != sizes.dtype and name not in _EVERY_DTYPE):
-                    continue
-                with section.attempt(heads=heads, method=name, dtype=str(dtype)):
-                    tensors = check_tensors(method, heads, sizes.options, sizes.check_length, dtype)
-                    section.add("lines", check_method(name, method, tensors))
-            choices = {"se": sizes.options.span, "se_recall": sizes.options.recall}
-            for name, options in choices.items() if part == "operator" else ():
-                with section.attempt(heads=heads, method=name, dtype=str(dtype), choice=True):
-                    tensors = check_tensors(methods[name], heads, sizes.options, sizes.check_length, dtype)
-                    section.add("lines", check_choice(name, options, tensors))
-    return not section.failed and all(line["passed"] for line in section["lines"])
-
-
-def wrong_methods(sizes: Sizes, results: Results) -> dict[str, str]:
-    """Those that were found wrong in the dtype that is timed, and how."""
-    dtype = sizes.to_dict()["dtype"]
-    lines = [line for part in PARTS for line in results.data.get(f"{part} checks", {}).get("lines", [])]
-    return {
-        line["method"]: f"wrong: {line['failure']}" for line in lines if not line["passed"] and line["dtype"] == dtype
-    }
-
-
-def measure_operators(part: str, sizes: Sizes, results: Results, budget: Budget) -> bool:
-    """Time forward, backward and both, and count memory, for all heads and lengths that the budget allows.
-
-    Returns:
-        Whether nothing failed.
-    """
+def _measure(part: str, sizes: Sizes, results: Results, budget: Budget) -> bool:
+    """Forward, backward and both, for all heads and lengths that the budget allows, and the memory that they take."""
+    checks = results.start(f"{part} checks", settings=sizes.to_dict(), lines=[])
     section = results.start(part, settings=sizes.to_dict(), labels={}, points=[])
     timed = cold_stopwatch(torch.device(sizes.options.device))
-    wrong = wrong_methods(sizes, results)
     usable = {}
     for heads in sizes.heads:
         methods = methods_of(part, sizes, heads)
         section["labels"] |= {name: method.label for name, method in methods.items()}
-        usable[heads] = {name: m for name, m in methods.items() if not m.missing and name not in wrong}
         for name, method in methods.items():
-            if name not in usable[heads]:
-                section.leave_out(method.missing or wrong[name], heads=heads, method=name)
+            if method.missing and not section.has_left_out({"heads": heads, "method": name}):
+                section.leave_out(method.missing, heads=heads, method=name)
+        usable[heads] = {name: method for name, method in methods.items() if not method.missing}
         if part == "flex" and usable[heads]:
             beside = all_methods(sizes, heads)
-            usable[heads] |= {name: beside[name] for name in _BESIDE_FLEX if name not in wrong}
+            usable[heads] |= {name: beside[name] for name in _BESIDE_FLEX}
     lengths = sizes.flex_lengths if part == "flex" else sizes.lengths
     places = ({"heads": heads, "length": length} for length in lengths for heads in usable if usable[heads])
-    for place in section.in_time(places, budget):
+    for place in section.todo(places, budget):
+        heads = place["heads"]
         with section.attempt(**place):
-            _measure_place(usable[place["heads"]], place, sizes, timed, section, results, budget)
-    return not section.failed
+            _check_methods(part, sizes, heads, usable[heads], checks, budget)
+            wrong = wrong_methods(checks, heads)
+            right = {name: method for name, method in usable[heads].items() if name not in wrong}
+            for name, reason in wrong.items():
+                if not section.has_left_out({"heads": heads, "method": name}):
+                    section.leave_out(reason, heads=heads, method=name)
+            _measure_place(right, place, sizes, timed, section, results, budget)
+    return not section.failed and not checks.failed and all(line["passed"] for line in checks["lines"])
+
+
+def _check_methods(
+    part: str, sizes: Sizes, heads: tuple[int, int], usable: dict[str, Method], checks: Section, budget: Budget
+) -> None:
+    """Check what can run, output and gradients, and the choice of blocks; what has been checked is not again."""
+    checked = methods_of(part, sizes, heads, retrieval_for(sizes.dtype))
+    names = [{"heads": heads, "method": name} for name in usable if name in checked]
+    choices = {"se": sizes.options.span, "se_recall": sizes.options.recall} if part == "operator" else {}
+    names += [{"heads": heads, "method": name, "choice": True} for name in choices]
+    for place in checks.todo(names, budget):
+        with checks.attempt(**place):
+            name, method = place["method"], checked[place["method"]]
+            tensors = check_tensors(method, heads, sizes.options, sizes.check_length, sizes.dtype)
+            if "choice" in place:
+                line = check_choice(name, choices[name], tensors)
+            else:
+                line = check_method(name, method, tensors)
+            checks.add("lines", {**line, "for_heads": list(heads)})
+
+
+def wrong_methods(checks: Section, heads: tuple[int, int]) -> dict[str, str]:
+    """Those that were found wrong for these heads, or whose check failed or was not made, and how.
+
+    A method that chooses other blocks is named among the checks, and timed: which blocks they are takes no time.
+    """
+    wrong = {}
+    for item in checks["left_out"]:
+        if list(item["heads"]) == list(heads) and "choice" not in item:
+            wrong[item["method"]] = f"not checked: {item['reason']}"
+    for line in checks["lines"]:
+        if line["for_heads"] == list(heads) and not line["passed"] and "choice" not in line:
+            wrong[line["method"]] = f"wrong: {line['failure']}"
+    return wrong
 
 
 def _measure_place(
@@ -125,17 +140,20 @@ def _measure_place(
 ) -> None:
     """All methods at one length."""
     device, heads, length = torch.device(sizes.options.device), place["heads"], place["length"]
+    if "ceilings" not in results.data:
+        results.start("ceilings", **costs.measure_ceilings(device, sizes.dtype, sizes.side, sizes.copied))
     tensors = random_tensors(*heads, length, sizes.options.head_dim, sizes.dtype, sizes.options.device)
     # Long runs are steady, and dear.
     rounds = min(sizes.rounds, max(3, 2**18 // length))
     section.setdefault("backend", _backend(tensors[0], sizes))
-    bound = _bind(methods, tensors, place, section)
-    for at in section.in_time(({**place, "pass": name} for name in PASSES), budget):
-        run = lambda name, at=at: prepare(at["pass"], bound[name], tensors)  # noqa: E731
-        for point in take_turns(run, bound, at, timed, device, rounds):
-            fractions = _fractions(point, methods[point.contender].pairs, at, sizes, results)
-            bytes_in = sum(x.nbytes for x in tensors)
-            section.add("points", {**at, "input_bytes": bytes_in, **point.to_dict(), **fractions})
+    bound = _bind(methods, tensors, place, section, budget)
+    for at in section.todo(({**place, "pass": name} for name in PASSES), budget):
+        with section.attempt(**at):
+            run = lambda name, at=at: prepare(at["pass"], bound[name], tensors)  # noqa: E731
+            for point in take_turns(run, bound, at, timed, device, rounds):
+                fractions = _fractions(point, methods[point.contender].pairs, at, sizes, results)
+                bytes_in = sum(x.nbytes for x in tensors)
+                section.add("points", {**at, "input_bytes": bytes_in, **point.to_dict(), **fractions})
 
 
 def _backend(query: Tensor, sizes: Sizes) -> str:
@@ -145,11 +163,19 @@ def _backend(query: Tensor, sizes: Sizes) -> str:
     return choose("auto", "span", query, options, layout).__name__.rpartition(".")[2]
 
 
-def _bind(methods: dict[str, Method], tensors: list[Tensor], place: dict, section: Section) -> dict[str, Attend]:
+def _bind(
+    methods: dict[str, Method], tensors: list[Tensor], place: dict, section: Section, budget: Budget
+) -> dict[str, Attend]:
     """The functions to time. Each runs once: its kernels are compiled here, and what cannot run says so."""
     bound: dict[str, Attend] = {}
     for name, method in methods.items():
-        with section.attempt(**place, method=name):
+        at = {**place, "method": name}
+        if section.has_left_out(at):
+            continue  # an earlier process ended with it
+        if budget.spent:
+            section.leave_out("no time left", **at)
+            continue
+        with section.attempt(**at):
             attend = method.bind(*tensors[:3])
             try:
                 prepare("forward+backward", attend, tensors)()

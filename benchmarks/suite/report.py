@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from .findings import kernels
+from .markdown import heads_of, lines_of, number, table
 from .targets import by_place, verdicts
 
 _PASSES = ("forward", "backward", "forward+backward", "decode")
@@ -20,34 +22,36 @@ def markdown(data: dict[str, Any]) -> str:
     parts = [f"# Measured on {gpu if gpu != 'none' else 'a CPU'}"]
     if gpu == "none" or data.get("operator", {}).get("settings", {}).get("options", {}).get("device") == "cpu":
         parts.append("A trial of the program at tiny sizes on a CPU: the times mean nothing.")
-    parts += [*_checks(data), *_ceilings(data), *_targets(data), *_operators(data), *_decode(data), *_steps(data)]
-    parts += [*_planner(data), *_left_out(data)]
+    parts += [*_checks(data), *_ceilings(data), *_targets(data), *_operators(data), *_decode(data), *kernels(data)]
+    parts += [*_steps(data), *_planner(data), *_left_out(data)]
     parts += ["## Environment", "\n".join(f"- {key}: {value}" for key, value in environment.items())]
     return "\n\n".join(parts) + "\n"
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table of Markdown, numbers to the right."""
-    header = list(header)
-    lines = ["| " + " | ".join(map(str, line)) + " |" for line in (header, *rows)]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
-
-
 def _checks(data):
-    lines = [
-        line for section in ("operator checks", "flex checks", "decode checks") for line in _of(data, section, "lines")
-    ]
+    sections = ("kernel checks", "operator checks", "flex checks", "decode checks")
+    lines = [line for section in sections for line in lines_of(data, section, "lines")]
     wrong = [line for line in lines if not line["passed"]]
     yield "## Checks"
     if "tests" in data:
         yield f"Tests on this device: {data['tests']['summary']}."
     yield (
-        f"{len(lines)} comparisons with the reference in float64, {len(wrong)} of them wrong; what is wrong "
-        "is not timed."
+        f"{len(lines)} comparisons, of kernels with torch in float32 and of methods with the reference in float64, "
+        f"{len(wrong)} of them wrong; a method that is wrong is not timed."
     )
     if wrong:
-        rows = ((x["method"], _heads(x), x["dtype"], _number(x["error"]), x["failure"]) for x in wrong)
-        yield table(("wrong", "heads", "dtype", "relative error", "how"), rows)
+        rows = (
+            (
+                x.get("method") or f"{x['kernel']}, {x['selection']}",
+                heads_of(x),
+                f"{x['length']:,}",
+                x["dtype"],
+                ", ".join(f"{name} {number(error)}" for name, error in x["errors"].items()),
+                x["failure"],
+            )
+            for x in wrong
+        )
+        yield table(("wrong", "heads", "length", "dtype", "relative errors", "how"), rows)
 
 
 def _ceilings(data):
@@ -72,7 +76,7 @@ def _targets(data):
 
 
 def _operators(data):
-    points = [point for part in ("operator", "flex") for point in _of(data, part, "points")]
+    points = [point for part in ("operator", "flex") for point in lines_of(data, part, "points")]
     labels = {**data.get("operator", {}).get("labels", {}), **data.get("flex", {}).get("labels", {})}
     places = by_place(points)
     if not places:
@@ -85,8 +89,8 @@ def _operators(data):
         ("Milliseconds:", lambda point: f"{1e3 * point['time']['median']:.3g}"),
         ("Times as fast as full attention:", _speedup),
         ("MiB beyond the inputs:", lambda point: f"{point['peak_bytes'] / 2**20:.4g}"),
-        (share.format("matrix product"), lambda point: _number(point["matmul_fraction"], ".2f")),
-        (share.format("copy"), lambda point: _number(point["copy_fraction"], ".2f")),
+        (share.format("matrix product"), lambda point: number(point["matmul_fraction"], ".2f")),
+        (share.format("copy"), lambda point: number(point["copy_fraction"], ".2f")),
     ):
         yield title
         yield _by_method(places, labels, cell)
@@ -104,11 +108,11 @@ def _by_method(places, labels, cell, length="length"):
 
 
 def _speedup(point) -> str:
-    return _number(point["speedup"] and point["speedup"]["median"], ".2f")
+    return number(point["speedup"] and point["speedup"]["median"], ".2f")
 
 
 def _decode(data):
-    if places := by_place(_of(data, "decode", "points")):
+    if places := by_place(lines_of(data, "decode", "points")):
         yield "## Decode step"
         yield "Attention of one new token, in microseconds; in brackets, times as fast as full attention."
         cell = lambda point: f"{1e6 * point['time']['median']:.3g} ({_speedup(point) or '-'})"  # noqa: E731
@@ -116,7 +120,7 @@ def _decode(data):
 
 
 def _steps(data):
-    points = _of(data, "step", "points")
+    points = lines_of(data, "step", "points")
     if not points:
         return
     yield "## Fine-tuning step"
@@ -125,9 +129,9 @@ def _steps(data):
         (
             f"{point['length']:,}",
             point["contender"],
-            _number(point["tokens_per_second"], ",.0f") or point["error"],
+            number(point["tokens_per_second"], ",.0f") or point["error"],
             _speedup(point),
-            _number(point["peak_bytes"] and (point["peak_bytes"] + (point["resident_bytes"] or 0)) / 2**30, ".3g"),
+            number(point["peak_bytes"] and (point["peak_bytes"] + (point["resident_bytes"] or 0)) / 2**30, ".3g"),
         )
         for point in points
     )
@@ -135,7 +139,7 @@ def _steps(data):
 
 
 def _planner(data):
-    if results := _of(data, "planner", "results"):
+    if results := lines_of(data, "planner", "results"):
         yield "## Planned memory"
         yield planned(results)
 
@@ -152,25 +156,13 @@ def planned(results: Iterable[dict[str, Any]]) -> str:
 def _left_out(data):
     rows = []
     for section in data:
-        for item in _of(data, section, "left_out"):
-            place = (_heads(item) if key == "heads" else x for key, x in item.items() if key not in _TOLD)
+        for item in lines_of(data, section, "left_out"):
+            place = (heads_of(item) if key == "heads" else x for key, x in item.items() if key not in _TOLD)
             rows.append((section, ", ".join(map(str, place)), item["reason"]))
-        for point in _of(data, section, "points"):
-            if point["error"]:
+        for point in lines_of(data, section, "points"):
+            if point.get("error"):
                 rows.append((section, f"{point['contender']}, {point['length']}", point["error"]))
     if rows:
         yield "## Left out"
         yield "What failed has its traceback in gpu.json."
         yield table(("part", "what", "why"), rows)
-
-
-def _of(data, section: str, key: str) -> list:
-    return data.get(section, {}).get(key, [])
-
-
-def _heads(item) -> str:
-    return "/".join(map(str, item["heads"]))
-
-
-def _number(value, form: str = ".1e") -> str:
-    return "" if value is None else format(value, form)

@@ -11,6 +11,8 @@ from torch import Tensor
 from .methods import Attend
 
 PASSES = ("forward", "backward", "forward+backward")
+# Length of the vector that queries and the keys of a sink share: its score is well above what others reach together.
+_LIKING = 4.0
 
 
 def random_tensors(
@@ -23,6 +25,18 @@ def random_tensors(
         drawn = torch.randn(1, length, count, head_dim, generator=generator, dtype=torch.float32, device=device)
         tensors.append(drawn.to(dtype).transpose(1, 2))
     return tensors
+
+
+def sink_tensors(block_size: int, *sizes) -> list[Tensor]:
+    """`random_tensors` of these sizes, but all queries like the first block, as they do a text's first tokens.
+
+    So every unit chooses it, by its keys or by its values: the longest list of readers that a block can have.
+    """
+    query, key, value, grad = random_tensors(*sizes)
+    liked = _LIKING * torch.nn.functional.normalize(torch.ones_like(query[0, 0, 0]), dim=0)
+    for x in (key, value):
+        x[:, :, :block_size] += liked
+    return [query + liked, key, value, grad]
 
 
 def prepare(pass_name: str, attend: Attend, tensors: list[Tensor]) -> Callable[[], object]:

@@ -10,6 +10,9 @@ import torch
 
 from .methods import Options
 
+# Room for the tokens that replays of a decode step append.
+_ROOM = 256
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -21,7 +24,9 @@ class Sizes:
         heads: pairs of query heads and KV heads.
         lengths: tokens of the attention passes, those that matter most first.
         flex_lengths: those at which FlexAttention is timed, each of which it compiles for.
-        check_length: tokens at which methods are checked.
+        check_length: tokens at which methods are checked, with few heads.
+        real_length: tokens at which kernels are checked with all heads.
+        kernel_length: tokens at which kernels are timed one by one, and tuned.
         rounds: at most, of any measurement.
         cache_lengths: tokens in the cache of a decode step.
         step_lengths: tokens of a fine-tuning step.
@@ -36,12 +41,27 @@ class Sizes:
     lengths: tuple[int, ...]
     flex_lengths: tuple[int, ...]
     check_length: int
+    real_length: int
+    kernel_length: int
     rounds: int
     cache_lengths: tuple[int, ...]
     step_lengths: tuple[int, ...]
     model: dict[str, Any]
     side: int
     copied: int
+
+    @property
+    def few_heads(self) -> list[tuple[int, int]]:
+        """The pairs of heads with as many query heads to a KV head, of which there are two."""
+        return [(2 * heads // kv_heads, 2) for heads, kv_heads in self.heads]
+
+    def decode_tokens(self, length: int) -> tuple[int, int]:
+        """Tokens with a decode step's at a length, half a chunk fewer, and the capacity of its cache.
+
+        At a chunk's start there would be next to nothing of it to read.
+        """
+        tokens = length - self.options.chunk_size // 2
+        return tokens, tokens + _ROOM
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -52,11 +72,13 @@ _REPORTED = Sizes(
     options=Options(head_dim=128, device="cuda"),
     dtype=torch.bfloat16,
     heads=((30, 30), (32, 8)),
-    lengths=(32768, 65536, 131072, 16384, 8192, 4096),
-    flex_lengths=(32768, 131072),
+    lengths=(65536, 32768, 131072, 16384),
+    flex_lengths=(65536, 32768),
     check_length=3 * 2048 + 37,
+    real_length=32768 + 37,
+    kernel_length=65536,
     rounds=9,
-    cache_lengths=(131072, 65536, 32768, 16384, 8192, 4096),
+    cache_lengths=(131072, 65536, 32768, 16384),
     step_lengths=(8192, 32768, 65536),
     model={},
     side=8192,
@@ -81,7 +103,9 @@ _QUICK = Sizes(
     lengths=(192, 128),
     flex_lengths=(128,),
     check_length=3 * 64 + 13,
-    rounds=2,
+    real_length=64 + 13,
+    kernel_length=128,
+    rounds=1,
     cache_lengths=(128,),
     step_lengths=(96,),
     model=_TINY_MODEL,

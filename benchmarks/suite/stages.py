@@ -47,16 +47,20 @@ def stages(
     """
     span, other = (options.span, options.recall) if selection == "chunk" else (options.recall, options.span)
     tensors = random_tensors(*heads, length, options.head_dim, dtype, options.device)
-    found = {**_attention_stages(tensors, other), **_attention_stages(tensors, span)}
-    decode = _decode_step(*tensors[:3], span)
-    wide = dict.fromkeys(_WIDE, torch.float32)
+    decode = decode_step(*tensors[:3], span)
     return {
-        **{name: stage._replace(dtype=wide.get(name, dtype)) for name, stage in found.items()},
+        **attention_stages(tensors, other),
+        **attention_stages(tensors, span),
         **{
-            name: Stage(decode, wide.get(name, dtype), _listed(name, span, options.head_dim), captured=True)
+            name: Stage(decode, _listed_dtype(name, dtype), _listed(name, span, options.head_dim), captured=True)
             for name in _kernels("decode*")
         },
     }
+
+
+def _listed_dtype(kernel: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype by which a kernel looks up its launch."""
+    return torch.float32 if kernel in _WIDE else dtype
 
 
 def _listed(kernel: str, options: dict[str, Any], head_dim: int) -> int:
@@ -65,8 +69,8 @@ def _listed(kernel: str, options: dict[str, Any], head_dim: int) -> int:
     return min(width, _MOST_LISTED)
 
 
-def _attention_stages(tensors: list[Tensor], options: dict[str, Any]) -> dict[str, Stage]:
-    """The kernels that run under these options of `span_attention`."""
+def attention_stages(tensors: list[Tensor], options: dict[str, Any]) -> dict[str, Stage]:
+    """The kernels that run under these options of `span_attention`, for query, key, value and output gradient."""
     from hylora_kernels.triton_backend.backward import attention_backward
     from hylora_kernels.triton_backend.forward import attention_forward
     from hylora_kernels.triton_backend.retrieval import pool_queries, retrieve
@@ -92,10 +96,13 @@ def _attention_stages(tensors: list[Tensor], options: dict[str, Any]) -> dict[st
     else:
         runs |= dict.fromkeys(("forward_pairs", "merge_slots"), attend)
         runs |= dict.fromkeys(("backward_pairs", "sum_runs"), differentiate)
-    return {name: Stage(run, query.dtype, _listed(name, options, head_dim)) for name, run in runs.items()}
+    return {
+        name: Stage(run, _listed_dtype(name, query.dtype), _listed(name, options, head_dim))
+        for name, run in runs.items()
+    }
 
 
-def _decode_step(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[[], Tensor]:
+def decode_step(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Callable[[], Tensor]:
     """The same step again and again: what it changes is set back first."""
     before, last = ([x[:, :, at] for x in (query, key, value)] for at in (slice(-1), slice(-1, None)))
     state = DecodeState.from_prefill(*before, capacity=query.shape[2], **options)

@@ -47,7 +47,7 @@ def measure_steps(sizes: Sizes, results: Results, budget: Budget) -> bool:
         stepper = Stepper(sizes)
         section |= {"model": stepper.description, "trained_parameters": stepper.trained}
         timed = cold_stopwatch(device)
-        for place in section.in_time(({"length": length} for length in sizes.step_lengths), budget):
+        for place in section.todo(({"length": length} for length in sizes.step_lengths), budget):
             run = lambda name, length=place["length"]: stepper.prepare(name, length)  # noqa: E731
             with section.attempt(**place):
                 for point in take_turns(run, ATTENTIONS, place, timed, device, _ROUNDS):
@@ -76,7 +76,7 @@ def compare_plans(sizes: Sizes, results: Results, budget: Budget) -> bool:
         section.leave_out(f"{' and '.join(missing)} not installed")
         return True
     cases = {case.name: case for case in (planner.cpu_cases()[:1] if sizes.model else planner.gpu_cases())}
-    for place in section.in_time(({"case": name} for name in cases), budget):
+    for place in section.todo(({"case": name} for name in cases), budget):
         with section.attempt(**place):
             section.add("results", planner.compare(cases[place["case"]], device))
     return not section.failed

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -24,7 +25,7 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
-from hylora_kernels.interface import attend_to_cache, prompt_tensors, refuse_unknown, tokens_first
+from hylora_kernels.interface import prompt_tensors, refuse_unknown, tokens_first
 
 __all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
 
@@ -83,7 +84,7 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
     ) -> tuple[torch.Tensor, None]:
         refuse_unknown(name, module, dropout, kwargs)
         if isinstance(attention_mask, CachedKeys):
-            output = attend_to_cache(query, key, value, attention_mask.mask, scaling)
+            output = _full_attention(query, key, value, attention_mask.mask, scaling)
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             options = SpanConfig.of(module.config)
@@ -109,6 +110,17 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
     forward.__name__ = f"{name}_forward"
     forward.__doc__ = f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k and v [B, Hkv, L, D]."
     return forward
+
+
+def _full_attention(query, key, value, mask: torch.Tensor | None, scale: float | None):
+    """Attention of queries that continue a cache; without a mask, several queries are the first of the keys."""
+    causal = mask is None and query.shape[2] > 1
+    if causal and key.shape[2] > query.shape[2]:
+        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
 
 
 def _chance(module: nn.Module, prefill: Prefill, options: SpanConfig) -> tuple[int | None, int]:

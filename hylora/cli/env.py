@@ -65,16 +65,21 @@ def env() -> None:
 def _choices() -> list[tuple[str, str, str]]:
     import torch
 
+    from hylora_kernels.devices import device_without_kernels
+
     cuda = torch.cuda.is_available()
-    triton = importlib.util.find_spec("triton")
+    reason = device_without_kernels(torch.device("cuda")) if cuda else None
     if not cuda:
         span = rivals = ("torch", "flash kernels of torch, merged by log-sum-exp")
+    elif reason is not None:
+        span = rivals = ("torch", f"plain operations, slowly: {reason}")
     else:
         rivals = ("flash", "flash kernels in half precision; float32 takes a plain softmax over a chunk (torch)")
+        triton = importlib.util.find_spec("triton")
         span = ("triton", "its own kernels, for what they take; else as sw_attn") if triton else rivals
     bf16 = cuda and torch.cuda.is_bf16_supported()
     return [
-        ("device", "cuda", "torch.cuda.is_available()") if cuda else ("device", "cpu", "no CUDA device is visible"),
+        ("device", "cuda", "torch.cuda.is_available()") if cuda else ("device", "cpu", "no GPU is visible to torch"),
         ("se_attn", *span),
         ("sw_attn, s2_attn", *rivals),
         *(_layer_kernels(layers, *packages) for layers, packages in _LAYERS.items()),

@@ -101,15 +101,35 @@ def test_env_shows_versions_and_choices(monkeypatch):
     assert "use_kernels" in output
 
 
-def test_env_names_the_kernels_of_a_gpu(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    for name, value in (("is_available", True), ("is_bf16_supported", True), ("get_device_name", "H200")):
-        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
-    cells = [[cell.strip() for cell in line.split("│")] for line in run("env").output.splitlines() if "│" in line]
-    rows = {row[1]: row[2] for row in cells}
+@pytest.fixture
+def rows_on(monkeypatch):
+    """What `hylora env` will use, and why, on a GPU that is not there."""
+
+    def rows(capability, hip=None):
+        monkeypatch.setenv("COLUMNS", "200")
+        facts = {"is_available": True, "is_bf16_supported": True, "get_device_name": "H200"}
+        for name, value in facts.items() | {("get_device_capability", capability)}:
+            monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
+        monkeypatch.setattr("torch.version.hip", hip)
+        cells = [[cell.strip() for cell in line.split("│")] for line in run("env").output.splitlines() if "│" in line]
+        return {row[1]: row[2:4] for row in cells}
+
+    return rows
+
+
+def test_env_names_the_kernels_of_a_gpu(rows_on):
+    rows = {name: row[0] for name, row in rows_on((9, 0)).items()}
     assert (rows["device"], rows["mixed precision"]) == ("cuda", "bf16")
     assert rows["se_attn"] == ("triton" if importlib.util.find_spec("triton") else "flash")
     assert rows["sw_attn, s2_attn"] == "flash"
+
+
+@pytest.mark.parametrize(("hip", "why"), [("7.1.2", "built for ROCm 7.1.2"), (None, "compute capability (7, 5)")])
+def test_env_says_why_a_gpu_takes_no_kernels(rows_on, hip, why):
+    rows = rows_on((7, 5), hip)
+    assert rows["device"][0] == "cuda"
+    for attention in ("se_attn", "sw_attn, s2_attn"):
+        assert rows[attention][0] == "torch" and why in rows[attention][1]
 
 
 @pytest.mark.parametrize("folder", ["kernels--kernels-community--mamba-ssm", "models--kernels-community--mamba-ssm"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -22,9 +23,11 @@ from hylora_kernels import (
     torch_backend,
     triton_backend,
 )
+from hylora_kernels.devices import why_no_kernels
 from hylora_kernels.options import BACKENDS, SpanOptions
 from hylora_kernels.saved import Saved
 from hylora_kernels.triton_backend import launch
+from hylora_kernels.triton_backend.interpreter import interpreter_fault
 from tests.kernels.inputs import random_inputs
 
 KERNELS = Path(backends.__file__).parents[1]
@@ -101,6 +104,33 @@ def test_an_old_gpu_gets_torch(gpu):
         assert chosen(CudaQuery()) is torch_backend
 
 
+@pytest.mark.parametrize(
+    ("hip", "capability", "reason"),
+    [
+        (None, (9, 0), None),
+        (None, (8, 0), None),
+        (None, (7, 5), r"compute capability \(7, 5\)"),
+        ("7.1.25424", (9, 4), "ROCm 7.1.25424"),
+        ("6.4.43482", (12, 0), "ROCm 6.4.43482"),
+    ],
+)
+def test_kernels_are_for_gpus_of_nvidia_that_are_not_too_old(hip, capability, reason):
+    found = why_no_kernels(hip, capability)
+    assert found is None if reason is None else re.search(reason, found)
+
+
+def test_rocm_gets_torch_for_all_work(gpu, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.1.25424")
+    gpu(9, 4)
+    with pytest.warns(UserWarning, match="torch is built for ROCm 7.1.25424, .*backend='torch'"):
+        assert chosen(CudaQuery()) is torch_backend
+    for work in ("select", "decode", "sliding_window", "shifted_sparse"):
+        assert backends.choose("auto", work, CudaQuery(), options()) is torch_backend
+    for name in ("triton", "flash"):
+        with pytest.raises(ValueError, match=f"backend='{name}' .*ROCm.*use backend='torch'"):
+            chosen(CudaQuery(), name)
+
+
 @pytest.mark.parametrize("version", [(8, 6), (8, 9), (12, 0)])
 def test_a_gpu_with_little_shared_memory_gets_what_fits(gpu, version):
     gpu(*version)
@@ -145,10 +175,26 @@ def test_the_rivals_have_no_triton_kernels(function, given):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels then run compiled")
-def test_the_interpreter_is_not_trusted_with_bfloat16():
+def test_tritons_interpreter_is_not_trusted_with_bfloat16():
     with pytest.raises(ValueError, match="torch.bfloat16, and the kernels take torch.float16, torch.float32"):
         inputs = random_inputs(1, 2, 1, 40, head_dim=16, dtype=torch.bfloat16)
         span_attention(*inputs, block_size=16, chunk_size=16, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("of_triton", "of_numpy", "runs"),
+    [
+        ("3.6.0", "2.5.1", False),
+        ("3.6.0+git1234", "2.4.0rc1", False),
+        ("3.6.0", "2.3.5", True),
+        ("3.7.1", "2.5.1", True),
+        ("3.10.0", "3.0", True),
+    ],
+)
+def test_an_interpreter_that_numpy_breaks_is_known(of_triton, of_numpy, runs):
+    fault = interpreter_fault(of_triton, of_numpy)
+    assert (fault is None) == runs
+    assert runs or (of_triton in fault and of_numpy in fault and "triton>=3.7 or numpy<2.4" in fault)
 
 
 def test_torch_shows_its_operations():
@@ -166,7 +212,7 @@ def test_a_backend_is_what_the_protocol_says(backend):
 
 
 def test_what_a_backend_does_not_offer_it_refuses(gpu):
-    works = {"span": "span_forward", "select": "select_blocks", "decode": "span_decode"}
+    works = {"span": "span_forward", "select": "select_blocks", "decode": "span_decode", "blocks": "block_forward"}
     works |= {rival: f"{rival}_forward" for rival in ("sliding_window", "shifted_sparse")}
     for backend in (torch_backend, flash_backend, triton_backend):
         offered = {work for work, function in works.items() if hasattr(backend, function)}
@@ -200,7 +246,7 @@ def test_a_cpu_without_the_interpreter_is_told():
     assert "its interpreter alone (TRITON_INTERPRET=1); use backend='torch' or 'auto'" in done.stderr
 
 
-def test_kernels_are_launched_on_the_tensors_device(monkeypatch):
+def test_triton_kernels_are_launched_on_the_tensors_device(monkeypatch):
     """Triton launches on the current device, which need not be that of the tensors."""
     entered = []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -29,7 +28,7 @@ CAUSAL = torch.ones(200, 200, dtype=torch.bool).tril()
 def scripts(monkeypatch):
     """The scripts import each other by name, from their own folder."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    for name in ("attention", "environment", "gpu"):
+    for name in ("attention", "environment"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -112,12 +111,23 @@ def test_a_wrong_choice_of_blocks_is_caught(monkeypatch):
     assert not checks.check_choice("se", options.span, tensors)["passed"]
 
 
-def timed(found):
-    return {point["contender"] for point in found.data["operator"]["points"]}
+def measured(part, folder, **changes):
+    """What a part finds at tiny sizes, and whether all went well."""
+    parts, results, sizes, timing = (load(f"suite.{name}") for name in ("part", "results", "sizes", "timing"))
+    found = results.Results(folder)
+    tiny = replace(sizes.sizes_for("cpu", quick=True), **{"lengths": (128,), **changes})
+    right = parts.run(part, tiny, found, timing.Budget(100))
+    parts.report(found)
+    return right, found.data
+
+
+def timed(data, heads=None):
+    points = data["operator"]["points"]
+    return {point["contender"] for point in points if heads is None or tuple(point["heads"]) == heads}
 
 
 def test_wrong_span_attention_is_not_timed_and_all_else_is(monkeypatch, tmp_path):
-    gpu, methods, results = load("gpu"), load("suite.methods"), load("suite.results")
+    methods = load("suite.methods")
     right = methods.span_attention
 
     def wrong(*tensors, backend, **options):
@@ -125,47 +135,30 @@ def test_wrong_span_attention_is_not_timed_and_all_else_is(monkeypatch, tmp_path
         return output if backend == "reference" else 1.01 * output
 
     monkeypatch.setattr(methods, "span_attention", wrong)
-    found = results.Results(tmp_path)
-    assert not gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100)
-    assert timed(found) == {"full", "sw", "s2"}
-    gpu.report(found)
+    well, data = measured("operator", tmp_path)
+    assert not well
+    assert timed(data) == {"full", "sw", "s2"}
     assert "error above tolerance" in (tmp_path / "gpu.md").read_text()
 
 
-def test_another_wrong_method_is_left_out(monkeypatch, tmp_path):
-    gpu, methods, results = load("gpu"), load("suite.methods"), load("suite.results")
+def test_what_is_wrong_for_some_heads_is_left_out_there_alone(monkeypatch, tmp_path):
+    methods = load("suite.methods")
     right = methods.shifted_sparse_attention
-    monkeypatch.setattr(
-        methods,
-        "shifted_sparse_attention",
-        lambda *x, backend, **o: right(*x, **o, backend=backend) * (1 + (backend != "reference")),
-    )
-    found = results.Results(tmp_path)
-    assert not gpu.run("operator", gpu.sizes_for("cpu", quick=True), found, seconds=100)
-    assert timed(found) == {"full", "se", "nomem", "sw", "se_recall"}
-    assert {"heads": (2, 2), "method": "s2", "reason": "wrong: error above tolerance"} in found.data["operator"][
-        "left_out"
-    ]
 
+    def wrong(query, key, value, backend, **options):
+        output = right(query, key, value, backend=backend, **options)
+        return output if backend == "reference" or query.shape[1] == key.shape[1] else 2 * output
 
-def test_a_dtype_that_is_wrong_does_not_keep_another_from_being_timed(monkeypatch, tmp_path):
-    gpu, methods, results = load("gpu"), load("suite.methods"), load("suite.results")
-    right = methods.span_attention
-
-    def wrong(*tensors, backend, **options):
-        output = right(*tensors, backend=backend, **options)
-        return output if backend == "reference" or output.dtype != torch.float32 else 1.01 * output
-
-    monkeypatch.setattr(methods, "span_attention", wrong)
-    found = results.Results(tmp_path)
-    sizes = replace(gpu.sizes_for("cpu", quick=True), dtype=torch.bfloat16, heads=((2, 2),))
-    assert not gpu.run("operator", sizes, found, seconds=100)
-    assert {line["dtype"] for line in found.data["operator checks"]["lines"] if not line["passed"]} == {"float32"}
-    assert {"se", "nomem", "se_recall"} <= timed(found)
+    monkeypatch.setattr(methods, "shifted_sparse_attention", wrong)
+    well, data = measured("operator", tmp_path)
+    assert not well
+    assert timed(data, (4, 2)) == {"full", "se", "nomem", "sw", "se_recall"}
+    assert timed(data, (2, 2)) == timed(data, (4, 2)) | {"s2"}
+    assert {"heads": (4, 2), "method": "s2", "reason": "wrong: error above tolerance"} in data["operator"]["left_out"]
 
 
 def test_what_fails_leaves_its_traceback_and_the_rest_goes_on(monkeypatch, tmp_path):
-    gpu, operators, results = load("gpu"), load("suite.operators"), load("suite.results")
+    operators = load("suite.operators")
     drawn, choose = operators.random_tensors, operators.check_choice
 
     def no_tensors(heads, kv_heads, length, *rest):
@@ -180,27 +173,23 @@ def test_what_fails_leaves_its_traceback_and_the_rest_goes_on(monkeypatch, tmp_p
 
     monkeypatch.setattr(operators, "random_tensors", no_tensors)
     monkeypatch.setattr(operators, "check_choice", no_choice)
-    found = results.Results(tmp_path)
-    sizes = replace(gpu.sizes_for("cpu", quick=True), heads=((2, 2),))
-    assert not gpu.run("operator", sizes, found, seconds=100)
+    well, _ = measured("operator", tmp_path, heads=((2, 2),), lengths=(192, 128))
+    assert not well
     data = json.loads((tmp_path / "gpu.json").read_text())
     assert {point["length"] for point in data["operator"]["points"]} == {128}
+    assert "se" in timed(data)
     assert all(line["passed"] for line in data["operator checks"]["lines"])
     for section, place, name in (("operator", "length", "no_tensors"), ("operator checks", "choice", "no_choice")):
         (item,) = (item for item in data[section]["left_out"] if "traceback" in item)
         assert item[place] and item["reason"].startswith("RuntimeError: no such")
         assert f"in {name}" in item["traceback"]
-    gpu.report(found)
     assert "no such size" in (tmp_path / "gpu.md").read_text()
 
 
 def test_a_part_that_fails_leaves_its_traceback(monkeypatch, tmp_path):
-    gpu = load("gpu")
-    monkeypatch.setattr(gpu, "measure_decoding", lambda *arguments: 1 / 0)
-    monkeypatch.setattr(sys, "argv", f"gpu.py decode --quick --device cpu --output {tmp_path}".split())
-    with pytest.raises(SystemExit) as ended:
-        gpu.main()
-    assert ended.value.code == 1
+    monkeypatch.setattr(load("suite.decoding"), "measure_decoding", lambda *arguments: 1 / 0)
+    well, _ = measured("decode", tmp_path)
+    assert not well
     (item,) = json.loads((tmp_path / "gpu.json").read_text())["decode failure"]["left_out"]
     assert "ZeroDivisionError" in item["traceback"]
 
@@ -208,7 +197,7 @@ def test_a_part_that_fails_leaves_its_traceback(monkeypatch, tmp_path):
 def test_what_there_is_no_time_for_is_written_down(tmp_path):
     operators, results, sizes, timing = (load(f"suite.{name}") for name in ("operators", "results", "sizes", "timing"))
     found = results.Results(tmp_path)
-    operators.measure_operators("operator", sizes.sizes_for("cpu", quick=True), found, timing.Budget(-1))
+    operators.measure_operators(sizes.sizes_for("cpu", quick=True), found, timing.Budget(-1))
     section = json.loads((tmp_path / "gpu.json").read_text())["operator"]
     assert section["points"] == []
     assert {"heads": [2, 2], "length": 192, "reason": "no time left"} in section["left_out"]
@@ -274,42 +263,6 @@ def tiles_of(counts, indices):
     return torch.zeros(indices.shape, dtype=torch.bool).scatter(-1, indices.long(), listed)
 
 
-@pytest.mark.slow
-def test_the_one_command_runs_through(tmp_path):
-    """On a CPU, at sizes at which nothing can be learned but that it runs."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    command = [BENCHMARKS / "gpu.sh", tmp_path, "--quick", "--device", "cpu"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=900)
-    assert run.returncode == 0, run.stdout + run.stderr
-    data = json.loads((tmp_path / "gpu.json").read_text())
-    sections = {"ceilings", "operator checks", "operator", "decode", "step", "tests", "flex", "planner"}
-    assert sections | {"environment"} <= set(data)
-    assert data["tests"]["failed"] is False
-    assert all(line["passed"] for name in ("operator", "decode") for line in data[f"{name} checks"]["lines"])
-
-    points = data["operator"]["points"]
-    places = {(*point["heads"], point["length"], point["pass"]) for point in points}
-    assert len(places) == 2 * 2 * 3
-    for point in points:
-        assert point["time"]["smallest"] <= point["time"]["median"] <= point["time"]["largest"]
-        assert point["peak_bytes"] > 0
-        assert point["matmul_fraction"] > 0 and point["copy_fraction"] > 0
-    steps = data["step"]["points"]
-    assert {point["contender"] for point in steps} == {"full", "sw_attn", "s2_attn", "se_attn"}
-    assert all(point["tokens_per_second"] > 0 for point in steps)
-    assert data["planner"]["results"][0]["ratio"] == pytest.approx(1, abs=0.1)
-    # What cannot run here is named, with the reason.
-    left_out = {item["method"]: item["reason"] for item in data["operator"]["left_out"]}
-    assert left_out["cudnn"] == "needs a CUDA device"
-
-    page = (tmp_path / "gpu.md").read_text()
-    assert "the times mean nothing" in page
-    assert "| 2/2 | forward | 128 |" in page
-    pictures = {path.name for path in tmp_path.glob("*.png")}
-    assert pictures == {"attention_2_2.png", "attention_4_2.png", "figure_6_9.png", "speedup.png"}
-
-
 def test_targets_are_judged_by_what_was_measured():
     targets = load("suite.targets")
 
@@ -348,7 +301,7 @@ def test_the_documented_targets_are_those_that_are_judged():
 
 
 @pytest.mark.parametrize("selection", ["chunk", "token"])
-def test_every_kernel_can_be_tuned(selection):
+def test_every_triton_kernel_can_be_tuned(selection):
     pytest.importorskip("triton")
     sizes, stages = load("suite.sizes").sizes_for("cpu", quick=True), load("suite.stages")
     found = stages.stages(sizes.options, (2, 2), 80, torch.float32, selection)
@@ -373,6 +326,23 @@ def test_tuning_climbs_to_the_best_launch():
         tuning.climb(best, lambda launch: None, spent=lambda: False)
 
 
+def test_the_best_of_the_launches_tried_is_best_for_all_heads():
+    def points(kept, other):
+        for launch, times in ((1, kept), (2, other)):
+            for heads, seconds in times.items():
+                where = {"kernel": "forward", "place": ("sm_90", "half", "128"), "heads": heads, "kept": launch == 1}
+                yield {**where, "launch": {"num_stages": launch}, "seconds": seconds}
+
+    def best(kept, other):
+        (found,) = load("suite.best").best_launches(list(points(kept, other)))
+        return found["launch"]["num_stages"]
+
+    few, many = (32, 8), (30, 30)
+    assert best({few: 2.0, many: 2.0}, {few: 1.9, many: 1.5}) == 2
+    assert best({few: 2.0, many: 2.0}, {many: 1.5}) == 1  # it failed for the others
+    assert best({few: 2.0, many: 2.0}, {few: 1.99, many: 1.99}) == 1  # noise
+
+
 def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
     tuning = load("tune")
     kept = Path(hylora_kernels.__file__).parent / "triton_backend/launches/forward.json"
@@ -393,7 +363,7 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
     assert path.read_text() == kept.read_text()
 
 
-def test_tuning_times_a_kernel_in_its_computation(monkeypatch, tmp_path, capsys):
+def test_tuning_times_a_triton_kernel_in_its_computation(monkeypatch, tmp_path, capsys):
     pytest.importorskip("triton")
     tune = load("tune")
     output = tmp_path / "launches.json"

@@ -105,3 +105,21 @@ def test_inductor_on_a_gpu(name, layout):
     expected = output_and_gradients(function, inputs, layout=layout, **options)
     for actual, plain in zip(output_and_gradients(compiled, inputs), expected, strict=True):
         assert_close(actual, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_compiler_with_cuda_graphs_gives_the_same_for_many_lengths(name):
+    function, options = FUNCTIONS[name]
+    if name == "span":
+        options = {"block_size": 16, "top_k": 2, "chunk_size": 16}
+    compiled = torch.compile(
+        lambda *x: function(*(y * 2 for y in x), **options) * 2, mode="reduce-overhead", dynamic=False
+    )
+    for length in (50, 33, 50):
+        inputs = [x.cuda() for x in random_inputs(2, 4, 2, length, head_dim=32, dtype=torch.bfloat16)]
+        expected = output_and_gradients(lambda *x: function(*(y * 2 for y in x), **options) * 2, inputs)
+        for _ in range(4):  # to warm up, to capture, and to replay
+            torch.compiler.cudagraph_mark_step_begin()
+            for actual, plain in zip(output_and_gradients(compiled, inputs), expected, strict=True):
+                assert_close(actual, plain)

@@ -12,8 +12,9 @@ PAGE = page("docs/concepts/kernels.md")
 def test_examples_run():
     examples = blocks(PAGE, "python")
     assert examples
+    names = {}  # a later example may use what an earlier one made
     for example in examples:
-        exec(compile(example, "docs/concepts/kernels.md", "exec"), {})
+        exec(compile(example, "docs/concepts/kernels.md", "exec"), names)
 
 
 def test_every_public_name_is_described():

@@ -17,7 +17,7 @@ import torch
 
 import hylora_kernels
 from hylora_kernels import SequenceLayout, flash_attn_forward, span_attention
-from tests.kernels.inputs import masked_attention, output_and_gradients, random_inputs
+from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.pages import blocks
 from tests.tolerances import assert_close
 
@@ -99,7 +99,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 config = LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2)
-config.span_attention = {"block_size": 4, "top_k": 2, "chunk_size": [8, 16]}
+config.span_attention = {"block_size": 4, "top_k": 2, "chunk_size": [8, 16], "selection": "token",
+                         "summary": "mean_std"}
 torch.manual_seed(0)
 model = LlamaForCausalLM(config).eval()
 ids = torch.randint(32, (2, 50))
@@ -121,12 +122,13 @@ torch.testing.assert_close(shifted[mask.bool()].view_as(span), span)
 packed = model(ids.view(1, 100), position_ids=torch.arange(50).repeat(2)[None], use_cache=False).logits
 torch.testing.assert_close(packed.view_as(span), span)
 
-# A prompt gets span-expanded attention with either cache, its continuation full attention.
+# With either cache, tokens one by one get what they get in the text as a whole.
 settings = dict(max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
 dynamic, static = (model.generate(ids, cache_implementation=kind, **settings) for kind in (None, "static"))
-torch.testing.assert_close(dynamic.logits[0], span[:, -1])
-for a, b in zip(dynamic.logits, static.logits):
-    torch.testing.assert_close(a, b)
+whole = model(dynamic.sequences).logits[:, 49:-1]
+for step, (a, b) in enumerate(zip(dynamic.logits, static.logits)):
+    torch.testing.assert_close(a, whole[:, step])
+    torch.testing.assert_close(b, whole[:, step])
 print("loaded", sorted(name for name in sys.modules if name.startswith("_hylora_kernels_"))[0])
 """
 
@@ -189,12 +191,66 @@ def test_a_prompt_in_a_longer_static_cache_is_a_prompt(masked):
     assert_close(output, span_attention(query, key, value, layout=layout, **OPTIONS).transpose(1, 2))
 
 
-def test_queries_that_continue_a_cache_attend_to_all_of_it():
+TOKEN = {"selection": "token", "summary": "mean_std"}
+CONTINUING = {
+    "token": TOKEN,
+    "random": {"retrieval": "random", "seed": 3},
+    "none": {"retrieval": "none"},
+    "within a chunk": {"chunk_size": 64},
+}
+
+
+def continued(sequences, new, room=0):
+    """The mask of the last tokens of padded sequences, with room behind the keys as a static cache has it."""
+    return torch.nn.functional.pad(mask_of(SequenceLayout(2, 50, sequences))[:, :, 50 - new :], (0, room))
+
+
+@pytest.mark.parametrize("new", [1, 5])
+@pytest.mark.parametrize("options", CONTINUING.values(), ids=CONTINUING)
+@pytest.mark.parametrize("first", [0, 9, 47], ids=["dense", "padded", "padded among the new"])
+def test_queries_that_continue_a_cache_get_the_last_rows(options, first, new):
+    layout = SequenceLayout(2, 50, ((0, 0, 50), (1, first, 50 - first)))
+    query, key, value = random_inputs(2, 4, 2, 50)
+    room = 14 if first else 0
+    mask = continued(layout.sequences, new, room) if first or new > 1 else None
+    longer = [torch.nn.functional.pad(x, (0, 0, 0, room)) for x in (key, value)]
+    output, _ = flash_attn_forward(layer(**options), query[:, :, -new:], *longer, mask, scaling=0.3)
+    whole = span_attention(query, key, value, layout=layout, scale=0.3, **{**OPTIONS, **options})
+    assert_close(output, whole[:, :, -new:].transpose(1, 2))
+
+
+def test_a_lone_token_is_a_prompt():
+    query, key, value = random_inputs(2, 4, 2, 1)
+    output, _ = flash_attn_forward(layer(), query.requires_grad_(), key, value, None)
+    assert_close(output, span_attention(query, key, value, **OPTIONS).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "selection='chunk' with summary='attention'.*chunk_size=16 tokens set selection='token'"),
+        ({**TOKEN, "summary": "attention"}, "selection='token' with summary='attention'"),
+        ({"selection": "causal", "query_group": 4, "summary": "mean_key"}, "selection='causal' with"),
+    ],
+)
+def test_a_choice_by_queries_that_no_cache_holds_is_refused(options, message):
     query, key, value = random_inputs(1, 4, 2, 30)
-    mask = torch.ones(1, 1, 3, 30, dtype=torch.bool).tril(27)
-    output, _ = flash_attn_forward(layer(), query[:, :, 27:], key, value, mask)
-    full = masked_attention(query, key, value, torch.ones(30, 30, dtype=torch.bool).tril())
-    assert_close(output, full[:, :, 27:].transpose(1, 2))
+    with pytest.raises(ValueError, match=message):
+        flash_attn_forward(layer(**options), query[:, :, -1:], key, value, None)
+
+
+def test_gradients_through_a_cache_are_refused():
+    query, key, value = random_inputs(1, 4, 2, 30)
+    with pytest.raises(ValueError, match="no gradient flows through a cache"):
+        flash_attn_forward(layer(**TOKEN), query[:, :, -1:].requires_grad_(), key, value, None)
+
+
+def test_a_cache_with_gaps_is_refused():
+    query, key, value = random_inputs(2, 4, 2, 50)
+    mask = continued(((0, 0, 50), (1, 0, 50)), 1)
+    mask[1, :, :, 20:25] = False
+    with pytest.raises(ValueError, match="must see one run of keys"):
+        flash_attn_forward(layer(**TOKEN), query[:, :, -1:], key, value, mask)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.tolerances import assert_close
 
 SPAN = {"block_size": 16, "top_k": 2, "chunk_size": 32}
+TOKEN = {**SPAN, "selection": "token", "summary": "mean_std"}
 CAUSAL = {**SPAN, "selection": "causal", "query_group": 8}
 LAYOUTS = {
     "dense": None,
@@ -160,6 +161,16 @@ def test_every_option_is_an_argument_of_the_operators():
     assert names[4:-2] == [field.name for field in fields(SpanOptions)]
 
 
+def test_no_operator_goes_into_the_cuda_graphs_of_a_compiler():
+    names = [
+        f"{name}_attention{part}"
+        for name in ("span", "sliding_window", "shifted_sparse")
+        for part in ("", "_backward")
+    ]
+    for name in (*names, "span_decode"):
+        assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.hylora_kernels, name).default.tags, name
+
+
 def test_a_layout_is_not_read_back(monkeypatch):
     """Neither the forward nor the backward makes a layout anew from the table that the operator is handed."""
     monkeypatch.setattr(SequenceLayout, "of", lambda *_: pytest.fail("read back"))
@@ -220,3 +231,29 @@ def test_torch_accepts_the_operators_on_a_gpu(backend, layout):
     torch.library.opcheck(ops._span_forward, call, rtol=1e-2, atol=1e-2)
     torch.library.opcheck(ops._sliding_window, (*call[:4], 24, 0.25, backend), rtol=1e-2, atol=1e-2)
     torch.library.opcheck(ops._shifted_sparse, (*call[:4], 0.25, 0.25, backend), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [SPAN, TOKEN], ids=["span", "token"])
+def test_a_cuda_graph_of_a_call_outlives_other_layouts(options):
+    layout = LAYOUTS["padded and packed"]
+    query, key, value = (x.cuda().requires_grad_() for x in random_inputs(2, 4, 2, 90, 32, torch.float16))
+
+    def step():
+        output = span_attention(query, key, value, layout=layout, **options)
+        return output, *torch.autograd.grad(output, (query, key, value), output.detach())
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        expected = step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for length in range(40, 60):
+        span_attention(query, key, value, layout=SequenceLayout(2, 90, ((0, 0, length), (1, 0, 90))), **options)
+    torch.cuda.empty_cache()
+    graph.replay()
+    for actual, plain in zip(captured, expected, strict=True):
+        assert torch.equal(actual, plain)

@@ -72,3 +72,13 @@ def test_a_wheel_holds_the_package_with_its_launches(tmp_path):
     for suffix in ("py", "json"):
         assert held >= {str(path.relative_to(sources)) for path in sources.rglob(f"*.{suffix}")}
     assert not any(name.startswith("kernels/") for name in held)
+
+
+@pytest.mark.slow
+def test_without_triton_the_other_tests_are_collected():
+    """As on a machine without a GPU, for which torch is installed alone."""
+    arguments = ["--collect-only", "-q", "-p", "no:cacheprovider", "tests/kernels"]
+    script = f"import sys; sys.modules['triton'] = None; import pytest; sys.exit(pytest.main({arguments}))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "tests/kernels/test_given.py" in run.stdout

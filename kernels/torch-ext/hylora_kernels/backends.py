@@ -30,9 +30,9 @@ class Backend(Protocol):
         """Why these tensors are not taken, or None if they are.
 
         Args:
-            work: "span", "select", "decode", "sliding_window" or "shifted_sparse".
+            work: "span", "select", "decode", "blocks" (given ones), "sliding_window" or "shifted_sparse".
             query: `[B, Hq, L, D]`, of which no value is read.
-            options: those of the first three.
+            options: those of the first four.
         """
 
     def span_forward(
@@ -45,6 +45,32 @@ class Backend(Protocol):
         self, grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Gradients of query, key and value."""
+
+    def block_forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        blocks: Tensor,
+        layout: SequenceLayout,
+        options: SpanOptions,
+        own_chunk: bool,
+        scale: float,
+    ) -> Tuple[Tensor, Tensor]:
+        """Attention to blocks `[Hkv, units, k]` int32, each unit's before any -1, and its log-sum-exp, -inf where a
+        query sees nothing."""
+
+    def block_backward(
+        self,
+        grad: Tensor,
+        lse_grad: Optional[Tensor],
+        saved: Saved,
+        layout: SequenceLayout,
+        options: SpanOptions,
+        own_chunk: bool,
+        scale: float,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Gradients of query, key and value; a gradient of None is 0."""
 
     def select_blocks(
         self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float

@@ -8,14 +8,17 @@ packed input of models that show it to nobody, several chunk sizes, random choic
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from .attention import span_attention
-from .options import CONFIG_ATTRIBUTE
-from .visibility import layout_of_mask
+from .decode import DecodeState, span_decode
+from .layout import SequenceLayout
+from .options import CONFIG_ATTRIBUTE, SpanOptions
+from .visibility import layout_of_continuation, layout_of_mask
 
 # What an attention layer may ask for and these functions do not compute; silence would be a wrong answer.
 _REFUSED = {
@@ -44,7 +47,9 @@ def flash_attn_forward(
     """The attention of one layer of a transformers model.
 
     Options of `span_attention` are read from the dictionary `module.config.span_attention`, where there is one; of
-    several chunk sizes the largest counts. Queries that continue a cache get full attention over it.
+    several chunk sizes the largest counts. Queries that continue a cache get what `span_attention` would give them
+    behind the tokens it holds, if keys are enough to tell: beyond the first chunk it takes `selection="token"` and a
+    summary made of keys, or retrieval by chance or none. Each such call reads the whole cache to summarize it.
 
     Args:
         module: the layer.
@@ -64,7 +69,8 @@ def flash_attn_forward(
     """
     refuse_unknown("span-expanded attention", module, dropout, kwargs)
     if not _is_prompt(query, key, attention_mask):
-        return tokens_first(attend_to_cache(query, key, value, attention_mask, scaling)), None
+        options = SpanOptions(**_options(module))
+        return tokens_first(_continue(query, key, value, attention_mask, options, scaling)), None
     query, key, value = prompt_tensors(query, key, value)
     layout = None if attention_mask is None else layout_of_mask(attention_mask[..., : query.shape[2]], query)
     output = span_attention(query, key, value, layout=layout, scale=scaling, **_options(module))
@@ -95,19 +101,22 @@ def refuse_unknown(name: str, module: nn.Module, dropout: float, kwargs: Dict[st
         raise ValueError(f"{name} is causal, and {type(module).__name__} attends in both directions; use 'sdpa'")
 
 
-def prompt_tensors(query: Tensor, key: Tensor, value: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """The tensors of a whole input, of one length and dtype.
+def prompt_tensors(
+    query: Tensor, key: Tensor, value: Tensor, held: Optional[int] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """The tensors of a whole input, or of what continues one, in one dtype and without room for later tokens.
 
     Args:
         query: `[B, Hq, L, D]`.
         key: `[B, Hkv, Lk, D]`; a static cache is longer than what it holds.
         value: likewise.
+        held: tokens that the keys hold; None means those of the query.
 
     Returns:
         Query, key and value. Under autocast a norm or RoPE in float32 leaves queries and keys wider than the values,
         whose dtype they get.
     """
-    key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    key, value = (x[:, :, : query.shape[2] if held is None else held] for x in (key, value))
     return query.to(value.dtype), key.to(value.dtype), value
 
 
@@ -116,36 +125,45 @@ def tokens_first(output: Tensor) -> Tensor:
     return output.transpose(1, 2).contiguous()
 
 
-def attend_to_cache(
-    query: Tensor, key: Tensor, value: Tensor, mask: Optional[Tensor], scale: Optional[float]
+def _continue(
+    query: Tensor, key: Tensor, value: Tensor, mask: Optional[Tensor], options: SpanOptions, scale: Optional[float]
 ) -> Tensor:
-    """Full attention of queries that continue a cache.
-
-    Args:
-        query: `[B, Hq, Lq, D]`.
-        key: `[B, Hkv, Lk, D]`; without a mask, several queries are the first of the keys.
-        value: `[B, Hkv, Lk, D]`.
-        mask: `[B, 1, Lq, Lk]` bool, or None.
-        scale: factor on the scores; None means 1 / sqrt(D).
-
-    Returns:
-        `[B, Hq, Lq, D]`.
-    """
-    causal = mask is None and query.shape[2] > 1
-    if causal and key.shape[2] > query.shape[2]:
-        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-    grouped = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    """The attention `[B, Hq, n, D]` of queries whose keys are the last of those that a cache holds."""
+    if torch.is_grad_enabled() and query.requires_grad:
+        raise ValueError("no gradient flows through a cache; use torch.no_grad(), or pass all tokens with no cache")
+    if mask is None:
+        layout = SequenceLayout.dense(key.shape[0], key.shape[2])
+    else:
+        layout = layout_of_continuation(mask, query)
+    if layout.longest <= options.chunk_size:
+        options = replace(options, retrieval="none")
+    elif options.reads_other_queries:
+        raise ValueError(
+            f"selection={options.selection!r} with summary={options.summary!r} retrieves by the queries of other "
+            f"tokens, of which a cache holds none; to continue more than chunk_size={options.chunk_size} tokens set "
+            "selection='token' and summary='mean_std' in config.span_attention, or generate with use_cache=False"
+        )
+    query, key, value = prompt_tensors(query, key, value, layout.length)
+    before = layout.length - query.shape[2]
+    held = [(row, start, before - start) for row, start, _ in layout.sequences if start < before]
+    new = [(row, max(start - before, 0), min(query.shape[2], length)) for row, start, length in layout.sequences]
+    past = SequenceLayout(layout.batch, before, tuple(held))
+    unread = query[:, :, :1].expand(-1, -1, before, -1)
+    state = DecodeState.from_prefill(
+        unread, key[:, :, :before], value[:, :, :before], options, layout=past, capacity=layout.length, scale=scale
+    )
+    tokens = SequenceLayout(layout.batch, query.shape[2], tuple(new))
+    return span_decode(
+        query, key[:, :, before:], value[:, :, before:], state, layout=None if tokens.is_dense else tokens
     )
 
 
 def _is_prompt(query: Tensor, key: Tensor, mask: Optional[Tensor]) -> bool:
     """Whether the queries are a whole input, so that even the last of them sees no key behind as many."""
     length, held = query.shape[2], key.shape[2]
-    if length == 1 or held < length:
-        return False
-    return held == length or mask is None or not bool(mask[:, :, -1, length:].any())
+    if length == 1 or held <= length:
+        return held == length
+    return mask is None or not bool(mask[:, :, -1, length:].any())
 
 
 def _options(module: nn.Module) -> Dict[str, Any]:

@@ -23,6 +23,10 @@ from .layout import SequenceLayout
 from .options import SpanOptions, unit_size
 from .saved import Saved
 
+# With mode="reduce-overhead" torch.compile leaves the operators outside of its CUDA graphs: they make and keep tables,
+# whose memory its graphs would take for theirs, and some look at values.
+_TAGS = (torch.Tag.cudagraph_unsafe,)
+
 # The options as operators take them, one argument for each field.
 _NAMES = tuple(field.name for field in fields(SpanOptions))
 _TYPES = {"int": "SymInt", "str": "str"}
@@ -134,6 +138,7 @@ def add_op_namespace_prefix(name: str) -> str:
 @custom_op(
     add_op_namespace_prefix("span_attention"),
     mutates_args=(),
+    tags=_TAGS,
     schema=f"({_TENSORS}, Tensor? sequences, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
 def _span_forward(query, key, value, sequences, *settings):
@@ -161,6 +166,7 @@ def _(query, key, value, sequences, *settings):
 @custom_op(
     add_op_namespace_prefix("span_attention_backward"),
     mutates_args=(),
+    tags=_TAGS,
     schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, "
     f"{_SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
@@ -181,6 +187,7 @@ def _rival(name: str, option: str):
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention"),
         mutates_args=(),
+        tags=_TAGS,
         schema=f"({_TENSORS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
     )
     def forward(query, key, value, sequences, size, scale, backend):
@@ -197,6 +204,7 @@ def _rival(name: str, option: str):
     @custom_op(
         add_op_namespace_prefix(f"{name}_attention_backward"),
         mutates_args=(),
+        tags=_TAGS,
         schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, {option}, "
         "float scale, str backend) -> (Tensor, Tensor, Tensor)",
     )
@@ -240,6 +248,7 @@ _KEPT = DecodeTensors._fields
 @custom_op(
     add_op_namespace_prefix("span_decode"),
     mutates_args=_KEPT,
+    tags=_TAGS,
     schema=f"({_TENSORS}, Tensor? sequences, "
     f"{', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefgh', _KEPT))}, {_SETTINGS}) -> Tensor",
 )

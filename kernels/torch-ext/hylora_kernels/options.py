@@ -115,6 +115,12 @@ class SpanOptions:
         return self.unit_size == 1
 
     @property
+    def reads_other_queries(self) -> bool:
+        """Whether what a token retrieves depends on the queries of other tokens: they choose with it, or summarize."""
+        ranks = self.retrieves and self.retrieval == "relevance"
+        return ranks and (self.summary == "attention" or not self.chooses_per_token)
+
+    @property
     def pools_scores(self) -> bool:
         """Whether queries that choose together pool their scores; otherwise their features are summed before."""
         return self.pooling == "max" or self.summary == "representatives"

@@ -76,12 +76,45 @@ def layout_of_mask(mask: Tensor, query: Tensor) -> SequenceLayout:
         ValueError: the mask has another shape or dtype, or shows anything but causal sequences and padding.
     """
     batch, _, length, _ = query.shape
-    if mask.dtype != torch.bool or mask.dim() != 4 or mask.shape[1:] != (1, length, length):
-        raise ValueError(
-            f"attention_mask {tuple(mask.shape)} of {mask.dtype} is not a boolean [batch, 1, {length}, {length}]; "
-            "pass padding as a two-dimensional attention_mask, which transformers turns into one"
-        )
-    seen = mask[:, 0].expand(batch, length, length)
+    seen = _seen(mask, batch, length, length)
     starts, known = find_boundaries(lambda rows, queries, keys: seen[rows, queries, keys], batch, length, mask.device)
     # Padding sees nothing, or is seen by nobody behind it; a token by itself at the end of its row is real either way.
     return read_layout(starts, seen.diagonal(dim1=1, dim2=2), known)
+
+
+def layout_of_continuation(mask: Tensor, query: Tensor) -> SequenceLayout:
+    """The sequences so far, one per row, of which these queries are the last tokens.
+
+    Args:
+        mask: `[B, 1, n, Lk]` bool, True where a query (row) sees a key (column).
+        query: `[B, Hq, n, D]`, at the same positions in all rows; a row may have padding before its first token.
+
+    Returns:
+        The layout, as long as the last query's position.
+
+    Raises:
+        ValueError: the mask has another shape or dtype, or shows anything but causal sequences and padding.
+    """
+    batch, _, length, _ = query.shape
+    seen = _seen(mask, batch, length, mask.shape[-1])
+    keys = torch.arange(mask.shape[-1], device=mask.device)
+    newest = keys.where(seen[:, -1], -1).amax()
+    own = newest + 1 - length + torch.arange(length, device=mask.device)[:, None]
+    first = seen[:, -1].int().argmax(dim=1)[:, None, None]
+    real = own >= first
+    if not bool(((seen == ((keys >= first) & (keys <= own))) | ~real).all()):
+        raise ValueError(
+            "unknown kind of mask: a query that continues a cache must see one run of keys up to its own, which is at "
+            "the same position in all rows; pad on the left, or use attn_implementation='sdpa' for this input"
+        )
+    end = int(newest) + 1
+    return SequenceLayout(batch, end, tuple((row, at, end - at) for row, at in enumerate(first.flatten().tolist())))
+
+
+def _seen(mask: Tensor, batch: int, queries: int, keys: int) -> Tensor:
+    if mask.dtype != torch.bool or mask.dim() != 4 or mask.shape[1:] != (1, queries, keys):
+        raise ValueError(
+            f"attention_mask {tuple(mask.shape)} of {mask.dtype} is not a boolean [batch, 1, {queries}, {keys}]; "
+            "pass padding as a two-dimensional attention_mask, which transformers turns into one"
+        )
+    return mask[:, 0].expand(batch, queries, keys)

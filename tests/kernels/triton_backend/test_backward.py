@@ -203,3 +203,9 @@ def test_real_sizes(length, kv_heads, head_dim, selection, dtype):
 def test_shipped_launches_in_float32(head_dim, selection):
     layout, options = SequenceLayout(1, 4500, ((0, 100, 4300),)), options_of(selection, block_size=32, top_k=8)
     check(random_inputs(1, 2, 1, 4500, head_dim, torch.float32), layout, options, launch=None)
+
+
+def test_a_tile_beyond_the_padding_of_the_statistics_is_refused():
+    layout, options = SequenceLayout.dense(1, 20), options_of(("chunk", 1, 16))
+    with pytest.raises(ValueError, match="block_m=256 queries at a time.*block_m of up to 128"):
+        check(random_inputs(1, 1, 1, 20, 16, torch.float32), layout, options, launch=SMALL._replace(block_m=256))

@@ -32,8 +32,8 @@ def options_of(selection=CHUNK, block_size=16, top_k=3):
 
 
 def expected_attention(query, key, value, layout, options, blocks, scale):
-    """Output and log-sum-exp under `reference.span_mask`, in float64; zeros at padded positions."""
-    output, lse = query.double().zero_(), query[..., 0].double().zero_()
+    """Output and log-sum-exp under `reference.span_mask`, in float64; zeros and -inf at padded positions."""
+    output, lse = query.double().zero_(), query[..., 0].double().fill_(float("-inf"))
     first = 0
     for row, start, length in layout.sequences:
         at = slice(start, start + length)
@@ -65,7 +65,7 @@ def check(inputs, layout, options, blocks=None, scale=0.3, launch=SMALL):
     assert_close(output, expected[0].to(output.dtype))
     assert_close(lse, expected[1].float(), torch.float32)
     padded = padding(layout)[:, None].expand_as(lse)
-    assert not output[padded].any() and not lse[padded].any()
+    assert not output[padded].any() and (lse[padded] == float("-inf")).all()
     return output
 
 

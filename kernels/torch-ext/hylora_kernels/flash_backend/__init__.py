@@ -7,12 +7,13 @@ sparse attention two. On other devices the same code runs on plain operations, f
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
+from ..cached import cached_tables
+from ..devices import device_without_kernels
 from ..inputs import accumulation_dtype
 from ..layout import SequenceLayout
 from ..options import SpanOptions, group_size
@@ -39,15 +40,15 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
     head_dim = query.shape[-1]
     if work == "decode":
         return "flash attention has no decoding step"
+    if work == "blocks":
+        return "flash attention is not handed blocks"
     if query.device.type != "cuda":
         return f"it lies on {query.device.type}, and flash attention runs on CUDA"
     if query.dtype not in (torch.float16, torch.bfloat16):
         return f"its dtype is {query.dtype}, and flash attention takes torch.float16 and torch.bfloat16"
     if head_dim % 8 or head_dim > 256:
         return f"head_dim={head_dim} is not a multiple of 8 up to 256"
-    if torch.cuda.get_device_capability(query.device) < (8, 0):
-        return "the GPU is older than compute capability 8.0 (Ampere)"
-    return None
+    return device_without_kernels(query.device)
 
 
 def span_forward(
@@ -129,13 +130,13 @@ def shifted_sparse_backward(
     return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
 
 
-@lru_cache(maxsize=16)
+@cached_tables
 def _chunks(layout: SequenceLayout, size: int, device: torch.device) -> Runs:
     lengths = [tokens for _, _, length in layout.sequences for tokens in _cut(length, size)]
     return Runs.of(lengths, lengths, device)
 
 
-@lru_cache(maxsize=16, typed=True)  # one token (1) is not the whole sequence (1.0)
+@cached_tables
 def _pieces(
     layout: SequenceLayout, group: Union[int, float], heads: int, kv_heads: int, device: torch.device
 ) -> Tuple[Tuple[slice, slice, Runs], ...]:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Iterator, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 
+from ..cached import cached_tables
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 from ..saved import Saved
@@ -107,7 +107,7 @@ def slices_of(query: Tensor, key: Tensor, layout: SequenceLayout, options: SpanO
     return _slices(layout, replace(options, seed=0), kv_heads, max(1, most), key.device)
 
 
-@lru_cache(maxsize=16)
+@cached_tables
 def _slices(
     layout: SequenceLayout, options: SpanOptions, kv_heads: int, most: int, device: torch.device
 ) -> Tuple[Slice, ...]:

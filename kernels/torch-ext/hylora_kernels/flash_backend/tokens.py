@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Optional
 
 import torch
 from torch import Tensor
 
+from ..cached import cached_tables
 from ..layout import SequenceLayout
 
 
@@ -29,7 +29,7 @@ def put_tokens(tokens: Tensor, layout: SequenceLayout) -> Tensor:
     return tokens.unflatten(0, (layout.batch, layout.length)).transpose(1, 2)
 
 
-@lru_cache(maxsize=16)
+@cached_tables
 def _places(layout: SequenceLayout, device: torch.device) -> Optional[Tensor]:
     """Where the real tokens lie in the flattened grid, or None where all of it is real."""
     runs = [torch.arange(length) + row * layout.length + start for row, start, length in layout.sequences]

@@ -19,7 +19,21 @@ def span_attention(
 ) -> Tensor:
     """Span-expanded attention (chapter 6, equations 6.1 to 6.7)."""
     blocks = select_blocks(query, key, value, layout, options, scale)
-    masks = [span_mask(length, chosen, options) for (_, _, length), chosen in zip(layout.sequences, blocks)]
+    return block_attention(query, key, value, blocks, layout, options, True, scale)[0]
+
+
+def block_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: List[Tensor],
+    layout: SequenceLayout,
+    options: SpanOptions,
+    own_chunk: bool,
+    scale: float,
+) -> Tuple[Tensor, Tensor]:
+    """Attention to given blocks and, if wanted, causally to the own chunk; and the log-sum-exp of the scores."""
+    masks = [span_mask(length, chosen, options, own_chunk) for (_, _, length), chosen in zip(layout.sequences, blocks)]
     return _masked_attention(query, key, value, layout, masks, scale)
 
 
@@ -31,7 +45,7 @@ def sliding_window_attention(
     for _, _, length in layout.sequences:
         distance = torch.arange(length)[:, None] - torch.arange(length)
         masks.append(((distance >= 0) & (distance < window)).expand(key.shape[1], length, length))
-    return _masked_attention(query, key, value, layout, masks, scale)
+    return _masked_attention(query, key, value, layout, masks, scale)[0]
 
 
 def shifted_sparse_attention(
@@ -50,7 +64,7 @@ def shifted_sparse_attention(
         masks.append(mask)
     per_kv_head = heads // key.shape[1]
     key, value = key.repeat_interleave(per_kv_head, dim=1), value.repeat_interleave(per_kv_head, dim=1)
-    return _masked_attention(query, key, value, layout, masks, scale)
+    return _masked_attention(query, key, value, layout, masks, scale)[0]
 
 
 def select_blocks(
@@ -136,11 +150,11 @@ def _representatives(keys: Tensor, count: int) -> List[Tensor]:
     return [*(keys[at] for at in chosen), mean]
 
 
-def span_mask(length: int, blocks: Tensor, options: SpanOptions) -> Tensor:
+def span_mask(length: int, blocks: Tensor, options: SpanOptions, own_chunk: bool = True) -> Tensor:
     """`[Hkv, L, L]`, True where query (row) attends to key (column): retrieved blocks and own chunk, causal."""
     chunk = torch.arange(length) // options.chunk_size
     own = (chunk[:, None] == chunk) & torch.ones(length, length, dtype=torch.bool).tril()
-    mask = own.repeat(blocks.shape[0], 1, 1)
+    mask = (own & own_chunk).repeat(blocks.shape[0], 1, 1)
     for head in range(blocks.shape[0]):
         for unit in range(blocks.shape[1]):
             rows = slice(unit * options.unit_size, (unit + 1) * options.unit_size)
@@ -175,13 +189,21 @@ def _sequences(
 
 def _masked_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, masks: List[Tensor], scale: float
-) -> Tensor:
-    """Softmax attention of each sequence under its mask `[Hkv, n, n]`."""
+) -> Tuple[Tensor, Tensor]:
+    """Softmax attention of each sequence under its mask `[Hkv, n, n]`, and the log-sum-exp of the scores.
+
+    Queries that see nothing have zeros and -inf.
+    """
     output = query.masked_fill(query.new_ones((), dtype=torch.bool), 0)  # zeros that autograd traces to the query
+    lse = output[..., 0].to(accumulation_dtype(query.dtype)) + float("-inf")
     sequences = _sequences(query, key, value, layout)
     for (row, start, length), (q, k, v), mask in zip(layout.sequences, sequences, masks):
-        q = q.unflatten(0, (k.shape[0], -1))  # [Hkv, G, n, D]
-        scores = (q @ k[:, None].mT * scale).masked_fill(~mask[:, None].to(q.device), float("-inf"))
-        attended = torch.softmax(scores, dim=-1) @ v[:, None]
+        q, mask = q.unflatten(0, (k.shape[0], -1)), mask[:, None].to(q.device)  # [Hkv, G, n, D]
+        blind = ~mask.any(dim=-1, keepdim=True)
+        # The scores of those who see nothing stay finite, and so do their derivatives.
+        scores = (q @ k[:, None].mT * scale).masked_fill(~(mask | blind), float("-inf"))
+        attended = (torch.softmax(scores, dim=-1) @ v[:, None]).masked_fill(blind, 0)
         output[row, :, start : start + length] = attended.flatten(0, 1).to(query.dtype)
-    return output
+        lses = scores.logsumexp(dim=-1).masked_fill(blind.squeeze(-1), float("-inf"))
+        lse[row, :, start : start + length] = lses.flatten(0, 1)
+    return output, lse

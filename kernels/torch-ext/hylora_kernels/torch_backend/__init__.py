@@ -19,6 +19,8 @@ from .pairs import pair_parts
 from .parts import BlockPart, Part, TilePart, Tiles, attend_backward, attend_forward
 
 __all__ = [
+    "block_backward",
+    "block_forward",
     "select_blocks",
     "shifted_sparse_backward",
     "shifted_sparse_forward",
@@ -56,13 +58,36 @@ def span_backward(
     grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
-    units = [options.units(length) for _, _, length in layout.sequences]
-    blocks = saved.blocks.long().split(units, dim=1)
-    at = {sequence[:2]: chosen for sequence, chosen in zip(layout.sequences, blocks)}
-    chosen = [
-        torch.stack([at[row, start] for row in range(rows.start, rows.stop)]) for rows, start, _ in layout.segments()
-    ]
+    chosen = _by_segment(saved.blocks, layout, options)
     return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad), scale)
+
+
+def block_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    own_chunk: bool,
+    scale: float,
+) -> Tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp `[B, Hq, L]`."""
+    return attend_forward(query, key, value, _given_parts(blocks, layout, options, own_chunk, query), scale)
+
+
+def block_backward(
+    grad: Tensor,
+    lse_grad: Optional[Tensor],
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    own_chunk: bool,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `block_forward` gave."""
+    parts = _given_parts(saved.blocks, layout, options, own_chunk, grad)
+    return attend_backward(grad, saved, parts, scale, lse_grad)
 
 
 def select_blocks(
@@ -111,7 +136,23 @@ def _span_parts(
 ) -> Iterator[Part]:
     for segment, blocks in zip(layout.segments(), chosen):
         yield from _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
-        yield from _retrieved(segment, blocks, options, query)
+        counts = [options.retrieved(unit) for unit in range(blocks.shape[2])]
+        yield from _retrieved(segment, blocks, counts, _gathers_queries(blocks, options, query), options, query)
+
+
+def _given_parts(
+    blocks: Tensor, layout: SequenceLayout, options: SpanOptions, own_chunk: bool, query: Tensor
+) -> Iterator[Part]:
+    """The parts for blocks `[Hkv, units, k]` of which any may be missing."""
+    for segment, given in zip(layout.segments(), _by_segment(blocks, layout, options)):
+        if own_chunk:
+            yield from _causal_tiles(segment.rows, segment.start, segment.length, options.chunk_size)
+        held = (given >= 0).sum(dim=-1).flatten(0, 1)
+        by_pairs = _gathers_queries(given, options, query) or not bool((held == held[0]).all())
+        # Units that have no candidates are left to no part: their sequence may have no block at all.
+        places = (given.shape[3] if options.candidates(unit) else 0 for unit in range(given.shape[2]))
+        counts = list(places) if by_pairs else held[0].tolist()
+        yield from _retrieved(segment, given, counts, by_pairs, options, query)
 
 
 def _window_parts(layout: SequenceLayout, window: int) -> List[TilePart]:
@@ -162,6 +203,16 @@ def _by_sequence(chosen: Iterable[Tensor], layout: SequenceLayout) -> List[Tenso
     return [found[row, start] for row, start, _ in layout.sequences]
 
 
+def _by_segment(blocks: Tensor, layout: SequenceLayout, options: SpanOptions) -> List[Tensor]:
+    """Choices `[Hkv, units, top_k]` of one sequence after the other as `[rows, Hkv, units, top_k]` of each segment."""
+    units = [options.units(length) for _, _, length in layout.sequences]
+    of_sequence = zip(layout.sequences, blocks.long().split(units, dim=1))
+    at = {sequence[:2]: chosen for sequence, chosen in of_sequence}
+    return [
+        torch.stack([at[row, start] for row in range(rows.start, rows.stop)]) for rows, start, _ in layout.segments()
+    ]
+
+
 def _select(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Iterator[Tensor]:
@@ -182,13 +233,18 @@ def _causal_tiles(rows: slice, start: int, length: int, size: int, heads: slice 
     return [TilePart(tile, tile, causal=True) for tile in tiles]
 
 
-def _retrieved(segment: Segment, blocks: Tensor, options: SpanOptions, query: Tensor) -> Iterator[Part]:
-    """The parts that read retrieved blocks: runs of full units with equally many blocks, and a shorter last unit."""
-    # To gather queries for blocks moves less than to gather blocks for units where these have fewer rows.
-    by_pairs = options.unit_size * (query.shape[1] // blocks.shape[1]) < options.block_size
+def _gathers_queries(blocks: Tensor, options: SpanOptions, query: Tensor) -> bool:
+    """Whether to gather queries for blocks, which moves less than the reverse where units have fewer rows."""
+    return options.unit_size * (query.shape[1] // blocks.shape[1]) < options.block_size
+
+
+def _retrieved(
+    segment: Segment, blocks: Tensor, counts: List[int], by_pairs: bool, options: SpanOptions, query: Tensor
+) -> Iterator[Part]:
+    """The parts that read retrieved blocks, so many of each unit: runs of full units with equally many blocks, and a
+    shorter last unit. Pairs of a query and a block may miss some of these."""
     full = segment.length // options.unit_size
-    kept = [options.retrieved(unit) for unit in range(blocks.shape[2])]
-    for (count, whole), run in groupby(range(len(kept)), key=lambda unit: (kept[unit], unit < full)):
+    for (count, whole), run in groupby(range(len(counts)), key=lambda unit: (counts[unit], unit < full)):
         run = list(run)
         if count:
             first = segment.start + run[0] * options.unit_size

@@ -36,7 +36,7 @@ class PairIndex(NamedTuple):
 
     Attributes:
         query: `[tiles, pairs of a tile]`, the query at each place; a place left empty has the number of queries.
-        place: `[queries, k]`, the place of each pair.
+        place: `[queries, k]`, the place of each pair; of a block that is missing, the one behind all tiles.
         block: `[tiles]`, what each tile reads.
     """
 
@@ -49,8 +49,8 @@ class PairIndex(NamedTuple):
 class PairPart(Part):
     """Queries that attend to blocks which each of them chose for itself.
 
-    `queries` is one tile of n; `keys` are the blocks there are, to which `blocks`, `[rows, kv_heads, n, k]`, points.
-    A pair brings the rows of all `groups` query heads that share a KV head and its choice.
+    `queries` is one tile of n; `keys` are the blocks there are, to which `blocks`, `[rows, kv_heads, n, k]`, points,
+    with -1 for none. A pair brings the rows of all `groups` query heads that share a KV head and its choice.
     """
 
     queries: Tiles
@@ -61,17 +61,20 @@ class PairPart(Part):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tuple[Tensor, Tensor]:
         """Output and log-sum-exp of the queries over all of their pairs."""
         query, key, value = self._query_table(query), self._key_table(key), self._key_table(value)
-        lse = query.new_empty(self._rows, dtype=accumulation_dtype(query.dtype))
-        output = lse.new_empty(*self._rows, query.shape[-1])
+        dtype = accumulation_dtype(query.dtype)
+        lse, lse_tiles = self._places(query, dtype, float("-inf"))
+        output, output_tiles = self._places(query, dtype, 0.0, query.shape[-1])
         for at in self._slices(query):
             tiles = self._take_queries(query, at), self._take_keys(key, at), self._take_keys(value, at)
-            output[at], lse[at] = (x.squeeze(1) for x in flash_forward(*tiles, False, scale))
+            output_tiles[at], lse_tiles[at] = (x.squeeze(1) for x in flash_forward(*tiles, False, scale))
 
         # The heads of a group lie side by side; each has its own weights for the pairs.
         place = self._index.place[:, None] * self.groups + torch.arange(self.groups, device=lse.device)[:, None]
         of_pair = lse.flatten()[place]
         whole = of_pair.logsumexp(dim=-1)
-        weights = torch.exp(of_pair - whole[..., None]).flatten(0, 1)
+        # A query without blocks has neither weights nor a log-sum-exp to subtract.
+        pivot = whole.masked_fill(whole == float("-inf"), 0)
+        weights = torch.exp(of_pair - pivot[..., None]).flatten(0, 1)
         joined = embedding_bag(place.flatten(0, 1), output.flatten(0, 1), mode="sum", per_sample_weights=weights)
         return self._as_tiles(joined.unflatten(0, whole.shape)), self._as_tiles(whole)
 
@@ -80,7 +83,7 @@ class PairPart(Part):
         tables = [self._query_table(x) for x in (grad, saved.query, saved.output, saved.lse)]
         key, value = self._key_table(saved.key), self._key_table(saved.value)
         dtype, head_dim = grads[0].dtype, key.shape[-1]
-        grad_query = key.new_empty(*self._rows, head_dim, dtype=dtype)
+        grad_query, query_tiles = self._places(key, dtype, 0.0, head_dim)
         totals = [x.new_zeros(x.shape, dtype=dtype) for x in (key, value)]
         for at in self._slices(key):
             # An empty place has a gradient of zero and so no share in the others.
@@ -88,13 +91,13 @@ class PairPart(Part):
             keys, values = self._take_keys(key, at), self._take_keys(value, at)
             shares = flash_backward(part_grad, query, keys, values, output, lse, False, scale)
             shares = [x.squeeze(1).to(dtype) for x in shares]
-            grad_query[at] = shares[0]
+            query_tiles[at] = shares[0]
             for total, share in zip(totals, shares[1:]):
                 # Accumulating index_put_ is deterministic on every device, unlike index_add_.
                 total.index_put_((self._index.block[at],), share, accumulate=True)
 
-        table = grad_query.view(-1, self.groups * head_dim)
-        summed = embedding_bag(self._index.place, table, mode="sum").unflatten(1, (self.groups, head_dim))
+        summed = embedding_bag(self._index.place, grad_query.flatten(1), mode="sum")
+        summed = summed.unflatten(1, (self.groups, head_dim))
         self.queries.of(grads[0]).add_(self._as_tiles(summed))
         for whole, total in zip(grads[1:], totals):
             tiles = self.keys.of(whole)
@@ -105,14 +108,15 @@ class PairPart(Part):
         rows, heads, n, k = self.blocks.shape
         every = torch.arange(rows * heads * self.keys.count, device=self.blocks.device)
         first_block = every[:: self.keys.count].view(rows, heads, 1, 1)
-        block, order = (self.blocks + first_block).flatten().sort(stable=True)
+        block, order = torch.where(self.blocks < 0, len(every), self.blocks + first_block).flatten().sort(stable=True)
         pairs = max(1, _ROWS // self.groups)
         begin = torch.searchsorted(block, every)
         tiles = (torch.searchsorted(block, every, right=True) - begin + pairs - 1) // pairs
         first_place = (tiles.cumsum(0) - tiles) * pairs
         total = _value(tiles.sum(), at_most=len(order) // pairs + len(every))
-        at = torch.arange(len(order), device=block.device) + (first_place - begin)[block]
-        query = order.new_full((total * pairs,), rows * heads * n).index_copy_(0, at, order // k)
+        at = torch.arange(len(order), device=block.device) + (first_place - begin)[block.clamp(max=len(every) - 1)]
+        at = at.where(block < len(every), total * pairs)  # missing blocks, which come last, are behind all tiles
+        query = order.new_full((total * pairs + 1,), rows * heads * n).index_copy_(0, at, order // k)[:-1]
         place = torch.empty_like(order).index_copy_(0, order, at)
         block_of_tile = every.repeat_interleave(tiles, output_size=total)
         return PairIndex(query.view(total, pairs), place.view(-1, k), block_of_tile)
@@ -122,6 +126,14 @@ class PairPart(Part):
         """How many tiles there are, and rows in a tile."""
         tiles, pairs = self._index.query.shape
         return tiles, pairs * self.groups
+
+    def _places(self, like: Tensor, dtype: torch.dtype, missing: float, *width: int) -> Tuple[Tensor, Tensor]:
+        """Room for what each place gives, `[places + 1, groups, *width]`, the last one for missing blocks; and all but
+        that one as tiles, `[tiles, rows, *width]`."""
+        tiles, rows = self._rows
+        room = like.new_empty(tiles * rows // self.groups + 1, self.groups, *width, dtype=dtype)
+        room[-1] = missing
+        return room, room[:-1].view(tiles, rows, *width)
 
     def _slices(self, like: Tensor) -> Iterator[slice]:
         """The tiles, some of them at a time."""

@@ -159,15 +159,33 @@ def attend_forward(
     for part in parts:
         part_output, part_lse = part.forward(query, key, value, scale)
         output_tiles, lse_tiles = part.queries.of(output), part.queries.of(lse)
-        output_tiles.lerp_(part_output.to(dtype), torch.sigmoid(part_lse - lse_tiles)[..., None])
+        # Where a part has nothing for a query, nor had those before, there is no difference of the two.
+        share = torch.sigmoid(part_lse - lse_tiles).masked_fill_(part_lse == float("-inf"), 0)
+        output_tiles.lerp_(part_output.to(dtype), share[..., None])
         torch.logaddexp(lse_tiles, part_lse, out=lse_tiles)
     return output.to(query.dtype), lse
 
 
-def attend_backward(grad: Tensor, saved: Saved, parts: Iterable[Part], scale: float) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, from what `attend_forward` gave and the gradient of its output."""
-    dtype = accumulation_dtype(grad.dtype)
+def attend_backward(
+    grad: Tensor, saved: Saved, parts: Iterable[Part], scale: float, lse_grad: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from what `attend_forward` gave and the gradients of it."""
+    dtype, head_dim = accumulation_dtype(grad.dtype), grad.shape[-1]
+    if lse_grad is not None:
+        grad, saved = _with_lse_grad(grad, saved, lse_grad)
     grads = [x.new_zeros(x.shape, dtype=dtype) for x in saved[:3]]
     for part in parts:
         part.backward(grad, saved, grads, scale)
-    return tuple(x.to(grad.dtype) for x in grads)
+    return tuple(x[..., :head_dim].to(grad.dtype) for x in grads)
+
+
+def _with_lse_grad(grad: Tensor, saved: Saved, lse_grad: Tensor) -> Tuple[Tensor, Saved]:
+    """The arguments of a backward, made so that it gives the gradients through the log-sum-exp too.
+
+    With P the weights, the gradient of the scores is P * (dO V^T - rowsum(dO * O) + dlse). Flash backwards compute the
+    row sum themselves; a column more, of ones beside dO and of -dlse beside O, brings the last term into it.
+    """
+    query, key, value = (torch.nn.functional.pad(x, (0, 1)) for x in saved[:3])
+    output = torch.cat([saved.output, -lse_grad[..., None].to(saved.output.dtype)], dim=-1)
+    saved = saved._replace(query=query, key=key, value=value, output=output)
+    return torch.nn.functional.pad(grad, (0, 1), value=1.0), saved

@@ -6,22 +6,31 @@ from __future__ import annotations
 from typing import List, Optional, Tuple
 
 import torch
-import triton
 from torch import Tensor
 
 from .. import torch_backend
+from ..devices import device_without_kernels
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 from ..saved import Saved
 from .backward import attention_backward
 from .decode import span_decode
 from .forward import attention_forward
+from .interpreter import why_not_interpreted
 from .launch import capability, has_small_memory, on_its_device
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
 
-__all__ = ["select_blocks", "span_backward", "span_decode", "span_forward", "unsupported"]
+__all__ = [
+    "block_backward",
+    "block_forward",
+    "select_blocks",
+    "span_backward",
+    "span_decode",
+    "span_forward",
+    "unsupported",
+]
 
 _BLOCK_SIZES = (8, 16, 32, 64, 128)
 _MOST_BLOCKS = 64
@@ -32,18 +41,18 @@ _FEATURES = 1 << 27
 
 def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
-    if work not in ("span", "select", "decode"):
+    if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
-    if options.retrieval == "relevance" and options.pools_scores:
+    if work != "blocks" and options.retrieval == "relevance" and options.pools_scores:
         return f"no kernel pools scores, as summary={options.summary!r} with pooling={options.pooling!r} takes it"
     if work == "decode" and options.retrieves and options.retrieval == "random":
         return "random retrieval has no decoding kernel"
-    if query.device.type == "cpu" and not triton.knobs.runtime.interpret:
-        return "query is on the CPU, where Triton has its interpreter alone (TRITON_INTERPRET=1)"
+    if query.device.type == "cpu" and (reason := why_not_interpreted()) is not None:
+        return reason
     if query.device.type not in ("cpu", "cuda"):
         return f"query is on {query.device.type!r}, and the kernels are for CUDA"
-    if capability(query.device) < (8, 0):
-        return f"the device has compute capability {capability(query.device)}, and the kernels need (8, 0)"
+    if query.device.type == "cuda" and (reason := device_without_kernels(query.device)) is not None:
+        return reason
     # The interpreter computes bfloat16 wrongly without saying so.
     exact = (torch.float16, torch.float32)
     dtypes = exact if query.device.type == "cpu" else (*exact, torch.bfloat16)
@@ -79,6 +88,37 @@ def span_backward(
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
     return attention_backward(grad, saved, tables, scale, options.block_size)
+
+
+@on_its_device
+def block_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    own_chunk: bool,
+    scale: float,
+) -> Tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp `[B, Hq, L]`."""
+    tables = span_tables(layout, options, query.device)
+    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk)
+
+
+@on_its_device
+def block_backward(
+    grad: Tensor,
+    lse_grad: Optional[Tensor],
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    own_chunk: bool,
+    scale: float,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, given what `block_forward` returned."""
+    tables = span_tables(layout, options, grad.device)
+    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk)
 
 
 @on_its_device

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,13 @@ from .tables import SpanTables
 
 
 def attention_backward(
-    grad: Tensor, saved: Saved, tables: SpanTables, scale: float, block_size: int
+    grad: Tensor,
+    saved: Saved,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+    lse_grad: Optional[Tensor] = None,
+    own_chunk: bool = True,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of `attention_forward` (chapter 6, equations 6.1 to 6.4); the choice of blocks has none.
 
@@ -29,16 +35,19 @@ def attention_backward(
         tables: those of the layout.
         scale: factor of the scores, positive.
         block_size: tokens in a block.
+        lse_grad: `[B, Hq, L]` float32, gradient of the log-sum-exp; None means 0.
+        own_chunk: whether queries attended to their own chunk too.
 
     Returns:
         Gradients of query, key and value in their shapes, strides and dtype, exactly 0 at padded positions.
     """
     if grad.stride(-1) != 1:  # the gradient of a sum is one number, expanded
         grad = grad.contiguous()
-    query_grad, statistics = query_gradient(grad, saved, tables, scale, block_size)
-    fresh = torch.empty_like if tables.covered else torch.zeros_like
+    query_grad, statistics = query_gradient(grad, saved, tables, scale, block_size, lse_grad, own_chunk)
+    fresh = torch.empty_like if tables.covered and own_chunk else torch.zeros_like
     key_grad, value_grad = fresh(saved.key), fresh(saved.value)
-    own_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale)
+    if own_chunk:
+        own_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale)
     gradients = (query_grad, key_grad, value_grad)
     if not tables.shared:
         add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..saved import Saved
-from .backward_query import weights_and_gradients
+from .backward_query import LARGEST_TILE, weights_and_gradients
 from .columns import CHUNK_WIDTH
 from .launch import launch_for, padded
 from .tables import SpanTables
@@ -33,6 +33,11 @@ def own_gradients(
     query, key, value = saved[:3]
     head_dim, kv_heads = key.shape[3], key.shape[1]
     launch = launch_for("backward_own", head_dim, query.dtype, query.device)
+    if launch.block_m > LARGEST_TILE:
+        raise ValueError(
+            f"backward_own reads the statistics of block_m={launch.block_m} queries at a time, past the last one too, "
+            f"and they end {LARGEST_TILE} behind it; give its launch a block_m of up to {LARGEST_TILE}"
+        )
     block_n = min(launch.block_n, padded(tables.chunk_size))
     tiles = triton.cdiv(tables.chunk_size, block_n)
     if tiles == 0:

@@ -2,13 +2,14 @@
 """Gradient of the queries: the forward's walk over retrieved blocks and own chunk, with its weights recomputed.
 
 With P the weights, dP = dO V^T and delta = rowsum(dO * O), the gradient of the scores is dS = P * (dP - delta), and
-dQ = scale dS K. The gradients of keys and values need the same two numbers for each query, which are kept for them.
+dQ = scale dS K. A gradient of the log-sum-exp is one more term in the brackets. The gradients of keys and values need
+the same two numbers for each query, which are kept for them.
 """
 
 from __future__ import annotations
 
 from math import e, log2
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -21,11 +22,18 @@ from .launch import launch_for
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, tile_rows, vector_at
 
+# Queries of which other kernels read the statistics at a time.
 LARGEST_TILE = 128
 
 
 def query_gradient(
-    grad: Tensor, saved: Saved, tables: SpanTables, scale: float, block_size: int
+    grad: Tensor,
+    saved: Saved,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+    lse_grad: Optional[Tensor] = None,
+    own_chunk: bool = True,
 ) -> Tuple[Tensor, Tensor]:
     """Gradient of the queries; arguments as in `attention_backward`, `grad` with contiguous rows.
 
@@ -33,7 +41,8 @@ def query_gradient(
 
     Returns:
         The gradient in the query's shape, strides and dtype, 0 at padded positions; and `[2, B * Hq * L]` float32,
-        longer by a tile: for each query the log-sum-exp in base 2 and delta, 0 at padded positions and at the end.
+        longer by a tile: for each query the log-sum-exp in base 2, and delta less the gradient of the log-sum-exp if
+        there is one; 0 at padded positions and at the end.
     """
     query, key, value, output, lse, chosen = saved
     heads, length, head_dim = query.shape[1:]
@@ -58,6 +67,7 @@ def query_gradient(
         value,
         output,
         lse,
+        None if lse_grad is None else lse_grad.contiguous(),
         query_grad,
         *statistics,
         listed,
@@ -77,6 +87,7 @@ def query_gradient(
         *lse.stride(),
         heads,
         length,
+        OWN_CHUNK=own_chunk,
         BLOCK_SIZE=block_size,
         ROWS=rows,
         HEADS=heads_per_tile,
@@ -94,6 +105,7 @@ def _query_gradient(
     value,
     output,
     lse,
+    lse_grad,
     query_grad,
     log_totals,
     deltas,
@@ -116,6 +128,7 @@ def _query_gradient(
     lse_l,
     heads,
     length,
+    OWN_CHUNK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -148,6 +161,8 @@ def _query_gradient(
     delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     log_total = tl.load(lse + row * lse_b + head * lse_h + at * lse_l, real, other=0.0) * 1.4426950408889634
     kept = (row * heads + head) * length + at
+    if lse_grad is not None:
+        delta -= tl.load(lse_grad + kept, real, other=0.0)
     tl.store(log_totals + kept, log_total, real)
     tl.store(deltas + kept, delta, real)
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
@@ -168,17 +183,18 @@ def _query_gradient(
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
     # The own chunk up to the diagonal.
-    for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
-        source = first + column
-        # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-        at_source = source.to(tl.int64)[:, None]
-        k = load_tile(key + at_source * key_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + at_source * value_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee")
-        if first + BLOCK_N > start:
-            products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
-        _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+    if OWN_CHUNK:
+        for first in range(chunk_start, tl.minimum(start + ROWS, end), BLOCK_N):
+            source = first + column
+            # Beyond the reader there may be padding with any content: even with no weight it must not be read.
+            at_source = source.to(tl.int64)[:, None]
+            k = load_tile(key + at_source * key_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+            v = load_tile(value + at_source * value_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
+            products = tl.dot(q, tl.trans(k), input_precision="ieee")
+            if first + BLOCK_N > start:
+                products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
+            _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
     query_grad += vector_at(query_grad_strides, row, head, at)[:, None] + dim[None, :]
     dq = (dq * scale).to(query_grad.dtype.element_ty)

@@ -23,7 +23,14 @@ from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile,
 
 
 def attention_forward(
-    query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, tables: SpanTables, scale: float, block_size: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    chosen: Tensor,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+    own_chunk: bool = True,
 ) -> Tuple[Tensor, Tensor]:
     """Span-expanded attention for given blocks (chapter 6, equations 6.1 to 6.4).
 
@@ -36,18 +43,20 @@ def attention_forward(
         tables: those of the layout.
         scale: factor of the scores, positive.
         block_size: tokens in a block.
+        own_chunk: whether queries attend to their own chunk too.
 
     Returns:
         The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
-        denominator, `[B, Hq, L]` float32. Both are exactly 0 at padded positions.
+        denominator, `[B, Hq, L]` float32. Where a query sees nothing, as at padding, they are exactly 0 and -inf.
     """
     kv_heads, head_dim = key.shape[1], query.shape[3]
     groups = query.shape[1] // kv_heads
     readers = tables.readers.shape[0]
     listed = reader_lists(chosen, tables)
-    fresh = torch.empty_like if tables.covered else torch.zeros_like
-    output = fresh(query)
-    lse = fresh(query[..., 0], dtype=torch.float32, memory_format=torch.contiguous_format)
+    output = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
+    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+    if not tables.covered:
+        lse.fill_(float("-inf"))
     if readers == 0:
         return output, lse
 
@@ -75,6 +84,7 @@ def attention_forward(
         value.stride(),
         output.stride(),
         *lse.stride()[:2],
+        OWN_CHUNK=own_chunk,
         BLOCK_SIZE=block_size,
         ROWS=rows,
         HEADS=heads_per_tile,
@@ -106,6 +116,7 @@ def _attention_forward(
     output_strides,
     lse_b,
     lse_h,
+    OWN_CHUNK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -150,29 +161,33 @@ def _attention_forward(
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.
-    key += chunk_start.to(tl.int64) * key_strides[2]
-    value += chunk_start.to(tl.int64) * value_strides[2]
-    key_tile = column[:, None] * key_strides[2] + dim[None, :]
-    value_tile = column[:, None] * value_strides[2] + dim[None, :]
-    diagonal = chunk_start + (start - chunk_start) // BLOCK_N * BLOCK_N
-    for _ in range(chunk_start, diagonal, BLOCK_N):
-        k = load_tile(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
-        pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
-        key += BLOCK_N * key_strides[2]
-        value += BLOCK_N * value_strides[2]
-    for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
-        source = first + column
-        # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-        k = load_tile(key + key_tile, source < end, True, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
-        seen = source[None, :] <= position[:, None]
-        pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
-        key += BLOCK_N * key_strides[2]
-        value += BLOCK_N * value_strides[2]
+    if OWN_CHUNK:
+        key += chunk_start.to(tl.int64) * key_strides[2]
+        value += chunk_start.to(tl.int64) * value_strides[2]
+        key_tile = column[:, None] * key_strides[2] + dim[None, :]
+        value_tile = column[:, None] * value_strides[2] + dim[None, :]
+        diagonal = chunk_start + (start - chunk_start) // BLOCK_N * BLOCK_N
+        for _ in range(chunk_start, diagonal, BLOCK_N):
+            k = load_tile(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
+            v = load_tile(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
+            pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
+            key += BLOCK_N * key_strides[2]
+            value += BLOCK_N * value_strides[2]
+        for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
+            source = first + column
+            # Beyond the reader there may be padding with any content: even with no weight it must not be read.
+            k = load_tile(key + key_tile, source < end, True, HEAD_DIM, BLOCK_D)
+            v = load_tile(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
+            seen = source[None, :] <= position[:, None]
+            pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
+            key += BLOCK_N * key_strides[2]
+            value += BLOCK_N * value_strides[2]
+        mixed = mixed / total[:, None]
+    else:
+        mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
 
     output += vector_at(output_strides, row, head, at)[:, None]
-    mixed = (mixed / total[:, None]).to(output.dtype.element_ty)
+    mixed = mixed.to(output.dtype.element_ty)
     tl.store(output + dim[None, :], mixed, real[:, None] & (dim < HEAD_DIM)[None, :])
     lse += row * lse_b + head * lse_h + position
     tl.store(lse, (pivot + tl.log2(total)) * 0.6931471805599453, real)

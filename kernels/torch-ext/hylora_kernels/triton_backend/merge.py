@@ -86,7 +86,9 @@ def _merge_slots(
     if lse is not None:
         own = lse + row * lse_b + head * lse_h + position
         own_log = tl.load(own, real, other=0.0) * 1.4426950408889634
-        pivot, denominator = own_log, tl.full([ROWS], 1.0, tl.float32)
+        # A finite pivot: without an own chunk a query may have read nothing.
+        pivot = tl.maximum(own_log, -3.0e38)
+        denominator = tl.exp2(own_log - pivot)
         for slot in range(top_k):
             listed = real & (tl.load(chosen + slot, real, other=-1) >= 0)
             log = tl.load(share_lse + first + slot * (UNIT_SIZE * groups), listed, other=float("-inf"))
@@ -94,7 +96,8 @@ def _merge_slots(
             denominator = denominator * tl.exp2(pivot - higher) + tl.exp2(log - higher)
             pivot = higher
         log_total = pivot + tl.log2(denominator)
-        weight = tl.exp2(own_log - log_total)
+        finite = tl.maximum(log_total, -3.0e38)
+        weight = tl.exp2(own_log - finite)
 
     total += vector_at(total_strides, row, head, position)[:, None] + dim[None, :]
     merged = load_tile(total, real, True, HEAD_DIM, BLOCK_D).to(tl.float32) * weight[:, None]
@@ -103,7 +106,7 @@ def _merge_slots(
         at = first + slot * (UNIT_SIZE * groups)
         x = load_tile(share + at[:, None] * HEAD_DIM + dim[None, :], listed, True, HEAD_DIM, BLOCK_D).to(tl.float32)
         if lse is not None:
-            x *= tl.exp2(tl.load(share_lse + at, listed, other=float("-inf")) - log_total)[:, None]
+            x *= tl.exp2(tl.load(share_lse + at, listed, other=float("-inf")) - finite)[:, None]
         merged += x
     # Threads may hold copies of what they read: none is to read what another has already written.
     tl.debug_barrier()

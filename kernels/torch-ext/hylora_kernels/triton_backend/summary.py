@@ -8,7 +8,6 @@ which costs nothing where reading the tile takes longer than computing on it.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import e, log2
 from typing import Optional, Tuple
 
@@ -17,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cached import cached_tables
 from ..inputs import landmark_query
 from ..options import SpanOptions, summary_width
 from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
@@ -81,7 +81,7 @@ def summarize_blocks(
     return summaries, query_sums
 
 
-@lru_cache(maxsize=16)
+@cached_tables
 def landmark_on_device(head_dim: int, seed: int, device: torch.device) -> Tensor:
     """The landmark's query in float32 on the device; kept, for copies to a device wait for it."""
     return landmark_query(head_dim, seed).float().to(device)

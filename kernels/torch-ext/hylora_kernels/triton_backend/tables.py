@@ -7,12 +7,12 @@ batch, a padded one and packed rows differ in their tables alone.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import List, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..cached import cached_tables
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 
@@ -65,7 +65,7 @@ def reader_lists(chosen: Tensor, tables: SpanTables) -> Tensor:
     return chosen.contiguous() if tables.shared else chosen[:, :, :0]
 
 
-@lru_cache(maxsize=16)
+@cached_tables
 def _tables(
     layout: SequenceLayout,
     block_size: int,
