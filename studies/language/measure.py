@@ -23,7 +23,7 @@ from hylora_eval.ruler import Haystack, generate
 
 __all__ = ["Material"]
 
-# One, two, four, eight and sixteen times the context of pre-training; fine-tuning is at 1024.
+# One, four, eight and sixteen times the context of pre-training; fine-tuning is at 1024.
 TUNED = 1024
 LENGTHS, OWN_LENGTHS = (256, 1024, 2048, 4096), (1024, 4096)
 # Tokens between a fact and its question, at least: more than any chunk, so that it must be retrieved.
