@@ -36,7 +36,10 @@ pytest.importorskip("triton")
 def compile_kernels(folder, *arguments):
     """Run the command in a process of its own: this one has Triton's interpreter."""
     command = [sys.executable, str(ROOT / "benchmarks/aot.py"), "--output", str(folder), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "kernels/torch-ext")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(ROOT / p) for p in (".", "kernels/torch-ext", "eval")),
+    }
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return json.loads((folder / "aot.json").read_text())["results"]

@@ -186,7 +186,7 @@ def test_the_documented_parts_are_those_that_are_run():
     assert rows == parts
 
 
-def test_a_wrong_kernel_is_named(monkeypatch, tmp_path):
+def test_a_wrong_triton_kernel_is_named(monkeypatch, tmp_path):
     pytest.importorskip("triton")
     checks, results, sizes, timing = (
         load(f"suite.{name}") for name in ("kernel_checks", "results", "sizes", "timing")
