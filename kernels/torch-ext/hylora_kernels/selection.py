@@ -104,7 +104,17 @@ def query_features(query: Tensor, heads: int, options: SpanOptions, scale: float
 
 def block_scores(features: Tensor, summaries: Tensor) -> Tensor:
     """Products of features `[R, Hkv, n, W]` with summaries `[R, Hkv, blocks, W]`, in the dtype of the features."""
-    return features @ summaries.to(features.dtype).mT
+    if summaries.dtype == features.dtype:
+        return features @ summaries.mT
+    # Widened in the same memory again and again: to get new memory takes a CPU longer than the products.
+    rows, heads, blocks, width = summaries.shape
+    step = _per_slice(rows * heads * width, summaries.device)
+    wide = features.new_empty(rows, heads, min(step, blocks), width)
+    scores = features.new_empty(*features.shape[:3], blocks)
+    for first in range(0, blocks, step):
+        part = summaries[:, :, first : first + step]
+        scores[..., first : first + step] = features @ wide[:, :, : part.shape[2]].copy_(part).mT
+    return scores
 
 
 def token_scores(query: Tensor, summaries: Tensor, options: SpanOptions, scale: float) -> Tensor:

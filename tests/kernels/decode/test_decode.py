@@ -8,6 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout, SpanOptions, span_attention
 from hylora_kernels import decode as decoding
+from hylora_kernels import selection as kernel_selection
 from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SUMMARIES, SUMMARY_DTYPES
 from hylora_kernels.torch_backend.decode import step
@@ -116,10 +117,12 @@ def test_causal_steps_are_the_rows_of_one_prefill(selection):
     assert_close(decode(inputs, empty_state(inputs, **options)), span_attention(*inputs, **options))
 
 
+@pytest.mark.parametrize("at_a_time", [1 << 7, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("selection", [SELECTIONS["each"], SELECTIONS["groups"]], ids=["each", "groups"])
-def test_bfloat16_summaries_choose_what_a_prefill_chooses(selection, dtype):
-    """Of keys so much alike that rounding decides."""
+def test_bfloat16_summaries_choose_what_a_prefill_chooses(monkeypatch, selection, dtype, at_a_time):
+    """Of keys so much alike that rounding decides; four blocks, or all, are widened at a time."""
+    monkeypatch.setitem(kernel_selection._SLICE, "cpu", at_a_time)
     query, key, value = random_inputs(1, 2, 2, 61, dtype=dtype)
     inputs = query, 1 + key / 64, value
     options = {**SMALL, **selection, "summary": "mean_std"}
