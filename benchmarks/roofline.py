@@ -23,6 +23,7 @@ OPTIONS = Options(head_dim=128)
 HEADS = ((30, 30), (32, 8))
 LENGTHS = (16384, 32768, 65536, 131072)
 _ITEM = 2  # bytes of a number in half precision
+_SUMMARY_ITEMS = {"float32": 4, "bfloat16": 2}
 # Matrix products of the backward pass over each pair: those that are needed; and those that are computed by kernels of
 # which one gives the queries' gradient and another those of keys and values, each from scores of its own.
 _NEEDED, _COMPUTED = 5, 7
@@ -84,12 +85,12 @@ def share_for(ratio: float, heads: tuple[int, int], rates: Rates, length: int) -
     return slack * whole / choice_seconds(heads, rates, length)
 
 
-def decode_bytes(heads: tuple[int, int], length: int) -> tuple[int, int]:
-    """Bytes of a decode step half-way through a chunk: full attention's, and SE-Attn's with float32 summaries."""
+def decode_bytes(heads: tuple[int, int], length: int, summary_item: int) -> tuple[int, int]:
+    """Bytes of a decode step half-way through a chunk: full attention's, and SE-Attn's with such summaries."""
     row = 2 * heads[1] * OPTIONS.head_dim * _ITEM
     tokens = length - OPTIONS.chunk_size // 2
     read = OPTIONS.chunk_size // 2 + OPTIONS.top_k * OPTIONS.block_size
-    return tokens * row, read * row + tokens // OPTIONS.block_size * heads[1] * OPTIONS.head_dim * 4
+    return tokens * row, read * row + tokens // OPTIONS.block_size * heads[1] * OPTIONS.head_dim * summary_item
 
 
 def tables(devices: dict[str, Rates]) -> Iterator[str]:
@@ -160,7 +161,14 @@ def tables(devices: dict[str, Rates]) -> Iterator[str]:
 
     yield "### Decode step at 128k"
     names = ("MB, full / SE-Attn", "ratio", "full [us]", "SE-Attn's bytes [us]", "ratio with launches")
-    yield table(("", *names), (_decode_row(name, heads, rates) for name, heads, rates in places))
+    yield table(
+        ("", *names),
+        (
+            _decode_row(f"{name}, {dtype}", heads, rates, item)
+            for name, heads, rates in places
+            for dtype, item in _SUMMARY_ITEMS.items()
+        ),
+    )
 
 
 def _table(*rows: tuple[str, str, Callable[[int], float]]) -> str:
@@ -176,8 +184,8 @@ def _table(*rows: tuple[str, str, Callable[[int], float]]) -> str:
     return table(header, ((name, *(cell(form, value, length) for length in LENGTHS)) for name, form, value in rows))
 
 
-def _decode_row(name: str, heads: tuple[int, int], rates: Rates) -> tuple[str, ...]:
-    full, own = decode_bytes(heads, LENGTHS[-1])
+def _decode_row(name: str, heads: tuple[int, int], rates: Rates, summary_item: int) -> tuple[str, ...]:
+    full, own = decode_bytes(heads, LENGTHS[-1], summary_item)
     seconds, ours = full / rates.bytes, own / rates.bytes
     whole = ours + _STEP_KERNELS * _LEAST
     times = (f"{1e6 * seconds:.0f}", f"{1e6 * ours:.1f}", f"{seconds / whole:.1f}")

@@ -21,8 +21,8 @@ from hylora_kernels.saved import Saved
 from .methods import Options
 from .runs import random_tensors
 
-# Kernels that look up their launch by the dtype of summaries and sums, which is wider than that of the queries; and
-# those among them that do so by the width of summaries in place of the head dimension.
+# Kernels that look up their launch by the dtype of sums, which is wider than that of the queries; and those among them
+# that do so by the width of summaries in place of the head dimension.
 _WIDE = ("retrieve", "decode_rank", "sum_runs")
 _BY_WIDTH = ("retrieve", "decode_rank")
 _MOST_LISTED = 256

@@ -41,10 +41,11 @@ def kernel_workspace(func: Callable, args: tuple) -> int:
 
 
 def _span_forward(query: Tensor, key: Tensor, options: SpanOptions) -> int:
-    # Summaries of blocks and the features of those who choose, in float32.
+    # Summaries of blocks, and in float32 the features of those who choose.
     width = summary_width(options, key.shape[-1])
     vectors = key.numel() // key.shape[-1]
-    choosing = 4 * (width * vectors // options.block_size + min(_SLICE, width * vectors // options.unit_size))
+    summaries = (2 if options.summary_dtype == "bfloat16" else 4) * width * vectors // options.block_size
+    choosing = summaries + 4 * min(_SLICE, width * vectors // options.unit_size)
     pairs = _pairs(query, options)
     return max(choosing, pairs * query.element_size() + 4 * pairs // query.shape[-1])
 

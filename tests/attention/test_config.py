@@ -21,10 +21,10 @@ def test_one_chunk_size_stays_a_number():
 
 
 def test_options_travel_in_config_json(tmp_path):
-    config = BambaConfig()
-    SpanConfig(top_k=3, chunk_size=(64, 256)).keep_on(config)
+    config, options = BambaConfig(), SpanConfig(top_k=3, chunk_size=(64, 256), summary_dtype="bfloat16")
+    options.keep_on(config)
     config.save_pretrained(tmp_path)
-    assert SpanConfig.of(AutoConfig.from_pretrained(tmp_path)) == SpanConfig(top_k=3, chunk_size=(64, 256))
+    assert SpanConfig.of(AutoConfig.from_pretrained(tmp_path)) == options
 
 
 def test_options_are_read_once_for_each_content():
@@ -42,6 +42,7 @@ def test_options_are_read_once_for_each_content():
 def test_the_kernels_get_all_of_their_options():
     given = {"block_size": 16, "top_k": 3, "selection": "causal", "query_group": 8, "retrieval": "random"}
     given = {**given, "summary": "representatives", "seed": 5, "representatives": 2, "pooling": "sum"}
+    given["summary_dtype"] = "bfloat16"
     assert given.keys() == {field.name for field in fields(SpanOptions)} - {"chunk_size"}
     config = SpanConfig(chunk_size=(64, 128), **given)
     for size in (64, 128):

@@ -30,6 +30,26 @@ KERNELS = {
     "summarize",
 }
 
+# Compiles what chooses with summaries in bfloat16, and prints for each kernel its resources and whether it rounds.
+CHOICE = """
+import json, sys
+from dataclasses import asdict
+import torch
+from suite.compiling import compiling_for, resources
+from hylora_kernels import SequenceLayout, SpanOptions
+from hylora_kernels.decode import DecodeState
+from hylora_kernels.triton_backend import select_blocks, span_decode
+
+options = SpanOptions(16, 4, 64, "token", summary="mean_std", summary_dtype="bfloat16")
+prompt, token = ([torch.empty(1, heads, n, 128, dtype=torch.float16) for heads in (4, 2, 2)] for n in (150, 1))
+with compiling_for(int(sys.argv[1])) as compiled:
+    select_blocks(*prompt, SequenceLayout.dense(1, 150), options, 0.1)
+    state = DecodeState(1, 4, 2, 128, 256, options, dtype=torch.float16)
+    span_decode(*token, SequenceLayout.dense(1, 1), state.tensors(), options, 0.1)
+rounds = lambda kernel: ".rn.bf16" in kernel.asm["ptx"]
+print(json.dumps([{**asdict(resources(kernel)), "rounds": rounds(kernel)} for kernel in compiled]))
+"""
+
 pytest.importorskip("triton")
 
 
@@ -60,6 +80,18 @@ def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
         assert names_in(result) == KERNELS | OWN_KERNELS[result["case"]["readers"]]
         assert all(kernel["registers"] > 0 for kernel in result["kernels"])
     assert "attention_forward" in (tmp_path / "aot.md").read_text()
+
+
+@pytest.mark.parametrize("arch", ["80", "90"])
+def test_kernels_round_summaries_to_bfloat16_and_read_them(arch):
+    paths = os.pathsep.join(str(ROOT / path) for path in ("kernels/torch-ext", "benchmarks"))
+    environment = {**os.environ, "PYTHONPATH": paths, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-c", CHOICE, arch]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    kernels = {kernel["kernel"]: kernel for kernel in json.loads(run.stdout)}
+    assert kernels.keys() >= {"summarize", "retrieve", "append", "rank_blocks"}
+    assert {name for name, kernel in kernels.items() if kernel["rounds"]} == {"summarize", "append"}
+    assert not any(kernel["stack"] for kernel in kernels.values())
 
 
 def test_the_documented_table_covers_what_is_supported():

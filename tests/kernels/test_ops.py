@@ -153,7 +153,7 @@ def test_options_are_an_object_or_single_values_or_both():
 
 
 def test_every_option_is_an_argument_of_the_operators():
-    values = {"selection": "causal", "retrieval": "random", "summary": "mean_key"}
+    values = {"selection": "causal", "retrieval": "random", "summary": "mean_key", "summary_dtype": "bfloat16"}
     numbers = {"block_size": 3, "top_k": 5, "chunk_size": 14, "query_group": 7, "seed": -9}
     options = SpanOptions(**values, **numbers)
     assert ops.unpack_options(*ops.pack_options(options)) == options

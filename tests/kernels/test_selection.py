@@ -52,6 +52,34 @@ def test_ties_go_to_the_earlier_block(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_bfloat16_summaries_are_rounded_to_the_nearest_and_ties_among_them_to_even(backend):
+    step = 2.0**-7  # between neighbours from 1 to 2
+    options = {"block_size": 1, "chunk_size": 2, "top_k": 1}
+
+    def better(one, other, summary_dtype):
+        return chosen_by_mean_key([one, other], [1] * 4, backend, summary_dtype=summary_dtype, **options)[1][0]
+
+    for one, other in ((1, 1 + step / 2), (1, 1 + step / 4), (1 + 2 * step, 1 + 9 / 4 * step)):
+        assert better(one, other, "float32") == 1
+        assert better(one, other, "bfloat16") == 0  # equal, and the earlier comes first
+    for other in (1 + 3 / 4 * step, 1 + 3 / 2 * step):
+        assert better(1, other, "bfloat16") == 1
+    assert better(1 + step, 1 + 3 / 2 * step, "bfloat16") == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_products_with_bfloat16_summaries_are_not_rounded(dtype, backend):
+    """Queries that bfloat16 does not tell from 1 and from -1."""
+    key, query = torch.zeros(1, 1, 4, 2, dtype=dtype), torch.zeros(1, 1, 4, 2, dtype=dtype)
+    key[0, 0, 0], key[0, 0, 1] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    query[0, 0, 2], query[0, 0, 3] = torch.tensor([1.0, 1 + 2**-9]), torch.tensor([-1.0, -1 - 2**-9])
+    options = {"block_size": 1, "chunk_size": 2, "top_k": 1, "selection": "token", "summary_dtype": "bfloat16"}
+    (blocks,) = select_blocks(query, key, key, summary="mean_key", backend=backend, **options)
+    assert blocks[0, 2:, 0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_block_that_reaches_into_the_chunk_is_no_candidate(backend):
     blocks = chosen_by_mean_key([1, 2, 3, 4], [1] * 14, backend, block_size=4, chunk_size=6, top_k=3)
     # Chunks start at 6 and 12: one complete block before the first, three before the second.
@@ -173,6 +201,9 @@ def test_representatives_are_far_from_each_other(backend):
         {"selection": "token"},
         {"selection": "causal", "query_group": 5},
         {"selection": "causal", "query_group": 1},
+        {"selection": "token", "summary_dtype": "bfloat16"},
+        {"selection": "causal", "query_group": 5, "summary_dtype": "bfloat16"},
+        {"selection": "chunk", "pooling": "max", "summary_dtype": "bfloat16"},
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hylora_kernels import SequenceLayout, torch_backend
 from hylora_kernels import span_attention as span
-from hylora_kernels.options import SUMMARIES
+from hylora_kernels.options import SUMMARIES, SUMMARY_DTYPES
 from tests.kernels.inputs import (
     assert_backends_agree,
     masked_attention,
@@ -273,6 +273,7 @@ def problems(draw):
         "query_group": query_group,
         "retrieval": draw(st.sampled_from(["relevance", "random", "none"])),
         "summary": draw(st.sampled_from(SUMMARIES)),
+        "summary_dtype": draw(st.sampled_from(SUMMARY_DTYPES)),
     }
     options["representatives"] = draw(st.integers(1, options["block_size"]))
     if options["selection"] == "chunk":

@@ -66,6 +66,7 @@ def test_an_unknown_backend(function):
         ({"retrieval": "relevant"}, "did you mean 'relevance'"),
         ({"summary": "mean-key"}, "did you mean 'mean_key'"),
         ({"summary": None}, "summary=None must be one of 'attention', 'landmark', 'mean_key'"),
+        ({"summary_dtype": "bf16"}, "summary_dtype='bf16' must be one of .*; did you mean 'bfloat16'"),
         ({"pooling": "mean"}, "pooling='mean' must be one of 'sum', 'max'"),
         ({"pooling": "max", "selection": "token"}, "use selection='chunk', or pooling='sum'"),
         ({"summary": "representatives", "representatives": 33}, "representatives=33 must be at most block_size=32"),

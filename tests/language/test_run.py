@@ -414,12 +414,15 @@ def test_resuming_with_other_settings_names_them(recipe):
 def test_a_run_may_be_resumed_when_recipes_have_gained_keys(recipe, tmp_path):
     resumed = recipe({"training.resume": True})
     old = resumed.to_tree()
-    del old["attention"]["representatives"], old["attention"]["pooling"]
+    for key in ("representatives", "pooling", "summary_dtype"):
+        del old["attention"][key]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(old))
     RunFolder(tmp_path / "run").check(resumed)
     with pytest.raises(RecipeError, match=r"other values of attention\.pooling \('sum' -> 'max'\);"):
         RunFolder(tmp_path / "run").check(recipe({"training.resume": True, "attention.pooling": "max"}))
+    with pytest.raises(RecipeError, match=r"other values of attention\.summary_dtype \('float32' -> 'bfloat16'\);"):
+        RunFolder(tmp_path / "run").check(recipe({"training.resume": True, "attention.summary_dtype": "bfloat16"}))
     old["task"] = "vision"
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(old))
     with pytest.raises(RecipeError, match=r"task \('vision' -> 'language'\)"):

@@ -115,8 +115,8 @@ def test_long_attention_counts_what_is_seen(name, size):
 def test_what_tokens_and_their_blocks_give_takes_memory_up_to_a_limit():
     """As the Triton kernels have it: for each query and block that it chose an output, and backward a gradient."""
 
-    def workspaces(length, selection):
-        options = SpanOptions(16, 4, 64, selection, summary="mean_std")
+    def workspaces(length, selection, **options):
+        options = SpanOptions(16, 4, 64, selection, summary="mean_std", **options)
         query, key = torch.empty(1, 4, length, 8, device="meta"), torch.empty(1, 2, length, 8, device="meta")
         settings = (*ops.pack_options(options), 0.3, "triton")
         forward = (query, key, key, None, *settings)
@@ -130,5 +130,8 @@ def test_what_tokens_and_their_blocks_give_takes_memory_up_to_a_limit():
     assert forward == 4 * pairs * (8 + 1)
     assert 4 * pairs * 8 < backward < 3 * 4 * pairs * 8
     assert max(workspaces(150, "chunk")) < forward / 5
+    summaries = 2 * 9 * 2 * 8  # of each KV head's whole blocks, numbers of two vectors
+    halved = workspaces(150, "chunk", summary_dtype="bfloat16")[0]
+    assert 2 * summaries <= workspaces(150, "chunk")[0] - halved <= 2 * summaries * 150 / 144
     assert max(workspaces(64, "token")) < 4 * 4 * 4 * 64 * 8  # one chunk reads no blocks
     assert workspaces(1 << 22, "token")[0] == workspaces(1 << 21, "token")[0] == 4 * (1 << 27) * 9 // 8

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .layout import SequenceLayout
+from .options import SpanOptions
 
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Union[SequenceLayout, Tensor, None]):
@@ -49,6 +50,11 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Union[Sequen
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which summaries, scores and sums of parts are computed: at least float32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def summary_dtype(options: SpanOptions, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which summaries of tensors of a dtype are kept."""
+    return torch.bfloat16 if options.summary_dtype == "bfloat16" else accumulation_dtype(dtype)
 
 
 def landmark_query(head_dim: int, seed: int) -> Tensor:

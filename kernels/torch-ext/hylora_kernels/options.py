@@ -12,6 +12,8 @@ from typing import Any, Dict, Optional, Tuple, Union
 TWO_VECTORS = ("mean_std", "min_max", "gaussian")
 SUMMARIES = ("attention", "landmark", "mean_key", *TWO_VECTORS, "representatives")
 
+# What summaries are rounded to before they are compared with queries.
+SUMMARY_DTYPES = ("float32", "bfloat16")
 # What computes: "auto" is the fastest that takes the input.
 BACKENDS = ("auto", "reference", "torch", "flash", "triton")
 # The attribute of a model's config that holds the options.
@@ -52,6 +54,8 @@ class SpanOptions:
         representatives: keys of a block that represent it, if its summary is made of such; at most `block_size`.
         pooling: how the queries of a chunk choose together: by the `"sum"` of their scores, or by the `"max"` over
             them of score minus log-sum-exp of the scores, so that a block counts that one of them needs.
+        summary_dtype: what summaries are rounded to before they are compared with queries: `"float32"` (float64 of
+            float64 tensors), or `"bfloat16"`, which halves their memory and what a decoding step reads of them.
 
     Raises:
         ValueError: if a value is out of its range, naming the field, the value and the remedy.
@@ -67,6 +71,7 @@ class SpanOptions:
     seed: int = 0
     representatives: int = 3
     pooling: str = "sum"
+    summary_dtype: str = "float32"
 
     def __post_init__(self):
         for name in ("block_size", "chunk_size", "query_group", "representatives"):
@@ -78,6 +83,7 @@ class SpanOptions:
         check_choice("retrieval", self.retrieval, ("relevance", "random", "none"))
         check_choice("summary", self.summary, SUMMARIES)
         check_choice("pooling", self.pooling, ("sum", "max"))
+        check_choice("summary_dtype", self.summary_dtype, SUMMARY_DTYPES)
         if self.block_size > self.chunk_size:
             raise ValueError(
                 f"block_size={self.block_size} must be at most chunk_size={self.chunk_size}; "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .hashing import hashed_scores
-from .inputs import accumulation_dtype, landmark_query
+from .inputs import accumulation_dtype, landmark_query, summary_dtype
 from .options import TWO_VECTORS, SpanOptions, summary_width
 
 # Temporaries hold at most about this many numbers. On a CPU they should stay in its cache, which halves the time of
@@ -34,7 +34,7 @@ def select_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOption
     counts = options.candidates(torch.arange(units, device=key.device))
     index = torch.arange(max(heads, units, blocks), device=key.device)
     if options.retrieval == "relevance":
-        summaries = summarize_blocks(query, key, value, blocks, options, scale)
+        summaries = summarize_blocks(query, key, value, blocks, options, scale).to(accumulation_dtype(key.dtype))
         if not options.chooses_per_token and not options.pools_scores:
             pooled = pool_queries(query, heads, options, scale)
 
@@ -102,11 +102,27 @@ def query_features(query: Tensor, heads: int, options: SpanOptions, scale: float
     return torch.cat([total, spread.sum(dim=2)], dim=-1)
 
 
+def block_scores(features: Tensor, summaries: Tensor) -> Tensor:
+    """Products of features `[R, Hkv, n, W]` with summaries `[R, Hkv, blocks, W]`, in the dtype of the features."""
+    if summaries.dtype == features.dtype:
+        return features @ summaries.mT
+    # Widened in the same memory again and again: to get new memory takes a CPU longer than the products.
+    rows, heads, blocks, width = summaries.shape
+    step = _per_slice(rows * heads * width, summaries.device)
+    wide = features.new_empty(rows, heads, min(step, blocks), width)
+    scores = features.new_empty(*features.shape[:3], blocks)
+    for first in range(0, blocks, step):
+        part = summaries[:, :, first : first + step]
+        scores[..., first : first + step] = features @ wide[:, :, : part.shape[2]].copy_(part).mT
+    return scores
+
+
 def token_scores(query: Tensor, summaries: Tensor, options: SpanOptions, scale: float) -> Tensor:
     """How much each token wants each block: `[R, Hkv, n, blocks]` of query `[R, Hq, n, D]`."""
     heads = summaries.shape[1]
     if options.summary != "representatives":
-        return query_features(query, heads, options, scale) @ summaries.mT
+        return block_scores(query_features(query, heads, options, scale), summaries)
+    summaries = summaries.to(accumulation_dtype(query.dtype))
     query = query.to(summaries.dtype).unflatten(1, (heads, -1))
     vectors = summaries.unflatten(3, (-1, query.shape[-1])).unbind(dim=3)
     # Of each head the log-sum-exp over a block's keys, had the rest of them all been their mean.
@@ -155,11 +171,15 @@ def pool_queries(query: Tensor, heads: int, options: SpanOptions, scale: float) 
 def summarize_blocks(
     query: Tensor, key: Tensor, value: Tensor, blocks: int, options: SpanOptions, scale: float
 ) -> Tensor:
-    """Summaries of the first `blocks` blocks (equation 6.7 and its variants), of width W: `[R, Hkv, blocks, W]`."""
+    """Summaries of the first `blocks` blocks (equation 6.7 and its variants), of width W: `[R, Hkv, blocks, W]`.
+
+    They are computed in at least float32, and rounded to the options' `summary_dtype`.
+    """
     rows, heads, _, head_dim = key.shape
     size, groups = options.block_size, query.shape[1] // heads
     dtype = accumulation_dtype(key.dtype)
-    summaries = key.new_empty((rows, heads, blocks, summary_width(options, head_dim)), dtype=dtype)
+    shape = (rows, heads, blocks, summary_width(options, head_dim))
+    summaries = key.new_empty(shape, dtype=summary_dtype(options, key.dtype))
     step = _per_slice(rows * heads * groups * size * max(size, head_dim), key.device)
     for first in range(0, blocks, step):
         last = min(first + step, blocks)

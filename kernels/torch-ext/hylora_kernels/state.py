@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from .inputs import accumulation_dtype, check_inputs, follow_autocast, positive_scale
+from .inputs import accumulation_dtype, check_inputs, follow_autocast, positive_scale, summary_dtype
 from .kept import DecodeTensors, store
 from .layout import SequenceLayout
 from .options import SpanOptions, check_integer, span_options, summary_width
@@ -25,8 +25,7 @@ class DecodeState:
     """The sequences of a batch so far, one per row, each stored from its own first token on.
 
     Make one without tokens, or with `from_prefill`; `span_decode` appends to it. What is above a row's length has no
-    meaning. With S = block_size, M = chunk_size, W numbers in a block's summary, and summaries and sums in at least
-    float32:
+    meaning. With S = block_size, M = chunk_size and W numbers in a block's summary:
 
     Attributes:
         key_cache: `[B, Hkv, capacity, D]`; capacity is a multiple of S.
@@ -36,9 +35,11 @@ class DecodeState:
         chunk_value: the same shape.
         queries: `[B, Hq, slots, D]`, the query of position p in slot p % slots. Slots are S, the block in progress, if
             summaries are made with queries; capacity, if all are kept; else 0.
-        summaries: `[B, Hkv, capacity // S, W]`, of the complete blocks.
-        sums: `[B, kinds, Hkv, W]`, features of queries summed over a unit's tokens and a group's heads: of the unit in
-            progress, and of the unit before if that one chooses. Where each token chooses, kinds is 0.
+        summaries: `[B, Hkv, capacity // S, W]`, of the complete blocks; bfloat16 if the options ask for it, else in at
+            least float32.
+        sums: `[B, kinds, Hkv, W]` in at least float32, features of queries summed over a unit's tokens and a group's
+            heads: of the unit in progress, and of the unit before if that one chooses. Where each token chooses, kinds
+            is 0.
         lengths: `[B]` int32, tokens held by each row.
         held: tokens in the longest row, as far as the host knows. Replays of a CUDA graph pass it by.
         options: the `SpanOptions`.
@@ -103,9 +104,8 @@ class DecodeState:
         self.chunk_key = _longer(no_key, options.chunk_size if offload else 0)
         self.chunk_value = torch.zeros_like(self.chunk_key)
         self.queries = _longer(no_query, options.block_size if asks and not keep_queries else 0)
-        wide = accumulation_dtype(like.dtype)
-        self.summaries = like.new_zeros(batch, kv_heads, 0, width, dtype=wide)
-        self.sums = like.new_zeros(batch, kinds, kv_heads, width, dtype=wide)
+        self.summaries = like.new_zeros(batch, kv_heads, 0, width, dtype=summary_dtype(options, like.dtype))
+        self.sums = like.new_zeros(batch, kinds, kv_heads, width, dtype=accumulation_dtype(like.dtype))
         self.lengths = like.new_zeros(batch, dtype=torch.int32)
         self._grow(capacity)
 

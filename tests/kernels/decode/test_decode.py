@@ -8,8 +8,9 @@ import torch
 
 from hylora_kernels import SequenceLayout, SpanOptions, span_attention
 from hylora_kernels import decode as decoding
+from hylora_kernels import selection as kernel_selection
 from hylora_kernels.decode import DecodeState, span_decode
-from hylora_kernels.options import SUMMARIES
+from hylora_kernels.options import SUMMARIES, SUMMARY_DTYPES
 from hylora_kernels.torch_backend.decode import step
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
@@ -75,6 +76,7 @@ def test_options(selection, variant):
 
 
 RULES = [{"summary": name} for name in SUMMARIES] + [{"retrieval": "random"}]
+RULES += [{"summary": "mean_std", "summary_dtype": "bfloat16"}]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,32 @@ def test_causal_steps_are_the_rows_of_one_prefill(selection):
     inputs = random_inputs(1, 2, 2, 61)
     options = {**SMALL, **selection}
     assert_close(decode(inputs, empty_state(inputs, **options)), span_attention(*inputs, **options))
+
+
+@pytest.mark.parametrize("at_a_time", [1 << 7, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("selection", [SELECTIONS["each"], SELECTIONS["groups"]], ids=["each", "groups"])
+def test_bfloat16_summaries_choose_what_a_prefill_chooses(monkeypatch, selection, dtype, at_a_time):
+    """Of keys so much alike that rounding decides; four blocks, or all, are widened at a time."""
+    monkeypatch.setitem(kernel_selection._SLICE, "cpu", at_a_time)
+    query, key, value = random_inputs(1, 2, 2, 61, dtype=dtype)
+    inputs = query, 1 + key / 64, value
+    options = {**SMALL, **selection, "summary": "mean_std"}
+    rounded = empty_state(inputs, **options, summary_dtype="bfloat16")
+    actual = decode(inputs, rounded)
+    assert_close(actual, span_attention(*inputs, **options, summary_dtype="bfloat16"))
+    assert not torch.allclose(actual, span_attention(*inputs, **options), atol=1e-2)
+    assert rounded.summaries.dtype == torch.bfloat16 and rounded.sums.dtype == dtype
+
+
+def test_bfloat16_summaries_take_half_the_memory():
+    options = {**SMALL, "selection": "token", "summary": "mean_std", "dtype": torch.float32}
+    wide, narrow = (DecodeState(2, 4, 2, 8, 64, **options, summary_dtype=name) for name in SUMMARY_DTYPES)
+    for state in (wide, narrow):
+        state.reserve(100)
+    lengths = wide.lengths.nbytes
+    assert narrow.bytes_held().cache == wide.bytes_held().cache
+    assert narrow.bytes_held().rest - lengths == (wide.bytes_held().rest - lengths) / 2 == 2 * 2 * 25 * 16 * 2
 
 
 @pytest.mark.parametrize("keep_queries", [False, True])

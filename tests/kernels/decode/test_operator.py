@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from hylora_kernels import SequenceLayout, ops
 from hylora_kernels.decode import span_decode
+from hylora_kernels.options import SUMMARY_DTYPES
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
 
@@ -16,10 +17,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPTIONS = {"block_size": 16, "chunk_size": 20, "top_k": 2}
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_torch_is_told_the_truth(backend):
+@pytest.mark.parametrize(
+    ("backend", "summary_dtype"), [("torch", "float32"), ("torch", "bfloat16"), ("triton", "float32")]
+)
+def test_torch_is_told_the_truth(backend, summary_dtype):
     inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 1, head_dim=16, dtype=torch.float32)]
-    state = empty_state(inputs, **OPTIONS, selection="causal", query_group=4)
+    state = empty_state(inputs, **OPTIONS, selection="causal", query_group=4, summary_dtype=summary_dtype)
     settings = (*ops.pack_options(state.options), state.scale, backend)
     torch.library.opcheck(ops._span_decode, (*inputs, None, *state.tensors(), *settings))
 
@@ -35,9 +38,11 @@ def test_pieces_with_padding_and_keys_on_the_host_too(offload):
     torch.library.opcheck(ops._span_decode, (*inputs, table, *state.tensors(), *settings))
 
 
-def test_compiled_steps_are_the_same_and_no_step_compiles_anew():
+@pytest.mark.parametrize("summary_dtype", SUMMARY_DTYPES)
+def test_compiled_steps_are_the_same_and_no_step_compiles_anew(summary_dtype):
     inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 45, head_dim=16, dtype=torch.float32)]
-    compiled, eager = (empty_state(inputs, **{"capacity": 64, **OPTIONS}) for _ in range(2))
+    options = {"capacity": 64, **OPTIONS, "summary_dtype": summary_dtype}
+    compiled, eager = (empty_state(inputs, **options) for _ in range(2))
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
 

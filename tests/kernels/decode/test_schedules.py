@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hylora_kernels import SequenceLayout, SpanOptions, span_attention
 from hylora_kernels.decode import DecodeState, span_decode
-from hylora_kernels.options import SUMMARIES
+from hylora_kernels.options import SUMMARIES, SUMMARY_DTYPES
 from hylora_kernels.torch_backend import extend
 from tests.tolerances import assert_close
 
@@ -86,7 +86,8 @@ class Rows:
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from(CHOICES), st.sampled_from(RULES), st.booleans(), st.sampled_from([1 << 6, 1 << 20]))
 def test_any_schedule(data, choice, rule, offload, at_a_time):
-    options = SpanOptions(**{"block_size": 2, "chunk_size": 6, "top_k": 2, "representatives": 1, **choice, **rule})
+    sizes = {"block_size": 2, "chunk_size": 6, "top_k": 2, "representatives": 1}
+    options = SpanOptions(**{**sizes, **choice, **rule}, summary_dtype=data.draw(st.sampled_from(SUMMARY_DTYPES)))
     if options.pools_scores and not options.chooses_per_token:
         options = replace(options, selection="token")
     with mock.patch.object(extend, "_SLICE", at_a_time):

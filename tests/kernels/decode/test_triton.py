@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hylora_kernels import SequenceLayout, span_attention
+from hylora_kernels import SequenceLayout, SpanOptions, span_attention
 from hylora_kernels.decode import DecodeState, span_decode
+from hylora_kernels.triton_backend import decode as kernels
 from hylora_kernels.triton_backend.launch import Launch, forced
 from tests.kernels.decode.stepping import decode, empty_state
 from tests.kernels.inputs import random_inputs
@@ -26,6 +27,7 @@ SELECTIONS = {
     "each": {"selection": "token"},
     "groups": {"selection": "causal", "query_group": 4},
 }
+ROUNDED = {"selection": "token", "summary": "mean_std", "summary_dtype": "bfloat16"}
 SMALL = {"block_size": 16, "chunk_size": 36, "top_k": 2, "capacity": 96}
 
 
@@ -92,6 +94,23 @@ def test_equal_scores_choose_the_earlier_blocks():
     check((query, key, value), first=65, chunk_size=64, summary="mean_key")
 
 
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_bfloat16_summaries_are_stored_and_ranked(selection):
+    """Of numbers that need no rounding, which the interpreter does not do: so it is not asked for by name."""
+    inputs = [x.round().to(DEVICE) for x in random_inputs(1, 2, 1, 66, head_dim=24, dtype=torch.float32)]
+    options = SpanOptions(16, 2, 48, **selection, summary="min_max", summary_dtype="bfloat16")
+    prompt = [x[:, :, :62] for x in inputs]
+    expected_state, state = (DecodeState.from_prefill(*prompt, options, capacity=96) for _ in range(2))
+    expected = decode(inputs, expected_state, 62, backend="torch")
+    tokens, layout = zip(*(x[:, :, 62:].split(1, dim=2) for x in inputs), strict=True), SequenceLayout.dense(1, 1)
+    with forced(**TILES):
+        steps = [kernels.span_decode(*token, layout, state.tensors(), options, state.scale) for token in tokens]
+    assert_close(torch.cat(steps, dim=2), expected)
+    assert state.summaries.dtype == torch.bfloat16
+    for one, other in zip(state.tensors(), expected_state.tensors(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_queries_that_are_kept_and_strided_tokens():
     fused = torch.randn(1, 66, 8, 16, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
     check((fused[:, :4], fused[:, 4:6], fused[:, 6:]), first=62, keep_queries=True)
@@ -139,13 +158,14 @@ def test_what_has_no_kernel_is_refused():
         ({"retrieval": "random"}, "random"),
         ({"block_size": 4}, "block_size=4"),
         ({"selection": "token", "summary": "representatives"}, "representatives"),
+        *([({"summary_dtype": "bfloat16"}, "interpreter does not round")] if DEVICE == "cpu" else []),
     ):
         with pytest.raises(ValueError, match=f"{reason}.*use backend='torch'"):
             span_decode(*inputs, empty_state(inputs, **option), backend="triton")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+@pytest.mark.parametrize("selection", [*SELECTIONS.values(), ROUNDED], ids=[*SELECTIONS, "rounded"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(32, 8, 128), (6, 6, 64), (8, 1, 256), (10, 2, 80)])
 def test_real_sizes(heads, kv_heads, head_dim, selection):
     lengths = (9000, 4090, 17)

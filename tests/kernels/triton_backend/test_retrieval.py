@@ -76,13 +76,23 @@ def test_padding_is_not_pooled():
 
 
 @EVERY_MODE
-@pytest.mark.parametrize("top_k", [1, 5, 20])
-def test_ties_and_more_asked_for_than_there_is(top_k, mode):
+@pytest.mark.parametrize(("top_k", "dtype"), [(1, torch.float32), (5, torch.bfloat16), (20, torch.float32)], ids=str)
+def test_ties_and_more_asked_for_than_there_is(top_k, dtype, mode):
     tables = tables_of(RAGGED, options_of(mode))
     pooled, summaries = integers(1, len(tables.units), 24, high=1), integers(1, len(tables.blocks), 24, high=1)
+    summaries = summaries.to(dtype)
     with forced(retrieve=Launch(128, 16, num_warps=4, num_stages=2)):  # a tile mixes sequences, in several steps
         chosen = retrieve(pooled, summaries, tables, top_k)
     assert torch.equal(chosen, expected_choice(pooled, summaries, tables, top_k))
+
+
+def test_products_with_bfloat16_summaries_are_not_rounded():
+    tables = tables_of(RAGGED, options_of(("chunk", 1, 32)))
+    generator = torch.Generator().manual_seed(0)
+    pooled = torch.randn(2, len(tables.units), 40, generator=generator).to(DEVICE)
+    summaries = torch.randn(2, len(tables.blocks), 40, generator=generator).to(DEVICE, torch.bfloat16)
+    expected = expected_choice(pooled, summaries, tables, 4)
+    assert torch.equal(retrieve(pooled, summaries, tables, 4), expected)
 
 
 def test_zeros_of_both_signs_tie():
@@ -194,10 +204,11 @@ def test_real_sizes(head_dim, top_k, summary, mode, dtype):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("top_k", [8, 64])
-def test_real_numbers_of_candidates(top_k):
+def test_real_numbers_of_candidates(top_k, dtype):
     """As many as 128k tokens have, with ties."""
     tables = tables_of(SequenceLayout.dense(1, 1 << 17), options_of(("chunk", 1, 2048), block_size=32))
-    pooled, summaries = integers(30, 64, 128), integers(30, 4096, 128)
+    pooled, summaries = integers(30, 64, 128), integers(30, 4096, 128).to(dtype)
     chosen = retrieve(pooled, summaries, tables, top_k)
     assert torch.equal(chosen, expected_choice(pooled, summaries, tables, top_k))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,6 +112,30 @@ def test_what_is_not_a_number_stays_within_its_block(summary):
     actual, _ = summarize_blocks(*inputs, tables, options_of(summary), 0.3)
     assert actual[:, 1].isnan().all()
     torch.testing.assert_close(actual[:, [0, 2, 3]], expected[:, [0, 2, 3]])
+
+
+def test_bfloat16_summaries_take_the_place_of_wide_ones():
+    """Of numbers that need no rounding, which the interpreter does not do."""
+    inputs = [x.round().to(DEVICE) for x in random_inputs(4, 2, 1, 110, 24, torch.float32)]
+    wide = options_of("min_max")
+    narrow = replace(wide, summary_dtype="bfloat16")
+    tables = span_tables(RAGGED, wide, torch.device(DEVICE))
+    (exact, sums), (summaries, same) = (summarize_blocks(*inputs, tables, x, 0.3) for x in (wide, narrow))
+    assert summaries.dtype == torch.bfloat16 and same.dtype == torch.float32
+    assert torch.equal(summaries.float(), exact) and torch.equal(same, sums)
+
+
+@pytest.mark.gpu
+@SUMMARIES
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_bfloat16_summaries_are_the_nearest(head_dim, summary):
+    inputs = [x.to(DEVICE) for x in random_inputs(2, 6, 2, 4200, head_dim, torch.float32)]
+    wide = options_of(summary)
+    tables = span_tables(SequenceLayout.dense(2, 4200), wide, torch.device(DEVICE))
+    exact, _ = summarize_blocks(*inputs, tables, wide, 0.1)
+    rounded, _ = summarize_blocks(*inputs, tables, replace(wide, summary_dtype="bfloat16"), 0.1)
+    # Half a step of numbers of eight bits; a little more, since sums may be formed in another order.
+    assert ((rounded.float() - exact).abs() <= 1.001 * 2**-8 * exact.abs()).all()
 
 
 @SUMMARIES

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..hashing import hashed_scores
-from ..inputs import accumulation_dtype, landmark_query
+from ..inputs import accumulation_dtype, landmark_query, summary_dtype
 from ..layout import SequenceLayout
 from ..options import TWO_VECTORS, SpanOptions, group_size
 
@@ -90,7 +90,7 @@ def select_blocks(
 
 
 def summarize_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOptions, scale: float) -> Tensor:
-    """The vectors that stand for each complete block of a single KV head (equation 6.7 and its variants).
+    """The vectors that stand for each complete block of a single KV head (equation 6.7 and its variants), rounded.
 
     `query` is `[G, L, D]`, `key` and `value` are `[L, D]`; the result is `[L // S, vectors, D]`.
     """
@@ -116,7 +116,9 @@ def summarize_blocks(query: Tensor, key: Tensor, value: Tensor, options: SpanOpt
             attended = torch.softmax(q @ k.T * scale, dim=-1) @ v
             vectors = [attended.reshape(-1, k.shape[1]).mean(dim=0)]
         summaries.append(torch.stack(vectors))
-    return torch.stack(summaries) if summaries else key.new_zeros(0, 1, key.shape[1])
+    if not summaries:
+        return key.new_zeros(0, 1, key.shape[1])
+    return torch.stack(summaries).to(summary_dtype(options, key.dtype)).to(key.dtype)
 
 
 def score_blocks(query: Tensor, summaries: Tensor, options: SpanOptions, scale: float) -> Tensor:

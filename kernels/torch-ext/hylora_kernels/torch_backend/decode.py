@@ -11,7 +11,7 @@ from ..hashing import hashed_scores
 from ..kept import DecodeTensors
 from ..layout import SequenceLayout
 from ..options import SpanOptions
-from ..selection import query_features, rank, summarize_blocks, token_scores
+from ..selection import block_scores, query_features, rank, summarize_blocks, token_scores
 from .extend import extend
 
 
@@ -84,7 +84,7 @@ def _scores(query: Tensor, kept: DecodeTensors, position: Tensor, options: SpanO
     if options.chooses_for_next:
         kept.sums[:, 1] = unit.where(opens, kept.sums[:, 1])
     kept.sums[:, 0] = new.where(opens, unit + new)
-    return (kept.summaries @ kept.sums[:, -1, :, :, None]).squeeze(3).transpose(0, 1)
+    return block_scores(kept.sums[:, -1, :, None], kept.summaries).squeeze(2).transpose(0, 1)
 
 
 def _close_block(kept: DecodeTensors, position: Tensor, options: SpanOptions, scale: float):

@@ -14,7 +14,7 @@ from ..hashing import hashed_scores
 from ..kept import DecodeTensors, store
 from ..layout import SequenceLayout
 from ..options import SpanOptions
-from ..selection import best, token_scores
+from ..selection import best, block_scores, token_scores
 from .flash import flash_forward
 from .pairs import pair_parts
 from .parts import TilePart, Tiles, attend_forward
@@ -142,7 +142,8 @@ def _choose(
     elif pooled is None:
         scores = token_scores(query[:, :, tokens], kept.summaries[:, :, :candidates], options, scale)
     else:
-        scores = pooled[:, :, units - before // options.unit_size] @ kept.summaries[:, :, :candidates].mT
+        asked = pooled[:, :, units - before // options.unit_size]
+        scores = block_scores(asked, kept.summaries[:, :, :candidates])
     top = scores.topk(options.top_k + 1, dim=-1)
     clear = bool((top.values[..., :-1] > top.values[..., 1:]).all())
     blocks = top.indices[..., :-1] if clear else best(scores, options.top_k)

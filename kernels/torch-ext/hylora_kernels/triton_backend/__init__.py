@@ -53,7 +53,9 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
         return f"query is on {query.device.type!r}, and the kernels are for CUDA"
     if query.device.type == "cuda" and (reason := device_without_kernels(query.device)) is not None:
         return reason
-    # The interpreter computes bfloat16 wrongly without saying so.
+    # The interpreter computes bfloat16 wrongly without saying so, and cuts off where it should round to it.
+    if query.device.type == "cpu" and work != "blocks" and options.summary_dtype == "bfloat16":
+        return "Triton's interpreter does not round to summary_dtype='bfloat16', only a GPU does"
     exact = (torch.float16, torch.float32)
     dtypes = exact if query.device.type == "cpu" else (*exact, torch.bfloat16)
     if query.dtype not in dtypes:

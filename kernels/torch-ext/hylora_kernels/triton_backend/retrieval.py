@@ -149,7 +149,7 @@ def retrieve(pooled: Tensor, summaries: Tensor, tables: SpanTables, top_k: int) 
 
     Args:
         pooled: `[Hkv, units, W]` float32, contiguous.
-        summaries: `[Hkv, blocks, W]` float32, contiguous.
+        summaries: `[Hkv, blocks, W]` float32 or bfloat16, contiguous.
         tables: those of the layout and the options.
         top_k: blocks wanted, at least 1.
 
@@ -235,7 +235,7 @@ def _retrieve(
             dim = (at + tl.arange(0, BLOCK_D))[None, :]
             q = tl.load(pooled + dim, (unit < count)[:, None] & (dim < WIDTH), other=0.0)
             c = summaries + block.to(tl.int64)[:, None] * WIDTH + dim
-            c = tl.load(c, (block < stop)[:, None] & (dim < WIDTH), other=0.0)
+            c = tl.load(c, (block < stop)[:, None] & (dim < WIDTH), other=0.0).to(tl.float32)
             # Three products of TF32 make one of float32 on tensor cores.
             scores = tl.dot(q, tl.trans(c), scores, input_precision="tf32x3")
         candidate = (block[None, :] >= first[:, None]) & (block[None, :] < tl.minimum(end, stop)[:, None])

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..cached import cached_tables
-from ..inputs import landmark_query
+from ..inputs import landmark_query, summary_dtype
 from ..options import SpanOptions, summary_width
 from .columns import BLOCK_WIDTH, FIRST, ROW, TOKENS
 from .launch import launch_for
@@ -39,15 +39,16 @@ def summarize_blocks(
         scale: factor of the scores inside a summary.
 
     Returns:
-        The summaries, `[Hkv, blocks, W]` float32; those of incomplete blocks, which are no candidates, have no
-        meaning. And where units are made of whole blocks, the sum of each block's queries, or of their features, over
-        its tokens and the heads that share a KV head, `[Hkv, blocks, W]` float32; otherwise None.
+        The summaries, `[Hkv, blocks, W]` float32, or bfloat16 if the options ask for it; those of incomplete blocks,
+        which are no candidates, have no meaning. And where units are made of whole blocks, the sum of each block's
+        queries, or of their features, over its tokens and the heads that share a KV head, `[Hkv, blocks, W]` float32;
+        otherwise None.
     """
     kv_heads, head_dim = key.shape[1], key.shape[3]
     blocks, size = tables.blocks.shape[0], options.block_size
     width = summary_width(options, head_dim)
-    summaries = torch.empty(kv_heads, blocks, width, dtype=torch.float32, device=key.device)
-    query_sums = None if options.unit_size % size else torch.empty_like(summaries)
+    summaries = torch.empty(kv_heads, blocks, width, dtype=summary_dtype(options, key.dtype), device=key.device)
+    query_sums = None if options.unit_size % size else torch.empty_like(summaries, dtype=torch.float32)
     if blocks == 0:
         return summaries, query_sums
 
@@ -168,7 +169,7 @@ def _summarize(
         first, second = key_vectors(tl.reshape(k.to(tl.float32), [BLOCKS, BLOCK_SIZE, BLOCK_D]), SUMMARY, BLOCK_SIZE)
         if WIDTH > HEAD_DIM:
             tl.store(summaries + at + HEAD_DIM, second, inside)
-    tl.store(summaries + at, first, inside)
+    tl.store(summaries + at, first, inside)  # which rounds, as every store does
     if query_sums is not None:
         tl.store(query_sums + at, sums, inside)
         if WIDTH > HEAD_DIM:

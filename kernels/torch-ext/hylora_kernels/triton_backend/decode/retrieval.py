@@ -25,7 +25,7 @@ def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: Spa
 
     Args:
         pooled: `[B, Hkv, W]` float32, the features of the queries that choose.
-        summaries: `[B, Hkv, blocks, W]` float32.
+        summaries: `[B, Hkv, blocks, W]` float32 or bfloat16.
         lengths: `[B]` int32, tokens before the new one.
         options: chunks, blocks and how many to choose.
 
@@ -36,7 +36,7 @@ def rank_blocks(pooled: Tensor, summaries: Tensor, lengths: Tensor, options: Spa
     """
     batch, kv_heads, blocks, width = summaries.shape
     columns = min(padded(width), _COLUMNS)
-    launch = launch_for("decode_rank", columns, summaries.dtype, summaries.device)
+    launch = launch_for("decode_rank", columns, pooled.dtype, pooled.device)
     kept = triton.next_power_of_2(max(2, options.top_k))
     step = max(launch.block_n, kept)
     share = triton.cdiv(max(launch.block_m, triton.cdiv(blocks, _SPLITS)), step) * step
@@ -99,7 +99,7 @@ def _rank_blocks(
             asked = tl.load(pooled + at, at < WIDTH, other=0.0)
             pointers = summaries + block.to(tl.int64)[:, None] * WIDTH + at[None, :]
             summary = tl.load(pointers, real[:, None] & (at < WIDTH)[None, :], other=0.0)
-            scores += tl.sum(summary * asked[None, :], 1)
+            scores += tl.sum(summary.to(tl.float32) * asked[None, :], 1)
         found = tl.where(real, sort_keys(scores, block), MISSING)
         kept = tl.topk(tl.join(kept, tl.topk(found, KEPT)).reshape([2 * KEPT]), KEPT)
     tl.store(best + (problem * tl.num_programs(0) + split) * KEPT + tl.arange(0, KEPT), kept)
