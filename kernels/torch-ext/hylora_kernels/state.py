@@ -34,8 +34,8 @@ class DecodeState:
     """The sequences of a batch so far, one per row, each stored from its own first token on.
 
     Make one without tokens, or with `from_prefill`; `span_decode` appends to it. What is above a row's length has no
-    meaning. With S = block_size, M = chunk_size, W numbers in a block's summary, and D the larger of the sizes of heads
-    of keys and of values, the others followed by zeros:
+    meaning. With S = block_size, M = chunk_size, W numbers in a block's summary, and D the larger of the sizes of key
+    heads and of value heads, the others followed by zeros:
 
     Attributes:
         key_cache: `[B, Hkv, capacity, D]`; capacity is a multiple of S.
