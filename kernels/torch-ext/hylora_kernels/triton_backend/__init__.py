@@ -43,8 +43,6 @@ def unsupported(
     work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
 ) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
-    if softcap is not None:
-        return "no kernel bounds the scores"
     if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
     if work != "blocks" and options.retrieval == "relevance" and options.pools_scores:
