@@ -21,12 +21,13 @@ from .columns import FIRST, READER_WIDTH, TOKENS
 from .inverse import cut_into_runs, inverse_lists, longest_first
 from .launch import launch_for
 from .pairs import block_of_row, run_of_entries
+from .pieces import dot_pieces, load_pieces, piece_columns, store_pieces
 from .sum_runs import add_runs
 from .tables import SpanTables
-from .tiles import load_tile, tile_rows, vector_at
+from .tiles import tile_rows, vector_at
 
-# Queries of a run, or those of one reader. At 64k tokens that is a quarter of what each program has to do if all are
-# to end together, and to write and read the float32 sums of a block of 32 is 1/64 of reading the queries and gradients.
+# Queries of a run, or those of one reader. At 64k tokens a run is about a quarter of what each program has to do if all
+# are to end together. Writing and reading the float32 sums of a block of 32 is 1/64 of reading what the run reads.
 _RUN = 8192
 
 
@@ -90,7 +91,7 @@ def add_retrieved_gradients(
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=block_n,
-        **launch.settings(head_dim),
+        **launch.piece_settings(head_dim),
     )
     if several:
         for which, total in enumerate((key_grad, value_grad)):
@@ -131,7 +132,7 @@ def _add_retrieved_gradients(
     heads,
     length,
     HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    WIDTHS: tl.constexpr,
     SIZE: tl.constexpr,
     ROWS: tl.constexpr,
     HEADS: tl.constexpr,
@@ -145,20 +146,23 @@ def _add_retrieved_gradients(
     kv_head, row, block_start = block_of_row(block_table, listed, block_count)
     within = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     at = (block_start + within).to(tl.int64)
-    dim = tl.arange(0, BLOCK_D)
-    keys = key + vector_at(key_strides, row, kv_head, at)[:, None] + dim[None, :]
-    values = value + vector_at(value_strides, row, kv_head, at)[:, None] + dim[None, :]
-    k = load_tile(keys, None, False, HEAD_DIM, BLOCK_D)
-    v = load_tile(values, None, False, HEAD_DIM, BLOCK_D)
+    columns = piece_columns(WIDTHS)
+    keys = key + vector_at(key_strides, row, kv_head, at)[:, None]
+    values = value + vector_at(value_strides, row, kv_head, at)[:, None]
+    k = load_pieces(keys, columns, None, False, HEAD_DIM, WIDTHS)
+    v = load_pieces(values, columns, None, False, HEAD_DIM, WIDTHS)
     # Transposed: a matrix unit wants 64 rows or more, and a block may have fewer keys.
-    dk = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
-    dv = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+    dk = ()
+    dv = ()
+    for i in tl.static_range(len(WIDTHS)):
+        dk = dk + (tl.zeros([tl.constexpr(WIDTHS[i]), BLOCK_N], tl.float32),)
+        dv = dv + (tl.zeros([tl.constexpr(WIDTHS[i]), BLOCK_N], tl.float32),)
 
     place = tl.arange(0, HEADS * ROWS)
     head_tiles = groups // HEADS
     tiles = reader_tiles * head_tiles
-    # All tiles of all readers in one loop, so that its pipeline fills up once. Of the units of a sequence only the last
-    # may be short, and it comes last in a list.
+    # All tiles of all readers in one loop, so that its pipeline fills up once. Of the units of a sequence only the
+    # last may be short, and it comes last in a list.
     _, last_tokens = _reader(reader_table, entries, end - 1, top_k)
     steps = (end - 1 - first_entry) * tiles + tl.cdiv(last_tokens, ROWS) * head_tiles
     reader_start, tokens = _reader(reader_table, entries, first_entry, top_k)
@@ -167,40 +171,41 @@ def _add_retrieved_gradients(
         offset = step % tiles // head_tiles * ROWS + place % ROWS
         asks = offset < tokens
         position = (reader_start + offset).to(tl.int64)
-        asking = query + vector_at(query_strides, row, head, position)[:, None] + dim[None, :]
-        q = load_tile(asking, asks, True, HEAD_DIM, BLOCK_D)
-        given = grad + vector_at(grad_strides, row, head, position)[:, None] + dim[None, :]
-        do = load_tile(given, asks, True, HEAD_DIM, BLOCK_D)
+        asking = query + vector_at(query_strides, row, head, position)[:, None]
+        q = load_pieces(asking, columns, asks, True, HEAD_DIM, WIDTHS)
+        given = grad + vector_at(grad_strides, row, head, position)[:, None]
+        do = load_pieces(given, columns, asks, True, HEAD_DIM, WIDTHS)
         kept = (row * heads + head) * length + position
         # Queries that do not read this block get no weights.
         log_total = tl.load(log_totals + kept, asks, other=float("inf"))
         delta = tl.load(deltas + kept, asks, other=0.0)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee")
+        products = dot_pieces(q, k)
         weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
-        dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
-        dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
-        # Looked up a step ahead: loads that wait for other loads in the same step would take stages of the pipeline.
+        dv = _add_transposed(do, weights.to(do[0].dtype), dv)
+        dk = _add_transposed(q, ds.to(q[0].dtype), dk)
+        # Looked up a step ahead: loads that wait for other loads of the same step would take stages of the pipeline.
         following = tl.minimum(first_entry + (step + 1) // tiles, end - 1)
         reader_start, tokens = _reader(reader_table, entries, following, top_k)
 
-    dk *= scale
-    inside = (dim < HEAD_DIM)[:, None] & (at >= 0)[None, :]
+    dk = [tl.trans(x) * scale for x in dk]
+    dv = [tl.trans(x) for x in dv]
+    inside = within >= 0
     if tl.load(offsets + listed + 1) - tl.load(offsets + listed) > SIZE:
         block_size = tl.num_programs(1) * BLOCK_N
-        shares = of_runs + (tl.program_id(0).to(tl.int64) * 2 * block_size + within)[None, :] * HEAD_DIM + dim[:, None]
-        tl.store(shares, dk, inside)
-        tl.store(shares + block_size * HEAD_DIM, dv, inside)
+        share = of_runs + (tl.program_id(0).to(tl.int64) * 2 * block_size + within)[:, None] * HEAD_DIM
+        store_pieces(share, columns, dk, inside, HEAD_DIM)
+        store_pieces(share + block_size * HEAD_DIM, columns, dv, inside, HEAD_DIM)
     else:
         # The share of the own chunk was rounded already, which costs half a unit in the last place at most; keeping it
         # exact would take float32 copies of both gradients.
-        dkeys = key_grad + vector_at(key_grad_strides, row, kv_head, at)[None, :] + dim[:, None]
-        dvalues = value_grad + vector_at(value_grad_strides, row, kv_head, at)[None, :] + dim[:, None]
-        dk += tl.load(dkeys, inside, other=0.0).to(tl.float32)
-        dv += tl.load(dvalues, inside, other=0.0).to(tl.float32)
+        dkeys = key_grad + vector_at(key_grad_strides, row, kv_head, at)[:, None]
+        dvalues = value_grad + vector_at(value_grad_strides, row, kv_head, at)[:, None]
+        own_dk = load_pieces(dkeys, columns, None, False, HEAD_DIM, WIDTHS)
+        own_dv = load_pieces(dvalues, columns, None, False, HEAD_DIM, WIDTHS)
         # Threads may hold copies of what they read: none is to read what another has already written.
         tl.debug_barrier()
-        tl.store(dkeys, dk.to(key_grad.dtype.element_ty), inside)
-        tl.store(dvalues, dv.to(value_grad.dtype.element_ty), inside)
+        store_pieces(dkeys, columns, _sums(own_dk, dk), inside, HEAD_DIM)
+        store_pieces(dvalues, columns, _sums(own_dv, dv), inside, HEAD_DIM)
 
 
 @triton.jit
@@ -208,3 +213,20 @@ def _reader(table, entries, entry, top_k):
     """First position and tokens of the reader that an entry names."""
     reader = table + tl.load(entries + entry) // top_k * READER_WIDTH
     return tl.load(reader + FIRST), tl.load(reader + TOKENS)
+
+
+@triton.jit
+def _add_transposed(pieces, weights, sums):
+    """The sums `[width, columns]`, with each piece's products with the columns of the weights added."""
+    added = ()
+    for i in tl.static_range(len(pieces)):
+        added = added + (tl.dot(tl.trans(pieces[i]), weights, sums[i], input_precision="ieee"),)
+    return added
+
+
+@triton.jit
+def _sums(left, right):
+    sums = ()
+    for i in tl.static_range(len(left)):
+        sums = sums + (left[i].to(tl.float32) + right[i],)
+    return sums
