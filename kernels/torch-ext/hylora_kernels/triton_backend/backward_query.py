@@ -208,5 +208,5 @@ def weights_and_gradients(products, left, right, log_total, delta, factor):
     Left and right are tuples of pieces.
     """
     weights = tl.exp2(products * factor - log_total)
-    slopes = dot_pieces(left, right, tl.zeros_like(products) - delta)
-    return weights, weights * slopes
+    # Triton loads ahead what the factors of a product come from, and not what it is added to.
+    return weights, weights * (dot_pieces(left, right) - delta)
