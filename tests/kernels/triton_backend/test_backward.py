@@ -8,7 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout
 from hylora_kernels.saved import Saved
-from hylora_kernels.triton_backend import pairs
+from hylora_kernels.triton_backend import backward_retrieved, pairs
 from hylora_kernels.triton_backend.backward import attention_backward
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
@@ -139,6 +139,30 @@ def test_blocks_that_all_read_and_blocks_that_none_does(selection):
     blocks = torch.zeros(1, units, 1, dtype=torch.int32)
     blocks[:, [options.candidates(unit) == 0 for unit in range(units)]] = -1
     check(random_inputs(1, 1, 1, 230, head_dim=16, dtype=torch.float32), layout, options, blocks)
+
+
+@pytest.mark.parametrize("queries", [1, 400])
+def test_long_lists_are_cut_into_runs(queries, monkeypatch):
+    """Of one reader and of two; lists of one run lie among them, and empty ones."""
+    monkeypatch.setattr(backward_retrieved, "_RUN", queries)
+    layout, options = SequenceLayout(1, 420, ((0, 0, 290), (0, 295, 125))), options_of(top_k=2)
+    blocks = random_choice(1, layout, options)
+    blocks[:, 1:4, 1] = torch.where(blocks[:, 1:4, 0] == 0, -1, 0)
+    inputs = random_inputs(1, 2, 1, 420, head_dim=16, dtype=torch.float32)
+    first, second = (check(inputs, layout, options, blocks) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def test_runs_are_added_up_before_they_are_rounded(monkeypatch):
+    """Half precision gives the same to the last place, however lists are cut."""
+    layout, options = SequenceLayout.dense(1, 410), options_of(top_k=1)
+    blocks = torch.zeros(1, options.units(410), 1, dtype=torch.int32)
+    blocks[:, 0] = -1
+    inputs = random_inputs(1, 1, 1, 410, head_dim=16, dtype=torch.float16)
+    whole = check(inputs, layout, options, blocks)
+    monkeypatch.setattr(backward_retrieved, "_RUN", 1)
+    for cut, uncut in zip(check(inputs, layout, options, blocks), whole, strict=True):
+        torch.testing.assert_close(cut, uncut, rtol=2**-10, atol=1e-5)
 
 
 def test_neighbours_of_one_tile_disagree_wholly():

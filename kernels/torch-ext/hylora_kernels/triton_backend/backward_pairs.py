@@ -22,6 +22,7 @@ from .launch import launch_for, padded
 from .merge import merge_slots
 from .pairs import PairSlice, block_of_row, pair_queries, pair_slices, pair_tile, run_of_entries
 from .scores import score_factors, softcapped
+from .sum_runs import add_runs
 from .tables import SpanTables
 from .tiles import load_tile, vector_at
 
@@ -52,7 +53,8 @@ def add_pair_gradients(
             kept = statistics[:, part.heads.start * length :]
             share, of_runs, runs = _differentiate(*of_part, kept, heads, part, tables, scale, block_size, softcap)
             merge_slots(query_grad, None, share, None, part)
-            _sum(of_runs, runs, sums, tables)
+            for which in range(2):
+                add_runs(of_runs[:, which], runs, sums[which], tables)
         key_grad[:, own] += sums[0]
         value_grad[:, own] += sums[1]
 
@@ -198,51 +200,3 @@ def _differentiate_pairs(
     inside = (dim < HEAD_DIM)[:, None] & (place < BLOCK_SIZE)[None, :]
     tl.store(of_runs, dk * scale, inside)
     tl.store(of_runs + BLOCK_SIZE * HEAD_DIM, dv, inside)
-
-
-def _sum(of_runs: Tensor, runs: Runs, sums: Tensor, tables: SpanTables):
-    """Add the shares of runs `[runs, 2, block_size, D]` to the sums `[2, B, Hkv, L, D]` of keys and values."""
-    block_size, head_dim = of_runs.shape[2:]
-    launch = launch_for("sum_runs", head_dim, sums.dtype, sums.device)
-    _sum_runs[(runs.first.shape[0] - 1, 2)](
-        of_runs,
-        runs.first,
-        sums,
-        tables.blocks,
-        tables.blocks.shape[0],
-        sums.stride(),
-        BLOCK_SIZE=block_size,
-        **launch.settings(head_dim),
-    )
-
-
-@triton.jit(do_not_specialize=["block_count"])
-def _sum_runs(
-    of_runs,
-    first_runs,
-    sums,
-    block_table,
-    block_count,
-    strides,
-    BLOCK_SIZE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    listed = tl.program_id(0)
-    first = tl.load(first_runs + listed)
-    end = tl.load(first_runs + listed + 1)
-    if first == end:
-        return
-    kv_head, row, block_start = block_of_row(block_table, listed, block_count)
-    which = tl.program_id(1).to(tl.int64)  # keys or values
-    dim = tl.arange(0, BLOCK_D)
-    place = tl.arange(0, BLOCK_SIZE)
-    inside = (place >= 0)[:, None] & (dim < HEAD_DIM)[None, :]
-    at = which * strides[0] + row * strides[1] + kv_head * strides[2] + (block_start + place).to(tl.int64) * strides[3]
-    sums += at[:, None] + dim[None, :]
-    total = tl.load(sums, inside, other=0.0)
-    for run in range(first, end):
-        at = (run * 2 + which) * BLOCK_SIZE + place
-        total += tl.load(of_runs + at[:, None] * HEAD_DIM + dim[None, :], inside, other=0.0)
-    tl.debug_barrier()  # as in merge_slots
-    tl.store(sums, total, inside)

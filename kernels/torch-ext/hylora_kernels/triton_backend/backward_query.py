@@ -211,5 +211,6 @@ def weights_and_gradients(products, left, right, log_total, delta, factor, cap_f
     Left and right are dO and V or the reverse, tuples of pieces.
     """
     weights = tl.exp2(products * factor - log_total)
-    slopes = dot_pieces(left, right, tl.zeros_like(products) - delta)
-    return weights, uncapped_gradient(weights * slopes, products, cap_factor)
+    # Triton loads ahead what the factors of a product come from, and not what it is added to.
+    slopes = weights * (dot_pieces(left, right) - delta)
+    return weights, uncapped_gradient(slopes, products, cap_factor)
