@@ -26,8 +26,8 @@ from .sum_runs import add_runs
 from .tables import SpanTables
 from .tiles import tile_rows, vector_at
 
-# Queries of a run, or those of one reader. At 64k tokens a run is about a quarter of what each program has to do if all
-# are to end together. Writing and reading the float32 sums of a block of 32 is 1/64 of reading what the run reads.
+# Queries of a run, or those of one reader. At 64k tokens that is about a quarter of what each program has to do if all
+# are to end together. Writing and reading the float32 sums of a block of 32 is 1/64 of what a run reads.
 _RUN = 8192
 
 
