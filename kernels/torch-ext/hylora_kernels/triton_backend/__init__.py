@@ -39,7 +39,9 @@ _MOST_DIMENSIONS = 256
 _FEATURES = 1 << 27
 
 
-def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+def unsupported(
+    work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
+) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
     if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
@@ -71,23 +73,35 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
 
 @on_its_device
 def span_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Span-expanded attention, its log-sum-exp `[B, Hq, L]`, and the retrieved blocks `[Hkv, units, top_k]`."""
     tables = span_tables(layout, options, query.device)
     blocks = _choose(query, key, value, layout, options, tables, scale)
     read = _read(blocks, layout, options)
-    return *attention_forward(query, key, value, read, tables, scale, options.block_size), blocks
+    output, lse = attention_forward(query, key, value, read, tables, scale, options.block_size, softcap=softcap)
+    return output, lse, blocks
 
 
 @on_its_device
 def span_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
-    return attention_backward(grad, saved, tables, scale, options.block_size)
+    return attention_backward(grad, saved, tables, scale, options.block_size, softcap=softcap)
 
 
 @on_its_device
@@ -100,10 +114,11 @@ def block_forward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     tables = span_tables(layout, options, query.device)
-    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk)
+    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk, softcap)
 
 
 @on_its_device
@@ -115,10 +130,11 @@ def block_backward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given what `block_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk)
+    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk, softcap)
 
 
 @on_its_device

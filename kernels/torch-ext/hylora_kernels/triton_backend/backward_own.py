@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from math import e, log2
+from typing import Optional
 
 import triton
 import triton.language as tl
@@ -14,6 +14,7 @@ from .backward_query import LARGEST_TILE, weights_and_gradients
 from .columns import CHUNK_WIDTH
 from .launch import launch_for, padded
 from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .scores import score_factors, softcapped
 from .tables import SpanTables
 from .tiles import read_run, vector_at
 
@@ -26,6 +27,7 @@ def own_gradients(
     value_grad: Tensor,
     tables: SpanTables,
     scale: float,
+    softcap: Optional[float] = None,
 ):
     """Write the gradients of keys and values within chunks, causal; padded positions are left as they are.
 
@@ -53,7 +55,7 @@ def own_gradients(
         value_grad,
         tables.chunks,
         scale,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         tiles,
         query.shape[1] // kv_heads,
         grad.stride(),
@@ -82,6 +84,7 @@ def _own_gradients(
     table,
     scale,
     factor,
+    cap_factor,
     tiles,
     groups,
     grad_strides,
@@ -132,8 +135,9 @@ def _own_gradients(
         log_total = tl.where(asks, tl.load(log_totals + kept + column), float("inf"))
         delta = tl.load(deltas + kept + column)
         # Keys are rows: then the weights are a left operand as they are.
-        products = tl.where((source - first)[:, None] <= column[None, :], dot_pieces(k, q), float("-inf"))
-        weights, ds = weights_and_gradients(products, v, do, log_total[None, :], delta[None, :], factor)
+        products = softcapped(dot_pieces(k, q), cap_factor)
+        products = tl.where((source - first)[:, None] <= column[None, :], products, float("-inf"))
+        weights, ds = weights_and_gradients(products, v, do, log_total[None, :], delta[None, :], factor, cap_factor)
         dv = add_products(weights.to(do[0].dtype), do, dv)
         dk = add_products(ds.to(q[0].dtype), q, dk)
 

@@ -7,8 +7,7 @@ that share a KV head. Keys and values are read where they lie. Scores are in bas
 
 from __future__ import annotations
 
-from math import e, log2
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -19,6 +18,7 @@ from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .forward_pairs import add_retrieved
 from .launch import launch_for
 from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .scores import score_factors, softcapped
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
 
@@ -32,6 +32,7 @@ def attention_forward(
     scale: float,
     block_size: int,
     own_chunk: bool = True,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Span-expanded attention for given blocks (chapter 6, equations 6.1 to 6.4).
 
@@ -45,6 +46,7 @@ def attention_forward(
         scale: factor of the scores, positive.
         block_size: tokens in a block.
         own_chunk: whether queries attend to their own chunk too.
+        softcap: bound of the scores, positive; None: there is none.
 
     Returns:
         The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
@@ -75,7 +77,7 @@ def attention_forward(
         lse,
         listed,
         tables.readers,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         listed.shape[2],
         readers,
         tiles,
@@ -93,7 +95,7 @@ def attention_forward(
         **launch._replace(num_warps=max(4, launch.num_warps // shrink)).piece_settings(head_dim),
     )
     if not tables.shared:
-        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size)
+        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size, softcap)
     return output, lse
 
 
@@ -107,6 +109,7 @@ def _attention_forward(
     blocks,
     table,
     factor,
+    cap_factor,
     capacity,
     readers,
     tiles,
@@ -159,7 +162,7 @@ def _attention_forward(
         k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         v = load_pieces(value + source[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         seen = (first + column < tokens)[None, :]
-        pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
+        pivot, total, mixed = _attend(q, k, v, seen, True, factor, cap_factor, pivot, total, mixed)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.
     if OWN_CHUNK:
@@ -171,7 +174,7 @@ def _attention_forward(
         for _ in range(chunk_start, diagonal, BLOCK_N):
             k = load_pieces(key, key_tile, None, False, HEAD_DIM, WIDTHS)
             v = load_pieces(value, value_tile, None, False, HEAD_DIM, WIDTHS)
-            pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
+            pivot, total, mixed = _attend(q, k, v, None, False, factor, cap_factor, pivot, total, mixed)
             key += BLOCK_N * key_strides[2]
             value += BLOCK_N * value_strides[2]
         for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
@@ -180,7 +183,7 @@ def _attention_forward(
             k = load_pieces(key, key_tile, source < end, True, HEAD_DIM, WIDTHS)
             v = load_pieces(value, value_tile, source < end, True, HEAD_DIM, WIDTHS)
             seen = source[None, :] <= position[:, None]
-            pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
+            pivot, total, mixed = _attend(q, k, v, seen, True, factor, cap_factor, pivot, total, mixed)
             key += BLOCK_N * key_strides[2]
             value += BLOCK_N * value_strides[2]
         mixed = [x / total[:, None] for x in mixed]
@@ -194,9 +197,9 @@ def _attention_forward(
 
 
 @triton.jit
-def _attend(q, k, v, seen, MASKED: tl.constexpr, factor, pivot, total, mixed):
+def _attend(q, k, v, seen, MASKED: tl.constexpr, factor, cap_factor, pivot, total, mixed):
     """One step of the online softmax over a tile of keys."""
-    products = dot_pieces(q, k)
+    products = softcapped(dot_pieces(q, k), cap_factor)
     if MASKED:
         products = tl.where(seen, products, float("-inf"))
     higher = tl.maximum(pivot, tl.max(products, 1) * factor)

@@ -52,11 +52,12 @@ def store_pieces(pointers, columns, pieces, inside, HEAD_DIM: tl.constexpr):
 
 
 @triton.jit
-def dot_pieces(left, right, total=None):
-    """Products of the rows of two tiles, added to the total if there is one."""
+def dot_pieces(left, right):
+    """Products of the rows of two tiles."""
+    products = None
     for i in tl.static_range(len(left)):
-        total = tl.dot(left[i], tl.trans(right[i]), total, input_precision="ieee")
-    return total
+        products = tl.dot(left[i], tl.trans(right[i]), products, input_precision="ieee")
+    return products
 
 
 @triton.jit
