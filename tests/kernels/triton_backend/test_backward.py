@@ -181,7 +181,7 @@ def test_scores_far_from_zero(sign):
     check((query, key, value), SequenceLayout.dense(1, 130), options_of(TOKENS), scale=1.0, tolerance=1e-3)
 
 
-@pytest.mark.parametrize("selection", [("chunk", 1, 120), TOKENS], ids=["own chunk", "tokens"])
+@SELECTIONS
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # the interpreter's
 def test_softcap(selection):
     """Of scores near 0, and of such as are all the bound, far beyond what an exponential holds."""
