@@ -141,24 +141,24 @@ def test_blocks_that_all_read_and_blocks_that_none_does(selection):
     check(random_inputs(1, 1, 1, 230, head_dim=16, dtype=torch.float32), layout, options, blocks)
 
 
-@pytest.mark.parametrize("queries", [1, 400])
+@pytest.mark.parametrize("queries", [1, 240])
 def test_long_lists_are_cut_into_runs(queries, monkeypatch):
-    """Of one reader and of two; lists of one run lie among them, and empty ones."""
+    """Of one reader and of three; lists of one run lie among them, and empty ones."""
     monkeypatch.setattr(backward_retrieved, "_RUN", queries)
-    layout, options = SequenceLayout(1, 420, ((0, 0, 290), (0, 295, 125))), options_of(top_k=2)
+    layout, options = SequenceLayout(1, 260, ((0, 0, 190), (0, 195, 60))), options_of(("chunk", 1, 40), top_k=2)
     blocks = random_choice(1, layout, options)
-    blocks[:, 1:4, 1] = torch.where(blocks[:, 1:4, 0] == 0, -1, 0)
-    inputs = random_inputs(1, 2, 1, 420, head_dim=16, dtype=torch.float32)
+    blocks[:, 1:5, 1] = torch.where(blocks[:, 1:5, 0] == 0, -1, 0)
+    inputs = random_inputs(1, 2, 1, 260, head_dim=16, dtype=torch.float32)
     first, second = (check(inputs, layout, options, blocks) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
 def test_runs_are_added_up_before_they_are_rounded(monkeypatch):
     """Half precision gives the same to the last place, however lists are cut."""
-    layout, options = SequenceLayout.dense(1, 410), options_of(top_k=1)
-    blocks = torch.zeros(1, options.units(410), 1, dtype=torch.int32)
+    layout, options = SequenceLayout.dense(1, 190), options_of(("chunk", 1, 40), top_k=1)
+    blocks = torch.zeros(1, options.units(190), 1, dtype=torch.int32)
     blocks[:, 0] = -1
-    inputs = random_inputs(1, 1, 1, 410, head_dim=16, dtype=torch.float16)
+    inputs = random_inputs(1, 1, 1, 190, head_dim=16, dtype=torch.float16)
     whole = check(inputs, layout, options, blocks)
     monkeypatch.setattr(backward_retrieved, "_RUN", 1)
     for cut, uncut in zip(check(inputs, layout, options, blocks), whole, strict=True):
@@ -181,7 +181,7 @@ def test_scores_far_from_zero(sign):
     check((query, key, value), SequenceLayout.dense(1, 130), options_of(TOKENS), scale=1.0, tolerance=1e-3)
 
 
-@pytest.mark.parametrize("selection", [("chunk", 1, 120), TOKENS], ids=["own chunk", "tokens"])
+@SELECTIONS
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # the interpreter's
 def test_softcap(selection):
     """Of scores near 0, and of such as are all the bound, far beyond what an exponential holds."""

@@ -54,5 +54,5 @@ def attention_backward(
     if not tables.shared:
         add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size, softcap)
     elif saved.blocks.numel():
-        add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, block_size)
+        add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, block_size, softcap)
     return gradients

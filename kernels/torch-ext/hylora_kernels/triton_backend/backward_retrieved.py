@@ -8,7 +8,7 @@ into runs; what each of its runs gives is kept in float32 and added up by `sum_r
 
 from __future__ import annotations
 
-from math import e, log2
+from typing import Optional
 
 import torch
 import triton
@@ -22,12 +22,13 @@ from .inverse import cut_into_runs, inverse_lists, longest_first
 from .launch import launch_for
 from .pairs import block_of_row, run_of_entries
 from .pieces import dot_pieces, load_pieces, piece_columns, store_pieces
+from .scores import score_factors, softcapped
 from .sum_runs import add_runs
 from .tables import SpanTables
 from .tiles import tile_rows, vector_at
 
-# Queries of a run, or those of one reader. At 64k tokens a run is about a quarter of what each program has to do if all
-# are to end together. Writing and reading the float32 sums of a block of 32 is 1/64 of reading what the run reads.
+# Queries of a run, or those of one reader. At 64k tokens that is about a quarter of what each program has to do if all
+# are to end together. Writing and reading the float32 sums of a block of 32 is 1/64 of what a run reads.
 _RUN = 8192
 
 
@@ -40,6 +41,7 @@ def add_retrieved_gradients(
     tables: SpanTables,
     scale: float,
     block_size: int,
+    softcap: Optional[float] = None,
 ):
     """Add to the gradients of keys and values what the readers of their blocks contribute.
 
@@ -74,7 +76,7 @@ def add_retrieved_gradients(
         tables.blocks,
         tables.readers,
         scale,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         kv_heads,
         tables.blocks.shape[0],
         chosen.shape[2],
@@ -118,6 +120,7 @@ def _add_retrieved_gradients(
     reader_table,
     scale,
     factor,
+    cap_factor,
     kv_heads,
     block_count,
     top_k,
@@ -179,8 +182,8 @@ def _add_retrieved_gradients(
         # Queries that do not read this block get no weights.
         log_total = tl.load(log_totals + kept, asks, other=float("inf"))
         delta = tl.load(deltas + kept, asks, other=0.0)
-        products = dot_pieces(q, k)
-        weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+        products = softcapped(dot_pieces(q, k), cap_factor)
+        weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor, cap_factor)
         dv = _add_transposed(do, weights.to(do[0].dtype), dv)
         dk = _add_transposed(q, ds.to(q[0].dtype), dk)
         # Looked up a step ahead: loads that wait for other loads of the same step would take stages of the pipeline.
