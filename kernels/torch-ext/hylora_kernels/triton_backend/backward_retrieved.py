@@ -3,7 +3,7 @@
 
 One program owns a block (or, of a large one, some of its keys), walks the list of its readers and adds the sum to what
 its own chunk gave: no atomics, always the same order, the same bits. A long list, as of a block that all read, is cut
-into runs; what each of its runs gives is kept in float32 and added up by `sum_runs` in their order.
+into runs for a program each; what they give is kept in float32 and added up by `sum_runs` in their order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def add_retrieved_gradients(
     head_dim, kv_heads = key.shape[3], key.shape[1]
     groups = query.shape[1] // kv_heads
     inverse = inverse_lists(chosen, tables.units, tables.blocks.shape[0])
-    # Short runs should not be what everything waits for at the end.
+    # What takes longest starts first, rather than being waited for at the end.
     order = longest_first(inverse)
     size = max(1, _RUN // (tables.reader_size * groups))
     runs = cut_into_runs(inverse, size, order)
