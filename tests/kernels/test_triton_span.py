@@ -73,6 +73,11 @@ def test_heads_and_their_dimension(heads, kv_heads, head_dim):
     assert_same_function(inputs(heads=heads, kv_heads=kv_heads, head_dim=head_dim), **SPAN)
 
 
+@pytest.mark.parametrize("mode", ["chunk", "tokens"])
+def test_softcap(mode):
+    assert_same_function(inputs(), softcap=1.5, **MODES[mode])
+
+
 @pytest.mark.parametrize("length", [1, 33, *(pytest.param(n, marks=slow) for n in (31, 32, 65))])
 def test_odd_lengths(length):
     assert_same_function(inputs(length=length), **SPAN)

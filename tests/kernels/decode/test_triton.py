@@ -31,14 +31,14 @@ ROUNDED = {"selection": "token", "summary": "mean_std", "summary_dtype": "bfloat
 SMALL = {"block_size": 16, "chunk_size": 36, "top_k": 2, "capacity": 96}
 
 
-def check(inputs, first=60, **options):
+def check(inputs, first=60, sinks=None, **options):
     """From `first` on, the kernels give the outputs of the torch backend and leave its state."""
     inputs = [x.to(DEVICE) for x in inputs]
     options = {**SMALL, **options}
     expected_state, state = (DecodeState.from_prefill(*(x[:, :, :first] for x in inputs), **options) for _ in range(2))
-    expected = decode(inputs, expected_state, first, backend="torch")
+    expected = decode(inputs, expected_state, first, sinks=sinks, backend="torch")
     with forced(**TILES):
-        actual = decode(inputs, state, first, backend="triton")
+        actual = decode(inputs, state, first, sinks=sinks, backend="triton")
     assert actual.dtype == expected.dtype
     assert_close(actual, expected)
     for one, other in zip(state.tensors(), expected_state.tensors(), strict=True):
@@ -51,6 +51,16 @@ def check(inputs, first=60, **options):
 def test_steps_across_units_a_block_and_a_chunk(heads, kv_heads, selection):
     inputs = random_inputs(1, heads, kv_heads, 74, head_dim=16, dtype=torch.float32)
     check(inputs, first=61, **SELECTIONS[selection])
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # the interpreter's
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_log_sum_exp_and_softcap(softcap):
+    """The log-sum-exp is what sinks are merged by; scores here are near 0, and beyond what an exponential holds."""
+    query, key, value = random_inputs(1, 4, 2, 66, head_dim=24, dtype=torch.float32)
+    query[:, 0] *= 1000
+    sinks = torch.tensor([1.0, -1.0, 0.0, 3.0], device=DEVICE)
+    check((query, key, value), first=62, softcap=softcap, sinks=sinks)
 
 
 def test_steps_from_nothing():
@@ -138,6 +148,7 @@ def test_what_memory_held_before_does_not_matter():
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # the interpreter's
+@pytest.mark.filterwarnings("ignore:divide by zero encountered in log2")
 def test_tokens_beyond_the_capacity_get_nan_and_spoil_nothing():
     """As replays of a CUDA graph can: the host is not asked."""
     inputs = [x.to(DEVICE) for x in random_inputs(2, 2, 1, 100, head_dim=16, dtype=torch.float32)]

@@ -8,7 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout
 from hylora_kernels.saved import Saved
-from hylora_kernels.triton_backend import pairs
+from hylora_kernels.triton_backend import backward_retrieved, pairs
 from hylora_kernels.triton_backend.backward import attention_backward
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
@@ -29,7 +29,7 @@ from tests.tolerances import TOLERANCE
 SMALL = Launch(block_m=32, block_n=32, num_warps=4, num_stages=2)
 
 
-def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMALL, tolerance=None):
+def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMALL, tolerance=None, softcap=None):
     """Gradients from the kernels, after a comparison with autograd's."""
     query, key, value = inputs = [x.to(DEVICE) for x in inputs]
     if blocks is None:
@@ -38,7 +38,7 @@ def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMA
         grad = torch.randn(query.shape, generator=torch.Generator().manual_seed(1)).to(query)
     grad = grad.to(DEVICE)
     leaves = [x.detach().requires_grad_() for x in inputs]
-    output, lse = expected_attention(*leaves, layout, options, blocks, scale)
+    output, lse = expected_attention(*leaves, layout, options, blocks, scale, softcap)
     expected = torch.autograd.grad(output, leaves, grad.double(), allow_unused=True)
     output, lse = output.detach().to(query.dtype), lse.detach().float()
 
@@ -53,7 +53,7 @@ def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMA
     kernels = ("backward_query", "backward_own", "backward_retrieved", "backward_pairs", "merge_slots")
     saved = Saved(*inputs, output, lse, blocks.to(DEVICE))
     with forced(**dict.fromkeys(kernels if launch else (), launch)):
-        actual = attention_backward(grad, saved, tables, scale, options.block_size)
+        actual = attention_backward(grad, saved, tables, scale, options.block_size, softcap=softcap)
     for x, a, e in zip(inputs, actual, expected, strict=True):
         assert (a.dtype, a.shape) == (x.dtype, x.shape)
         e = torch.zeros_like(a) if e is None else e.masked_fill(padded[:, None, :, None], 0)
@@ -85,10 +85,10 @@ def test_heads_and_tiles_that_hold_several(heads, kv_heads, block_m, selection):
 
 
 @SELECTIONS
-@pytest.mark.parametrize("head_dim", [8, 24, 64])
+@pytest.mark.parametrize("head_dim", [8, 24, 72, 80, 96, 160])
 def test_head_dims(head_dim, selection):
-    inputs = random_inputs(1, 1, 1, 130, head_dim=head_dim, dtype=torch.float32)
-    check(inputs, SequenceLayout.dense(1, 130), options_of(selection))
+    inputs = random_inputs(1, 1, 1, 120, head_dim=head_dim, dtype=torch.float32)
+    check(inputs, SequenceLayout(1, 120, ((0, 7, 108),)), options_of(selection))
 
 
 @SELECTIONS
@@ -141,6 +141,30 @@ def test_blocks_that_all_read_and_blocks_that_none_does(selection):
     check(random_inputs(1, 1, 1, 230, head_dim=16, dtype=torch.float32), layout, options, blocks)
 
 
+@pytest.mark.parametrize("queries", [1, 240])
+def test_long_lists_are_cut_into_runs(queries, monkeypatch):
+    """Of one reader and of three; lists of one run lie among them, and empty ones."""
+    monkeypatch.setattr(backward_retrieved, "_RUN", queries)
+    layout, options = SequenceLayout(1, 260, ((0, 0, 190), (0, 195, 60))), options_of(("chunk", 1, 40), top_k=2)
+    blocks = random_choice(1, layout, options)
+    blocks[:, 1:5, 1] = torch.where(blocks[:, 1:5, 0] == 0, -1, 0)
+    inputs = random_inputs(1, 2, 1, 260, head_dim=16, dtype=torch.float32)
+    first, second = (check(inputs, layout, options, blocks) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def test_runs_are_added_up_before_they_are_rounded(monkeypatch):
+    """Half precision gives the same to the last place, however lists are cut."""
+    layout, options = SequenceLayout.dense(1, 190), options_of(("chunk", 1, 40), top_k=1)
+    blocks = torch.zeros(1, options.units(190), 1, dtype=torch.int32)
+    blocks[:, 0] = -1
+    inputs = random_inputs(1, 1, 1, 190, head_dim=16, dtype=torch.float16)
+    whole = check(inputs, layout, options, blocks)
+    monkeypatch.setattr(backward_retrieved, "_RUN", 1)
+    for cut, uncut in zip(check(inputs, layout, options, blocks), whole, strict=True):
+        torch.testing.assert_close(cut, uncut, rtol=2**-10, atol=1e-5)
+
+
 def test_neighbours_of_one_tile_disagree_wholly():
     layout, options = SequenceLayout.dense(1, 138), options_of(("token", 1, 74), top_k=1)
     blocks = (torch.arange(138) % 5 - 1).to(torch.int32)[None, :, None]  # some read nothing, in the same tile
@@ -155,6 +179,17 @@ def test_scores_far_from_zero(sign):
     query[..., 0], key[..., 0] = 14.0, sign * 14.0
     # Scores near 196 have an error of 1e-5 in float32.
     check((query, key, value), SequenceLayout.dense(1, 130), options_of(TOKENS), scale=1.0, tolerance=1e-3)
+
+
+@SELECTIONS
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # the interpreter's
+def test_softcap(selection):
+    """Of scores near 0, and of such as are all the bound, far beyond what an exponential holds."""
+    query, key, value = random_inputs(1, 2, 1, 120, head_dim=24, dtype=torch.float32)
+    query[:, 0] *= 1000
+    # The slope of the bound, 1 - tanh^2, has few digits where it is near 0, and large queries multiply it.
+    layout = SequenceLayout(1, 120, ((0, 7, 108),))
+    check((query, key, value), layout, options_of(selection), softcap=2.0, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("numbers", [4000, 15000])

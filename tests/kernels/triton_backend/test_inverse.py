@@ -8,7 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout
 from hylora_kernels.options import SpanOptions
-from hylora_kernels.triton_backend.inverse import cut_into_runs, inverse_lists
+from hylora_kernels.triton_backend.inverse import cut_into_runs, inverse_lists, longest_first
 from hylora_kernels.triton_backend.tables import span_tables
 from tests.kernels.triton_backend.choices import random_choice
 
@@ -58,6 +58,22 @@ def test_runs_cut_each_list_up(layout, selection, query_group, size):
     assert [rows[start:end] for start, end in zip(first, first[1:], strict=False)] == [
         [row] * -(-length // size) for row, length in enumerate(lengths)
     ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@SELECTIONS
+@pytest.mark.parametrize("size", [1, 3])
+def test_lists_of_several_runs_can_come_first(layout, selection, query_group, size):
+    _, chosen, inverse = setup(layout, selection, query_group)
+    lengths = inverse.offsets.diff().tolist()
+    order = longest_first(inverse)
+    assert order.tolist() == sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    rows, first = (x.tolist() for x in cut_into_runs(inverse, size, order))
+    assert first == [0, *torch.tensor([-(-lengths[row] // size) for row in order.tolist()]).cumsum(0).tolist()]
+    assert rows[: first[-1]] == [row for row in range(len(lengths)) for _ in range(first[row], first[row + 1])]
+    several = sum(length > size for length in lengths)
+    assert several <= chosen.numel() // (size + 1)
+    assert first[several] <= 2 * (chosen.numel() // (size + 1))
 
 
 def test_without_a_choice_there_are_no_lists():

@@ -43,8 +43,6 @@ def unsupported(
     work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
 ) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
-    if softcap is not None:
-        return "no kernel bounds the scores"
     if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
     if work != "blocks" and options.retrieval == "relevance" and options.pools_scores:
@@ -89,7 +87,8 @@ def span_forward(
     tables = span_tables(layout, options, query.device)
     blocks = _choose(query, key, value, layout, options, tables, scale)
     read = _read(blocks, layout, options)
-    return *attention_forward(query, key, value, read, tables, scale, options.block_size), blocks
+    output, lse = attention_forward(query, key, value, read, tables, scale, options.block_size, softcap=softcap)
+    return output, lse, blocks
 
 
 @on_its_device
@@ -104,7 +103,7 @@ def span_backward(
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
-    return attention_backward(grad, saved, tables, scale, options.block_size)
+    return attention_backward(grad, saved, tables, scale, options.block_size, softcap=softcap)
 
 
 @on_its_device
@@ -121,7 +120,7 @@ def block_forward(
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     tables = span_tables(layout, options, query.device)
-    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk)
+    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk, softcap)
 
 
 @on_its_device
@@ -137,7 +136,7 @@ def block_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given what `block_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk)
+    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk, softcap)
 
 
 @on_its_device

@@ -24,6 +24,7 @@ def attention_backward(
     block_size: int,
     lse_grad: Optional[Tensor] = None,
     own_chunk: bool = True,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of `attention_forward` (chapter 6, equations 6.1 to 6.4); the choice of blocks has none.
 
@@ -37,20 +38,21 @@ def attention_backward(
         block_size: tokens in a block.
         lse_grad: `[B, Hq, L]` float32, gradient of the log-sum-exp; None means 0.
         own_chunk: whether queries attended to their own chunk too.
+        softcap: bound of the scores, positive; None: there is none.
 
     Returns:
         Gradients of query, key and value in their shapes, strides and dtype, exactly 0 at padded positions.
     """
     if grad.stride(-1) != 1:  # the gradient of a sum is one number, expanded
         grad = grad.contiguous()
-    query_grad, statistics = query_gradient(grad, saved, tables, scale, block_size, lse_grad, own_chunk)
+    query_grad, statistics = query_gradient(grad, saved, tables, scale, block_size, lse_grad, own_chunk, softcap)
     fresh = torch.empty_like if tables.covered and own_chunk else torch.zeros_like
     key_grad, value_grad = fresh(saved.key), fresh(saved.value)
     if own_chunk:
-        own_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale)
+        own_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, softcap)
     gradients = (query_grad, key_grad, value_grad)
     if not tables.shared:
-        add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size)
+        add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size, softcap)
     elif saved.blocks.numel():
-        add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, block_size)
+        add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, block_size, softcap)
     return gradients

@@ -8,8 +8,7 @@ of keys and values. Shares of queries are added up slot by slot, those of blocks
 from __future__ import annotations
 
 from itertools import groupby
-from math import e, log2
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -22,6 +21,8 @@ from .inverse import Runs, cut_into_runs
 from .launch import launch_for, padded
 from .merge import merge_slots
 from .pairs import PairSlice, block_of_row, pair_queries, pair_slices, pair_tile, run_of_entries
+from .scores import score_factors, softcapped
+from .sum_runs import add_runs
 from .tables import SpanTables
 from .tiles import load_tile, vector_at
 
@@ -34,6 +35,7 @@ def add_pair_gradients(
     tables: SpanTables,
     scale: float,
     block_size: int,
+    softcap: Optional[float] = None,
 ):
     """Add what the choices of small units contribute to the gradients of query, key and value, in place.
 
@@ -49,9 +51,10 @@ def add_pair_gradients(
         for part in parts:
             of_part = [x[:, part.heads] for x in (grad, query)] + [x[:, own] for x in (key, value)]
             kept = statistics[:, part.heads.start * length :]
-            share, of_runs, runs = _differentiate(*of_part, kept, heads, part, tables, scale, block_size)
+            share, of_runs, runs = _differentiate(*of_part, kept, heads, part, tables, scale, block_size, softcap)
             merge_slots(query_grad, None, share, None, part)
-            _sum(of_runs, runs, sums, tables)
+            for which in range(2):
+                add_runs(of_runs[:, which], runs, sums[which], tables)
         key_grad[:, own] += sums[0]
         value_grad[:, own] += sums[1]
 
@@ -67,6 +70,7 @@ def _differentiate(
     tables: SpanTables,
     scale: float,
     block_size: int,
+    softcap: Optional[float],
 ) -> Tuple[Tensor, Tensor, Runs]:
     """Each pair's gradient of its queries `[Hkv, units, top_k, unit_size, G, D]`, and each run's of the keys and the
     values of its block `[runs, 2, block_size, D]` float32."""
@@ -91,7 +95,7 @@ def _differentiate(
         tables.blocks,
         part.units,
         scale,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         tables.blocks.shape[0],
         kv_heads,
         part.chosen.shape[1],
@@ -129,6 +133,7 @@ def _differentiate_pairs(
     unit_table,
     scale,
     factor,
+    cap_factor,
     block_count,
     kv_heads,
     units,
@@ -178,12 +183,12 @@ def _differentiate_pairs(
         do = load_tile(given, asks, True, HEAD_DIM, BLOCK_D)
         kept = (row * heads + head) * length + at
         # Queries that do not exist get no weights.
-        log_total = tl.load(log_totals + kept, asks, other=float("inf"))
-        delta = tl.load(deltas + kept, asks, other=0.0)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee")
+        log_total = tl.load(log_totals + kept, asks, other=float("inf"))[:, None]
+        delta = tl.load(deltas + kept, asks, other=0.0)[:, None]
+        products = softcapped(tl.dot(q, tl.trans(k), input_precision="ieee"), cap_factor)
         if KEYS != BLOCK_SIZE:
             products = tl.where((place < BLOCK_SIZE)[None, :], products, float("-inf"))
-        weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+        weights, ds = weights_and_gradients(products, (do,), (v,), log_total, delta, factor, cap_factor)
         dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
         dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
         dq = tl.dot(ds.to(k.dtype), k, input_precision="ieee") * scale
@@ -195,51 +200,3 @@ def _differentiate_pairs(
     inside = (dim < HEAD_DIM)[:, None] & (place < BLOCK_SIZE)[None, :]
     tl.store(of_runs, dk * scale, inside)
     tl.store(of_runs + BLOCK_SIZE * HEAD_DIM, dv, inside)
-
-
-def _sum(of_runs: Tensor, runs: Runs, sums: Tensor, tables: SpanTables):
-    """Add the shares of runs `[runs, 2, block_size, D]` to the sums `[2, B, Hkv, L, D]` of keys and values."""
-    block_size, head_dim = of_runs.shape[2:]
-    launch = launch_for("sum_runs", head_dim, sums.dtype, sums.device)
-    _sum_runs[(runs.first.shape[0] - 1, 2)](
-        of_runs,
-        runs.first,
-        sums,
-        tables.blocks,
-        tables.blocks.shape[0],
-        sums.stride(),
-        BLOCK_SIZE=block_size,
-        **launch.settings(head_dim),
-    )
-
-
-@triton.jit(do_not_specialize=["block_count"])
-def _sum_runs(
-    of_runs,
-    first_runs,
-    sums,
-    block_table,
-    block_count,
-    strides,
-    BLOCK_SIZE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    listed = tl.program_id(0)
-    first = tl.load(first_runs + listed)
-    end = tl.load(first_runs + listed + 1)
-    if first == end:
-        return
-    kv_head, row, block_start = block_of_row(block_table, listed, block_count)
-    which = tl.program_id(1).to(tl.int64)  # keys or values
-    dim = tl.arange(0, BLOCK_D)
-    place = tl.arange(0, BLOCK_SIZE)
-    inside = (place >= 0)[:, None] & (dim < HEAD_DIM)[None, :]
-    at = which * strides[0] + row * strides[1] + kv_head * strides[2] + (block_start + place).to(tl.int64) * strides[3]
-    sums += at[:, None] + dim[None, :]
-    total = tl.load(sums, inside, other=0.0)
-    for run in range(first, end):
-        at = (run * 2 + which) * BLOCK_SIZE + place
-        total += tl.load(of_runs + at[:, None] * HEAD_DIM + dim[None, :], inside, other=0.0)
-    tl.debug_barrier()  # as in merge_slots
-    tl.store(sums, total, inside)

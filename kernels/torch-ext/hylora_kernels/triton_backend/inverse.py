@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -54,17 +54,31 @@ class Runs(NamedTuple):
     """The lists, cut into runs that are short enough for a program each.
 
     Attributes:
-        rows: `[runs, or more]` int32: the row whose entries a run has; the number of rows where there is no run.
-        first: `[rows + 1]` int32: each row's first run, and the end of the last's.
+        rows: `[runs, or more]` int32: the row whose entries a run has, as a place in the order in which rows were cut;
+            the number of rows where there is no run.
+        first: `[rows + 1]` int32: each row's first run, in that order, and the end of the last's.
     """
 
     rows: Tensor
     first: Tensor
 
 
-def cut_into_runs(inverse: InverseLists, size: int) -> Runs:
-    """Runs of up to `size` entries of one list; again, shapes depend on those of the arguments alone."""
+def longest_first(inverse: InverseLists) -> Tensor:
+    """The rows `[rows]` int32 in the order of their lists' lengths, those of one length as they come."""
+    return inverse.offsets.diff().argsort(descending=True, stable=True).to(torch.int32)
+
+
+def cut_into_runs(inverse: InverseLists, size: int, order: Optional[Tensor] = None) -> Runs:
+    """Runs of up to `size` entries of one list; again, shapes depend on those of the arguments alone.
+
+    Args:
+        inverse: the lists.
+        size: of the longest run.
+        order: `[rows]` integers, the order in which rows are cut; None means as they come.
+    """
     lengths = inverse.offsets.diff()
+    if order is not None:
+        lengths = lengths[order]
     last = ((lengths + (size - 1)) // size).cumsum(0).to(torch.int32)
     # A list's last run may be short; no more lists have one than there are lists, or entries.
     entries = inverse.entries.shape[0]

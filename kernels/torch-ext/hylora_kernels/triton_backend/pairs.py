@@ -78,12 +78,15 @@ def block_of_row(table, row, block_count):
 
 
 @triton.jit
-def run_of_entries(rows, first, offsets, ROWS_END, SIZE: tl.constexpr):
+def run_of_entries(rows, first, offsets, ROWS_END, SIZE: tl.constexpr, order=None):
     """This program's row of inverse lists, and the first and the end of its entries; none if there is no such run."""
     run = tl.program_id(0)
     row = tl.load(rows + run)
     there = row < ROWS_END
-    start = tl.load(offsets + row) + (run - tl.load(first + row)) * SIZE
+    passed = (run - tl.load(first + row)) * SIZE
+    if order is not None:
+        row = tl.load(order + row, there, other=0)
+    start = tl.load(offsets + row) + passed
     return row, start, tl.where(there, tl.minimum(start + SIZE, tl.load(offsets + row + 1, there, other=0)), start)
 
 

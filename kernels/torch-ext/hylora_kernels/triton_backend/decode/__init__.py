@@ -12,7 +12,6 @@ from typing import Optional, Tuple
 
 from torch import Tensor
 
-from ...inputs import accumulation_dtype
 from ...kept import DecodeTensors
 from ...layout import SequenceLayout
 from ...options import SpanOptions
@@ -35,7 +34,7 @@ def span_decode(
     scale: float,
     softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """One token for each row by the kernels, else by torch.
+    """One token for each row by the kernels, else by torch: the output, and its log-sum-exp `[B, Hq, n]`.
 
     Of the tokens' tensors the last dimension is contiguous, the state's tensors are wholly so.
     """
@@ -43,6 +42,6 @@ def span_decode(
         return extend(query, key, value, layout, kept, options, scale, softcap)
     pooled = append(query, key, value, kept, options, scale)
     best = rank_blocks(pooled, kept.summaries, kept.lengths, options) if options.retrieves else None
-    output = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale)
+    attended = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale, softcap)
     kept.lengths.add_(1)
-    return output, output.new_full(output.shape[:3], float("nan"), dtype=accumulation_dtype(output.dtype))
+    return attended

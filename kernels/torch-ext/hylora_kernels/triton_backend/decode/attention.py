@@ -7,7 +7,6 @@ together. Tiles are numbered: first those of the retrieved blocks, then those of
 
 from __future__ import annotations
 
-from math import e, log2
 from typing import Optional, Tuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from ...options import SpanOptions
 from ..launch import launch_for, padded
 from ..retrieval import MISSING
+from ..scores import score_factors, softcapped
 from ..tiles import load_tile
 
 
@@ -29,7 +29,8 @@ def attend(
     lengths: Tensor,
     options: SpanOptions,
     scale: float,
-) -> Tensor:
+    softcap: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
     """Attention of the token at each row's position `lengths`, which the cache already holds.
 
     Args:
@@ -40,9 +41,10 @@ def attend(
         lengths: `[B]` int32, tokens before the new one.
         options: chunks, blocks and how many of them are retrieved.
         scale: factor of the scores, positive.
+        softcap: bound of the scores, positive; None: there is none.
 
     Returns:
-        `[B, Hq, 1, D]`.
+        The output `[B, Hq, 1, D]`, and the natural logarithm of the softmax denominator, `[B, Hq, 1]` float32.
     """
     batch, heads, _, head_dim = query.shape
     kv_heads, capacity = key_cache.shape[1:3]
@@ -52,7 +54,7 @@ def attend(
     retrieved = triton.cdiv(blocks * options.block_size, launch.block_n)
     tiles = retrieved + triton.cdiv(min(options.chunk_size, capacity), launch.block_n)
     partial = torch.empty(batch, heads, tiles, head_dim, dtype=torch.float32, device=query.device)
-    lse = torch.empty(batch, heads, tiles, dtype=torch.float32, device=query.device)
+    partial_lse = torch.empty(batch, heads, tiles, dtype=torch.float32, device=query.device)
     sizes = {
         "TOP_K": options.top_k,
         "RETRIEVED": retrieved,
@@ -67,9 +69,9 @@ def attend(
         value_cache,
         candidates,
         partial,
-        lse,
+        partial_lse,
         lengths,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         capacity,
         share,
         splits,
@@ -83,10 +85,12 @@ def attend(
     )
     launch = launch_for("decode_combine", head_dim, query.dtype, query.device)
     output = query.new_empty(batch, heads, 1, head_dim)
+    lse = torch.empty(batch, heads, 1, dtype=torch.float32, device=query.device)
     _combine_tiles[(heads, batch)](
         partial,
-        lse,
+        partial_lse,
         output,
+        lse,
         lengths,
         capacity,
         tiles,
@@ -94,7 +98,7 @@ def attend(
         **launch.settings(head_dim),
         **sizes,
     )
-    return output
+    return output, lse
 
 
 @triton.jit(do_not_specialize=["capacity", "share", "splits"])
@@ -104,9 +108,10 @@ def _attend_tile(
     value_cache,
     best,
     partial,
-    lse,
+    partial_lse,
     lengths,
     factor,
+    cap_factor,
     capacity,
     share,
     splits,
@@ -155,14 +160,14 @@ def _attend_tile(
     at = (problem * capacity + source)[:, None] * HEAD_DIM + dim[None, :]
     k = load_tile(key_cache + at, visible, True, HEAD_DIM, BLOCK_D)
     v = load_tile(value_cache + at, visible, True, HEAD_DIM, BLOCK_D)
-    products = tl.dot(q, tl.trans(k), input_precision="tf32x3") * factor
+    products = softcapped(tl.dot(q, tl.trans(k), input_precision="tf32x3"), cap_factor) * factor
     products = tl.where(visible[None, :], products, float("-inf"))
     pivot = tl.max(products, 1)
     weights = tl.exp2(products - pivot[:, None])
     total = tl.sum(weights, 1)
     mixed = tl.dot(weights.to(v.dtype), v, input_precision="tf32x3") / total[:, None]
     slot = (row * tl.num_programs(1) * GROUPS + head) * tl.num_programs(0) + tile
-    tl.store(lse + slot, pivot + tl.log2(total), real)
+    tl.store(partial_lse + slot, pivot + tl.log2(total), real)
     inside = real[:, None] & (dim < HEAD_DIM)[None, :]
     tl.store(partial + slot[:, None] * HEAD_DIM + dim[None, :], mixed, inside)
 
@@ -178,8 +183,9 @@ def _ranked(best, count, share, SPLITS: tl.constexpr, KEPT: tl.constexpr):
 @triton.jit(do_not_specialize=["capacity", "tiles"])
 def _combine_tiles(
     partial,
-    lse,
+    partial_lse,
     output,
+    lse,
     lengths,
     capacity,
     tiles,
@@ -205,7 +211,7 @@ def _combine_tiles(
     for first in range(0, end, TILES):
         tile = first + tl.arange(0, TILES)
         written = tl.where(tile < RETRIEVED, tile * BLOCK_N < read, tile < end)
-        scores = tl.load(lse + problem * tiles + tile, written, other=float("-inf"))
+        scores = tl.load(partial_lse + problem * tiles + tile, written, other=float("-inf"))
         share = tl.load(
             partial + (problem * tiles + tile)[:, None] * HEAD_DIM + dim[None, :], written[:, None] & inside, other=0.0
         )
@@ -215,5 +221,6 @@ def _combine_tiles(
         total = total * shrink + tl.sum(weights, 0)
         mixed = mixed * shrink + tl.sum(weights[:, None] * share, 0)
         pivot = higher
-    # Without room for the token there is nothing to divide: NaN.
+    # Without room for the token there is nothing to divide: NaN, and a log-sum-exp of -inf.
     tl.store(output + problem * HEAD_DIM + dim, (mixed / total).to(output.dtype.element_ty), dim < HEAD_DIM)
+    tl.store(lse + problem, (pivot + tl.log2(total)) * 0.6931471805599453)
