@@ -9,6 +9,7 @@ checked by itself: what is right there and wrong with blocks is wrong in the ker
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from math import sqrt
 from types import ModuleType
@@ -21,6 +22,7 @@ from hylora_kernels import SequenceLayout, selection, torch_backend, triton_back
 from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.saved import Saved
+from hylora_kernels.triton_backend import own_chunks
 from hylora_kernels.triton_backend.summary import summarize_blocks
 from hylora_kernels.triton_backend.tables import span_tables
 
@@ -53,13 +55,21 @@ def _places(sizes: Sizes) -> Iterator[dict[str, Any]]:
     small = [(sizes.check_length, name, few) for name in dict.fromkeys((dtype, "float32"))]
     cases = [*small, (sizes.real_length, dtype, sizes.heads)]  # what takes longest comes last
     for length, name, pairs in cases:
-        for heads, choosing, kernel in product(pairs, ("chunk", "token"), _CHECKS):
+        kernels = (*_CHECKS, *_libraries(sizes.options.device, name))
+        for heads, choosing, kernel in product(pairs, ("chunk", "token"), kernels):
             yield {"kernel": kernel, "selection": choosing, "dtype": name, "heads": heads, "length": length}
+
+
+def _libraries(device: str, dtype: str) -> list[str]:
+    """Those that compute own chunks there in this dtype; on GPUs they take half precision alone."""
+    if device == "cuda" and dtype == "float32":
+        return []
+    return [name for name, library in own_chunks.LIBRARIES.items() if library.device == device]
 
 
 def _check(sizes: Sizes, place: dict[str, Any]) -> dict[str, Any]:
     """The line of one check."""
-    compute, retrieval = _CHECKS[place["kernel"]]
+    compute, retrieval = _CHECKS.get(place["kernel"]) or (partial(_by_library, place["kernel"]), "random")
     chosen = sizes.options.span if place["selection"] == "chunk" else sizes.options.recall
     options, dtype = SpanOptions(**chosen, retrieval=retrieval), getattr(torch, place["dtype"])
     tensors = random_tensors(*place["heads"], place["length"], sizes.options.head_dim, dtype, sizes.options.device)
@@ -109,6 +119,12 @@ def _both(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> C
     return {**_forward(backend, tensors, options), **_backward(backend, tensors, options)}
 
 
+def _by_library(name: str, backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> Computed:
+    """Own chunks by a library, what was retrieved by our kernels."""
+    with own_chunks.forced(name):
+        return _both(backend, tensors, options)
+
+
 def _decode(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> Computed:
     """The last token's step."""
     before, last = ([x[:, :, at] for x in tensors[:3]] for at in (slice(-1), slice(-1, None)))
@@ -116,7 +132,7 @@ def _decode(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) ->
     return {"output": span_decode(*last, state, backend=backend.__name__.rpartition(".")[2].split("_")[0])}
 
 
-# What is checked: how it is computed, under which kind of retrieval.
+# What is checked beside libraries: how it is computed, under which kind of retrieval.
 _CHECKS = {
     "summary": (_summaries, "relevance"),
     "choice": (_choice, "relevance"),

@@ -305,7 +305,7 @@ def test_every_triton_kernel_can_be_tuned(selection):
     pytest.importorskip("triton")
     sizes, stages = load("suite.sizes").sizes_for("cpu", quick=True), load("suite.stages")
     found = stages.stages(sizes.options, (2, 2), 80, torch.float32, selection)
-    assert set(found) == set(stages._kernels("*"))
+    assert set(found) == set(stages._kernels("*")) - {"own_chunks"}  # a choice between computations of one pass
 
 
 def test_tuning_climbs_to_the_best_launch():
@@ -349,7 +349,7 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
     path = tmp_path / "forward.json"
     path.write_text(kept.read_text())
     launch = tuning.Launch(64, 16, 2, 5)
-    tuning.keep(tmp_path, "forward", ("sm_90", "half", "128"), launch)
+    tuning.keep(tmp_path, "forward", ("sm_90", "half", "128"), launch._asdict())
     before, after = json.loads(kept.read_text()), json.loads(path.read_text())
     assert after["sm_90"]["half"]["128"] == launch._asdict()
     before["sm_90"]["half"]["128"] = launch._asdict()
@@ -358,7 +358,7 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
         tmp_path,
         "forward",
         ("sm_90", "half", "128"),
-        tuning.Launch(**json.loads(kept.read_text())["sm_90"]["half"]["128"]),
+        json.loads(kept.read_text())["sm_90"]["half"]["128"],
     )
     assert path.read_text() == kept.read_text()
 
