@@ -131,7 +131,7 @@ def _own_gradients(
         # Keys are rows: then the weights are a left operand as they are.
         products = tl.dot(k, tl.trans(q), input_precision="ieee")
         products = tl.where((source - first)[:, None] <= column[None, :], products, float("-inf"))
-        weights, ds = weights_and_gradients(products, v, do, log_total[None, :], delta[None, :], factor)
+        weights, ds = weights_and_gradients(products, (v,), (do,), log_total[None, :], delta[None, :], factor)
         dv = tl.dot(weights.to(do.dtype), do, dv, input_precision="ieee")
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
 

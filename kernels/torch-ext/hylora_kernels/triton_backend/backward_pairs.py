@@ -183,7 +183,7 @@ def _differentiate_pairs(
         products = tl.dot(q, tl.trans(k), input_precision="ieee")
         if KEYS != BLOCK_SIZE:
             products = tl.where((place < BLOCK_SIZE)[None, :], products, float("-inf"))
-        weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+        weights, ds = weights_and_gradients(products, (do,), (v,), log_total[:, None], delta[:, None], factor)
         dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
         dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
         dq = tl.dot(ds.to(k.dtype), k, input_precision="ieee") * scale

@@ -19,8 +19,9 @@ from torch import Tensor
 from ..saved import Saved
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
+from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
 from .tables import SpanTables, reader_lists
-from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, tile_rows, vector_at
+from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
 
 # Queries of which other kernels read the statistics at a time.
 LARGEST_TILE = 128
@@ -92,7 +93,7 @@ def query_gradient(
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=launch.block_n,
-        **launch._replace(num_warps=warps).settings(head_dim),
+        **launch._replace(num_warps=warps).piece_settings(head_dim),
     )
     return query_grad, statistics
 
@@ -131,7 +132,7 @@ def _query_gradient(
     OWN_CHUNK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    WIDTHS: tl.constexpr,
     ROWS: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -150,15 +151,17 @@ def _query_gradient(
     at = position.to(tl.int64)
     real = position < end
     column = tl.arange(0, BLOCK_N)
-    dim = tl.arange(0, BLOCK_D)
+    columns = piece_columns(WIDTHS)
 
-    query += vector_at(query_strides, row, head, at)[:, None] + dim[None, :]
-    grad += vector_at(grad_strides, row, head, at)[:, None] + dim[None, :]
-    output += vector_at(output_strides, row, head, at)[:, None] + dim[None, :]
-    q = load_tile(query, real, True, HEAD_DIM, BLOCK_D)
-    do = load_tile(grad, real, True, HEAD_DIM, BLOCK_D)
-    o = load_tile(output, real, True, HEAD_DIM, BLOCK_D)
-    delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+    query += vector_at(query_strides, row, head, at)[:, None]
+    grad += vector_at(grad_strides, row, head, at)[:, None]
+    output += vector_at(output_strides, row, head, at)[:, None]
+    q = load_pieces(query, columns, real, True, HEAD_DIM, WIDTHS)
+    do = load_pieces(grad, columns, real, True, HEAD_DIM, WIDTHS)
+    o = load_pieces(output, columns, real, True, HEAD_DIM, WIDTHS)
+    delta = 0.0
+    for i in tl.static_range(len(WIDTHS)):
+        delta += tl.sum(do[i].to(tl.float32) * o[i].to(tl.float32), 1)
     log_total = tl.load(lse + row * lse_b + head * lse_h + at * lse_l, real, other=0.0) * 1.4426950408889634
     kept = (row * heads + head) * length + at
     if lse_grad is not None:
@@ -167,20 +170,18 @@ def _query_gradient(
     tl.store(deltas + kept, delta, real)
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
     value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
-    dq = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
+    dq = zero_pieces(HEADS * ROWS, WIDTHS)
 
     # Retrieved blocks, their tokens counted through the list.
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
     tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
-        k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        products = tl.where(
-            (first + column < tokens)[None, :], tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf")
-        )
+        k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
+        v = load_pieces(value + source[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
+        products = tl.where((first + column < tokens)[None, :], dot_pieces(q, k), float("-inf"))
         _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+        dq = add_products(ds.to(k[0].dtype), k, dq)
 
     # The own chunk up to the diagonal.
     if OWN_CHUNK:
@@ -188,22 +189,24 @@ def _query_gradient(
             source = first + column
             # Beyond the reader there may be padding with any content: even with no weight it must not be read.
             at_source = source.to(tl.int64)[:, None]
-            k = load_tile(key + at_source * key_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-            v = load_tile(value + at_source * value_strides[2] + dim[None, :], source < end, True, HEAD_DIM, BLOCK_D)
-            products = tl.dot(q, tl.trans(k), input_precision="ieee")
+            k = load_pieces(key + at_source * key_strides[2], columns, source < end, True, HEAD_DIM, WIDTHS)
+            v = load_pieces(value + at_source * value_strides[2], columns, source < end, True, HEAD_DIM, WIDTHS)
+            products = dot_pieces(q, k)
             if first + BLOCK_N > start:
                 products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
             _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
-            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+            dq = add_products(ds.to(k[0].dtype), k, dq)
 
-    query_grad += vector_at(query_grad_strides, row, head, at)[:, None] + dim[None, :]
-    dq = (dq * scale).to(query_grad.dtype.element_ty)
-    tl.store(query_grad, dq, real[:, None] & (dim < HEAD_DIM)[None, :])
+    query_grad += vector_at(query_grad_strides, row, head, at)[:, None]
+    store_pieces(query_grad, columns, [x * scale for x in dq], real, HEAD_DIM)
 
 
 @triton.jit
 def weights_and_gradients(products, left, right, log_total, delta, factor):
-    """Weights of the products of queries and keys, and the gradient of the scores, from dO and V or the reverse."""
+    """Weights of the products of queries and keys, and the gradient of the scores, from dO and V or the reverse.
+
+    Left and right are tuples of pieces.
+    """
     weights = tl.exp2(products * factor - log_total)
-    slopes = tl.dot(left, tl.trans(right), tl.zeros_like(products) - delta, input_precision="ieee")
+    slopes = dot_pieces(left, right, tl.zeros_like(products) - delta)
     return weights, weights * slopes

@@ -153,7 +153,7 @@ def _add_retrieved_gradients(
             log_total = tl.load(log_totals + kept, asks, other=float("inf"))
             delta = tl.load(deltas + kept, asks, other=0.0)
             products = tl.dot(q, tl.trans(k), input_precision="ieee")
-            weights, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+            weights, ds = weights_and_gradients(products, (do,), (v,), log_total[:, None], delta[:, None], factor)
             dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
             dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
 

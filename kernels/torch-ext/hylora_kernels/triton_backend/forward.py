@@ -18,8 +18,9 @@ from torch import Tensor
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .forward_pairs import add_retrieved
 from .launch import launch_for
+from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
 from .tables import SpanTables, reader_lists
-from .tiles import list_length, listed_tokens, load_tile, read_run, reader_tile, tile_rows, vector_at
+from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
 
 
 def attention_forward(
@@ -89,7 +90,7 @@ def attention_forward(
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=max(16, launch.block_n // shrink),
-        **launch._replace(num_warps=max(4, launch.num_warps // shrink)).settings(head_dim),
+        **launch._replace(num_warps=max(4, launch.num_warps // shrink)).piece_settings(head_dim),
     )
     if not tables.shared:
         add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size)
@@ -119,7 +120,7 @@ def _attention_forward(
     OWN_CHUNK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    WIDTHS: tl.constexpr,
     ROWS: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -137,26 +138,26 @@ def _attention_forward(
     position = start + place % ROWS
     real = position < end
     column = tl.arange(0, BLOCK_N)
-    dim = tl.arange(0, BLOCK_D)
+    columns = piece_columns(WIDTHS)
 
     at = position.to(tl.int64)
     query += vector_at(query_strides, row, head, at)[:, None]
-    q = load_tile(query + dim[None, :], real, True, HEAD_DIM, BLOCK_D)
+    q = load_pieces(query, columns, real, True, HEAD_DIM, WIDTHS)
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
     value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
 
     # A finite pivot: rows that have read nothing yet would otherwise subtract infinities.
     pivot = tl.full([HEADS * ROWS], -3.0e38, tl.float32)
     total = tl.zeros([HEADS * ROWS], tl.float32)
-    mixed = tl.zeros([HEADS * ROWS, BLOCK_D], tl.float32)
+    mixed = zero_pieces(HEADS * ROWS, WIDTHS)
 
     # Retrieved blocks, their tokens counted through the list.
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
     tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
-        k = load_tile(key + source[:, None] * key_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
-        v = load_tile(value + source[:, None] * value_strides[2] + dim[None, :], None, False, HEAD_DIM, BLOCK_D)
+        k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
+        v = load_pieces(value + source[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         seen = (first + column < tokens)[None, :]
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
 
@@ -164,31 +165,30 @@ def _attention_forward(
     if OWN_CHUNK:
         key += chunk_start.to(tl.int64) * key_strides[2]
         value += chunk_start.to(tl.int64) * value_strides[2]
-        key_tile = column[:, None] * key_strides[2] + dim[None, :]
-        value_tile = column[:, None] * value_strides[2] + dim[None, :]
+        key_tile = [column[:, None] * key_strides[2] + x for x in columns]
+        value_tile = [column[:, None] * value_strides[2] + x for x in columns]
         diagonal = chunk_start + (start - chunk_start) // BLOCK_N * BLOCK_N
         for _ in range(chunk_start, diagonal, BLOCK_N):
-            k = load_tile(key + key_tile, None, False, HEAD_DIM, BLOCK_D)
-            v = load_tile(value + value_tile, None, False, HEAD_DIM, BLOCK_D)
+            k = load_pieces(key, key_tile, None, False, HEAD_DIM, WIDTHS)
+            v = load_pieces(value, value_tile, None, False, HEAD_DIM, WIDTHS)
             pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
             key += BLOCK_N * key_strides[2]
             value += BLOCK_N * value_strides[2]
         for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
             source = first + column
             # Beyond the reader there may be padding with any content: even with no weight it must not be read.
-            k = load_tile(key + key_tile, source < end, True, HEAD_DIM, BLOCK_D)
-            v = load_tile(value + value_tile, source < end, True, HEAD_DIM, BLOCK_D)
+            k = load_pieces(key, key_tile, source < end, True, HEAD_DIM, WIDTHS)
+            v = load_pieces(value, value_tile, source < end, True, HEAD_DIM, WIDTHS)
             seen = source[None, :] <= position[:, None]
             pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
             key += BLOCK_N * key_strides[2]
             value += BLOCK_N * value_strides[2]
-        mixed = mixed / total[:, None]
+        mixed = [x / total[:, None] for x in mixed]
     else:
-        mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
+        mixed = [x / tl.where(total > 0, total, 1.0)[:, None] for x in mixed]
 
     output += vector_at(output_strides, row, head, at)[:, None]
-    mixed = mixed.to(output.dtype.element_ty)
-    tl.store(output + dim[None, :], mixed, real[:, None] & (dim < HEAD_DIM)[None, :])
+    store_pieces(output, columns, mixed, real, HEAD_DIM)
     lse += row * lse_b + head * lse_h + position
     tl.store(lse, (pivot + tl.log2(total)) * 0.6931471805599453, real)
 
@@ -196,12 +196,12 @@ def _attention_forward(
 @triton.jit
 def _attend(q, k, v, seen, MASKED: tl.constexpr, factor, pivot, total, mixed):
     """One step of the online softmax over a tile of keys."""
-    products = tl.dot(q, tl.trans(k), input_precision="ieee")
+    products = dot_pieces(q, k)
     if MASKED:
         products = tl.where(seen, products, float("-inf"))
     higher = tl.maximum(pivot, tl.max(products, 1) * factor)
     weights = tl.exp2(products * factor - higher[:, None])
     shrink = tl.exp2(pivot - higher)
     total = total * shrink + tl.sum(weights, 1)
-    mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision="ieee")
+    mixed = add_products(weights.to(v[0].dtype), v, [x * shrink[:, None] for x in mixed])
     return higher, total, mixed

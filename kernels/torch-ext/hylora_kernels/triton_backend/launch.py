@@ -11,7 +11,7 @@ import json
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Callable, Dict, Iterator, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Tuple, Union
 
 import torch
 import triton
@@ -30,13 +30,29 @@ class Launch(NamedTuple):
 
     def settings(self, head_dim: int) -> Dict[str, int]:
         """What kernels are told by name: the head dimension, padded too, and what Triton takes for itself."""
-        taken = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        return {"HEAD_DIM": head_dim, "BLOCK_D": padded(head_dim), **taken}
+        return {"HEAD_DIM": head_dim, "BLOCK_D": padded(head_dim), **self._taken()}
+
+    def piece_settings(self, head_dim: int) -> Dict[str, Union[int, Tuple[int, ...]]]:
+        """The same for kernels whose tiles come in pieces: the width of each in place of the padded head dimension."""
+        return {"HEAD_DIM": head_dim, "WIDTHS": piece_widths(head_dim), **self._taken()}
+
+    def _taken(self) -> Dict[str, int]:
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
 def padded(size: int) -> int:
     """The power of two that a tile takes for so many rows or columns; matrix units want 16 at least."""
     return triton.next_power_of_2(max(16, size))
+
+
+def piece_widths(head_dim: int) -> Tuple[int, ...]:
+    """One or two powers of two of at least 16 that hold a head dimension: two where that pads it less.
+
+    160 is (128, 32), 80 is (64, 16), and 120 is (128,).
+    """
+    whole = padded(head_dim)
+    rest = padded(head_dim - whole // 2)
+    return (whole // 2, rest) if rest < whole // 2 else (whole,)
 
 
 def launch_for(kernel: str, head_dim: int, dtype: torch.dtype, device: torch.device) -> Launch:

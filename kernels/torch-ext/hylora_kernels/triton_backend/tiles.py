@@ -70,7 +70,7 @@ def listed_tokens(blocks, sequence_start, first, tokens, BLOCK_SIZE: tl.constexp
 @triton.jit
 def load_tile(pointers, inside, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Load `[rows, BLOCK_D]`, 0 beyond the head dimension and, if masked, in rows that are not inside."""
-    if HEAD_DIM != BLOCK_D:
+    if HEAD_DIM < BLOCK_D:
         columns = (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
         tile = tl.load(pointers, columns & inside[:, None] if MASKED else columns, other=0.0)
     elif MASKED:
