@@ -363,6 +363,29 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
     assert path.read_text() == kept.read_text()
 
 
+@pytest.mark.parametrize(("seconds", "library"), [(1.5, "cudnn"), (1.99, None)])
+def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, tmp_path, seconds, library):
+    pytest.importorskip("triton")
+    tune, own_chunks = load("tune"), importlib.import_module("hylora_kernels.triton_backend.own_chunks")
+    place = {"kernel": "own_chunks", "place": ["sm_90", "half", "128"]}
+    points = [
+        {**place, "heads": heads, "launch": choice._asdict(), "kept": choice.library is None, "seconds": time}
+        for heads in ([30, 30], [32, 8])
+        for choice, time in ((own_chunks.Choice(None, True), 2.0), (own_chunks.Choice("cudnn", False), seconds))
+    ]
+    (tmp_path / "gpu.json").write_text(json.dumps({"tune": {"points": points}}))
+    monkeypatch.setattr(tune, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tune.py", "--take", str(tmp_path / "gpu.json"), "--write"])
+    tune.main()
+    monkeypatch.setattr(own_chunks, "_TABLE", tmp_path / "own_chunks.json")
+    own_chunks._table.cache_clear()
+    try:
+        assert own_chunks.listed("sm_90", "half", "128") == own_chunks.Choice(library, library is None)
+        assert own_chunks.listed("sm_90", "half", "64") == own_chunks.Choice(None, True)
+    finally:
+        own_chunks._table.cache_clear()
+
+
 def test_tuning_times_a_triton_kernel_in_its_computation(monkeypatch, tmp_path, capsys):
     pytest.importorskip("triton")
     tune = load("tune")

@@ -210,6 +210,7 @@ def test_a_wrong_kernel_is_named(monkeypatch, tmp_path):
 
 
 def test_a_sink_is_chosen_by_all():
+    pytest.importorskip("triton")
     runs, times, methods = (load(f"suite.{name}") for name in ("runs", "kernel_times", "methods"))
     options = methods.Options(block_size=16, top_k=2, chunk_size=64, head_dim=16)
     tensors = runs.sink_tensors(16, 4, 2, 640, 16, torch.float32, "cpu")
@@ -260,7 +261,7 @@ def test_tests_of_the_kernels_come_first():
 
 
 AHEAD = """
-from suite.compiling import compile_calls
+from suite.compiling import compile_calls, own_chunks_given
 from hylora_kernels.options import SpanOptions
 import torch
 for options in (SpanOptions(16, 2, 64), SpanOptions(8, 4, 64, selection="token", summary="mean_std")):
@@ -268,6 +269,9 @@ for options in (SpanOptions(16, 2, 64), SpanOptions(8, 4, 64, selection="token",
     ahead = {kernel.hash for kernel in compile_calls(90, (8, 2), (205, 9000), (9000,), *arguments)}
     later = {kernel.hash for kernel in compile_calls(90, (8, 2), (9000,), (9000,), *arguments)}
     assert later and later <= ahead, (len(later), len(later & ahead))
+    with own_chunks_given():
+        given = {kernel.hash for kernel in compile_calls(90, (8, 2), (205,), (), *arguments)}
+    assert given - ahead
 """
 
 

@@ -18,6 +18,7 @@ from .decode import span_decode
 from .forward import attention_forward
 from .interpreter import why_not_interpreted
 from .launch import capability, has_small_memory, on_its_device
+from .own_chunks import own_backward, own_forward
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
@@ -77,7 +78,8 @@ def span_forward(
     tables = span_tables(layout, options, query.device)
     blocks = _choose(query, key, value, layout, options, tables, scale)
     read = _read(blocks, layout, options)
-    return *attention_forward(query, key, value, read, tables, scale, options.block_size), blocks
+    own = own_forward(query, key, value, layout, options.chunk_size, scale)
+    return *attention_forward(query, key, value, read, tables, scale, options.block_size, own=own), blocks
 
 
 @on_its_device
@@ -87,7 +89,8 @@ def span_backward(
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
-    return attention_backward(grad, saved, tables, scale, options.block_size)
+    own = own_backward(grad, saved, layout, options.chunk_size, scale)
+    return attention_backward(grad, saved, tables, scale, options.block_size, own=own)
 
 
 @on_its_device

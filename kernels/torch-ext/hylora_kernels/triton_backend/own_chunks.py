@@ -183,7 +183,8 @@ def architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*capability(device))
 
 
-def _chosen(query: Tensor, layout: SequenceLayout) -> Optional[str]:
+def chosen(query: Tensor, layout: SequenceLayout) -> Optional[str]:
+    """The library that computes own chunks of such queries `[B, Hq, L, D]`, or None: our own kernels do."""
     if not layout.is_dense or layout.longest == 0:
         return None
     if _forced:
@@ -200,7 +201,7 @@ def _table() -> Dict[str, Dict[str, Dict[str, dict]]]:
 
 
 def _by_library(compute: Callable, query: Tensor, layout: SequenceLayout, *arguments):
-    name = _chosen(query, layout)
+    name = chosen(query, layout)
     if name is None:
         return None
     try:
