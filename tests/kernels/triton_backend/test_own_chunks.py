@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hylora_kernels import SequenceLayout, reference, triton_backend
 from hylora_kernels.options import SpanOptions
@@ -24,8 +25,10 @@ ON_DEVICE = [name for name, library in own_chunks.LIBRARIES.items() if library.d
 DTYPE, HEAD_DIM = (torch.float32, 16) if DEVICE == "cpu" else (torch.float16, 64)
 LIBRARIES = pytest.mark.parametrize("library", ON_DEVICE)
 SCALE = 0.3
-SMALL = Launch(block_m=32, block_n=32, num_warps=4, num_stages=2)
-KERNELS = ("forward", "forward_pairs", "merge_slots", "backward_query", "backward_retrieved", "backward_pairs")
+SMALL = dict.fromkeys(
+    ("forward", "forward_pairs", "merge_slots", "backward_query", "backward_retrieved", "backward_pairs"),
+    Launch(block_m=32, block_n=32, num_warps=4, num_stages=2),
+)
 
 
 def options_of(selection="chunk", retrieval="relevance", top_k=2, chunk_size=32):
@@ -40,11 +43,11 @@ def inputs_of(batch, heads, length, positions_first):
     return [x.to(DEVICE).permute(order).contiguous().permute(order) for x in drawn]
 
 
-def compute(tensors, options, layout=None):
+def compute(tensors, options, launches=SMALL):
     """Output, log-sum-exp and gradients, by our kernels beside what is forced."""
     *inputs, grad = tensors
-    layout = layout or SequenceLayout.dense(grad.shape[0], grad.shape[2])
-    with forced_launches(**dict.fromkeys(KERNELS, SMALL)):
+    layout = SequenceLayout.dense(grad.shape[0], grad.shape[2])
+    with forced_launches(**launches):
         output, lse, blocks = triton_backend.span_forward(*inputs, layout, options, SCALE)
         saved = Saved(*inputs, output, lse, blocks)
         return output, lse, *triton_backend.span_backward(grad, saved, layout, options, SCALE)
@@ -106,6 +109,24 @@ def test_parts_of_other_tensors_are_read_where_they_lie(library):
         assert_close(a, e)
 
 
+@pytest.mark.gpu
+@LIBRARIES
+@pytest.mark.parametrize("selection", ["chunk", "token"])
+@pytest.mark.parametrize("positions_first", [True, False], ids=["BLHD", "BHLD"])
+@pytest.mark.parametrize(("batch", "length"), [(1, 4096), (2, 4096), (2, 4133)])
+def test_real_sizes_agree_with_our_kernels(batch, length, positions_first, selection, library):
+    order = (0, 2, 1, 3) if positions_first else (0, 1, 2, 3)
+    drawn = (*random_inputs(batch, 4, 2, length, 128), random_inputs(batch, 4, 2, length, 128, seed=1)[0])
+    tensors = [x.to(DEVICE, torch.bfloat16).permute(order).contiguous().permute(order) for x in drawn]
+    options = SpanOptions(32, 8, 1024, selection, summary="mean_std")
+    with own_chunks.forced(None):
+        expected = compute(tensors, options, launches={})
+    with asked(library):
+        found = compute(tensors, options, launches={})
+    for a, e in zip(found, expected, strict=True):
+        assert (a.double() - e.double()).norm() <= 2e-2 * e.double().norm()
+
+
 @pytest.mark.skipif(DEVICE != "cpu", reason="those of GPUs add up in any order")
 @pytest.mark.parametrize("selection", ["chunk", "token"])
 def test_repeats_bit_for_bit(selection):
@@ -127,6 +148,42 @@ def test_chunks_are_views():
     for tensors in (inputs_of(2, (4, 2), 96, False), inputs_of(2, (4, 2), 101, True)):
         for piece in own_chunks._pieces(tensors, 32):
             assert piece.chunks(tensors[0]).untyped_storage().data_ptr() == tensors[0].untyped_storage().data_ptr()
+
+
+class KernelPreconditions(TorchDispatchMode):
+    """Refuses what the CUDA kernels misread, which torch's shape functions let pass."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "_backward" in str(function):
+            grad, query, key, value, output, lse = args[:6]
+            assert grad.stride() == output.stride() == query.stride()
+            assert all(x.stride(-1) == 1 for x in (grad, query, key, value, output))
+            assert lse.is_contiguous() and lse.shape[:3] == query.shape[:3]
+            self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("positions_first", [True, False], ids=["BLHD", "BHLD"])
+@pytest.mark.parametrize(("batch", "length", "calls"), [(2, 256, (1, 2)), (1, 200, (2, 2)), (2, 200, (3, 3))])
+@pytest.mark.parametrize("library", ["cudnn", "flash"])
+def test_calls_of_a_gpus_libraries_are_well_formed(library, batch, length, calls, positions_first):
+    """torch's shape functions of the operators accept the calls, which needs no GPU."""
+    shapes = [(batch, length, 6, 64)] + [(batch, length, 2, 64)] * 2 + [(batch, 6, length, 64)]
+    query, key, value, grad = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes)
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    if not positions_first:
+        query, key, value = (x.contiguous() for x in (query, key, value))
+    layout = SequenceLayout.dense(batch, length)
+    with KernelPreconditions() as seen, own_chunks.forced(library):
+        output, lse = own_chunks.own_forward(query, key, value, layout, 64, SCALE)
+        saved = Saved(query, key, value, output, lse)
+        grads = own_chunks.own_backward(grad, saved, layout, 64, SCALE)
+    assert seen.calls == calls[not positions_first]
+    assert (lse.shape, lse.dtype, lse.is_contiguous()) == (query.shape[:3], torch.float32, True)
+    for found, like in zip((output, *grads), (query, query, key, value), strict=True):
+        assert (found.shape, found.dtype, found.stride()) == (like.shape, like.dtype, like.stride())
 
 
 # What is asked of a query when a library is chosen: nothing of its numbers.
