@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -12,15 +12,20 @@ from .layout import SequenceLayout
 
 
 def find_boundaries(
-    visible: Callable[[Tensor, Tensor, Tensor], Tensor], batch: int, length: int, device: torch.device
+    visible: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batch: int,
+    length: int,
+    device: torch.device,
+    window: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """Where sequences start, and which tokens see just what a causal sequence shows.
+    """Where sequences start, and which tokens see just what a causal sequence shows, or a window of one.
 
     Args:
         visible: whether queries see keys, for a row `[B, 1]`, a query and a key `[B, L]`; the answer broadcasts.
         batch: number of rows.
         length: tokens per row.
         device: of what `visible` is given.
+        window: tokens that a token sees, itself included; None means its whole sequence up to itself.
 
     Returns:
         Two tensors `[B, L]` bool.
@@ -35,6 +40,8 @@ def find_boundaries(
     starts = ~sees(queries - 1)
     starts[:, 0] = True
     first = torch.where(starts, queries, 0).cummax(dim=1).values
+    if window is not None:
+        first = torch.maximum(first, queries - window + 1)
     causal = ~sees(queries + 1) | (queries == length - 1)
     whole = sees(first) & sees(queries) & (~sees(first - 1) | (first == 0))
     return starts, causal & whole
@@ -57,17 +64,18 @@ def read_layout(starts: Tensor, real: Tensor, known: Tensor) -> SequenceLayout:
     if not bool((known | ~real).all()):
         raise ValueError(
             "unknown kind of mask: within a sequence every token must see all earlier tokens and no later ones "
-            "(a sliding window, or attention in both directions?); use attn_implementation='sdpa' for this input"
+            "(another window, or attention in both directions?); use attn_implementation='sdpa' for this input"
         )
     return SequenceLayout.from_boundaries(starts, real)
 
 
-def layout_of_mask(mask: Tensor, query: Tensor) -> SequenceLayout:
+def layout_of_mask(mask: Tensor, query: Tensor, window: Optional[int] = None) -> SequenceLayout:
     """The layout that a mask of attention shows.
 
     Args:
         mask: `[B, 1, L, L]` bool, True where a query (row) sees a key (column).
         query: `[B, Hq, L, D]`.
+        window: as in `find_boundaries`.
 
     Returns:
         The layout.
@@ -77,7 +85,11 @@ def layout_of_mask(mask: Tensor, query: Tensor) -> SequenceLayout:
     """
     batch, _, length, _ = query.shape
     seen = _seen(mask, batch, length, length)
-    starts, known = find_boundaries(lambda rows, queries, keys: seen[rows, queries, keys], batch, length, mask.device)
+
+    def visible(rows: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        return seen[rows, queries, keys]
+
+    starts, known = find_boundaries(visible, batch, length, mask.device, window)
     # Padding sees nothing, or is seen by nobody behind it; a token by itself at the end of its row is real either way.
     return read_layout(starts, seen.diagonal(dim1=1, dim2=2), known)
 

@@ -29,7 +29,7 @@ from tests.tolerances import TOLERANCE
 SMALL = Launch(block_m=32, block_n=32, num_warps=4, num_stages=2)
 
 
-def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMALL, tolerance=None):
+def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMALL, tolerance=None, softcap=None):
     """Gradients from the kernels, after a comparison with autograd's."""
     query, key, value = inputs = [x.to(DEVICE) for x in inputs]
     if blocks is None:
@@ -38,7 +38,7 @@ def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMA
         grad = torch.randn(query.shape, generator=torch.Generator().manual_seed(1)).to(query)
     grad = grad.to(DEVICE)
     leaves = [x.detach().requires_grad_() for x in inputs]
-    output, lse = expected_attention(*leaves, layout, options, blocks, scale)
+    output, lse = expected_attention(*leaves, layout, options, blocks, scale, softcap)
     expected = torch.autograd.grad(output, leaves, grad.double(), allow_unused=True)
     output, lse = output.detach().to(query.dtype), lse.detach().float()
 
@@ -53,7 +53,7 @@ def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMA
     kernels = ("backward_query", "backward_own", "backward_retrieved", "backward_pairs", "merge_slots")
     saved = Saved(*inputs, output, lse, blocks.to(DEVICE))
     with forced(**dict.fromkeys(kernels if launch else (), launch)):
-        actual = attention_backward(grad, saved, tables, scale, options.block_size)
+        actual = attention_backward(grad, saved, tables, scale, options.block_size, softcap=softcap)
     for x, a, e in zip(inputs, actual, expected, strict=True):
         assert (a.dtype, a.shape) == (x.dtype, x.shape)
         e = torch.zeros_like(a) if e is None else e.masked_fill(padded[:, None, :, None], 0)
@@ -155,6 +155,17 @@ def test_scores_far_from_zero(sign):
     query[..., 0], key[..., 0] = 14.0, sign * 14.0
     # Scores near 196 have an error of 1e-5 in float32.
     check((query, key, value), SequenceLayout.dense(1, 130), options_of(TOKENS), scale=1.0, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("selection", [("chunk", 1, 120), TOKENS], ids=["own chunk", "tokens"])
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # the interpreter's
+def test_softcap(selection):
+    """Of scores near 0, and of such as are all the bound, far beyond what an exponential holds."""
+    query, key, value = random_inputs(1, 2, 1, 120, head_dim=24, dtype=torch.float32)
+    query[:, 0] *= 1000
+    # The slope of the bound, 1 - tanh^2, has few digits where it is near 0, and large queries multiply it.
+    layout = SequenceLayout(1, 120, ((0, 7, 108),))
+    check((query, key, value), layout, options_of(selection), softcap=2.0, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("numbers", [4000, 15000])

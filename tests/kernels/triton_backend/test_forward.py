@@ -31,7 +31,7 @@ def options_of(selection=CHUNK, block_size=16, top_k=3):
     return SpanOptions(block_size, top_k, selection[2], *selection[:2], "relevance", "attention", 0)
 
 
-def expected_attention(query, key, value, layout, options, blocks, scale):
+def expected_attention(query, key, value, layout, options, blocks, scale, softcap=None):
     """Output and log-sum-exp under `reference.span_mask`, in float64; zeros and -inf at padded positions."""
     output, lse = query.double().zero_(), query[..., 0].double().fill_(float("-inf"))
     first = 0
@@ -44,23 +44,26 @@ def expected_attention(query, key, value, layout, options, blocks, scale):
         k, v, mask = (
             x.repeat_interleave(groups, dim=0) for x in (k, v, span_mask(length, units, options).to(q.device))
         )
-        scores = (q @ k.mT * scale).masked_fill(~mask, float("-inf"))
+        scores = q @ k.mT * scale
+        if softcap is not None:
+            scores = softcap * (scores / softcap).tanh()
+        scores.masked_fill_(~mask, float("-inf"))
         output[row, :, at] = scores.softmax(dim=-1) @ v
         lse[row, :, at] = scores.logsumexp(dim=-1)
     return output, lse
 
 
-def check(inputs, layout, options, blocks=None, scale=0.3, launch=SMALL):
+def check(inputs, layout, options, blocks=None, scale=0.3, launch=SMALL, softcap=None):
     query, key, value = inputs = [x.to(DEVICE) for x in inputs]
     if blocks is None:
         blocks = random_choice(key.shape[1], layout, options)
-    expected = expected_attention(*inputs, layout, options, blocks, scale)
+    expected = expected_attention(*inputs, layout, options, blocks, scale, softcap)
     for x in inputs:  # after the expectation is computed: contents of padded positions must not matter
         x.masked_fill_(padding(layout)[:, None, :, None], float("nan"))
     tables = span_tables(layout, options, torch.device(DEVICE))
     launches = dict.fromkeys(("forward", "forward_pairs", "merge_slots"), launch)
     with forced(**launches):
-        output, lse = attention_forward(*inputs, blocks.to(DEVICE), tables, scale, options.block_size)
+        output, lse = attention_forward(*inputs, blocks.to(DEVICE), tables, scale, options.block_size, softcap=softcap)
     assert (output.dtype, output.shape, lse.dtype) == (query.dtype, query.shape, torch.float32)
     assert_close(output, expected[0].to(output.dtype))
     assert_close(lse, expected[1].float(), torch.float32)
@@ -171,6 +174,15 @@ def test_scores_far_from_zero(shift):
     query[..., 0], key[..., 0] = 1.0, shift
     key[:, :, :80, 0] *= 2  # retrieved ones the further
     check((query, key, value), SequenceLayout.dense(1, 170), options_of(TOKENS), scale=1.0)
+
+
+@SELECTIONS
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # the interpreter's
+def test_softcap(selection):
+    """Of scores near 0, and of such as are all the bound, far beyond what an exponential holds."""
+    query, key, value = random_inputs(1, 2, 1, 120, head_dim=24, dtype=torch.float32)
+    query[:, 0] *= 1000
+    check((query, key, value), SequenceLayout(1, 120, ((0, 7, 108),)), options_of(selection), softcap=2.0)
 
 
 @pytest.mark.parametrize("numbers", [3000, 10000])

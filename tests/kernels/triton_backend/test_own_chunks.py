@@ -43,14 +43,14 @@ def inputs_of(batch, heads, length, positions_first):
     return [x.to(DEVICE).permute(order).contiguous().permute(order) for x in drawn]
 
 
-def compute(tensors, options, launches=SMALL):
+def compute(tensors, options, launches=SMALL, softcap=None):
     """Output, log-sum-exp and gradients, by our kernels beside what is forced."""
     *inputs, grad = tensors
     layout = SequenceLayout.dense(grad.shape[0], grad.shape[2])
     with forced_launches(**launches):
-        output, lse, blocks = triton_backend.span_forward(*inputs, layout, options, SCALE)
+        output, lse, blocks = triton_backend.span_forward(*inputs, layout, options, SCALE, softcap)
         saved = Saved(*inputs, output, lse, blocks)
-        return output, lse, *triton_backend.span_backward(grad, saved, layout, options, SCALE)
+        return output, lse, *triton_backend.span_backward(grad, saved, layout, options, SCALE, softcap)
 
 
 @contextmanager
@@ -253,6 +253,8 @@ def test_where_a_library_refuses_our_kernels_compute(monkeypatch, refuses):
     own_chunks._warn_once.cache_clear()
     with own_chunks.forced("other"), pytest.raises(RuntimeError, match="no engine"):
         compute(tensors, options)
+    with own_chunks.forced("other"):
+        compute(tensors, options, softcap=2.0)  # which no library is asked for
     with own_chunks.forced(None):
         expected = compute(tensors, options)
     monkeypatch.setattr(own_chunks, "chosen", lambda query, layout: "other")

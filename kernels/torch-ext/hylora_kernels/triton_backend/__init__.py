@@ -40,8 +40,12 @@ _MOST_DIMENSIONS = 256
 _FEATURES = 1 << 27
 
 
-def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+def unsupported(
+    work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
+) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
+    if softcap is not None:
+        return "no kernel bounds the scores"
     if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
     if work != "blocks" and options.retrieval == "relevance" and options.pools_scores:
@@ -72,25 +76,39 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
 
 @on_its_device
 def span_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Span-expanded attention, its log-sum-exp `[B, Hq, L]`, and the retrieved blocks `[Hkv, units, top_k]`."""
     tables = span_tables(layout, options, query.device)
     blocks = _choose(query, key, value, layout, options, tables, scale)
     read = _read(blocks, layout, options)
-    own = own_forward(query, key, value, layout, options.chunk_size, scale)
-    return *attention_forward(query, key, value, read, tables, scale, options.block_size, own=own), blocks
+    own = own_forward(query, key, value, layout, options.chunk_size, scale) if softcap is None else None
+    output, lse = attention_forward(
+        query, key, value, read, tables, scale, options.block_size, own=own, softcap=softcap
+    )
+    return output, lse, blocks
 
 
 @on_its_device
 def span_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
-    own = own_backward(grad, saved, layout, options.chunk_size, scale)
-    return attention_backward(grad, saved, tables, scale, options.block_size, own=own)
+    own = own_backward(grad, saved, layout, options.chunk_size, scale) if softcap is None else None
+    return attention_backward(grad, saved, tables, scale, options.block_size, own=own, softcap=softcap)
 
 
 @on_its_device
@@ -103,10 +121,11 @@ def block_forward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     tables = span_tables(layout, options, query.device)
-    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk)
+    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk, softcap=softcap)
 
 
 @on_its_device
@@ -118,10 +137,11 @@ def block_backward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given what `block_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk)
+    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk, softcap=softcap)
 
 
 @on_its_device

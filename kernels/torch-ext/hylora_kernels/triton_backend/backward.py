@@ -25,6 +25,7 @@ def attention_backward(
     lse_grad: Optional[Tensor] = None,
     own_chunk: bool = True,
     own: Optional[Tuple[Tensor, Tensor, Tensor]] = None,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of `attention_forward` (chapter 6, equations 6.1 to 6.4); the choice of blocks has none.
 
@@ -40,6 +41,7 @@ def attention_backward(
         own_chunk: whether queries attended to their own chunk too.
         own: the own chunks' share of the gradients, if a library computed it; that of what was retrieved is added in
             place.
+        softcap: bound of the scores, positive; None: there is none.
 
     Returns:
         Gradients of query, key and value in their shapes, strides and dtype, exactly 0 at padded positions.
@@ -49,16 +51,18 @@ def attention_backward(
     if own is not None and not saved.blocks.numel():
         return own
     own_query, *of_keys = own or (None,)
-    query_grad, statistics = query_gradient(grad, saved, tables, scale, block_size, lse_grad, own_chunk, own_query)
+    query_grad, statistics = query_gradient(
+        grad, saved, tables, scale, block_size, lse_grad, own_chunk, own_query, softcap
+    )
     if own is None:
         fresh = torch.empty_like if tables.covered and own_chunk else torch.zeros_like
         of_keys = fresh(saved.key), fresh(saved.value)
         if own_chunk:
-            own_gradients(grad, saved, statistics, *of_keys, tables, scale)
+            own_gradients(grad, saved, statistics, *of_keys, tables, scale, softcap)
     key_grad, value_grad = of_keys
     gradients = (query_grad, key_grad, value_grad)
     if not tables.shared:
-        add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size)
+        add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size, softcap)
     elif saved.blocks.numel():
         add_retrieved_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, block_size)
     return gradients

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from math import e, log2
+from typing import Optional
 
 import triton
 import triton.language as tl
@@ -13,8 +13,10 @@ from ..saved import Saved
 from .backward_query import LARGEST_TILE, weights_and_gradients
 from .columns import CHUNK_WIDTH
 from .launch import launch_for, padded
+from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .scores import score_factors, softcapped
 from .tables import SpanTables
-from .tiles import load_tile, read_run, vector_at
+from .tiles import read_run, vector_at
 
 
 def own_gradients(
@@ -25,6 +27,7 @@ def own_gradients(
     value_grad: Tensor,
     tables: SpanTables,
     scale: float,
+    softcap: Optional[float] = None,
 ):
     """Write the gradients of keys and values within chunks, causal; padded positions are left as they are.
 
@@ -52,7 +55,7 @@ def own_gradients(
         value_grad,
         tables.chunks,
         scale,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         tiles,
         query.shape[1] // kv_heads,
         grad.stride(),
@@ -64,7 +67,7 @@ def own_gradients(
         *query.shape[1:3],
         BLOCK_M=launch.block_m,
         BLOCK_N=block_n,
-        **launch.settings(head_dim),
+        **launch.piece_settings(head_dim),
     )
 
 
@@ -81,6 +84,7 @@ def _own_gradients(
     table,
     scale,
     factor,
+    cap_factor,
     tiles,
     groups,
     grad_strides,
@@ -92,7 +96,7 @@ def _own_gradients(
     heads,
     length,
     HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    WIDTHS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -107,11 +111,11 @@ def _own_gradients(
     source = start + tl.arange(0, BLOCK_N)
     real = source < end
     at = source.to(tl.int64)[:, None]
-    dim = tl.arange(0, BLOCK_D)[None, :]
-    k = load_tile(key + vector_at(key_strides, row, kv_head, at) + dim, real, True, HEAD_DIM, BLOCK_D)
-    v = load_tile(value + vector_at(value_strides, row, kv_head, at) + dim, real, True, HEAD_DIM, BLOCK_D)
-    dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    columns = piece_columns(WIDTHS)
+    k = load_pieces(key + vector_at(key_strides, row, kv_head, at), columns, real, True, HEAD_DIM, WIDTHS)
+    v = load_pieces(value + vector_at(value_strides, row, kv_head, at), columns, real, True, HEAD_DIM, WIDTHS)
+    dk = zero_pieces(BLOCK_N, WIDTHS)
+    dv = zero_pieces(BLOCK_N, WIDTHS)
 
     # All tiles of queries of all heads in one loop, so that its pipeline fills up once.
     steps = tl.cdiv(end - start, BLOCK_M)
@@ -121,22 +125,23 @@ def _own_gradients(
         first = start + step % steps * BLOCK_M
         place = (first + column).to(tl.int64)[:, None]
         asks = column < end - first
-        q = load_tile(query + vector_at(query_strides, row, head, place) + dim, asks, True, HEAD_DIM, BLOCK_D)
-        do = load_tile(grad + vector_at(grad_strides, row, head, place) + dim, asks, True, HEAD_DIM, BLOCK_D)
+        asking = query + vector_at(query_strides, row, head, place)
+        q = load_pieces(asking, columns, asks, True, HEAD_DIM, WIDTHS)
+        given = grad + vector_at(grad_strides, row, head, place)
+        do = load_pieces(given, columns, asks, True, HEAD_DIM, WIDTHS)
         # Each thread loads these for many queries. From one address, and without masks, it costs few registers, of
         # which there are none to spare. Queries that do not exist get no weights.
         kept = (row * heads + head) * length + first
         log_total = tl.where(asks, tl.load(log_totals + kept + column), float("inf"))
         delta = tl.load(deltas + kept + column)
         # Keys are rows: then the weights are a left operand as they are.
-        products = tl.dot(k, tl.trans(q), input_precision="ieee")
+        products = softcapped(dot_pieces(k, q), cap_factor)
         products = tl.where((source - first)[:, None] <= column[None, :], products, float("-inf"))
-        weights, ds = weights_and_gradients(products, (v,), (do,), log_total[None, :], delta[None, :], factor)
-        dv = tl.dot(weights.to(do.dtype), do, dv, input_precision="ieee")
-        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+        weights, ds = weights_and_gradients(products, v, do, log_total[None, :], delta[None, :], factor, cap_factor)
+        dv = add_products(weights.to(do[0].dtype), do, dv)
+        dk = add_products(ds.to(q[0].dtype), q, dk)
 
-    inside = real[:, None] & (dim < HEAD_DIM)
-    key_grad += vector_at(key_grad_strides, row, kv_head, at) + dim
-    value_grad += vector_at(value_grad_strides, row, kv_head, at) + dim
-    tl.store(key_grad, (dk * scale).to(key_grad.dtype.element_ty), inside)
-    tl.store(value_grad, dv.to(value_grad.dtype.element_ty), inside)
+    key_grad += vector_at(key_grad_strides, row, kv_head, at)
+    value_grad += vector_at(value_grad_strides, row, kv_head, at)
+    store_pieces(key_grad, columns, [x * scale for x in dk], real, HEAD_DIM)
+    store_pieces(value_grad, columns, dv, real, HEAD_DIM)

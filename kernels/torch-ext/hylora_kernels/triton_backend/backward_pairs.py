@@ -8,8 +8,7 @@ of keys and values. Shares of queries are added up slot by slot, those of blocks
 from __future__ import annotations
 
 from itertools import groupby
-from math import e, log2
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -22,6 +21,7 @@ from .inverse import Runs, cut_into_runs
 from .launch import launch_for, padded
 from .merge import merge_slots
 from .pairs import PairSlice, block_of_row, pair_queries, pair_slices, pair_tile, run_of_entries
+from .scores import score_factors, softcapped
 from .tables import SpanTables
 from .tiles import load_tile, vector_at
 
@@ -34,6 +34,7 @@ def add_pair_gradients(
     tables: SpanTables,
     scale: float,
     block_size: int,
+    softcap: Optional[float] = None,
 ):
     """Add what the choices of small units contribute to the gradients of query, key and value, in place.
 
@@ -49,7 +50,7 @@ def add_pair_gradients(
         for part in parts:
             of_part = [x[:, part.heads] for x in (grad, query)] + [x[:, own] for x in (key, value)]
             kept = statistics[:, part.heads.start * length :]
-            share, of_runs, runs = _differentiate(*of_part, kept, heads, part, tables, scale, block_size)
+            share, of_runs, runs = _differentiate(*of_part, kept, heads, part, tables, scale, block_size, softcap)
             merge_slots(query_grad, None, share, None, part)
             _sum(of_runs, runs, sums, tables)
         key_grad[:, own] += sums[0]
@@ -67,6 +68,7 @@ def _differentiate(
     tables: SpanTables,
     scale: float,
     block_size: int,
+    softcap: Optional[float],
 ) -> Tuple[Tensor, Tensor, Runs]:
     """Each pair's gradient of its queries `[Hkv, units, top_k, unit_size, G, D]`, and each run's of the keys and the
     values of its block `[runs, 2, block_size, D]` float32."""
@@ -91,7 +93,7 @@ def _differentiate(
         tables.blocks,
         part.units,
         scale,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         tables.blocks.shape[0],
         kv_heads,
         part.chosen.shape[1],
@@ -129,6 +131,7 @@ def _differentiate_pairs(
     unit_table,
     scale,
     factor,
+    cap_factor,
     block_count,
     kv_heads,
     units,
@@ -178,12 +181,12 @@ def _differentiate_pairs(
         do = load_tile(given, asks, True, HEAD_DIM, BLOCK_D)
         kept = (row * heads + head) * length + at
         # Queries that do not exist get no weights.
-        log_total = tl.load(log_totals + kept, asks, other=float("inf"))
-        delta = tl.load(deltas + kept, asks, other=0.0)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee")
+        log_total = tl.load(log_totals + kept, asks, other=float("inf"))[:, None]
+        delta = tl.load(deltas + kept, asks, other=0.0)[:, None]
+        products = softcapped(tl.dot(q, tl.trans(k), input_precision="ieee"), cap_factor)
         if KEYS != BLOCK_SIZE:
             products = tl.where((place < BLOCK_SIZE)[None, :], products, float("-inf"))
-        weights, ds = weights_and_gradients(products, (do,), (v,), log_total[:, None], delta[:, None], factor)
+        weights, ds = weights_and_gradients(products, (do,), (v,), log_total, delta, factor, cap_factor)
         dv = tl.dot(tl.trans(do), weights.to(do.dtype), dv, input_precision="ieee")
         dk = tl.dot(tl.trans(q), ds.to(q.dtype), dk, input_precision="ieee")
         dq = tl.dot(ds.to(k.dtype), k, input_precision="ieee") * scale

@@ -8,7 +8,6 @@ the same two numbers for each query, which are kept for them.
 
 from __future__ import annotations
 
-from math import e, log2
 from typing import Optional, Tuple
 
 import torch
@@ -20,6 +19,7 @@ from ..saved import Saved
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .pieces import add_pieces, add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .scores import score_factors, softcapped, uncapped_gradient
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
 
@@ -36,6 +36,7 @@ def query_gradient(
     lse_grad: Optional[Tensor] = None,
     own_chunk: bool = True,
     own: Optional[Tensor] = None,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Gradient of the queries; arguments as in `attention_backward`, `grad` with contiguous rows.
 
@@ -78,7 +79,7 @@ def query_gradient(
         listed,
         tables.readers,
         scale,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         listed.shape[2],
         readers,
         tiles,
@@ -119,6 +120,7 @@ def _query_gradient(
     table,
     scale,
     factor,
+    cap_factor,
     capacity,
     readers,
     tiles,
@@ -187,8 +189,9 @@ def _query_gradient(
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
         k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         v = load_pieces(value + source[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
-        products = tl.where((first + column < tokens)[None, :], dot_pieces(q, k), float("-inf"))
-        _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+        products = softcapped(dot_pieces(q, k), cap_factor)
+        products = tl.where((first + column < tokens)[None, :], products, float("-inf"))
+        _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor, cap_factor)
         dq = add_products(ds.to(k[0].dtype), k, dq)
 
     # The own chunk up to the diagonal.
@@ -199,10 +202,10 @@ def _query_gradient(
             at_source = source.to(tl.int64)[:, None]
             k = load_pieces(key + at_source * key_strides[2], columns, source < end, True, HEAD_DIM, WIDTHS)
             v = load_pieces(value + at_source * value_strides[2], columns, source < end, True, HEAD_DIM, WIDTHS)
-            products = dot_pieces(q, k)
+            products = softcapped(dot_pieces(q, k), cap_factor)
             if first + BLOCK_N > start:
                 products = tl.where(source[None, :] <= position[:, None], products, float("-inf"))
-            _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor)
+            _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor, cap_factor)
             dq = add_products(ds.to(k[0].dtype), k, dq)
 
     query_grad += vector_at(query_grad_strides, row, head, at)[:, None]
@@ -213,11 +216,11 @@ def _query_gradient(
 
 
 @triton.jit
-def weights_and_gradients(products, left, right, log_total, delta, factor):
-    """Weights of the products of queries and keys, and the gradient of the scores, from dO and V or the reverse.
+def weights_and_gradients(products, left, right, log_total, delta, factor, cap_factor=None):
+    """Weights of the softcapped products of queries and keys, and the gradient of the scores before the softcap.
 
-    Left and right are tuples of pieces.
+    Left and right are dO and V or the reverse, tuples of pieces.
     """
     weights = tl.exp2(products * factor - log_total)
     slopes = dot_pieces(left, right, tl.zeros_like(products) - delta)
-    return weights, weights * slopes
+    return weights, uncapped_gradient(weights * slopes, products, cap_factor)

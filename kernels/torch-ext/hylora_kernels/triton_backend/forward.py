@@ -7,7 +7,6 @@ that share a KV head. Keys and values are read where they lie. Scores are in bas
 
 from __future__ import annotations
 
-from math import e, log2
 from typing import Optional, Tuple
 
 import torch
@@ -19,6 +18,7 @@ from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .forward_pairs import add_retrieved
 from .launch import launch_for
 from .pieces import add_pieces, add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .scores import score_factors, softcapped
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
 
@@ -33,6 +33,7 @@ def attention_forward(
     block_size: int,
     own_chunk: bool = True,
     own: Optional[Tuple[Tensor, Tensor]] = None,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Span-expanded attention for given blocks (chapter 6, equations 6.1 to 6.4).
 
@@ -47,6 +48,7 @@ def attention_forward(
         block_size: tokens in a block.
         own_chunk: whether queries attend to their own chunk too.
         own: output and log-sum-exp of own chunks, if a library computed them; what was retrieved is added in place.
+        softcap: bound of the scores, positive; None: there is none.
 
     Returns:
         The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
@@ -62,9 +64,10 @@ def attention_forward(
     else:
         output, lse = own
     if readers and (own is None or listed.shape[2]):
-        _attend_readers(query, key, value, output, lse, listed, tables, scale, block_size, own_chunk, own is not None)
+        given = own is not None
+        _attend_readers(query, key, value, output, lse, listed, tables, scale, block_size, own_chunk, given, softcap)
     if not tables.shared:
-        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size)
+        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size, softcap)
     return output, lse
 
 
@@ -80,6 +83,7 @@ def _attend_readers(
     block_size: int,
     own_chunk: bool,
     given: bool,
+    softcap: Optional[float],
 ):
     """Write output and log-sum-exp of each reader's attention to its own chunk and list of blocks `[Hkv, readers, n]`.
 
@@ -101,7 +105,7 @@ def _attend_readers(
         lse,
         listed,
         tables.readers,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         listed.shape[2],
         readers,
         tiles,
@@ -131,6 +135,7 @@ def _attention_forward(
     blocks,
     table,
     factor,
+    cap_factor,
     capacity,
     readers,
     tiles,
@@ -192,7 +197,7 @@ def _attention_forward(
         k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         v = load_pieces(value + source[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         seen = (first + column < tokens)[None, :]
-        pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
+        pivot, total, mixed = _attend(q, k, v, seen, True, factor, cap_factor, pivot, total, mixed)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.
     if OWN_CHUNK:
@@ -204,7 +209,7 @@ def _attention_forward(
         for _ in range(chunk_start, diagonal, BLOCK_N):
             k = load_pieces(key, key_tile, None, False, HEAD_DIM, WIDTHS)
             v = load_pieces(value, value_tile, None, False, HEAD_DIM, WIDTHS)
-            pivot, total, mixed = _attend(q, k, v, None, False, factor, pivot, total, mixed)
+            pivot, total, mixed = _attend(q, k, v, None, False, factor, cap_factor, pivot, total, mixed)
             key += BLOCK_N * key_strides[2]
             value += BLOCK_N * value_strides[2]
         for first in range(diagonal, tl.minimum(start + ROWS, end), BLOCK_N):
@@ -213,7 +218,7 @@ def _attention_forward(
             k = load_pieces(key, key_tile, source < end, True, HEAD_DIM, WIDTHS)
             v = load_pieces(value, value_tile, source < end, True, HEAD_DIM, WIDTHS)
             seen = source[None, :] <= position[:, None]
-            pivot, total, mixed = _attend(q, k, v, seen, True, factor, pivot, total, mixed)
+            pivot, total, mixed = _attend(q, k, v, seen, True, factor, cap_factor, pivot, total, mixed)
             key += BLOCK_N * key_strides[2]
             value += BLOCK_N * value_strides[2]
 
@@ -232,9 +237,9 @@ def _attention_forward(
 
 
 @triton.jit
-def _attend(q, k, v, seen, MASKED: tl.constexpr, factor, pivot, total, mixed):
+def _attend(q, k, v, seen, MASKED: tl.constexpr, factor, cap_factor, pivot, total, mixed):
     """One step of the online softmax over a tile of keys."""
-    products = dot_pieces(q, k)
+    products = softcapped(dot_pieces(q, k), cap_factor)
     if MASKED:
         products = tl.where(seen, products, float("-inf"))
     higher = tl.maximum(pivot, tl.max(products, 1) * factor)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from math import e, log2
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import triton
@@ -15,6 +14,7 @@ from .inverse import cut_into_runs
 from .launch import launch_for, padded
 from .merge import merge_slots
 from .pairs import PairSlice, block_of_row, pair_queries, pair_slices, pair_tile, run_of_entries
+from .scores import score_factors, softcapped
 from .tables import SpanTables
 from .tiles import load_tile, vector_at
 
@@ -29,6 +29,7 @@ def add_retrieved(
     tables: SpanTables,
     scale: float,
     block_size: int,
+    softcap: Optional[float] = None,
 ):
     """Merge attention to retrieved blocks into that to own chunks, in place.
 
@@ -36,11 +37,18 @@ def add_retrieved(
     """
     for part in pair_slices(chosen, tables, query.shape[1] // key.shape[1], query.shape[3]):
         of_part = (query[:, part.heads], key[:, part.kv_heads], value[:, part.kv_heads])
-        merge_slots(output, lse, *_attend(*of_part, part, tables, scale, block_size), part)
+        merge_slots(output, lse, *_attend(*of_part, part, tables, scale, block_size, softcap), part)
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, part: PairSlice, tables: SpanTables, scale: float, block_size: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    part: PairSlice,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+    softcap: Optional[float],
 ) -> Tuple[Tensor, Tensor]:
     """Each pair's attention `[Hkv, units, top_k, unit_size, G, D]`, and its log-sum-exp without D, in base 2."""
     kv_heads, head_dim = key.shape[1], key.shape[3]
@@ -60,7 +68,7 @@ def _attend(
         *part.inverse,
         tables.blocks,
         part.units,
-        scale * log2(e),
+        *score_factors(scale, softcap),
         tables.blocks.shape[0],
         kv_heads,
         part.chosen.shape[1],
@@ -91,6 +99,7 @@ def _attend_pairs(
     block_table,
     unit_table,
     factor,
+    cap_factor,
     block_count,
     kv_heads,
     units,
@@ -128,7 +137,7 @@ def _attend_pairs(
         head = first_head + head
         at = vector_at(query_strides, row, kv_head * groups + head, position.to(tl.int64))
         q = load_tile(query + at[:, None] + dim[None, :], asks, True, HEAD_DIM, BLOCK_D)
-        products = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+        products = softcapped(tl.dot(q, tl.trans(k), input_precision="ieee"), cap_factor) * factor
         if KEYS != BLOCK_SIZE:
             products = tl.where((place < BLOCK_SIZE)[None, :], products, float("-inf"))
         pivot = tl.max(products, 1)
