@@ -9,7 +9,6 @@ checked by itself: what is right there and wrong with blocks is wrong in the ker
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import product
 from math import sqrt
 from types import ModuleType
@@ -69,14 +68,16 @@ def _libraries(device: str, dtype: str) -> list[str]:
 
 def _check(sizes: Sizes, place: dict[str, Any]) -> dict[str, Any]:
     """The line of one check."""
-    compute, retrieval = _CHECKS.get(place["kernel"]) or (partial(_by_library, place["kernel"]), "random")
+    compute, retrieval = _CHECKS.get(place["kernel"], (_both, "random"))
+    library = None if place["kernel"] in _CHECKS else place["kernel"]
     chosen = sizes.options.span if place["selection"] == "chunk" else sizes.options.recall
     options, dtype = SpanOptions(**chosen, retrieval=retrieval), getattr(torch, place["dtype"])
     tensors = random_tensors(*place["heads"], place["length"], sizes.options.head_dim, dtype, sizes.options.device)
     choice = place["kernel"] == "choice"
 
     def errors() -> dict[str, float]:
-        actual = compute(triton_backend, tensors, options)
+        with own_chunks.forced(library):
+            actual = compute(triton_backend, tensors, options)
         expected = compute(torch_backend, [tensor.float() for tensor in tensors], options)
         compare = share_of_others if choice else relative_error
         return {name: compare(actual[name], expected[name]) for name in expected}
@@ -119,12 +120,6 @@ def _both(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> C
     return {**_forward(backend, tensors, options), **_backward(backend, tensors, options)}
 
 
-def _by_library(name: str, backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> Computed:
-    """Own chunks by a library, what was retrieved by our kernels."""
-    with own_chunks.forced(name):
-        return _both(backend, tensors, options)
-
-
 def _decode(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> Computed:
     """The last token's step."""
     before, last = ([x[:, :, at] for x in tensors[:3]] for at in (slice(-1), slice(-1, None)))
@@ -132,7 +127,7 @@ def _decode(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) ->
     return {"output": span_decode(*last, state, backend=backend.__name__.rpartition(".")[2].split("_")[0])}
 
 
-# What is checked beside libraries: how it is computed, under which kind of retrieval.
+# What is checked: how it is computed, under which kind of retrieval. And own chunks by each library, by its name.
 _CHECKS = {
     "summary": (_summaries, "relevance"),
     "choice": (_choice, "relevance"),
