@@ -4,7 +4,7 @@
 For each kernel the search starts from the launch that is kept and goes from neighbour to neighbour (tile sizes and
 warps halved or doubled, one stage more or less) while that gains more than noise. A launch that fails, or whose
 results are not those of the kept one, is passed over. With --write the best are written into the kernels' files; what
-was found elsewhere can be written with --take FILE.
+was found elsewhere can be written with --take FILE, also what computes own chunks best, which `gpu.sh tune` finds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ from suite.results import describe_error
 from suite.sizes import sizes_for
 from suite.stages import stages
 from suite.timing import Budget
-from suite.tuning import LaunchClock, place_of
+from suite.tuning import StageClock, forced_launch, place_of
 
 from hylora_kernels.triton_backend import launch as launches
 from hylora_kernels.triton_backend.launch import Launch
@@ -54,8 +55,8 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
         stage = runs[name]
         place = place_of(stage, device)
         start = launches.launch_for(name, stage.head_dim, stage.dtype, device)
-        clock = LaunchClock(name, stage, device, 1 if arguments.quick else 15)
-        times = climb(start, partial(timed, clock), lambda share=share: share.spent)
+        clock = StageClock(stage, device, 1 if arguments.quick else 15)
+        times = climb(start, partial(timed, clock, name), lambda share=share: share.spent)
         best = next(iter(times))
         found.append({"kernel": name, "place": place, "launch": best._asdict(), "seconds": times[best]})
         rows = [
@@ -68,10 +69,10 @@ def tune(arguments: argparse.Namespace) -> list[dict]:
     return found
 
 
-def timed(clock: LaunchClock, launch: Launch) -> float | None:
+def timed(clock: StageClock, kernel: str, launch: Launch) -> float | None:
     """Seconds under a launch, or None where it fails: too much shared memory, too many registers, a compiler's bug."""
     try:
-        return clock.seconds(launch)
+        return clock.seconds(forced_launch(kernel, launch), f"{kernel} as {tuple(launch)}")
     except Exception as error:
         print(f"{tuple(launch)}: {describe_error(error)}", flush=True)
         return None
@@ -116,19 +117,19 @@ def climb(
     return dict(sorted(times.items(), key=lambda item: (item[0] != best, item[1])))
 
 
-def keep(folder: Path, kernel: str, place: tuple[str, str, str], launch: Launch) -> None:
-    """Write a launch into its kernel's file.
+def keep(folder: Path, kernel: str, place: tuple[str, str, str], launch: dict[str, Any]) -> None:
+    """Write a launch into its kernel's file, or into that of own chunks what computes them.
 
     Args:
         folder: of the files.
-        kernel: its name.
+        kernel: its name, or "own_chunks".
         place: architecture ("sm_90"), width of numbers ("half") and head dimension ("128").
-        launch: to keep.
+        launch: to keep, field by field.
     """
     path = folder / f"{kernel}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     architecture, width, head_dim = place
-    content.setdefault(architecture, {}).setdefault(width, {})[head_dim] = launch._asdict()
+    content.setdefault(architecture, {}).setdefault(width, {})[head_dim] = launch
     content[architecture][width] = dict(sorted(content[architecture][width].items(), key=lambda item: int(item[0])))
     # One launch to a line.
     text = re.sub(
@@ -161,7 +162,7 @@ def main() -> None:
     found = taken(arguments.take) if arguments.take else tune(arguments)
     if arguments.write:
         for item in found:
-            keep(FOLDER, item["kernel"], tuple(item["place"]), Launch(**item["launch"]))
+            keep(FOLDER, item["kernel"], tuple(item["place"]), item["launch"])
 
 
 if __name__ == "__main__":

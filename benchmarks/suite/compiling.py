@@ -36,7 +36,7 @@ from hylora_kernels import SequenceLayout
 from hylora_kernels.decode import DecodeState
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.saved import Saved
-from hylora_kernels.triton_backend import launch, select_blocks, span_backward, span_decode, span_forward
+from hylora_kernels.triton_backend import launch, own_chunks, select_blocks, span_backward, span_decode, span_forward
 from hylora_kernels.triton_backend.launch import capability, forced
 
 from .candidates import CANDIDATES
@@ -168,6 +168,18 @@ def compile_calls(
     return list({kernel.hash: kernel for kernel in compiled}.values())
 
 
+@contextmanager
+def own_chunks_given() -> Iterator[None]:
+    """Within, own chunks are computed by a library, which for compiling need not compute anything."""
+    library = own_chunks.Library(
+        "cpu",
+        lambda query, *_: (torch.empty_like(query), torch.empty(query.shape[:3])),
+        lambda grad, *inputs: tuple(map(torch.empty_like, inputs[:3])),
+    )
+    with mock.patch.dict(own_chunks.LIBRARIES, nothing=library), own_chunks.forced("nothing"):
+        yield
+
+
 def compile_all(sizes: Sizes, results: Results, budget: Budget) -> bool:
     """Compile what the other parts will launch, each kind of call in a process of its own, several at a time.
 
@@ -240,8 +252,12 @@ def main() -> None:
     tried = {name: launches[number] for name, launches in CANDIDATES.items() if number in range(len(launches))}
     kind = (job["arch"], job["heads"], *lengths_of(sizes), options.head_dim, getattr(torch, job["dtype"]), span)
     with forced(**tried):
-        for kernel in compile_calls(*kind):
-            print(json.dumps(asdict(resources(kernel))), flush=True)
+        compiled = compile_calls(*kind)
+        if number is None and job["dtype"] != "float32":
+            with own_chunks_given():
+                compiled += compile_calls(*kind)
+    for kernel in {kernel.hash: kernel for kernel in compiled}.values():
+        print(json.dumps(asdict(resources(kernel))), flush=True)
 
 
 if __name__ == "__main__":

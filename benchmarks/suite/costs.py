@@ -67,7 +67,9 @@ def operations(pairs: float, heads: int, head_dim: int, pass_name: str) -> float
     return 2 * _PRODUCTS[pass_name] * pairs * heads * head_dim
 
 
-def kernel_operations(blocks: Tensor, options, block_size: int, heads: int, length: int) -> dict[str, float]:
+def kernel_operations(
+    blocks: Tensor, options, block_size: int, heads: int, length: int, by_library: bool
+) -> dict[str, float]:
     """Floating-point operations of the matrix products of each kernel that has a part in attention, by its name.
 
     More than a method cannot do without: the backward's kernels each compute the scores anew.
@@ -78,10 +80,11 @@ def kernel_operations(blocks: Tensor, options, block_size: int, heads: int, leng
         block_size: tokens of a block.
         heads: query heads.
         length: tokens.
+        by_library: whether own chunks are computed by a library, whose kernels have other names.
     """
     unit = -(-length // blocks.shape[1])
     retrieved = int((blocks >= 0).sum()) * block_size * unit / blocks.shape[0]
-    own = chunk_pairs(options.chunk_size)(length)
+    own = 0 if by_library else chunk_pairs(options.chunk_size)(length)
     product = 2 * heads * options.head_dim
     return {
         "_attention_forward": 2 * (own + retrieved * (unit > 1)) * product,

@@ -71,8 +71,9 @@ def _launches(data: Data) -> Iterator[str]:
         return
     yield "## Launches"
     yield (
-        "Milliseconds of the computation that a kernel is part of, under launches (rows, columns, warps, stages); "
-        "the first of each is the one that is kept."
+        "Milliseconds of the computation that a kernel is part of, under launches (rows, columns, warps, stages); of "
+        "a whole pass with own chunks by a library, or none (and whether its backward repeats). The first of each is "
+        "the one that is kept."
     )
     heads = list(dict.fromkeys(map(heads_of, points)))
     rows: dict[tuple, Data] = {}

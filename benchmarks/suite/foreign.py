@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hylora_kernels.plain import plain_backward, plain_forward
+from hylora_kernels.triton_backend.own_chunks import LIBRARIES, Library, as_chunks
 
 from . import costs
 from .checks import TOLERANCE, relative_error
@@ -25,79 +26,7 @@ from .runs import random_tensors
 from .sizes import Sizes
 from .timing import Budget, cold_stopwatch
 
-_aten = torch.ops.aten
 _REPEATS, _ROUNDS = 5, 9
-
-
-class Library(NamedTuple):
-    """Causal attention of `[N, H, M, D]` by one library.
-
-    Attributes:
-        forward: from query, key, value and scale to output, log-sum-exp and what else its backward wants.
-        backward: from gradient, query, key, value, output, log-sum-exp, the rest and scale to three gradients.
-    """
-
-    forward: Callable[..., tuple[Tensor, Tensor, tuple]]
-    backward: Callable[..., tuple[Tensor, ...]]
-
-
-def _cudnn_forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor, tuple]:
-    length = query.shape[2]
-    output, lse, *runs, seed, offset, _ = _aten._cudnn_attention_forward(
-        query, key, value, None, None, None, length, length, True, 0.0, True, False, scale=scale
-    )
-    return output, lse, (seed, offset, None, *runs)
-
-
-def _cudnn_backward(grad, query, key, value, output, lse, rest, scale) -> tuple[Tensor, ...]:
-    return _aten._cudnn_attention_backward(grad, query, key, value, output, lse, *rest, 0.0, True, scale=scale)
-
-
-def _cudnn_sdpa_forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor, tuple]:
-    """The same by the operators that torch has had for longer."""
-    output, lse, *runs, seed, offset, _ = _aten._scaled_dot_product_cudnn_attention(
-        query, key, value, None, True, 0.0, True, False, scale=scale
-    )
-    return output, lse, (seed, offset, None, *runs)
-
-
-def _cudnn_sdpa_backward(grad, query, key, value, output, lse, rest, scale) -> tuple[Tensor, ...]:
-    return _aten._scaled_dot_product_cudnn_attention_backward(
-        grad, query, key, value, output, lse, *rest, 0.0, True, scale=scale
-    )
-
-
-def _flash_forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor, tuple]:
-    output, lse, *runs, seed, offset, _ = _aten._scaled_dot_product_flash_attention(
-        query, key, value, 0.0, True, False, scale=scale
-    )
-    return output, lse, (runs, (seed, offset))
-
-
-def _flash_backward(grad, query, key, value, output, lse, rest, scale) -> tuple[Tensor, ...]:
-    runs, state = rest
-    return _aten._scaled_dot_product_flash_attention_backward(
-        grad, query, key, value, output, lse, *runs, 0.0, True, *state, scale=scale
-    )
-
-
-def _cpu_forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor, tuple]:
-    output, lse = _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)
-    return output, lse, ()
-
-
-def _cpu_backward(grad, query, key, value, output, lse, rest, scale) -> tuple[Tensor, ...]:
-    return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, query, key, value, output, lse, 0.0, True, scale=scale
-    )
-
-
-_ON_GPU = {
-    "cudnn": Library(_cudnn_forward, _cudnn_backward),
-    "flash": Library(_flash_forward, _flash_backward),
-    "cudnn by sdpa": Library(_cudnn_sdpa_forward, _cudnn_sdpa_backward),
-}
-_ON_CPU = {"torch's for CPUs": Library(_cpu_forward, _cpu_backward)}
 
 
 def ask_all(sizes: Sizes, results: Results, budget: Budget) -> bool:
@@ -107,7 +36,7 @@ def ask_all(sizes: Sizes, results: Results, budget: Budget) -> bool:
         Whether all could be asked; an answer of no is no failure.
     """
     section = results.start("own chunks by a library", settings=sizes.to_dict(), lines=[])
-    libraries = _ON_CPU if sizes.options.device == "cpu" else _ON_GPU
+    libraries = {name: x for name, x in LIBRARIES.items() if x.device == sizes.options.device}
     places = ({"library": name, "question": question} for name in libraries for question in _QUESTIONS)
     for place in section.todo(places, budget):
         with section.attempt(**place):
@@ -118,9 +47,16 @@ def ask_all(sizes: Sizes, results: Results, budget: Budget) -> bool:
     return not section.failed
 
 
-def as_chunks(x: Tensor, size: int) -> Tensor:
-    """`[1, H, L, D]`, laid out as `[1, L, H, D]`, as `[L / M, H, M, D]`, without a copy."""
-    return x.transpose(1, 2).unflatten(1, (-1, size)).squeeze(0).transpose(1, 2)
+def usable(lines: list[dict[str, Any]]) -> dict[str, bool]:
+    """The libraries that can compute own chunks by these answers, and whether the backward of each repeats."""
+    answers: dict[str, dict[str, bool]] = {}
+    for line in lines:
+        answers.setdefault(line["library"], {})[line["question"]] = line["answer"]
+    return {
+        name: bool(given.get(_DOES_IT_REPEAT))
+        for name, given in answers.items()
+        if all(given.get(question) for question in _NEEDED)
+    }
 
 
 class _Part(NamedTuple):
@@ -153,12 +89,9 @@ def _own_part(sizes: Sizes, heads: tuple[int, int]) -> _Part:
 def _log_sum_exp(library: Library, sizes: Sizes) -> tuple[bool, dict[str, Any]]:
     """The library's log-sum-exp is the natural logarithm, of one number for each query."""
     part = _own_part(sizes, (2, 2))
-    output, lse, _ = library.forward(part.query, part.key, part.value, part.scale)
+    output, lse = library.forward(part.query, part.key, part.value, part.scale)
     expected, expected_lse = plain_forward(*(x.float() for x in part[1:4]), True, part.scale)
-    errors = {
-        "output": relative_error(output, expected),
-        "lse": relative_error(lse.reshape(part.lse.shape), expected_lse),
-    }
+    errors = {"output": relative_error(output, expected), "lse": relative_error(lse, expected_lse)}
     right = all(error < TOLERANCE[sizes.dtype] for error in errors.values())
     return right, {**errors, "shape": list(lse.shape), "strides": list(lse.stride()), "dtype": str(lse.dtype)}
 
@@ -167,12 +100,11 @@ def _foreign(library: Library, sizes: Sizes, heads: tuple[int, int]) -> tuple[bo
     """The backward is right with the output and log-sum-exp of a whole softmax that the library has not seen."""
     part = _own_part(sizes, heads)
     grad, query, key, value, output, lse, scale = part
-    own_output, own_lse, rest = library.forward(query, key, value, scale)
-    # In the shape, strides and dtypes of what it gave itself.
-    whole, whole_lse = torch.empty_like(own_output).copy_(output), torch.empty_like(own_lse)
-    whole_lse.copy_(lse.reshape(own_lse.shape))
-    found = library.backward(grad, query, key, value, whole, whole_lse, rest, scale)
-    alone = library.backward(grad, query, key, value, own_output, own_lse, rest, scale)
+    own = library.forward(query, key, value, scale)
+    # In the strides and dtypes of what it gave itself.
+    whole = [torch.empty_like(own_x).copy_(x) for own_x, x in zip(own, (output, lse), strict=True)]
+    found = library.backward(grad, query, key, value, *whole, scale)
+    alone = library.backward(grad, query, key, value, *own, scale)
     groups = query.shape[1] // key.shape[1]
     wide = [x.repeat_interleave(groups, dim=1) for x in (key, value)]
     dq, *others = plain_backward(grad, query, *wide, output, lse, True, scale)
@@ -208,7 +140,7 @@ def _repeats(library: Library, sizes: Sizes, asked: bool = False) -> tuple[bool,
     """The backward gives the same bits again, at a real size; `asked`: where torch is told to be deterministic."""
     _, backward, _ = _real(library, sizes)
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(asked, warn_only=True)
+    torch.use_deterministic_algorithms(asked)  # with warn_only, flash attention does not do as it is told
     try:
         first = backward()
         differences = []
@@ -239,11 +171,16 @@ def _time(library: Library, sizes: Sizes) -> tuple[None, dict[str, Any]]:
     return None, numbers
 
 
-_QUESTIONS = {
+# Those that a library must answer with yes to be used.
+_NEEDED = {
     "is its log-sum-exp the natural logarithm, chunks by strides?": _log_sum_exp,
     "does its backward take a foreign log-sum-exp?": lambda library, sizes: _foreign(library, sizes, (2, 2)),
     "also where query heads share a KV head?": _takes_groups,
-    "does its backward repeat bit for bit?": _repeats,
+}
+_DOES_IT_REPEAT = "does its backward repeat bit for bit?"
+_QUESTIONS = {
+    **_NEEDED,
+    _DOES_IT_REPEAT: _repeats,
     "and when torch is told to be deterministic?": _repeats_if_asked,
     "how long do all own chunks take?": _time,
 }

@@ -21,6 +21,7 @@ from hylora_kernels import SequenceLayout, selection, torch_backend, triton_back
 from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.saved import Saved
+from hylora_kernels.triton_backend import own_chunks
 from hylora_kernels.triton_backend.summary import summarize_blocks
 from hylora_kernels.triton_backend.tables import span_tables
 
@@ -53,20 +54,30 @@ def _places(sizes: Sizes) -> Iterator[dict[str, Any]]:
     small = [(sizes.check_length, name, few) for name in dict.fromkeys((dtype, "float32"))]
     cases = [*small, (sizes.real_length, dtype, sizes.heads)]  # what takes longest comes last
     for length, name, pairs in cases:
-        for heads, choosing, kernel in product(pairs, ("chunk", "token"), _CHECKS):
+        kernels = (*_CHECKS, *_libraries(sizes.options.device, name))
+        for heads, choosing, kernel in product(pairs, ("chunk", "token"), kernels):
             yield {"kernel": kernel, "selection": choosing, "dtype": name, "heads": heads, "length": length}
+
+
+def _libraries(device: str, dtype: str) -> list[str]:
+    """Those that compute own chunks there in this dtype; on GPUs they take half precision alone."""
+    if device == "cuda" and dtype == "float32":
+        return []
+    return [name for name, library in own_chunks.LIBRARIES.items() if library.device == device]
 
 
 def _check(sizes: Sizes, place: dict[str, Any]) -> dict[str, Any]:
     """The line of one check."""
-    compute, retrieval = _CHECKS[place["kernel"]]
+    compute, retrieval = _CHECKS.get(place["kernel"], (_both, "random"))
+    library = None if place["kernel"] in _CHECKS else place["kernel"]
     chosen = sizes.options.span if place["selection"] == "chunk" else sizes.options.recall
     options, dtype = SpanOptions(**chosen, retrieval=retrieval), getattr(torch, place["dtype"])
     tensors = random_tensors(*place["heads"], place["length"], sizes.options.head_dim, dtype, sizes.options.device)
     choice = place["kernel"] == "choice"
 
     def errors() -> dict[str, float]:
-        actual = compute(triton_backend, tensors, options)
+        with own_chunks.forced(library):
+            actual = compute(triton_backend, tensors, options)
         expected = compute(torch_backend, [tensor.float() for tensor in tensors], options)
         compare = share_of_others if choice else relative_error
         return {name: compare(actual[name], expected[name]) for name in expected}
@@ -116,7 +127,7 @@ def _decode(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) ->
     return {"output": span_decode(*last, state, backend=backend.__name__.rpartition(".")[2].split("_")[0])}
 
 
-# What is checked: how it is computed, under which kind of retrieval.
+# What is checked: how it is computed, under which kind of retrieval. And own chunks by each library, by its name.
 _CHECKS = {
     "summary": (_summaries, "relevance"),
     "choice": (_choice, "relevance"),

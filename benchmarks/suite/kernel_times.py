@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from hylora_kernels import select_blocks, span_attention
+from hylora_kernels import SequenceLayout, select_blocks, span_attention
+from hylora_kernels.triton_backend import own_chunks
 
 from .costs import kernel_operations, measure_ceilings
 from .results import Results
@@ -54,7 +55,9 @@ def time_kernels(sizes: Sizes, results: Results, budget: Budget) -> bool:
             run()
             points = _passes(attend, tensors, timed, sizes.rounds)
             section.add("points", *({**place, "chose_first": _share_of_first(blocks), **point} for point in points))
-            work = kernel_operations(blocks, sizes.options, options["block_size"], place["heads"][0], length)
+            by_library = own_chunks.chosen(tensors[0], SequenceLayout.dense(1, length)) is not None
+            heads, size = place["heads"][0], options["block_size"]
+            work = kernel_operations(blocks, sizes.options, size, heads, length, by_library)
             section.add("lines", *({**place, **line} for line in _by_kernel(run, device, sizes.rounds, work)))
     return not section.failed
 

@@ -77,10 +77,17 @@ def _choices() -> list[tuple[str, str, str]]:
         rivals = ("flash", "flash kernels in half precision; float32 takes a plain softmax over a chunk (torch)")
         triton = importlib.util.find_spec("triton")
         span = ("triton", "its own kernels, for what they take; else as sw_attn") if triton else rivals
+    if span[0] == "triton":
+        from hylora_kernels.triton_backend.own_chunks import described
+
+        own_chunks = described(torch.device("cuda"))
+    else:
+        own_chunks = (span[0], "as all of se_attn; libraries compute them beside Triton's kernels alone")
     bf16 = cuda and torch.cuda.is_bf16_supported()
     return [
         ("device", "cuda", "torch.cuda.is_available()") if cuda else ("device", "cpu", "no GPU is visible to torch"),
         ("se_attn", *span),
+        ("own chunks of se_attn", *own_chunks),
         ("sw_attn, s2_attn", *rivals),
         *(_layer_kernels(layers, *packages) for layers, packages in _LAYERS.items()),
         ("use_kernels", *_hub_kernels(cuda)),

@@ -118,9 +118,13 @@ def rows_on(monkeypatch):
 
 
 def test_env_names_the_kernels_of_a_gpu(rows_on):
-    rows = {name: row[0] for name, row in rows_on((9, 0)).items()}
+    found = rows_on((9, 0))
+    rows = {name: row[0] for name, row in found.items()}
     assert (rows["device"], rows["mixed precision"]) == ("cuda", "bf16")
     assert rows["se_attn"] == ("triton" if importlib.util.find_spec("triton") else "flash")
+    assert rows["own chunks of se_attn"] == rows["se_attn"]
+    if importlib.util.find_spec("triton"):
+        assert found["own chunks of se_attn"][1] == "no library was measured on sm_90"
     assert rows["sw_attn, s2_attn"] == "flash"
 
 

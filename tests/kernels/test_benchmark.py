@@ -305,7 +305,7 @@ def test_every_triton_kernel_can_be_tuned(selection):
     pytest.importorskip("triton")
     sizes, stages = load("suite.sizes").sizes_for("cpu", quick=True), load("suite.stages")
     found = stages.stages(sizes.options, (2, 2), 80, torch.float32, selection)
-    assert set(found) == set(stages._kernels("*"))
+    assert set(found) == set(stages._kernels("*")) - {"own_chunks"}  # a choice between computations of one pass
 
 
 def test_tuning_climbs_to_the_best_launch():
@@ -349,7 +349,7 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
     path = tmp_path / "forward.json"
     path.write_text(kept.read_text())
     launch = tuning.Launch(64, 16, 2, 5)
-    tuning.keep(tmp_path, "forward", ("sm_90", "half", "128"), launch)
+    tuning.keep(tmp_path, "forward", ("sm_90", "half", "128"), launch._asdict())
     before, after = json.loads(kept.read_text()), json.loads(path.read_text())
     assert after["sm_90"]["half"]["128"] == launch._asdict()
     before["sm_90"]["half"]["128"] = launch._asdict()
@@ -358,9 +358,32 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
         tmp_path,
         "forward",
         ("sm_90", "half", "128"),
-        tuning.Launch(**json.loads(kept.read_text())["sm_90"]["half"]["128"]),
+        json.loads(kept.read_text())["sm_90"]["half"]["128"],
     )
     assert path.read_text() == kept.read_text()
+
+
+@pytest.mark.parametrize(("seconds", "library"), [(1.5, "cudnn"), (1.99, None)])
+def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, tmp_path, seconds, library):
+    pytest.importorskip("triton")
+    tune, own_chunks = load("tune"), importlib.import_module("hylora_kernels.triton_backend.own_chunks")
+    place = {"kernel": "own_chunks", "place": ["sm_90", "half", "128"]}
+    points = [
+        {**place, "heads": heads, "launch": choice._asdict(), "kept": choice.library is None, "seconds": time}
+        for heads in ([30, 30], [32, 8])
+        for choice, time in ((own_chunks.Choice(None, True), 2.0), (own_chunks.Choice("cudnn", False), seconds))
+    ]
+    (tmp_path / "gpu.json").write_text(json.dumps({"tune": {"points": points}}))
+    monkeypatch.setattr(tune, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tune.py", "--take", str(tmp_path / "gpu.json"), "--write"])
+    tune.main()
+    monkeypatch.setattr(own_chunks, "_TABLE", tmp_path / "own_chunks.json")
+    own_chunks._table.cache_clear()
+    try:
+        assert own_chunks.listed("sm_90", "half", "128") == own_chunks.Choice(library, library is None)
+        assert own_chunks.listed("sm_90", "half", "64") == own_chunks.Choice(None, True)
+    finally:
+        own_chunks._table.cache_clear()
 
 
 def test_tuning_times_a_triton_kernel_in_its_computation(monkeypatch, tmp_path, capsys):

@@ -182,6 +182,33 @@ def test_calls_of_flash_attention_are_well_formed(layout, attention):
     assert [(x.shape, x.dtype) for x in grads] == [(x.shape, x.dtype) for x in inputs]
 
 
+class Counting(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_sequences_within_a_chunk_cost_no_operations_of_their_own():
+    """They are the case in which this backend is chosen, and rows are packed with many."""
+    options, counts = span_options(), []
+    for sequences in (2, 40):
+        lengths = [7 + i % 3 for i in range(sequences)] + [40]
+        layout = SequenceLayout.from_cu_seqlens(torch.tensor([0, *lengths]).cumsum(0))
+        query = torch.empty(1, 4, layout.length, 64, dtype=torch.bfloat16, device="meta")
+        inputs = (query, query[:, :2], query[:, :2])
+        for _ in range(2):  # tables are made the first time
+            with Counting() as operations:
+                output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCALE)
+                flash_backend.span_backward(output, Saved(*inputs, output, lse, blocks), layout, options, SCALE)
+        counts.append(operations.count)
+        assert blocks.shape == (2, sequences + 3, 3)
+    assert counts[0] == counts[1] > 10
+
+
 def test_more_units_than_a_grid_is_wide():
     """One choice per token makes a run of every token and KV head."""
     layout, options = SequenceLayout.dense(1, 70000), SpanOptions(16, 1, 1024, "causal", 1, "random")

@@ -210,6 +210,7 @@ def test_a_wrong_triton_kernel_is_named(monkeypatch, tmp_path):
 
 
 def test_a_sink_is_chosen_by_all():
+    pytest.importorskip("triton")
     runs, times, methods = (load(f"suite.{name}") for name in ("runs", "kernel_times", "methods"))
     options = methods.Options(block_size=16, top_k=2, chunk_size=64, head_dim=16)
     tensors = runs.sink_tensors(16, 4, 2, 640, 16, torch.float32, "cpu")
@@ -219,12 +220,13 @@ def test_a_sink_is_chosen_by_all():
 
 
 def test_a_library_that_ignores_what_it_is_given_is_found_out(tmp_path):
+    pytest.importorskip("triton")
     foreign, sizes = load("suite.foreign"), load("suite.sizes").sizes_for("cpu", quick=True)
-    (library,) = foreign._ON_CPU.values()
+    library = foreign.LIBRARIES["cpu"]
     ask = foreign._QUESTIONS["does its backward take a foreign log-sum-exp?"]
     assert ask(library, sizes)[0]
 
-    def backward(grad, query, key, value, output, lse, rest, scale):
+    def backward(grad, query, key, value, output, lse, scale):
         return library.backward(grad, query, key, value, *library.forward(query, key, value, scale), scale)
 
     assert not ask(library._replace(backward=backward), sizes)[0]
@@ -240,12 +242,15 @@ def test_the_page_of_what_is_possible_shows_what_is_derived():
     assert roofline.over_chunks({"forward": roofline.share_for(1.3, *place)}, *place) == pytest.approx(1.3)
 
 
-def test_own_chunks_are_views():
-    foreign, runs = load("suite.foreign"), load("suite.runs")
-    x = runs.random_tensors(4, 2, 96, 8, torch.float32, "cpu")[0]
-    chunks = foreign.as_chunks(x, 32)
-    assert chunks.shape == (3, 4, 32, 8) and chunks.data_ptr() == x.data_ptr()
-    assert torch.equal(chunks[1], x[0, :, 32:64])
+def test_a_library_is_usable_that_answered_yes_to_what_matters():
+    pytest.importorskip("triton")
+    foreign = load("suite.foreign")
+    lines = [{"library": name, "question": q, "answer": True} for name in "abc" for q in foreign._QUESTIONS]
+    repeats = list(foreign._QUESTIONS).index(foreign._DOES_IT_REPEAT)
+    lines[repeats]["answer"] = False
+    lines[len(foreign._QUESTIONS) + 1]["answer"] = False
+    del lines[-2:]  # there was no time
+    assert foreign.usable(lines) == {"a": False, "c": True}
 
 
 def test_tests_of_the_kernels_come_first():
@@ -256,7 +261,7 @@ def test_tests_of_the_kernels_come_first():
 
 
 AHEAD = """
-from suite.compiling import compile_calls
+from suite.compiling import compile_calls, own_chunks_given
 from hylora_kernels.options import SpanOptions
 import torch
 for options in (SpanOptions(16, 2, 64), SpanOptions(8, 4, 64, selection="token", summary="mean_std")):
@@ -264,6 +269,9 @@ for options in (SpanOptions(16, 2, 64), SpanOptions(8, 4, 64, selection="token",
     ahead = {kernel.hash for kernel in compile_calls(90, (8, 2), (205, 9000), (9000,), *arguments)}
     later = {kernel.hash for kernel in compile_calls(90, (8, 2), (9000,), (9000,), *arguments)}
     assert later and later <= ahead, (len(later), len(later & ahead))
+    with own_chunks_given():
+        given = {kernel.hash for kernel in compile_calls(90, (8, 2), (205,), (), *arguments)}
+    assert given - ahead
 """
 
 
@@ -289,9 +297,9 @@ def test_the_one_command_runs_through(tmp_path):
     data = json.loads((tmp_path / "gpu.json").read_text())
     assert not [name for name in data if name.endswith("failure")]
     assert all(line["passed"] for name in data if name.endswith("checks") for line in data[name]["lines"])
-    assert len(data["kernel checks"]["lines"]) == 2 * 2 * 2 * 6
+    assert len(data["kernel checks"]["lines"]) == 2 * 2 * 2 * (6 + 1)
     assert data["tests"]["passed"] > 10 and not data["tests"]["failures"]
-    assert len(data["tune"]["points"]) == 2 * (4 + 1 + 3 + 1 + 3 + 1 + 3 + 1)
+    assert len(data["tune"]["points"]) == 2 * (2 + 4 + 1 + 3 + 1 + 3 + 1 + 3 + 1)
     assert all(line["kernels"] and not line["error"] for line in data["compile"]["lines"])
     assert {line["answer"] for line in data["own chunks by a library"]["lines"]} == {True, None}
     assert [line["exit_code"] for line in data["tools"]["lines"]][:1] == [0]

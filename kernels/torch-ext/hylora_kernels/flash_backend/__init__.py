@@ -7,6 +7,8 @@ sparse attention two. On other devices the same code runs on plain operations, f
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import groupby
 from typing import List, Optional, Tuple, Union
 
 import torch
@@ -66,8 +68,7 @@ def span_forward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
-    chosen = select_blocks(query, key, value, layout, options, scale)
-    blocks = torch.cat(chosen, dim=1) if chosen else key.new_empty(key.shape[1], 0, options.top_k, dtype=torch.int64)
+    blocks = _choose(query, key, value, layout, options, scale)
     q, k, v = (take_tokens(x, layout) for x in (query, key, value))
     output, lse = varlen_forward(q, k, v, _chunks(layout, options.chunk_size, query.device), True, scale)
     lse = lse.T.contiguous()
@@ -165,6 +166,23 @@ def shifted_sparse_backward(
         for total, share in zip(grads[1:], shares[1:]):
             total[:, kv_heads] += share
     return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
+
+
+def _choose(
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+) -> Tensor:
+    """The blocks `[Hkv, units, top_k]` of one sequence after the other; those within a chunk have none to choose."""
+    longer = tuple(sequence for sequence in layout.sequences if sequence[2] > options.chunk_size)
+    found = iter(select_blocks(query, key, value, replace(layout, sequences=longer), options, scale))
+    chosen = [key.new_empty((key.shape[1], 0, options.top_k), dtype=torch.int64)]
+    # However many sequences follow each other that choose nothing, it takes one operation.
+    for chooses, run in groupby(layout.sequences, key=lambda sequence: sequence[2] > options.chunk_size):
+        if chooses:
+            chosen += [next(found) for _ in run]
+        else:
+            units = sum(options.units(length) for _, _, length in run)
+            chosen.append(key.new_full((key.shape[1], units, options.top_k), -1, dtype=torch.int64))
+    return torch.cat(chosen, dim=1)
 
 
 @cached_tables

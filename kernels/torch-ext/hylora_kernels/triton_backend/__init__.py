@@ -18,6 +18,7 @@ from .decode import span_decode
 from .forward import attention_forward
 from .interpreter import why_not_interpreted
 from .launch import capability, has_small_memory, on_its_device
+from .own_chunks import own_backward, own_forward
 from .retrieval import pool_queries, retrieve
 from .summary import summarize_blocks
 from .tables import SpanTables, span_tables
@@ -87,7 +88,10 @@ def span_forward(
     tables = span_tables(layout, options, query.device)
     blocks = _choose(query, key, value, layout, options, tables, scale)
     read = _read(blocks, layout, options)
-    output, lse = attention_forward(query, key, value, read, tables, scale, options.block_size, softcap=softcap)
+    own = own_forward(query, key, value, layout, options.chunk_size, scale) if softcap is None else None
+    output, lse = attention_forward(
+        query, key, value, read, tables, scale, options.block_size, own=own, softcap=softcap
+    )
     return output, lse, blocks
 
 
@@ -103,7 +107,8 @@ def span_backward(
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
-    return attention_backward(grad, saved, tables, scale, options.block_size, softcap=softcap)
+    own = own_backward(grad, saved, layout, options.chunk_size, scale) if softcap is None else None
+    return attention_backward(grad, saved, tables, scale, options.block_size, own=own, softcap=softcap)
 
 
 @on_its_device
@@ -120,7 +125,7 @@ def block_forward(
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     tables = span_tables(layout, options, query.device)
-    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk, softcap)
+    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk, softcap=softcap)
 
 
 @on_its_device
@@ -136,7 +141,7 @@ def block_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given what `block_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk, softcap)
+    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk, softcap=softcap)
 
 
 @on_its_device

@@ -24,11 +24,12 @@ def attention_backward(
     block_size: int,
     lse_grad: Optional[Tensor] = None,
     own_chunk: bool = True,
+    own: Optional[Tuple[Tensor, Tensor, Tensor]] = None,
     softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of `attention_forward` (chapter 6, equations 6.1 to 6.4); the choice of blocks has none.
 
-    Results repeat bit for bit.
+    Results repeat bit for bit if `own` does.
 
     Args:
         grad: `[B, Hq, L, D]`, gradient of the output, any strides.
@@ -38,6 +39,8 @@ def attention_backward(
         block_size: tokens in a block.
         lse_grad: `[B, Hq, L]` float32, gradient of the log-sum-exp; None means 0.
         own_chunk: whether queries attended to their own chunk too.
+        own: the own chunks' share of the gradients, if a library computed it; that of what was retrieved is added in
+            place.
         softcap: bound of the scores, positive; None: there is none.
 
     Returns:
@@ -45,11 +48,18 @@ def attention_backward(
     """
     if grad.stride(-1) != 1:  # the gradient of a sum is one number, expanded
         grad = grad.contiguous()
-    query_grad, statistics = query_gradient(grad, saved, tables, scale, block_size, lse_grad, own_chunk, softcap)
-    fresh = torch.empty_like if tables.covered and own_chunk else torch.zeros_like
-    key_grad, value_grad = fresh(saved.key), fresh(saved.value)
-    if own_chunk:
-        own_gradients(grad, saved, statistics, key_grad, value_grad, tables, scale, softcap)
+    if own is not None and not saved.blocks.numel():
+        return own
+    own_query, *of_keys = own or (None,)
+    query_grad, statistics = query_gradient(
+        grad, saved, tables, scale, block_size, lse_grad, own_chunk, own_query, softcap
+    )
+    if own is None:
+        fresh = torch.empty_like if tables.covered and own_chunk else torch.zeros_like
+        of_keys = fresh(saved.key), fresh(saved.value)
+        if own_chunk:
+            own_gradients(grad, saved, statistics, *of_keys, tables, scale, softcap)
+    key_grad, value_grad = of_keys
     gradients = (query_grad, key_grad, value_grad)
     if not tables.shared:
         add_pair_gradients(grad, saved, statistics, gradients, tables, scale, block_size, softcap)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..saved import Saved
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
-from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .pieces import add_pieces, add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
 from .scores import score_factors, softcapped, uncapped_gradient
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
@@ -35,11 +35,13 @@ def query_gradient(
     block_size: int,
     lse_grad: Optional[Tensor] = None,
     own_chunk: bool = True,
+    own: Optional[Tensor] = None,
     softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Gradient of the queries; arguments as in `attention_backward`, `grad` with contiguous rows.
 
-    Blocks that were chosen by units which are no readers do not count.
+    `own` is the own chunks' share of it, if a library computed that; what was retrieved is added in place. Blocks that
+    were chosen by units which are no readers do not count.
 
     Returns:
         The gradient in the query's shape, strides and dtype, 0 at padded positions; and `[2, B * Hq * L]` float32,
@@ -51,7 +53,9 @@ def query_gradient(
     kv_heads, groups = key.shape[1], heads // key.shape[1]
     readers = tables.readers.shape[0]
     listed = reader_lists(chosen, tables)
-    query_grad = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
+    query_grad = own
+    if own is None:
+        query_grad = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
     # Other kernels look at whole tiles of queries, past the last one too, and what they see there must be finite.
     statistics = lse.new_zeros(2, triton.cdiv(lse.numel(), LARGEST_TILE) * LARGEST_TILE + LARGEST_TILE)
     if readers == 0:
@@ -89,7 +93,8 @@ def query_gradient(
         *lse.stride(),
         heads,
         length,
-        OWN_CHUNK=own_chunk,
+        OWN_CHUNK=own_chunk and own is None,
+        GIVEN=own is not None,
         BLOCK_SIZE=block_size,
         ROWS=rows,
         HEADS=heads_per_tile,
@@ -132,6 +137,7 @@ def _query_gradient(
     heads,
     length,
     OWN_CHUNK: tl.constexpr,
+    GIVEN: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTHS: tl.constexpr,
@@ -158,7 +164,6 @@ def _query_gradient(
     query += vector_at(query_strides, row, head, at)[:, None]
     grad += vector_at(grad_strides, row, head, at)[:, None]
     output += vector_at(output_strides, row, head, at)[:, None]
-    q = load_pieces(query, columns, real, True, HEAD_DIM, WIDTHS)
     do = load_pieces(grad, columns, real, True, HEAD_DIM, WIDTHS)
     o = load_pieces(output, columns, real, True, HEAD_DIM, WIDTHS)
     delta = 0.0
@@ -170,13 +175,16 @@ def _query_gradient(
         delta -= tl.load(lse_grad + kept, real, other=0.0)
     tl.store(log_totals + kept, log_total, real)
     tl.store(deltas + kept, delta, real)
-    key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
-    value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
-    dq = zero_pieces(HEADS * ROWS, WIDTHS)
 
     # Retrieved blocks, their tokens counted through the list.
     own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
     tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
+    if GIVEN and tokens == 0:
+        return
+    q = load_pieces(query, columns, real, True, HEAD_DIM, WIDTHS)
+    key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
+    value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
+    dq = zero_pieces(HEADS * ROWS, WIDTHS)
     for first in range(0, tokens, BLOCK_N):
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
         k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
@@ -201,7 +209,10 @@ def _query_gradient(
             dq = add_products(ds.to(k[0].dtype), k, dq)
 
     query_grad += vector_at(query_grad_strides, row, head, at)[:, None]
-    store_pieces(query_grad, columns, [x * scale for x in dq], real, HEAD_DIM)
+    dq = [x * scale for x in dq]
+    if GIVEN:
+        dq = add_pieces(dq, load_pieces(query_grad, columns, real, True, HEAD_DIM, WIDTHS))
+    store_pieces(query_grad, columns, dq, real, HEAD_DIM)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from torch import Tensor
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .forward_pairs import add_retrieved
 from .launch import launch_for
-from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .pieces import add_pieces, add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
 from .scores import score_factors, softcapped
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
@@ -32,6 +32,7 @@ def attention_forward(
     scale: float,
     block_size: int,
     own_chunk: bool = True,
+    own: Optional[Tuple[Tensor, Tensor]] = None,
     softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Span-expanded attention for given blocks (chapter 6, equations 6.1 to 6.4).
@@ -46,23 +47,50 @@ def attention_forward(
         scale: factor of the scores, positive.
         block_size: tokens in a block.
         own_chunk: whether queries attend to their own chunk too.
+        own: output and log-sum-exp of own chunks, if a library computed them; what was retrieved is added in place.
         softcap: bound of the scores, positive; None: there is none.
 
     Returns:
         The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
         denominator, `[B, Hq, L]` float32. Where a query sees nothing, as at padding, they are exactly 0 and -inf.
     """
-    kv_heads, head_dim = key.shape[1], query.shape[3]
-    groups = query.shape[1] // kv_heads
     readers = tables.readers.shape[0]
     listed = reader_lists(chosen, tables)
-    output = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
-    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
-    if not tables.covered:
-        lse.fill_(float("-inf"))
-    if readers == 0:
-        return output, lse
+    if own is None:
+        output = torch.empty_like(query) if tables.covered else torch.zeros_like(query)
+        lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+        if not tables.covered:
+            lse.fill_(float("-inf"))
+    else:
+        output, lse = own
+    if readers and (own is None or listed.shape[2]):
+        given = own is not None
+        _attend_readers(query, key, value, output, lse, listed, tables, scale, block_size, own_chunk, given, softcap)
+    if not tables.shared:
+        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size, softcap)
+    return output, lse
 
+
+def _attend_readers(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    listed: Tensor,
+    tables: SpanTables,
+    scale: float,
+    block_size: int,
+    own_chunk: bool,
+    given: bool,
+    softcap: Optional[float],
+):
+    """Write output and log-sum-exp of each reader's attention to its own chunk and list of blocks `[Hkv, readers, n]`.
+
+    Other arguments are those of `attention_forward`; `given`: output and log-sum-exp hold the own chunk's.
+    """
+    kv_heads, head_dim = key.shape[1], query.shape[3]
+    groups, readers = query.shape[1] // kv_heads, tables.readers.shape[0]
     launch = launch_for("forward", head_dim, query.dtype, query.device)
     rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
     tiles = triton.cdiv(tables.reader_size, rows)
@@ -87,16 +115,14 @@ def attention_forward(
         value.stride(),
         output.stride(),
         *lse.stride()[:2],
-        OWN_CHUNK=own_chunk,
+        OWN_CHUNK=own_chunk and not given,
+        GIVEN=given,
         BLOCK_SIZE=block_size,
         ROWS=rows,
         HEADS=heads_per_tile,
         BLOCK_N=max(16, launch.block_n // shrink),
         **launch._replace(num_warps=max(4, launch.num_warps // shrink)).piece_settings(head_dim),
     )
-    if not tables.shared:
-        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size, softcap)
-    return output, lse
 
 
 @triton.jit(do_not_specialize=["capacity", "readers", "tiles", "groups", "lse_b", "lse_h"])
@@ -121,6 +147,7 @@ def _attention_forward(
     lse_b,
     lse_h,
     OWN_CHUNK: tl.constexpr,
+    GIVEN: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTHS: tl.constexpr,
@@ -134,6 +161,11 @@ def _attention_forward(
     sequence_start = tl.load(table + reader * READER_WIDTH + SEQUENCE_START)
     start = reader_start + offset
     if start >= end:
+        return
+    # Retrieved blocks, their tokens counted through the list.
+    own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
+    tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
+    if GIVEN and tokens == 0:
         return
 
     place = tl.arange(0, HEADS * ROWS)
@@ -149,14 +181,17 @@ def _attention_forward(
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
     value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
 
-    # A finite pivot: rows that have read nothing yet would otherwise subtract infinities.
-    pivot = tl.full([HEADS * ROWS], -3.0e38, tl.float32)
-    total = tl.zeros([HEADS * ROWS], tl.float32)
+    if GIVEN:
+        # The own chunk counts as one key, whose score is its log-sum-exp and whose value is its output.
+        own_score = tl.load(lse + row * lse_b + head * lse_h + position, real, other=0.0) * 1.4426950408889634
+        pivot = own_score
+        total = tl.full([HEADS * ROWS], 1.0, tl.float32)
+    else:
+        # A finite pivot: rows that have read nothing yet would otherwise subtract infinities.
+        pivot = tl.full([HEADS * ROWS], -3.0e38, tl.float32)
+        total = tl.zeros([HEADS * ROWS], tl.float32)
     mixed = zero_pieces(HEADS * ROWS, WIDTHS)
 
-    # Retrieved blocks, their tokens counted through the list.
-    own_list = (kv_head.to(tl.int64) * readers + reader) * capacity
-    tokens = BLOCK_SIZE * list_length(blocks + own_list, capacity)
     for first in range(0, tokens, BLOCK_N):
         source = listed_tokens(blocks + own_list, sequence_start, first, tokens, BLOCK_SIZE, BLOCK_N)
         k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
@@ -186,12 +221,17 @@ def _attention_forward(
             pivot, total, mixed = _attend(q, k, v, seen, True, factor, cap_factor, pivot, total, mixed)
             key += BLOCK_N * key_strides[2]
             value += BLOCK_N * value_strides[2]
-        mixed = [x / total[:, None] for x in mixed]
-    else:
-        mixed = [x / tl.where(total > 0, total, 1.0)[:, None] for x in mixed]
 
     output += vector_at(output_strides, row, head, at)[:, None]
-    store_pieces(output, columns, mixed, real, HEAD_DIM)
+    if GIVEN:
+        weight = tl.exp2(own_score - pivot)[:, None]
+        own = load_pieces(output, columns, real, True, HEAD_DIM, WIDTHS)
+        mixed = add_pieces(mixed, [x.to(tl.float32) * weight for x in own])
+    if OWN_CHUNK or GIVEN:
+        divisor = total
+    else:  # a query may see nothing
+        divisor = tl.where(total > 0, total, 1.0)
+    store_pieces(output, columns, [x / divisor[:, None] for x in mixed], real, HEAD_DIM)
     lse += row * lse_b + head * lse_h + position
     tl.store(lse, (pivot + tl.log2(total)) * 0.6931471805599453, real)
 

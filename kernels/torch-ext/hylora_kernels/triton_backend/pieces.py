@@ -61,6 +61,15 @@ def dot_pieces(left, right):
 
 
 @triton.jit
+def add_pieces(sums, pieces):
+    """The sums, in their dtype, with the pieces added."""
+    added = ()
+    for i in tl.static_range(len(pieces)):
+        added = added + (sums[i] + pieces[i].to(sums[i].dtype),)
+    return added
+
+
+@triton.jit
 def add_products(weights, pieces, sums):
     """The sums, with weights times the pieces added to each."""
     added = ()
