@@ -17,6 +17,7 @@ from hylora.attention.config import SpanConfig
 from hylora.attention.masks import CachedKeys, Prefill, span_mask
 from hylora.attention.new_tokens import NewTokens
 from hylora.attention.packing import settle_packing
+from hylora.attention.windows import own_window
 from hylora.randomness import derive_key
 from hylora_kernels import (
     SequenceLayout,
@@ -59,9 +60,13 @@ def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance
     return span_attention(query, key, value, chosen, layout=layout, scale=scale, backend=options.backend)
 
 
-def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
+def _windowed(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
+    return _sliding(query, key, value, layout, options, options.window, scale)
+
+
+def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, window: int, scale):
     return sliding_window_attention(
-        query, key, value, layout=layout, window=options.window, scale=scale, backend=options.backend
+        query, key, value, layout=layout, window=window, scale=scale, backend=options.backend
     )
 
 
@@ -82,18 +87,23 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
+        asked = kwargs.pop("sliding_window", None)
         refuse_unknown(name, module, dropout, kwargs)
         if isinstance(attention_mask, CachedKeys):
             output = _full_attention(query, key, value, attention_mask.mask, scaling)
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             options = SpanConfig.of(module.config)
-            chance = _chance(module, attention_mask, options)
             if isinstance(key, NewTokens):
                 key.layer.check(query, layout, attention_mask.before, module.config)
             else:
                 query, key, value = prompt_tensors(query, key, value)
-            output = compute(query, key, value, layout, options, chance, scaling)
+            window = own_window(name, module, attention_mask, asked)
+            if window is None:
+                chance = _chance(module, attention_mask, options)
+                output = compute(query, key, value, layout, options, chance, scaling)
+            else:
+                output = _sliding(query, key, value, layout, options, window, scaling)
         elif attention_mask is None and kwargs.get("is_causal"):
             raise ValueError(
                 f"{name} got no mask, as context parallelism (accelerate's cp_size) has it, which gives a process a "
@@ -113,14 +123,9 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
 
 
 def _full_attention(query, key, value, mask: torch.Tensor | None, scale: float | None):
-    """Attention of queries that continue a cache; without a mask, several queries are the first of the keys."""
-    causal = mask is None and query.shape[2] > 1
-    if causal and key.shape[2] > query.shape[2]:
-        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    """Attention of queries that continue a cache, to all keys that the mask shows."""
     grouped = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
-    )
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 def _chance(module: nn.Module, prefill: Prefill, options: SpanConfig) -> tuple[int | None, int]:
@@ -146,7 +151,7 @@ def _describe(mask: Any) -> str:
 FUNCTIONS: dict[str, Callable] = {
     "se_attn": _plug_in("se_attn", _span),
     "se_attn_recall": _plug_in("se_attn_recall", _span),
-    "sw_attn": _plug_in("sw_attn", _sliding),
+    "sw_attn": _plug_in("sw_attn", _windowed),
     "s2_attn": _plug_in("s2_attn", _shifted),
 }
 

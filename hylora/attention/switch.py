@@ -11,6 +11,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from hylora.architecture import attention_layers
 from hylora.attention.config import PRESET_NAMES, SpanConfig, expand_preset
 from hylora.attention.names import PLUG_INS, check_options, resolve_name
+from hylora.attention.windows import refuse_windows_alone
 
 __all__ = ["check_attention", "set_attention"]
 
@@ -23,8 +24,8 @@ def check_attention(config: Any, name: str) -> None:
         name: the attention asked for; names that are not this package's are accepted.
 
     Raises:
-        ValueError: if the model has no attention layers, does not call transformers' attention interface, or its
-            attention has features that would be ignored.
+        ValueError: if the model has no attention layers without a sliding window of their own, does not call
+            transformers' attention interface, or its attention has features that would be ignored.
     """
     if resolve_name(name) not in PLUG_INS:
         return
@@ -40,13 +41,7 @@ def check_attention(config: Any, name: str) -> None:
             f"model_type={text.model_type!r} has no attention layers, so there is nothing for {name!r} to replace; "
             "choose a hybrid or a Transformer"
         )
-    kinds = set(getattr(text, "layer_types", None) or [])
-    if "sliding_attention" in kinds or (getattr(text, "sliding_window", None) and "full_attention" not in kinds):
-        raise ValueError(
-            f"model_type={text.model_type!r} has a sliding window of its own (sliding_window="
-            f"{getattr(text, 'sliding_window', None)}), which {name!r} would replace; use 'sdpa', or "
-            "set sliding_window to null in the config if full attention is what the model should approximate"
-        )
+    refuse_windows_alone(name, text)
     if getattr(text, "attn_logit_softcapping", None):
         raise ValueError(
             f"attn_logit_softcapping={text.attn_logit_softcapping} is not computed by {name!r}; use 'eager'"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
-from hylora.architecture import is_recurrent
+from hylora.architecture import is_recurrent, windowed_layers
 from hylora.attention.new_tokens import NewTokens
 from hylora.generation.columns import Columns
 from hylora_kernels import SequenceLayout, SpanOptions
@@ -66,7 +66,7 @@ class SpanLayer(DynamicLayer):
 
         Raises:
             ValueError: if gradients are asked for, or the batch has other rows, or the mask hides what is held or
-                shows more, or leaves a gap that recurrent layers would see.
+                shows more, or leaves a gap that recurrent layers would see, or windows would count.
         """
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("no gradient flows through a SpanCache; use torch.no_grad(), or use_cache=False to train")
@@ -84,10 +84,11 @@ class SpanLayer(DynamicLayer):
                 "that the cache was filled with, and ones behind it"
             )
         row = self.columns.gap(SequenceLayout.of(query, layout))
-        if row is not None and is_recurrent(config):
+        if row is not None and (is_recurrent(config) or windowed_layers(config)):
+            sight = "recurrent layers would see" if is_recurrent(config) else "the model's own windows would count"
             raise ValueError(
-                f"padding lies between the tokens of row {row}, and recurrent layers would see it; give rows of equal "
-                "length, or each row a cache of its own"
+                f"padding lies between the tokens of row {row}, and {sight} it; give rows of equal length, or each row "
+                "a cache of its own"
             )
 
     @torch.compiler.disable

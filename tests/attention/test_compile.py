@@ -12,10 +12,10 @@ import hylora
 from hylora.training.processes import whole
 from hylora_kernels import backends, torch_backend
 from tests.node_counter import NodeCounter
-from tests.tiny import tiny_bamba, tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama, tiny_qwen2
 from tests.tolerances import assert_close
 
-BUILDERS = {"bamba": tiny_bamba, "llama": tiny_llama}
+BUILDERS = {"bamba": tiny_bamba, "llama": tiny_llama, "qwen2": tiny_qwen2}
 OPERATORS = {
     "se_attn": "span_attention",
     "sw_attn": "sliding_window_attention",
@@ -58,12 +58,14 @@ def compiled(model, backend=None):
 @pytest.mark.parametrize(
     "name", ["se_attn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sw_attn", "s2_attn"))]
 )
-@pytest.mark.parametrize("kind", ["llama", pytest.param("bamba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", pytest.param("bamba", marks=pytest.mark.slow)])
 def test_a_model_is_one_graph_with_one_node_per_layer(kind, name):
     model, counter = build(kind, name), NodeCounter()
     whole_graph = compiled(model, counter)
     assert_close(logits(whole_graph), logits(model))
-    assert counter.operators[OPERATORS[name]] == 2  # layers with attention
+    # Two layers have full attention, and two of Qwen2 a window beside them.
+    assert counter.operators["sliding_window_attention"] == 2 * (name == "sw_attn") + 2 * (kind == "qwen2")
+    assert name == "sw_attn" or counter.operators[OPERATORS[name]] == 2
     for actual, expected in zip(train(whole_graph), train(copy.deepcopy(model)), strict=True):
         assert_close(actual, expected)
 
@@ -73,8 +75,9 @@ def test_a_model_is_one_graph_with_one_node_per_layer(kind, name):
     [{"attention_mask": PADDING}, {"attention_mask": PADDING.flip(1)}, {"position_ids": PACKED}, {"use_cache": True}],
     ids=["left padding", "right padding", "packed", "cache"],
 )
-def test_the_values_of_masks_and_positions_are_read_inside_the_graph(arguments):
-    model = build("llama")
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_the_values_of_masks_and_positions_are_read_inside_the_graph(kind, arguments):
+    model = build(kind)
     graph = compiled(model)
     assert_close(logits(graph, **arguments), logits(model, **arguments))
     assert not torch.allclose(logits(graph, **arguments), logits(graph), atol=1e-3) or arguments == {"use_cache": True}
@@ -97,8 +100,9 @@ def test_other_lengths_and_masks_need_no_other_graph():
 
 
 def test_positions_that_contradict_the_mask_are_refused_inside_a_graph():
-    with pytest.raises(ValueError, match="position_ids of row 0 restart inside"):
-        logits(compiled(build("llama")), position_ids=PACKED, use_cache=True)
+    for kind in ("llama", "qwen2"):
+        with pytest.raises(ValueError, match="position_ids of row 0 restart inside"):
+            logits(compiled(build(kind)), position_ids=PACKED, use_cache=True)
     with pytest.raises(ValueError, match="padding mask row 0 has a gap"):
         logits(compiled(build("llama")), attention_mask=torch.ones_like(IDS).index_fill(1, torch.tensor(9), 0))
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -12,15 +12,20 @@ from .layout import SequenceLayout
 
 
 def find_boundaries(
-    visible: Callable[[Tensor, Tensor, Tensor], Tensor], batch: int, length: int, device: torch.device
+    visible: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batch: int,
+    length: int,
+    device: torch.device,
+    window: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """Where sequences start, and which tokens see just what a causal sequence shows.
+    """Where sequences start, and which tokens see just what a causal sequence, or a window in it, shows.
 
     Args:
         visible: whether queries see keys, for a row `[B, 1]`, a query and a key `[B, L]`; the answer broadcasts.
         batch: number of rows.
         length: tokens per row.
         device: of what `visible` is given.
+        window: tokens that a query sees at most, itself included; at least 2. None means its sequence up to itself.
 
     Returns:
         Two tensors `[B, L]` bool.
@@ -36,7 +41,8 @@ def find_boundaries(
     starts[:, 0] = True
     first = torch.where(starts, queries, 0).cummax(dim=1).values
     causal = ~sees(queries + 1) | (queries == length - 1)
-    whole = sees(first) & sees(queries) & (~sees(first - 1) | (first == 0))
+    oldest = first if window is None else first.maximum(queries - window + 1)
+    whole = sees(oldest) & sees(queries) & (~sees(oldest - 1) | (oldest == 0))
     return starts, causal & whole
 
 
@@ -46,7 +52,7 @@ def read_layout(starts: Tensor, real: Tensor, known: Tensor) -> SequenceLayout:
     Args:
         starts: `[B, L]` bool, where a sequence starts.
         real: `[B, L]` bool, False at padding.
-        known: `[B, L]` bool, whether the token sees what it must: its sequence up to itself.
+        known: `[B, L]` bool, whether the token sees what it must: its sequence up to itself, or a window of that.
 
     Returns:
         The layout.
@@ -56,8 +62,9 @@ def read_layout(starts: Tensor, real: Tensor, known: Tensor) -> SequenceLayout:
     """
     if not bool((known | ~real).all()):
         raise ValueError(
-            "unknown kind of mask: within a sequence every token must see all earlier tokens and no later ones "
-            "(a sliding window, or attention in both directions?); use attn_implementation='sdpa' for this input"
+            "unknown kind of mask: within a sequence every token must see all earlier tokens, or the model's own "
+            "window of them, and no later ones (attention in both directions?); use attn_implementation='sdpa' for "
+            "this input"
         )
     return SequenceLayout.from_boundaries(starts, real)
 
