@@ -58,7 +58,7 @@ def as_operator(function):
             options = SpanOptions(**options)
         else:
             (options,) = options.values()
-        return getattr(ops, function.__name__)(query, key, value, layout, options, scale, "torch")
+        return getattr(ops, function.__name__)(query, key, value, None, layout, options, scale, None, "torch")
 
     return call
 
@@ -77,7 +77,8 @@ def test_the_operator_computes_what_the_plain_backend_does(name, layout):
 def arguments(layout, options, backend, dtype, device="cpu"):
     """A call of the span operator on tensors in the memory order of transformers' models."""
     tensors = [x.to(device).transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in inputs(dtype)]
-    return (*tensors, ops.sequence_table(LAYOUTS[layout]), *ops.pack_options(SpanOptions(**options)), 0.25, backend)
+    settings = *ops.pack_options(SpanOptions(**options)), 0.25, None, backend
+    return (*tensors, None, ops.sequence_table(LAYOUTS[layout]), *settings)
 
 
 @pytest.fixture(params=["torch", "flash"])
@@ -109,14 +110,14 @@ def test_torch_accepts_the_triton_span_operators(layout):
 @pytest.mark.parametrize(("operator", "size"), [("_sliding_window", 24), ("_shifted_sparse", 0.25)])
 def test_torch_accepts_the_rivals_operators(operator, size, layout, backend):
     tensors = [x.requires_grad_() for x in inputs()]
-    call = (*tensors, ops.sequence_table(LAYOUTS[layout]), size, 0.25, backend)
+    call = (*tensors, None, ops.sequence_table(LAYOUTS[layout]), size, 0.25, None, backend)
     torch.library.opcheck(getattr(ops, operator), call)
 
 
 def backward_arguments(forward, call):
     detached = [x.detach() for x in call[:3]]
     outputs = [x.detach() for x in forward(*call)]
-    return (torch.randn_like(outputs[0]), *detached, call[3], *outputs, *call[4:])
+    return (torch.randn_like(outputs[0]), *detached, *call[3:5], *outputs, *call[5:])
 
 
 def test_results_have_the_strides_of_the_inputs():
@@ -158,7 +159,7 @@ def test_every_option_is_an_argument_of_the_operators():
     options = SpanOptions(**values, **numbers)
     assert ops.unpack_options(*ops.pack_options(options)) == options
     names = [argument.name for argument in torch.ops.hylora_kernels.span_attention.default._schema.arguments]
-    assert names[4:-2] == [field.name for field in fields(SpanOptions)]
+    assert names[5:-3] == [field.name for field in fields(SpanOptions)]
 
 
 def test_no_operator_goes_into_the_cuda_graphs_of_a_compiler():
@@ -229,8 +230,8 @@ def test_a_copy_under_another_name_has_operators_of_its_own(tmp_path):
 def test_torch_accepts_the_operators_on_a_gpu(backend, layout):
     call = arguments(layout, SPAN, backend, torch.bfloat16, "cuda")
     torch.library.opcheck(ops._span_forward, call, rtol=1e-2, atol=1e-2)
-    torch.library.opcheck(ops._sliding_window, (*call[:4], 24, 0.25, backend), rtol=1e-2, atol=1e-2)
-    torch.library.opcheck(ops._shifted_sparse, (*call[:4], 0.25, 0.25, backend), rtol=1e-2, atol=1e-2)
+    torch.library.opcheck(ops._sliding_window, (*call[:5], 24, 0.25, None, backend), rtol=1e-2, atol=1e-2)
+    torch.library.opcheck(ops._shifted_sparse, (*call[:5], 0.25, 0.25, None, backend), rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.gpu

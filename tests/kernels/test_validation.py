@@ -19,7 +19,7 @@ Q, K, V = random_inputs(2, 4, 2, 8)
     ("inputs", "message"),
     [
         ((Q[0], K, V), r"must be \[batch, heads, length, head_dim\]"),
-        ((Q, K, V[:, :1]), "must have one shape"),
+        ((Q, K, V[:, :1]), "must agree in batch, heads and length"),
         ((Q[:1], K, V), "agree in batch, length and head_dim"),
         ((Q[:, :, 1:], K, V), "agree in batch, length and head_dim"),
         ((Q[..., 1:], K, V), "agree in batch, length and head_dim"),

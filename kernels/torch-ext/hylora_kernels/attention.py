@@ -11,10 +11,19 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from . import backends, ops, reference, torch_backend
-from .inputs import check_inputs, follow_autocast, positive_scale, rows_contiguous
+from .inputs import (
+    check_comparable,
+    check_inputs,
+    follow_autocast,
+    positive_scale,
+    positive_softcap,
+    resize_heads,
+    rows_contiguous,
+)
 from .layout import SequenceLayout
 from .options import BACKENDS, SpanOptions, check_choice, check_group, check_integer, span_options
 from .saved import Saved
+from .sinks import add_sinks, check_sinks, sinks_gradient
 
 
 def span_attention(
@@ -25,6 +34,8 @@ def span_attention(
     *,
     layout: Union[SequenceLayout, Tensor, None] = None,
     scale: Optional[float] = None,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
     backend: str = "auto",
     **changes: Any,
 ) -> Tensor:
@@ -41,16 +52,18 @@ def span_attention(
     Args:
         query: `[B, Hq, L, D]`, after rotary embedding; floating.
         key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
-        value: `[B, Hkv, L, D]`; same dtype.
+        value: `[B, Hkv, L, Dv]`; same dtype. Other sizes than D take a summary that is made of keys alone.
         options: what is retrieved and for whom; None means the defaults of `SpanOptions`.
         layout: the sequences in the batch; None means every row is one, without padding. A compiled graph may compute
             it as a tensor, in the form of `SequenceLayout.table`.
         scale: factor on the scores; None means 1 / sqrt(D).
+        softcap: c, by which a score s becomes `c * tanh(s / c)`; None for none. The choice of blocks knows no bound.
+        sinks: `[Hq]`, floating: one logit per query head, of a key with the value 0 in every softmax; None for none.
         backend: "auto", "reference" (plain, quadratic in memory), "torch", "flash" or "triton" (both on GPUs).
         **changes: fields of `SpanOptions` that differ from `options`, as in `block_size=64`.
 
     Returns:
-        `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
+        `[B, Hq, L, Dv]` in the query's dtype; exact zeros at padded positions.
 
     Raises:
         ValueError: tensors that do not belong together, or an option out of range.
@@ -58,11 +71,13 @@ def span_attention(
     options = span_options(options, changes)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    if backend in ("auto", "torch") and not torch.compiler.is_compiling():
+    check_comparable(query.shape[3], value.shape[3], options)
+    plain = softcap is None and sinks is None
+    if plain and backend in ("auto", "torch") and not torch.compiler.is_compiling():
         layout = SequenceLayout.of(query, layout)
         if layout.is_dense and layout.length <= options.chunk_size:
             return _full_attention(query, key, value, positive_scale(query, scale))
-    return _attend("span", backend, query, key, value, layout, options, scale)
+    return _attend("span", backend, query, key, value, layout, options, scale, softcap, sinks)
 
 
 def select_blocks(
@@ -93,10 +108,12 @@ def select_blocks(
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, BACKENDS)
-    layout = SequenceLayout.of(query, layout)
+    check_comparable(query.shape[3], value.shape[3], options)
+    layout, scale = SequenceLayout.of(query, layout), positive_scale(query, scale)
+    query, key, value = resize_heads(max(query.shape[3], value.shape[3]), query, key, value)
     module = reference if backend == "reference" else backends.choose(backend, "select", query, options, layout)
     with torch.autocast(query.device.type, enabled=False):
-        return module.select_blocks(query, key, value, layout, options, positive_scale(query, scale))
+        return module.select_blocks(query, key, value, layout, options, scale)
 
 
 def sliding_window_attention(
@@ -107,17 +124,19 @@ def sliding_window_attention(
     layout: Union[SequenceLayout, Tensor, None] = None,
     window: int = 4096,
     scale: Optional[float] = None,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
     backend: str = "auto",
 ) -> Tensor:
     """Causal attention to the last `window` tokens: token i sees j with i - window < j <= i within its sequence.
 
     Args:
-        query, key, value, layout, scale: as in `span_attention`.
+        query, key, value, layout, scale, softcap, sinks: as in `span_attention`.
         window: tokens seen, the token itself included.
         backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
-        `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
+        `[B, Hq, L, Dv]` in the query's dtype; exact zeros at padded positions.
 
     Raises:
         ValueError: tensors that do not belong together, or an option out of range.
@@ -125,7 +144,7 @@ def sliding_window_attention(
     check_integer("window", window, minimum=1)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    return _attend("sliding_window", backend, query, key, value, layout, window, scale)
+    return _attend("sliding_window", backend, query, key, value, layout, window, scale, softcap, sinks)
 
 
 def shifted_sparse_attention(
@@ -136,6 +155,8 @@ def shifted_sparse_attention(
     layout: Union[SequenceLayout, Tensor, None] = None,
     group: Union[int, float] = 0.25,
     scale: Optional[float] = None,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
     backend: str = "auto",
 ) -> Tensor:
     """Shifted sparse attention (S2-Attn of LongLoRA), without its look into the future.
@@ -145,12 +166,12 @@ def shifted_sparse_attention(
     joins those two, so that the first tokens see the last ones.
 
     Args:
-        query, key, value, layout, scale: as in `span_attention`.
+        query, key, value, layout, scale, softcap, sinks: as in `span_attention`.
         group: tokens per group (an int), or a fraction of the sequence's own length (a float in (0, 1], rounded up).
         backend: "auto", "reference", "torch" or "flash" (on GPUs).
 
     Returns:
-        `[B, Hq, L, D]` in the query's dtype; exact zeros at padded positions.
+        `[B, Hq, L, Dv]` in the query's dtype; exact zeros at padded positions.
 
     Raises:
         ValueError: tensors that do not belong together, or an option out of range.
@@ -158,7 +179,7 @@ def shifted_sparse_attention(
     check_group(group)
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
-    return _attend("shifted_sparse", backend, query, key, value, layout, group, scale)
+    return _attend("shifted_sparse", backend, query, key, value, layout, group, scale, softcap, sinks)
 
 
 def _full_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -177,32 +198,44 @@ def _attend(
     layout: Union[SequenceLayout, Tensor, None],
     option: Union[SpanOptions, int, float],
     scale: Optional[float],
+    softcap: Optional[float],
+    sinks: Optional[Tensor],
 ) -> Tensor:
     """Compute where torch is to see the operations, or else call the operator that stands for them."""
     check_choice("backend", backend, BACKENDS)
-    scale = positive_scale(query, scale)
+    check_sinks(sinks, query)
+    settings = option, positive_scale(query, scale), positive_softcap(softcap)
+    value_dim = value.shape[3]
+    query, key, value = resize_heads(max(query.shape[3], value_dim), query, key, value)
     if backend != "reference" and not backends.shows_operations(backend, query):
-        return getattr(ops, f"{kind}_attention")(query, key, value, layout, option, scale, backend)
-    layout = SequenceLayout.of(query, layout)
-    with torch.autocast(query.device.type, enabled=False):
-        if backend == "reference":
-            return getattr(reference, f"{kind}_attention")(query, key, value, layout, option, scale)
-        tensors = map(rows_contiguous, (query, key, value))
-        return _Shown.apply(*tensors, kind, layout, option, scale)
+        attend = getattr(ops, f"{kind}_attention")
+        output = attend(query, key, value, sinks, layout, *settings, backend)
+    else:
+        layout = SequenceLayout.of(query, layout)
+        with torch.autocast(query.device.type, enabled=False):
+            if backend == "reference":
+                output = getattr(reference, f"{kind}_attention")(query, key, value, layout, *settings, sinks)
+            else:
+                output = _Shown.apply(*map(rows_contiguous, (query, key, value)), sinks, kind, layout, *settings)
+    return resize_heads(value_dim, output)[0]
 
 
 class _Shown(torch.autograd.Function):
     """The torch backend's forward and backward, into which torch looks."""
 
     @staticmethod
-    def forward(ctx, query, key, value, kind, *settings):
-        output, *kept = getattr(torch_backend, f"{kind}_forward")(query, key, value, *settings)
-        ctx.save_for_backward(query, key, value, output, *kept)
-        ctx.compute, ctx.settings = getattr(torch_backend, f"{kind}_backward"), settings
+    def forward(ctx, query, key, value, sinks, kind, layout, *settings):
+        output, lse, *kept = getattr(torch_backend, f"{kind}_forward")(query, key, value, layout, *settings)
+        output, lse = add_sinks(output, lse, sinks, layout)
+        ctx.save_for_backward(sinks, query, key, value, output, lse, *kept)
+        ctx.compute, ctx.settings = getattr(torch_backend, f"{kind}_backward"), (layout, *settings)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        grads = ctx.compute(rows_contiguous(grad), Saved(*ctx.saved_tensors), *ctx.settings)
-        return (*grads, None, *(None for _ in ctx.settings))
+        sinks, *tensors = ctx.saved_tensors
+        saved, settings = Saved(*tensors), ctx.settings
+        grads = ctx.compute(rows_contiguous(grad), saved, *settings)
+        wanted = sinks if ctx.needs_input_grad[3] else None
+        return (*grads, sinks_gradient(grad, saved, wanted, settings[0]), None, *(None for _ in settings))

@@ -22,27 +22,44 @@ _FASTEST_FIRST = ("triton", "flash", "torch")
 class Backend(Protocol):
     """The functions of a module that computes; what `unsupported` refuses by name alone it need not define.
 
-    Query is `[B, Hq, L, D]`, key and value are `[B, Hkv, L, D]`, the last dimension contiguous. `reference` is none of
-    these: torch sees and differentiates its operations.
+    Query is `[B, Hq, L, D]`, key and value are `[B, Hkv, L, D]`, the last dimension contiguous. Scores are
+    `softcap * tanh(scale * q.k / softcap)`, or the scaled products themselves. `sinks` are put in by the caller.
+    `reference` is none of these: torch sees and differentiates its operations.
     """
 
-    def unsupported(self, work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+    def unsupported(
+        self, work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
+    ) -> Optional[str]:
         """Why these tensors are not taken, or None if they are.
 
         Args:
             work: "span", "select", "decode", "blocks" (given ones), "sliding_window" or "shifted_sparse".
             query: `[B, Hq, L, D]`, of which no value is read.
             options: those of the first four.
+            softcap: that of the attention.
         """
 
     def span_forward(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: SequenceLayout,
+        options: SpanOptions,
+        scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """The output, the log-sum-exp `[B, Hq, L]` of its scores in at least float32, and the retrieved blocks
         `[Hkv, units, top_k]` int32 of one sequence after the other."""
 
     def span_backward(
-        self, grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
+        self,
+        grad: Tensor,
+        saved: Saved,
+        layout: SequenceLayout,
+        options: SpanOptions,
+        scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Gradients of query, key and value."""
 
@@ -56,6 +73,7 @@ class Backend(Protocol):
         options: SpanOptions,
         own_chunk: bool,
         scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor]:
         """Attention to blocks `[Hkv, units, k]` int32, each unit's before any -1, and its log-sum-exp, -inf where a
         query sees nothing."""
@@ -69,6 +87,7 @@ class Backend(Protocol):
         options: SpanOptions,
         own_chunk: bool,
         scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Gradients of query, key and value; a gradient of None is 0."""
 
@@ -78,22 +97,48 @@ class Backend(Protocol):
         """The retrieved blocks `[Hkv, units, top_k]` int64 of every sequence."""
 
     def sliding_window_forward(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: SequenceLayout,
+        window: int,
+        scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor]:
         """The output and the log-sum-exp."""
 
     def sliding_window_backward(
-        self, grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
+        self,
+        grad: Tensor,
+        saved: Saved,
+        layout: SequenceLayout,
+        window: int,
+        scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """As `span_backward`."""
 
     def shifted_sparse_forward(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: SequenceLayout,
+        group: Union[int, float],
+        scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor]:
         """The output and the log-sum-exp."""
 
     def shifted_sparse_backward(
-        self, grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
+        self,
+        grad: Tensor,
+        saved: Saved,
+        layout: SequenceLayout,
+        group: Union[int, float],
+        scale: float,
+        softcap: Optional[float] = None,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """As `span_backward`."""
 
@@ -106,9 +151,10 @@ class Backend(Protocol):
         kept: DecodeTensors,
         options: SpanOptions,
         scale: float,
-    ) -> Tensor:
+        softcap: Optional[float] = None,
+    ) -> Tuple[Tensor, Tensor]:
         """Append the tokens of the layout, at most one sequence per row, to what is kept of the rows, and give their
-        attention `[B, Hq, n, D]`."""
+        attention `[B, Hq, n, D]` and its log-sum-exp `[B, Hq, n]` in at least float32, without meaning at padding."""
 
 
 def shows_operations(name: str, query: Tensor) -> bool:
@@ -126,6 +172,7 @@ def choose(
     query: Tensor,
     options: Optional[SpanOptions] = None,
     layout: Optional[SequenceLayout] = None,
+    softcap: Optional[float] = None,
 ) -> Backend:
     """The backend that does this work.
 
@@ -135,28 +182,35 @@ def choose(
         query: likewise.
         options: likewise.
         layout: of the work "span" and "select".
+        softcap: as in `Backend.unsupported`.
 
     Raises:
         ValueError: the backend was asked for by name and does not take this.
     """
     if name == "auto":
-        return _fastest(work, query, options, layout)
-    reason = _why_not(name, work, query, options)
+        return _fastest(work, query, options, layout, softcap)
+    reason = _why_not(name, work, query, options, softcap)
     if reason is None:
         return _module(name)
     slower = _FASTEST_FIRST[_FASTEST_FIRST.index(name) + 1 :]
-    usable = next(other for other in slower if _why_not(other, work, query, options) is None)
+    usable = next(other for other in slower if _why_not(other, work, query, options, softcap) is None)
     raise ValueError(f"backend={name!r} does not take this input: {reason}; use backend={usable!r} or 'auto'")
 
 
-def _fastest(work: str, query: Tensor, options: Optional[SpanOptions], layout: Optional[SequenceLayout]) -> Backend:
+def _fastest(
+    work: str,
+    query: Tensor,
+    options: Optional[SpanOptions],
+    layout: Optional[SequenceLayout],
+    softcap: Optional[float],
+) -> Backend:
     if query.device.type == "cpu":
         return _module("torch")
     # With nothing to retrieve it is causal attention, which libraries have.
     within_chunks = layout is not None and 0 < layout.longest <= options.chunk_size
     refused = {}
     for name in ("flash", *_FASTEST_FIRST) if within_chunks else _FASTEST_FIRST:
-        refused[name] = _why_not(name, work, query, options)
+        refused[name] = _why_not(name, work, query, options, softcap)
         if refused[name] is None:
             break
     if refused.get("triton") and work in ("span", "select"):
@@ -164,9 +218,11 @@ def _fastest(work: str, query: Tensor, options: Optional[SpanOptions], layout: O
     return _module(name)
 
 
-def _why_not(name: str, work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+def _why_not(
+    name: str, work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float]
+) -> Optional[str]:
     try:
-        return _module(name).unsupported(work, query, options)
+        return _module(name).unsupported(work, query, options, softcap)
     except ImportError as error:
         return f"triton cannot be imported ({error})"
 

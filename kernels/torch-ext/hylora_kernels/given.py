@@ -12,10 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import backends, reference
-from .inputs import check_inputs, follow_autocast, positive_scale, rows_contiguous
+from .inputs import (
+    check_inputs,
+    follow_autocast,
+    positive_scale,
+    positive_softcap,
+    resize_heads,
+    rows_contiguous,
+)
 from .layout import SequenceLayout
 from .options import BACKENDS, SpanOptions, check_choice, span_options
 from .saved import Saved
+from .sinks import add_sinks, check_sinks, sinks_gradient
 
 
 def block_attention(
@@ -28,6 +36,8 @@ def block_attention(
     own_chunk: bool = True,
     layout: Optional[SequenceLayout] = None,
     scale: Optional[float] = None,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
     backend: str = "auto",
     **changes: Any,
 ) -> Tuple[Tensor, Tensor]:
@@ -39,7 +49,7 @@ def block_attention(
     Args:
         query: `[B, Hq, L, D]`, after rotary embedding; floating.
         key: `[B, Hkv, L, D]`, `Hkv` divides `Hq`; same dtype.
-        value: `[B, Hkv, L, D]`; same dtype.
+        value: `[B, Hkv, L, Dv]`; same dtype.
         blocks: for each sequence of the layout integers `[Hkv, selections, k]`, as `select_blocks` returns them: of
             the blocks that end at or before the start of the selection's chunk, counted from the sequence's start; in
             any order, none twice, -1 for none. An empty list where there is no sequence, as with L = 0.
@@ -47,13 +57,15 @@ def block_attention(
         own_chunk: whether queries attend to their own chunk up to themselves too.
         layout: the sequences in the batch; None means every row is one, without padding.
         scale: factor on the scores; None means 1 / sqrt(D).
+        softcap: c, by which a score s becomes `c * tanh(s / c)`; None for none.
+        sinks: `[Hq]`, floating, as in `span_attention`. Of results that are merged one alone is given them.
         backend: "auto", "reference", "torch" or "triton".
         **changes: fields of `SpanOptions` that differ from `options`.
 
     Returns:
-        The output `[B, Hq, L, D]` in the query's dtype, and the log-sum-exp of each query's scaled scores
-        `[B, Hq, L]`, in at least float32. Queries that see nothing, as at padding, have zeros and -inf. Gradients flow
-        through both.
+        The output `[B, Hq, L, Dv]` in the query's dtype, and the log-sum-exp `[B, Hq, L]` of each query's scores and
+        sink, in at least float32. Queries that see nothing, as at padding, have zeros and -inf. Gradients flow through
+        both.
 
     Raises:
         ValueError: tensors that do not belong together, blocks that are not as above, or an option out of range.
@@ -62,17 +74,25 @@ def block_attention(
     query, key, value = follow_autocast(query, key, value)
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, BACKENDS)
-    layout, scale = SequenceLayout.of(query, layout), positive_scale(query, scale)
+    check_sinks(sinks, query)
+    layout, scale, softcap = SequenceLayout.of(query, layout), positive_scale(query, scale), positive_softcap(softcap)
+    value_dim = value.shape[3]
+    query, key, value = resize_heads(max(query.shape[3], value_dim), query, key, value)
     given = _joined(blocks, key, layout, options)
     options = replace(options, top_k=given.shape[2])
     with torch.autocast(query.device.type, enabled=False):
         if backend == "reference":
             units = [options.units(length) for _, _, length in layout.sequences]
             of_sequence = given.split(units, dim=1) if units else []
-            return reference.block_attention(query, key, value, of_sequence, layout, options, own_chunk, scale)
-        module = backends.choose(backend, "blocks", query, options)
-        tensors = map(rows_contiguous, (query, key, value))
-        return _BlockAttention.apply(*tensors, given, module, layout, options, own_chunk, scale)
+            settings = layout, options, own_chunk, scale, softcap
+            output, lse = reference.block_attention(query, key, value, of_sequence, *settings, sinks)
+        else:
+            module = backends.choose(backend, "blocks", query, options, softcap=softcap)
+            tensors = map(rows_contiguous, (query, key, value))
+            output, lse = _BlockAttention.apply(
+                *tensors, sinks, given, module, layout, options, own_chunk, scale, softcap
+            )
+    return resize_heads(value_dim, output)[0], lse
 
 
 def merge_attention(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tuple[Tensor, Tensor]:
@@ -97,20 +117,24 @@ def merge_attention(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tenso
 
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, blocks, module, *settings):
-        output, lse = module.block_forward(query, key, value, blocks, *settings)
-        ctx.save_for_backward(query, key, value, output, lse, blocks)
+    def forward(ctx, query, key, value, sinks, blocks, module, layout, *settings):
+        output, lse = module.block_forward(query, key, value, blocks, layout, *settings)
+        output, lse = add_sinks(output, lse, sinks, layout)
+        ctx.save_for_backward(sinks, query, key, value, output, lse, blocks)
         ctx.set_materialize_grads(False)
-        ctx.compute, ctx.settings = module.block_backward, settings
+        ctx.compute, ctx.settings = module.block_backward, (layout, *settings)
         return output, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, lse_grad):
-        saved = Saved(*ctx.saved_tensors)
+        sinks, *tensors = ctx.saved_tensors
+        saved, settings = Saved(*tensors), ctx.settings
         grad = torch.zeros_like(saved.output) if grad is None else rows_contiguous(grad)
-        grads = ctx.compute(grad, lse_grad, saved, *ctx.settings)
-        return (*grads, None, None, *(None for _ in ctx.settings))
+        grads = ctx.compute(grad, lse_grad, saved, *settings)
+        wanted = sinks if ctx.needs_input_grad[3] else None
+        of_sinks = sinks_gradient(grad, saved, wanted, settings[0], lse_grad)
+        return (*grads, of_sinks, None, None, *(None for _ in settings))
 
 
 def _joined(blocks: Sequence[Tensor], key: Tensor, layout: SequenceLayout, options: SpanOptions) -> Tensor:

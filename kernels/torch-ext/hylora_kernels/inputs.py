@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Optional, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from .layout import SequenceLayout
+from .options import SpanOptions
 
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, layout: Union[SequenceLayout, Tensor, None]):
     """Refuse tensors that do not belong together."""
-    if query.dim() != 4 or key.dim() != 4:
+    if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
         raise ValueError(
-            f"query and key must be [batch, heads, length, head_dim], got {tuple(query.shape)} and {tuple(key.shape)}"
+            "query, key and value must be [batch, heads, length, head_dim], got "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
         )
-    if key.shape != value.shape:
-        raise ValueError(f"key {tuple(key.shape)} and value {tuple(value.shape)} must have one shape")
+    if key.shape[:3] != value.shape[:3]:
+        raise ValueError(
+            f"key {tuple(key.shape)} and value {tuple(value.shape)} must agree in batch, heads and length"
+        )
     batch, heads, length, head_dim = query.shape
     if (key.shape[0], key.shape[2], key.shape[3]) != (batch, length, head_dim):
         raise ValueError(
@@ -64,6 +68,33 @@ def positive_scale(query: Tensor, scale: Optional[float]) -> float:
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
         raise ValueError(f"scale={scale!r} must be a positive number; scale the query to change signs")
     return float(scale)
+
+
+def positive_softcap(softcap: Optional[float]) -> Optional[float]:
+    """The bound of the scores, or None."""
+    if softcap is None:
+        return None
+    if isinstance(softcap, bool) or not isinstance(softcap, (int, float)) or not 0 < softcap < float("inf"):
+        raise ValueError(f"softcap={softcap!r} must be a positive number, or None for scores without a bound")
+    return float(softcap)
+
+
+def check_comparable(head_dim: int, value_dim: int, options: SpanOptions):
+    """Refuse to rank blocks by products of queries with values of another size."""
+    ranks = options.retrieves and options.retrieval == "relevance"
+    if head_dim != value_dim and ranks and options.summary in ("attention", "landmark"):
+        raise ValueError(
+            f"summary={options.summary!r} compares queries, of {head_dim} numbers per head, with values of "
+            f"{value_dim}; use a summary of keys, as summary='mean_std'"
+        )
+
+
+def resize_heads(size: int, *tensors: Tensor) -> List[Tensor]:
+    """The tensors `[..., D]` with heads of so many numbers: followed by zeros, or cut off.
+
+    Zeros behind queries and keys leave their products as they are, and those behind values give zeros to cut off.
+    """
+    return [x if x.shape[-1] == size else torch.nn.functional.pad(x, (0, size - x.shape[-1])) for x in tensors]
 
 
 def rows_contiguous(x: Tensor) -> Tensor:

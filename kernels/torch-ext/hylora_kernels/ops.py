@@ -2,7 +2,8 @@
 """Each kind of attention as one operator of torch, which graphs hold as a single node.
 
 An operator takes a layout as a table of its sequences (int64 on the CPU, one (row, start, length) each), or None where
-every row is one sequence. Which backend computes it is decided when it runs.
+every row is one sequence. Which backend computes it is decided when it runs. With sinks it is one node too, whose
+outputs are those with them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .kept import DecodeTensors
 from .layout import SequenceLayout
 from .options import SpanOptions, unit_size
 from .saved import Saved
+from .sinks import add_sinks, sinks_gradient
 
 # With mode="reduce-overhead" torch.compile leaves the operators outside of its CUDA graphs: they make and keep tables,
 # whose memory its graphs would take for theirs, and some look at values.
@@ -31,48 +33,55 @@ _TAGS = (torch.Tag.cudagraph_unsafe,)
 _NAMES = tuple(field.name for field in fields(SpanOptions))
 _TYPES = {"int": "SymInt", "str": "str"}
 _TENSORS = "Tensor query, Tensor key, Tensor value"
-_SETTINGS = ", ".join(
-    [*(f"{_TYPES[field.type]} {field.name}" for field in fields(SpanOptions)), "float scale", "str backend"]
-)
+_INPUTS = f"{_TENSORS}, Tensor? sinks, Tensor? sequences"
+_SCORES = "float scale, float? softcap, str backend"
+_SETTINGS = ", ".join([*(f"{_TYPES[field.type]} {field.name}" for field in fields(SpanOptions)), _SCORES])
 
 
 def span_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    sinks: Optional[Tensor],
     layout: Union[SequenceLayout, Tensor, None],
     options: SpanOptions,
     scale: float,
+    softcap: Optional[float],
     backend: str,
 ) -> Tensor:
     """Span-expanded attention as one node."""
-    return _span_forward(query, key, value, sequence_table(layout), *pack_options(options), scale, backend)[0]
+    settings = *pack_options(options), scale, softcap, backend
+    return _span_forward(query, key, value, sinks, sequence_table(layout), *settings)[0]
 
 
 def sliding_window_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    sinks: Optional[Tensor],
     layout: Union[SequenceLayout, Tensor, None],
     window: int,
     scale: float,
+    softcap: Optional[float],
     backend: str,
 ) -> Tensor:
     """Sliding window attention as one node."""
-    return _sliding_window(query, key, value, sequence_table(layout), window, scale, backend)[0]
+    return _sliding_window(query, key, value, sinks, sequence_table(layout), window, scale, softcap, backend)[0]
 
 
 def shifted_sparse_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    sinks: Optional[Tensor],
     layout: Union[SequenceLayout, Tensor, None],
     group: Union[int, float],
     scale: float,
+    softcap: Optional[float],
     backend: str,
 ) -> Tensor:
     """Shifted sparse attention as one node."""
-    return _shifted_sparse(query, key, value, sequence_table(layout), group, scale, backend)[0]
+    return _shifted_sparse(query, key, value, sinks, sequence_table(layout), group, scale, softcap, backend)[0]
 
 
 def span_decode(
@@ -83,11 +92,12 @@ def span_decode(
     kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
+    softcap: Optional[float],
     backend: str,
-) -> Tensor:
-    """New tokens of each row as one node, which changes what is kept."""
+) -> Tuple[Tensor, Tensor]:
+    """New tokens of each row as one node, which changes what is kept; also gives the log-sum-exp."""
     table = sequence_table(layout)
-    return _span_decode(query, key, value, table, *kept, *pack_options(options), scale, backend)
+    return _span_decode(query, key, value, table, *kept, *pack_options(options), scale, softcap, backend)
 
 
 def pack_options(options: SpanOptions) -> Tuple[Union[int, str], ...]:
@@ -139,14 +149,16 @@ def add_op_namespace_prefix(name: str) -> str:
     add_op_namespace_prefix("span_attention"),
     mutates_args=(),
     tags=_TAGS,
-    schema=f"({_TENSORS}, Tensor? sequences, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
-def _span_forward(query, key, value, sequences, *settings):
-    *packed, scale, backend = settings
+def _span_forward(query, key, value, sinks, sequences, *settings):
+    *packed, scale, softcap, backend = settings
     options, layout = unpack_options(*packed), _layout_of(query, sequences)
-    module = backends.choose(backend, "span", query, options, layout)
+    module = backends.choose(backend, "span", query, options, layout, softcap)
     with torch.autocast(query.device.type, enabled=False):
-        output, lse, blocks = module.span_forward(*map(rows_contiguous, (query, key, value)), layout, options, scale)
+        tensors = map(rows_contiguous, (query, key, value))
+        output, lse, blocks = module.span_forward(*tensors, layout, options, scale, softcap)
+        output, lse = add_sinks(output, lse, sinks, layout)
     # How many selections there are, only the table's content tells, and torch has to know sizes without it.
     rows = _selections(query, sequences, options.unit_size)
     blocks = torch.nn.functional.pad(blocks, (0, 0, 0, rows - blocks.shape[1]), value=-1)
@@ -154,7 +166,7 @@ def _span_forward(query, key, value, sequences, *settings):
 
 
 @_span_forward.register_fake
-def _(query, key, value, sequences, *settings):
+def _(query, key, value, sinks, sequences, *settings):
     # Numbers may be symbols here, which no check of the options would take.
     given = dict(zip(_NAMES, settings))
     size = unit_size(given["selection"], given["chunk_size"], given["query_group"])
@@ -167,18 +179,19 @@ def _(query, key, value, sequences, *settings):
     add_op_namespace_prefix("span_attention_backward"),
     mutates_args=(),
     tags=_TAGS,
-    schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, Tensor blocks, "
-    f"{_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {_INPUTS}, Tensor output, Tensor lse, Tensor blocks, {_SETTINGS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
 )
-def _span_backward(grad, query, key, value, sequences, output, lse, blocks, *settings):
-    *packed, scale, backend = settings
+def _span_backward(grad, query, key, value, sinks, sequences, output, lse, blocks, *settings):
+    *packed, scale, softcap, backend = settings
     options, layout = unpack_options(*packed), _layout_of(query, sequences)
-    module = backends.choose(backend, "span", query, options, layout)
+    module = backends.choose(backend, "span", query, options, layout, softcap)
     blocks = blocks[:, : sum(options.units(length) for _, _, length in layout.sequences)].contiguous()
     grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
+    saved = Saved(*tensors, lse, blocks)
     with torch.autocast(query.device.type, enabled=False):
-        grads = module.span_backward(grad, Saved(*tensors, lse, blocks), layout, options, scale)
-    return tuple(map(_strided_like, grads, (query, key, value)))
+        grads = module.span_backward(grad, saved, layout, options, scale, softcap)
+        return _all_gradients(grads, grad, saved, sinks, layout)
 
 
 def _rival(name: str, option: str):
@@ -188,13 +201,14 @@ def _rival(name: str, option: str):
         add_op_namespace_prefix(f"{name}_attention"),
         mutates_args=(),
         tags=_TAGS,
-        schema=f"({_TENSORS}, Tensor? sequences, {option}, float scale, str backend) -> (Tensor, Tensor)",
+        schema=f"({_INPUTS}, {option}, {_SCORES}) -> (Tensor, Tensor)",
     )
-    def forward(query, key, value, sequences, size, scale, backend):
-        compute = getattr(backends.choose(backend, name, query), f"{name}_forward")
+    def forward(query, key, value, sinks, sequences, size, scale, softcap, backend):
+        compute = getattr(backends.choose(backend, name, query, softcap=softcap), f"{name}_forward")
+        layout = _layout_of(query, sequences)
         with torch.autocast(query.device.type, enabled=False):
             tensors = map(rows_contiguous, (query, key, value))
-            output, lse = compute(*tensors, _layout_of(query, sequences), size, scale)
+            output, lse = add_sinks(*compute(*tensors, layout, size, scale, softcap), sinks, layout)
         return _strided_like(output, query), lse.contiguous()
 
     @forward.register_fake
@@ -205,38 +219,50 @@ def _rival(name: str, option: str):
         add_op_namespace_prefix(f"{name}_attention_backward"),
         mutates_args=(),
         tags=_TAGS,
-        schema=f"(Tensor grad, {_TENSORS}, Tensor? sequences, Tensor output, Tensor lse, {option}, "
-        "float scale, str backend) -> (Tensor, Tensor, Tensor)",
+        schema=f"(Tensor grad, {_INPUTS}, Tensor output, Tensor lse, {option}, {_SCORES}) "
+        "-> (Tensor, Tensor, Tensor, Tensor)",
     )
-    def backward(grad, query, key, value, sequences, output, lse, size, scale, backend):
-        compute = getattr(backends.choose(backend, name, query), f"{name}_backward")
+    def backward(grad, query, key, value, sinks, sequences, output, lse, size, scale, softcap, backend):
+        compute = getattr(backends.choose(backend, name, query, softcap=softcap), f"{name}_backward")
         grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
+        saved, layout = Saved(*tensors, lse), _layout_of(query, sequences)
         with torch.autocast(query.device.type, enabled=False):
-            grads = compute(grad, Saved(*tensors, lse), _layout_of(query, sequences), size, scale)
-        return tuple(map(_strided_like, grads, (query, key, value)))
+            grads = compute(grad, saved, layout, size, scale, softcap)
+            return _all_gradients(grads, grad, saved, sinks, layout)
 
     _differentiate(forward, backward)
     return forward
+
+
+def _all_gradients(grads, grad, saved, sinks, layout):
+    """Gradients of query, key and value, laid out like these, and of the sinks; no operator returns None, so without
+    sinks it is an empty tensor."""
+    of_sinks = sinks_gradient(grad, saved, sinks, layout)
+    empty = grad.new_empty(0) if of_sinks is None else of_sinks
+    return (*map(_strided_like, grads, saved[:3]), empty)
 
 
 def _differentiate(forward, backward):
     """Make `backward` the derivative of `forward`'s first output; the others are constants."""
 
     def remember(ctx, inputs, output):
-        ctx.settings = inputs[4:]
+        ctx.settings = inputs[5:]
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs[:4], *output)
+        ctx.save_for_backward(*inputs[:5], *output)
 
     def first(ctx, grad, *_):
-        grads = backward(grad, *ctx.saved_tensors, *ctx.settings)
-        return (*grads, None, *(None for _ in ctx.settings))
+        query, key, value, sinks, *rest = ctx.saved_tensors
+        wanted = sinks if ctx.needs_input_grad[3] else None
+        *grads, of_sinks = backward(grad, query, key, value, wanted, *rest, *ctx.settings)
+        return (*grads, None if wanted is None else of_sinks, None, *(None for _ in ctx.settings))
 
     def second(ctx, *_):
         raise RuntimeError("long attention has first derivatives only; leave out create_graph=True")
 
     @backward.register_fake
-    def _(grad, query, key, value, *_rest):
-        return tuple(map(torch.empty_like, (query, key, value)))
+    def _(grad, query, key, value, sinks, *_rest):
+        of_sinks = grad.new_empty(0) if sinks is None else torch.empty_like(sinks)
+        return (*map(torch.empty_like, (query, key, value)), of_sinks)
 
     forward.register_autograd(first, setup_context=remember)
     backward.register_autograd(second)
@@ -250,20 +276,21 @@ _KEPT = DecodeTensors._fields
     mutates_args=_KEPT,
     tags=_TAGS,
     schema=f"({_TENSORS}, Tensor? sequences, "
-    f"{', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefgh', _KEPT))}, {_SETTINGS}) -> Tensor",
+    f"{', '.join(f'Tensor({x}!) {name}' for x, name in zip('abcdefgh', _KEPT))}, {_SETTINGS}) -> (Tensor, Tensor)",
 )
 def _span_decode(query, key, value, sequences, *rest):
-    kept, (*packed, scale, backend) = DecodeTensors(*rest[: len(_KEPT)]), rest[len(_KEPT) :]
-    options = unpack_options(*packed)
-    module, layout = backends.choose(backend, "decode", query, options), _layout_of(query, sequences)
+    kept, (*packed, scale, softcap, backend) = DecodeTensors(*rest[: len(_KEPT)]), rest[len(_KEPT) :]
+    options, layout = unpack_options(*packed), _layout_of(query, sequences)
+    module = backends.choose(backend, "decode", query, options, softcap=softcap)
     with torch.autocast(query.device.type, enabled=False):
-        output = module.span_decode(*map(rows_contiguous, (query, key, value)), layout, kept, options, scale)
-    return output.contiguous()
+        tensors = map(rows_contiguous, (query, key, value))
+        output, lse = module.span_decode(*tensors, layout, kept, options, scale, softcap)
+    return output.contiguous(), lse.contiguous()
 
 
 @_span_decode.register_fake
 def _(query, *_rest):
-    return query.new_empty(query.shape)
+    return query.new_empty(query.shape), _empty_lse(query)
 
 
 def _selections(query: Tensor, sequences: Optional[Tensor], unit_size: int) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flash attention in plain operations, where torch has no kernel of it: all scores of some problems at a time."""
+"""Attention in plain operations, where torch has no kernel of it: all scores of some problems at a time."""
 
 from __future__ import annotations
 
@@ -7,19 +7,88 @@ from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .inputs import accumulation_dtype
 
 
+def masked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Optional[Tensor],
+    scale: float,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
+) -> Tensor:
+    """Attention under a mask; by torch's own function where it has what is asked for.
+
+    Args:
+        query: `[B, Hq, n, D]`.
+        key: `[B, Hkv, m, D]`, `Hkv` divides `Hq`.
+        value: `[B, Hkv, m, Dv]`.
+        mask: bool, broadcastable to `[B, Hq, n, m]`, True where a query sees a key; None means everywhere.
+        scale: factor on the scores.
+        softcap: the bound of the scores; None for none.
+        sinks: `[Hq]`, one logit per query head; None for none.
+
+    Returns:
+        `[B, Hq, n, Dv]` in the query's dtype; zeros where a query sees nothing. Gradients flow.
+    """
+    if softcap is None and sinks is None:
+        grouped = query.shape[1] != key.shape[1]
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    return masked_softmax(query, key, value, mask, scale, softcap, sinks)[0].to(query.dtype)
+
+
+def masked_softmax(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Optional[Tensor],
+    scale: float,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
+) -> Tuple[Tensor, Tensor]:
+    """`masked_attention` and the log-sum-exp `[B, Hq, n]` of its scores, both in at least float32.
+
+    The log-sum-exp is -inf where a query sees nothing, not even a sink.
+    """
+    dtype = accumulation_dtype(query.dtype)
+    kv_heads = key.shape[1]
+    query, key, value = query.to(dtype).unflatten(1, (kv_heads, -1)), key.to(dtype), value.to(dtype)
+    scores = capped(query @ key[:, :, None].mT * scale, softcap)  # [B, Hkv, G, n, m]
+    if mask is None:
+        seen = torch.ones_like(scores, dtype=torch.bool)
+    else:
+        seen = mask.expand(scores.flatten(1, 2).shape).unflatten(1, (kv_heads, -1))
+    if sinks is not None:  # one more key, with the value 0
+        column = sinks.to(dtype).view(kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores, seen = torch.cat([scores, column], dim=-1), pad(seen, (0, 1), value=True)
+        value = pad(value, (0, 0, 0, 1))
+    blind = ~seen.any(dim=-1, keepdim=True)
+    # The scores of those who see nothing stay finite, and so do their derivatives.
+    scores = scores.masked_fill(~(seen | blind), float("-inf"))
+    output = (scores.softmax(dim=-1) @ value[:, :, None]).masked_fill(blind, 0)
+    lse = scores.logsumexp(dim=-1).masked_fill(blind.squeeze(-1), float("-inf"))
+    return output.flatten(1, 2), lse.flatten(1, 2)
+
+
 def plain_forward(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, window: Optional[int] = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    causal: bool,
+    scale: float,
+    window: Optional[int] = None,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Attention of `[..., Lq, D]` to `[..., Lk, D]`; with `causal` to earlier tokens, the last `window` of them.
 
     Returns the output and the log-sum-exp `[..., Lq]` of the scaled scores, both in at least float32.
     """
     value = value.to(accumulation_dtype(value.dtype))
-    scores = _scores(query, key, causal, scale, window)
+    scores = _hide(capped(_products(query, key, scale), softcap), causal, window)
     lse = scores.logsumexp(dim=-1)
     return torch.exp(scores - lse[..., None]) @ value, lse
 
@@ -34,6 +103,7 @@ def plain_backward(
     causal: bool,
     scale: float,
     window: Optional[int] = None,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The share of these keys in the gradients of a softmax over possibly more keys, whose output and lse these are.
 
@@ -42,15 +112,26 @@ def plain_backward(
     """
     dtype = accumulation_dtype(query.dtype)
     grad, query, key, value, output = (x.to(dtype) for x in (grad, query, key, value, output))
-    weights = torch.exp(_scores(query, key, causal, scale, window) - lse[..., None])
-    grad_scores = weights * (grad @ value.mT - (grad * output).sum(dim=-1, keepdim=True)) * scale
+    scores = capped(_products(query, key, scale), softcap)
+    slope = scale if softcap is None else (1 - (scores / softcap).square_()).mul_(scale)
+    weights = torch.exp(_hide(scores, causal, window) - lse[..., None])
+    grad_scores = weights * (grad @ value.mT - (grad * output).sum(dim=-1, keepdim=True)) * slope
     return grad_scores @ key, grad_scores.mT @ query, weights.mT @ grad
 
 
-def _scores(query: Tensor, key: Tensor, causal: bool, scale: float, window: Optional[int]) -> Tensor:
-    """`[..., Lq, Lk]`, -inf where a query does not see a key."""
+def capped(scores: Tensor, softcap: Optional[float]) -> Tensor:
+    """The scores, drawn smoothly between -softcap and softcap."""
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def _products(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Scaled scores `[..., Lq, Lk]` in at least float32."""
     dtype = accumulation_dtype(query.dtype)
-    scores = query.to(dtype) @ key.to(dtype).mT * scale
+    return query.to(dtype) @ key.to(dtype).mT * scale
+
+
+def _hide(scores: Tensor, causal: bool, window: Optional[int]) -> Tensor:
+    """-inf, in place, where a query does not see a key."""
     if causal:
         queries, keys = (torch.arange(n, device=scores.device) for n in scores.shape[-2:])
         distance = queries[:, None] - keys

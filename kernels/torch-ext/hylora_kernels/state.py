@@ -8,7 +8,15 @@ from typing import Any, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from .inputs import accumulation_dtype, check_inputs, follow_autocast, positive_scale
+from .inputs import (
+    accumulation_dtype,
+    check_comparable,
+    check_inputs,
+    follow_autocast,
+    positive_scale,
+    positive_softcap,
+    resize_heads,
+)
 from .kept import DecodeTensors, store
 from .layout import SequenceLayout
 from .options import SpanOptions, check_integer, span_options, summary_width
@@ -25,8 +33,8 @@ class DecodeState:
     """The sequences of a batch so far, one per row, each stored from its own first token on.
 
     Make one without tokens, or with `from_prefill`; `span_decode` appends to it. What is above a row's length has no
-    meaning. With S = block_size, M = chunk_size, W numbers in a block's summary, and summaries and sums in at least
-    float32:
+    meaning. With S = block_size, M = chunk_size, W numbers in a block's summary, D the larger of the sizes of heads of
+    keys and of values, the others followed by zeros, and summaries and sums in at least float32:
 
     Attributes:
         key_cache: `[B, Hkv, capacity, D]`; capacity is a multiple of S.
@@ -43,6 +51,9 @@ class DecodeState:
         held: tokens in the longest row, as far as the host knows. Replays of a CUDA graph pass it by.
         options: the `SpanOptions`.
         scale: factor of the scores.
+        softcap: their bound, or None.
+        head_dim: size of a head of queries and keys.
+        value_dim: size of a head of values.
     """
 
     def __init__(
@@ -55,6 +66,8 @@ class DecodeState:
         options: Optional[SpanOptions] = None,
         *,
         scale: Optional[float] = None,
+        softcap: Optional[float] = None,
+        value_dim: Optional[int] = None,
         keep_queries: bool = False,
         offload: bool = False,
         dtype: Optional[torch.dtype] = None,
@@ -67,10 +80,12 @@ class DecodeState:
             batch: number of rows.
             heads: query heads.
             kv_heads: key and value heads; must divide `heads`.
-            head_dim: size of a head.
+            head_dim: size of a head of queries and keys.
             capacity: tokens per row for which there is room; it grows when they run out.
             options: as in `span_attention`.
             scale: factor on the scores; None means 1 / sqrt(head_dim).
+            softcap: as in `span_attention`.
+            value_dim: size of a head of values; None means head_dim.
             keep_queries: keep the queries of all tokens, which `backend="reference"` needs.
             offload: keep keys and values in the host's memory, and on the device those of the chunk in progress alone.
             dtype: of queries, keys and values; None means torch's default.
@@ -85,8 +100,11 @@ class DecodeState:
         if kv_heads == 0 or heads % kv_heads:
             raise ValueError(f"{heads} query heads cannot be shared out evenly among {kv_heads} key heads")
         self.options, self.keeps_queries, self.offload, self.held = options, keep_queries, offload, 0
+        self.head_dim, self.value_dim = head_dim, head_dim if value_dim is None else value_dim
+        check_comparable(self.head_dim, self.value_dim, options)
         like = torch.empty(batch, 0, 0, head_dim, dtype=dtype, device=device)
-        self.scale = positive_scale(like, scale)
+        self.scale, self.softcap = positive_scale(like, scale), positive_softcap(softcap)
+        head_dim = max(self.head_dim, self.value_dim)
         no_query, no_key = like.new_zeros(batch, heads, 0, head_dim), like.new_zeros(batch, kv_heads, 0, head_dim)
         ranks = options.retrieves and options.retrieval == "relevance"
         asks = ranks and options.summary == "attention"
@@ -121,6 +139,7 @@ class DecodeState:
         layout: Union[SequenceLayout, Tensor, None] = None,
         capacity: Optional[int] = None,
         scale: Optional[float] = None,
+        softcap: Optional[float] = None,
         keep_queries: bool = False,
         offload: bool = False,
         **changes: Any,
@@ -130,11 +149,12 @@ class DecodeState:
         Args:
             query: `[B, Hq, L, D]`, as handed to `span_attention`.
             key: `[B, Hkv, L, D]`, likewise.
-            value: `[B, Hkv, L, D]`, likewise.
+            value: `[B, Hkv, L, Dv]`, likewise.
             options: as in `span_attention`.
             layout: the sequences, at most one per row; None means every row is one, without padding.
             capacity: as for `DecodeState`; None means what the longest sequence needs.
             scale: likewise.
+            softcap: likewise.
             keep_queries: likewise.
             offload: likewise.
             **changes: as in `span_attention`.
@@ -156,8 +176,10 @@ class DecodeState:
             raise ValueError(f"capacity={capacity} is less than the {layout.longest} tokens of the longest sequence")
         batch, heads, _, head_dim = query.shape
         sizes = (batch, heads, key.shape[1], head_dim, capacity)
+        scores = {"scale": scale, "softcap": softcap, "value_dim": value.shape[3]}
         kept = {"keep_queries": keep_queries, "offload": offload, "dtype": query.dtype, "device": query.device}
-        state = cls(*sizes, options, scale=scale, **kept)
+        state = cls(*sizes, options, **scores, **kept)
+        query, key, value = resize_heads(state.key_cache.shape[3], query, key, value)
         for rows, start, length in layout.segments():
             tokens = (x[rows, :, start : start + length] for x in (query, key, value))
             store(*tokens, state.tensors().rows(rows), 0, options, state.scale)

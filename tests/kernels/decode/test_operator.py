@@ -20,7 +20,7 @@ OPTIONS = {"block_size": 16, "chunk_size": 20, "top_k": 2}
 def test_torch_is_told_the_truth(backend):
     inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 1, head_dim=16, dtype=torch.float32)]
     state = empty_state(inputs, **OPTIONS, selection="causal", query_group=4)
-    settings = (*ops.pack_options(state.options), state.scale, backend)
+    settings = (*ops.pack_options(state.options), state.scale, state.softcap, backend)
     torch.library.opcheck(ops._span_decode, (*inputs, None, *state.tensors(), *settings))
 
 
@@ -31,7 +31,7 @@ def test_pieces_with_padding_and_keys_on_the_host_too(offload):
     state = empty_state(inputs, **options)
     decode(inputs, state)
     table = SequenceLayout(2, 9, ((0, 0, 9), (1, 4, 5))).table()
-    settings = (*ops.pack_options(state.options), state.scale, "auto")
+    settings = (*ops.pack_options(state.options), state.scale, state.softcap, "auto")
     torch.library.opcheck(ops._span_decode, (*inputs, table, *state.tensors(), *settings))
 
 

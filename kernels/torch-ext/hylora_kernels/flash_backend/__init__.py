@@ -35,13 +35,17 @@ __all__ = [
 ]
 
 
-def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+def unsupported(
+    work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
+) -> Optional[str]:
     """Why flash attention cannot do this, or None if it can."""
     head_dim = query.shape[-1]
     if work == "decode":
         return "flash attention has no decoding step"
     if work == "blocks":
         return "flash attention is not handed blocks"
+    if softcap is not None:
+        return f"torch's flash attention has no bound of the scores, and softcap={softcap}"
     if query.device.type != "cuda":
         return f"it lies on {query.device.type}, and flash attention runs on CUDA"
     if query.dtype not in (torch.float16, torch.bfloat16):
@@ -52,7 +56,13 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
 
 
 def span_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
@@ -70,7 +80,12 @@ def span_forward(
 
 
 def span_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
     grad, *tensors = (take_tokens(x, layout) for x in (grad, *saved[:5]))
@@ -82,7 +97,13 @@ def span_backward(
 
 
 def sliding_window_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    window: int,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     runs = _chunks(layout, layout.length, query.device)
@@ -92,7 +113,12 @@ def sliding_window_forward(
 
 
 def sliding_window_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    window: int,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
     runs = _chunks(layout, layout.length, grad.device)
@@ -101,7 +127,13 @@ def sliding_window_backward(
 
 
 def shifted_sparse_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    group: Union[int, float],
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     q, k, v = (take_tokens(x, layout) for x in (query, key, value))
@@ -114,7 +146,12 @@ def shifted_sparse_forward(
 
 
 def shifted_sparse_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    group: Union[int, float],
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
     g, q, k, v, o, lse = (take_tokens(x, layout) for x in (grad, *saved[:5]))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, Tuple, Union
+from typing import Iterator, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -12,14 +12,22 @@ from ..hashing import hashed_scores
 from ..inputs import accumulation_dtype, landmark_query
 from ..layout import SequenceLayout
 from ..options import TWO_VECTORS, SpanOptions, group_size
+from ..plain import masked_softmax
 
 
 def span_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
 ) -> Tensor:
     """Span-expanded attention (chapter 6, equations 6.1 to 6.7)."""
     blocks = select_blocks(query, key, value, layout, options, scale)
-    return block_attention(query, key, value, blocks, layout, options, True, scale)[0]
+    return block_attention(query, key, value, blocks, layout, options, True, scale, softcap, sinks)[0]
 
 
 def block_attention(
@@ -31,25 +39,41 @@ def block_attention(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Attention to given blocks and, if wanted, causally to the own chunk; and the log-sum-exp of the scores."""
     masks = [span_mask(length, chosen, options, own_chunk) for (_, _, length), chosen in zip(layout.sequences, blocks)]
-    return _masked_attention(query, key, value, layout, masks, scale)
+    return _masked_attention(query, key, value, layout, masks, scale, softcap, sinks)
 
 
 def sliding_window_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    window: int,
+    scale: float,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
 ) -> Tensor:
     """Each token attends to itself and the `window - 1` tokens before it."""
     masks = []
     for _, _, length in layout.sequences:
         distance = torch.arange(length)[:, None] - torch.arange(length)
         masks.append(((distance >= 0) & (distance < window)).expand(key.shape[1], length, length))
-    return _masked_attention(query, key, value, layout, masks, scale)[0]
+    return _masked_attention(query, key, value, layout, masks, scale, softcap, sinks)[0]
 
 
 def shifted_sparse_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    group: Union[int, float],
+    scale: float,
+    softcap: Optional[float] = None,
+    sinks: Optional[Tensor] = None,
 ) -> Tensor:
     """Causal attention within groups; the second half of the heads has its groups shifted by half a group."""
     heads = query.shape[1]
@@ -64,7 +88,7 @@ def shifted_sparse_attention(
         masks.append(mask)
     per_kv_head = heads // key.shape[1]
     key, value = key.repeat_interleave(per_kv_head, dim=1), value.repeat_interleave(per_kv_head, dim=1)
-    return _masked_attention(query, key, value, layout, masks, scale)[0]
+    return _masked_attention(query, key, value, layout, masks, scale, softcap, sinks)[0]
 
 
 def select_blocks(
@@ -188,22 +212,26 @@ def _sequences(
 
 
 def _masked_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, masks: List[Tensor], scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    masks: List[Tensor],
+    scale: float,
+    softcap: Optional[float],
+    sinks: Optional[Tensor],
 ) -> Tuple[Tensor, Tensor]:
     """Softmax attention of each sequence under its mask `[Hkv, n, n]`, and the log-sum-exp of the scores.
 
-    Queries that see nothing have zeros and -inf.
+    Padding has zeros and -inf, as have queries that see nothing.
     """
     output = query.masked_fill(query.new_ones((), dtype=torch.bool), 0)  # zeros that autograd traces to the query
     lse = output[..., 0].to(accumulation_dtype(query.dtype)) + float("-inf")
     sequences = _sequences(query, key, value, layout)
-    for (row, start, length), (q, k, v), mask in zip(layout.sequences, sequences, masks):
-        q, mask = q.unflatten(0, (k.shape[0], -1)), mask[:, None].to(q.device)  # [Hkv, G, n, D]
-        blind = ~mask.any(dim=-1, keepdim=True)
-        # The scores of those who see nothing stay finite, and so do their derivatives.
-        scores = (q @ k[:, None].mT * scale).masked_fill(~(mask | blind), float("-inf"))
-        attended = (torch.softmax(scores, dim=-1) @ v[:, None]).masked_fill(blind, 0)
-        output[row, :, start : start + length] = attended.flatten(0, 1).to(query.dtype)
-        lses = scores.logsumexp(dim=-1).masked_fill(blind.squeeze(-1), float("-inf"))
-        lse[row, :, start : start + length] = lses.flatten(0, 1)
+    for (row, start, length), tensors, mask in zip(layout.sequences, sequences, masks):
+        mask = mask.repeat_interleave(query.shape[1] // len(mask), dim=0).to(query.device)
+        tensors = (x[None] for x in tensors)
+        attended, of_sequence = masked_softmax(*tensors, mask[None], scale, softcap, sinks)
+        output[row, :, start : start + length] = attended[0].to(query.dtype)
+        lse[row, :, start : start + length] = of_sequence[0]
     return output, lse

@@ -36,18 +36,26 @@ __all__ = [
 _GATHER = 1 << 23
 
 
-def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+def unsupported(
+    work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
+) -> Optional[str]:
     """Nothing is."""
     return None
 
 
 def span_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
     chosen = list(_select(query, key, value, layout, options, scale))
-    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, query), scale)
+    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, query), scale, softcap)
     blocks = _by_sequence(chosen, layout)
     if not blocks:
         return output, lse, query.new_empty((key.shape[1], 0, options.top_k), dtype=torch.int32)
@@ -55,11 +63,16 @@ def span_forward(
 
 
 def span_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
     chosen = _by_segment(saved.blocks, layout, options)
-    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad), scale)
+    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad), scale, softcap)
 
 
 def block_forward(
@@ -71,9 +84,11 @@ def block_forward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
-    return attend_forward(query, key, value, _given_parts(blocks, layout, options, own_chunk, query), scale)
+    parts = _given_parts(blocks, layout, options, own_chunk, query)
+    return attend_forward(query, key, value, parts, scale, softcap)
 
 
 def block_backward(
@@ -84,10 +99,11 @@ def block_backward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `block_forward` gave."""
     parts = _given_parts(saved.blocks, layout, options, own_chunk, grad)
-    return attend_backward(grad, saved, parts, scale, lse_grad)
+    return attend_backward(grad, saved, parts, scale, softcap, lse_grad)
 
 
 def select_blocks(
@@ -98,35 +114,58 @@ def select_blocks(
 
 
 def sliding_window_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, window: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    window: int,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
-    return attend_forward(query, key, value, _window_parts(layout, window), scale)
+    return attend_forward(query, key, value, _window_parts(layout, window), scale, softcap)
 
 
 def sliding_window_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, window: int, scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    window: int,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
-    return attend_backward(grad, saved, _window_parts(layout, window), scale)
+    return attend_backward(grad, saved, _window_parts(layout, window), scale, softcap)
 
 
 def shifted_sparse_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, group: Union[int, float], scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    group: Union[int, float],
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     heads = query.shape[1]
-    return attend_forward(query, *_for_each_head(heads, key, value), _shifted_parts(layout, heads, group), scale)
+    parts = _shifted_parts(layout, heads, group)
+    return attend_forward(query, *_for_each_head(heads, key, value), parts, scale, softcap)
 
 
 def shifted_sparse_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, group: Union[int, float], scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    group: Union[int, float],
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
     heads, kv_heads = saved.query.shape[1], saved.key.shape[1]
     key, value = _for_each_head(heads, saved.key, saved.value)
     parts = _shifted_parts(layout, heads, group)
-    grad_query, *grads = attend_backward(grad, saved._replace(key=key, value=value), parts, scale)
+    grad_query, *grads = attend_backward(grad, saved._replace(key=key, value=value), parts, scale, softcap)
     dtype = accumulation_dtype(grad_query.dtype)
     return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
 

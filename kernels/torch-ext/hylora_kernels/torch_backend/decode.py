@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Optional, Tuple
+
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from ..hashing import hashed_scores
 from ..kept import DecodeTensors
 from ..layout import SequenceLayout
 from ..options import SpanOptions
+from ..plain import masked_softmax
 from ..selection import query_features, rank, summarize_blocks, token_scores
 from .extend import extend
 
@@ -23,11 +25,12 @@ def span_decode(
     kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
-) -> Tensor:
-    """Append new tokens and give their attention: of one in each row without asking a GPU how long the rows are."""
+    softcap: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
+    """Append new tokens and give their attention and log-sum-exp: of one per row without asking a GPU for lengths."""
     if query.is_cuda and is_step(layout, kept):
-        return step(query, key, value, kept, options, scale)
-    return extend(query, key, value, layout, kept, options, scale)
+        return step(query, key, value, kept, options, scale, softcap)
+    return extend(query, key, value, layout, kept, options, scale, softcap)
 
 
 def is_step(layout: SequenceLayout, kept: DecodeTensors) -> bool:
@@ -35,7 +38,15 @@ def is_step(layout: SequenceLayout, kept: DecodeTensors) -> bool:
     return layout.length == 1 and layout.is_dense and not kept.offloaded
 
 
-def step(query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options: SpanOptions, scale: float) -> Tensor:
+def step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kept: DecodeTensors,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
     """One token for each row, in operations whose shapes do not depend on the lengths."""
     heads, capacity = kept.key_cache.shape[1:3]
     position = kept.lengths.long()
@@ -64,8 +75,8 @@ def step(query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, options
     index = token[..., None].expand(-1, -1, -1, query.shape[3])
     k, v = kept.key_cache.gather(2, index), kept.value_cache.gather(2, index)
     grouped = query.squeeze(2).unflatten(1, (heads, -1))  # the heads of a group are the rows of one problem
-    attended = scaled_dot_product_attention(grouped, k, v, attn_mask=visible[:, :, None], scale=scale)
-    return attended.flatten(1, 2)[:, :, None]
+    output, lse = masked_softmax(grouped, k, v, visible[:, :, None], scale, softcap)
+    return output.to(query.dtype).flatten(1, 2)[:, :, None], lse.flatten(1, 2)[:, :, None]
 
 
 def _scores(query: Tensor, kept: DecodeTensors, position: Tensor, options: SpanOptions, scale: float) -> Tensor:

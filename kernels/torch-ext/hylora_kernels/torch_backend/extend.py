@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import backends
 from ..hashing import hashed_scores
+from ..inputs import accumulation_dtype
 from ..kept import DecodeTensors, store
 from ..layout import SequenceLayout
 from ..options import SpanOptions
@@ -40,25 +41,29 @@ def extend(
     kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
-) -> Tensor:
-    """Append each row's tokens to those it holds, and give what they attend to; zeros at padding."""
+    softcap: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
+    """Append each row's tokens to those it holds, and give what they attend to and its log-sum-exp; zeros at padding."""
     lengths = kept.lengths.tolist()
     holds_some = any(lengths)
     if holds_some:
         output = torch.zeros_like(query)
+        lse = query.new_zeros(query.shape[:3], dtype=accumulation_dtype(query.dtype))
     else:
-        module = backends.choose("auto", "span", query, options, layout)
-        output, _, _ = module.span_forward(query, key, value, layout, options, scale)
+        module = backends.choose("auto", "span", query, options, layout, softcap)
+        output, lse, _ = module.span_forward(query, key, value, layout, options, scale, softcap)
     new = [0] * layout.batch
     for rows, start, length, held in _runs(layout, lengths):
         tokens = (x[rows, :, start : start + length] for x in (query, key, value))
         if holds_some:
-            output[rows, :, start : start + length] = _extend(*tokens, kept.rows(rows), held, options, scale)
+            attended = _extend(*tokens, kept.rows(rows), held, options, scale, softcap)
+            for x, of_run in zip((output, lse), attended):
+                x[rows, :, start : start + length] = of_run
         else:
             store(*tokens, kept.rows(rows), held, options, scale)
         new[rows] = [length] * (rows.stop - rows.start)
     kept.lengths.add_(torch.tensor(new, dtype=kept.lengths.dtype).to(kept.lengths.device))
-    return output
+    return output, lse
 
 
 def _runs(layout: SequenceLayout, held: List[int]) -> Iterator[Run]:
@@ -69,8 +74,15 @@ def _runs(layout: SequenceLayout, held: List[int]) -> Iterator[Run]:
 
 
 def _extend(
-    query: Tensor, key: Tensor, value: Tensor, kept: DecodeTensors, before: int, options: SpanOptions, scale: float
-) -> Tensor:
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kept: DecodeTensors,
+    before: int,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float],
+) -> Tuple[Tensor, Tensor]:
     """One run: query `[R, Hq, n, D]`, key and value `[R, Hkv, n, D]`, and what is kept of its rows alone."""
     length, size = query.shape[2], options.chunk_size
     first = before - before % size
@@ -78,20 +90,21 @@ def _extend(
     of_chunks = [slice(*cut) for cut in zip(cuts, cuts[1:])]
     if length == 1:
         pooled = store(query, key, value, kept, before, options, scale)
-        output, lse = _attend_all(query, *kept.chunk(first, before + 1), scale)
+        output, lse = _attend_all(query, *kept.chunk(first, before + 1), scale, softcap)
     else:
         tiles = (Tiles(slice(0, len(query)), x.start, 1, x.stop - x.start) for x in of_chunks)
-        output, lse = attend_forward(query, key, value, [TilePart(tile, tile, causal=True) for tile in tiles], scale)
+        parts = [TilePart(tile, tile, causal=True) for tile in tiles]
+        output, lse = attend_forward(query, key, value, parts, scale, softcap)
         if before > first:
-            opened = _attend_all(query[:, :, of_chunks[0]], *kept.chunk(first, before), scale)
+            opened = _attend_all(query[:, :, of_chunks[0]], *kept.chunk(first, before), scale, softcap)
             _merge(output[:, :, of_chunks[0]], lse[:, :, of_chunks[0]], *opened)
         pooled = store(query, key, value, kept, before, options, scale)
     if options.retrieves:
         for tokens in of_chunks:
-            retrieved = _attend_retrieved(query, pooled, kept, before, tokens, options, scale)
+            retrieved = _attend_retrieved(query, pooled, kept, before, tokens, options, scale, softcap)
             if retrieved is not None:
                 _merge(output[:, :, tokens], lse[:, :, tokens], *retrieved)
-    return output
+    return output, lse
 
 
 def _attend_retrieved(
@@ -102,6 +115,7 @@ def _attend_retrieved(
     tokens: slice,
     options: SpanOptions,
     scale: float,
+    softcap: Optional[float],
 ) -> Optional[Tuple[Tensor, Tensor]]:
     """What tokens of one chunk get from the blocks they retrieve, if there are any."""
     candidates = options.candidates((before + tokens.start) // options.unit_size)
@@ -111,14 +125,14 @@ def _attend_retrieved(
     if candidates <= options.top_k:
         past = slice(0, candidates * options.block_size)
         read = (x[:, :, past].to(query.device) for x in (kept.key_cache, kept.value_cache))
-        return _attend_all(chosen, *read, scale)
+        return _attend_all(chosen, *read, scale, softcap)
     step = max(1, _SLICE // (len(query) * kept.summaries.shape[1] * candidates))
     slices = (slice(x, min(x + step, tokens.stop)) for x in range(tokens.start, tokens.stop, step))
     blocks = [_choose(query, pooled, kept, before, some, candidates, options, scale) for some in slices]
     blocks = torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0]
     gathered = blocks.numel() * options.block_size * query.shape[3]
     attend = _attend_gathered if blocks.shape[2] == 1 or gathered <= _SLICE else _attend_pairs
-    return attend(chosen, kept, blocks, options.block_size, scale)
+    return attend(chosen, kept, blocks, options.block_size, scale, softcap)
 
 
 def _choose(
@@ -153,7 +167,7 @@ def _choose(
 
 
 def _attend_gathered(
-    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float
+    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float, softcap: Optional[float]
 ) -> Tuple[Tensor, Tensor]:
     """Attention of few tokens `[R, Hq, n, D]` to the blocks `[R, Hkv, n, k]` of each, which are gathered."""
     rows, heads, length, _ = blocks.shape
@@ -165,13 +179,13 @@ def _attend_gathered(
         return taken.to(query.device).view(rows * heads, length, -1, x.shape[3])
 
     grouped = query.unflatten(1, (heads, -1)).transpose(2, 3).flatten(0, 1)  # [R * Hkv, n, G, D]
-    output, lse = flash_forward(grouped, gather(kept.key_cache), gather(kept.value_cache), False, scale)
+    output, lse = flash_forward(grouped, gather(kept.key_cache), gather(kept.value_cache), False, scale, softcap)
     output = output.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
     return output, lse.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
 
 
 def _attend_pairs(
-    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float
+    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float, softcap: Optional[float]
 ) -> Tuple[Tensor, Tensor]:
     """Attention of many tokens, where each block meets those that chose it; one KV head after the other."""
     rows, heads, length, _ = blocks.shape
@@ -181,15 +195,17 @@ def _attend_pairs(
     for head, asked in enumerate(query.split(groups, dim=1)):
         key, value = (x[:, head : head + 1].to(query.device) for x in (kept.key_cache, kept.value_cache))
         parts = pair_parts(queries, keys, blocks[:, head : head + 1], asked)
-        results.append(attend_forward(asked, key, value, parts, scale))
+        results.append(attend_forward(asked, key, value, parts, scale, softcap))
     output, lse = zip(*results)
     return torch.cat(output, dim=1), torch.cat(lse, dim=1)
 
 
-def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tuple[Tensor, Tensor]:
+def _attend_all(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: Optional[float]
+) -> Tuple[Tensor, Tensor]:
     """Attention of `[R, Hq, n, D]` to all of `[R, Hkv, m, D]`; the heads of a group are the rows of one problem."""
     grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
-    output, lse = flash_forward(grouped, key, value, False, scale)
+    output, lse = flash_forward(grouped, key, value, False, scale, softcap)
     return output.reshape(query.shape), lse.reshape(query.shape[:3])
 
 

@@ -39,8 +39,12 @@ _MOST_DIMENSIONS = 256
 _FEATURES = 1 << 27
 
 
-def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Optional[str]:
+def unsupported(
+    work: str, query: Tensor, options: Optional[SpanOptions], softcap: Optional[float] = None
+) -> Optional[str]:
     """Why the kernels cannot do this, or None if they can."""
+    if softcap is not None:
+        return "no kernel bounds the scores"
     if work not in ("span", "select", "decode", "blocks"):
         return "Triton has no kernel for this attention"
     if work != "blocks" and options.retrieval == "relevance" and options.pools_scores:
@@ -71,7 +75,13 @@ def unsupported(work: str, query: Tensor, options: Optional[SpanOptions]) -> Opt
 
 @on_its_device
 def span_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Span-expanded attention, its log-sum-exp `[B, Hq, L]`, and the retrieved blocks `[Hkv, units, top_k]`."""
     tables = span_tables(layout, options, query.device)
@@ -82,7 +92,12 @@ def span_forward(
 
 @on_its_device
 def span_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, options: SpanOptions, scale: float
+    grad: Tensor,
+    saved: Saved,
+    layout: SequenceLayout,
+    options: SpanOptions,
+    scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
@@ -100,6 +115,7 @@ def block_forward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     tables = span_tables(layout, options, query.device)
@@ -115,6 +131,7 @@ def block_backward(
     options: SpanOptions,
     own_chunk: bool,
     scale: float,
+    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given what `block_forward` returned."""
     tables = span_tables(layout, options, grad.device)

@@ -8,8 +8,11 @@ which only replays can meet, is not stored and gets NaN.
 
 from __future__ import annotations
 
+from typing import Optional, Tuple
+
 from torch import Tensor
 
+from ...inputs import accumulation_dtype
 from ...kept import DecodeTensors
 from ...layout import SequenceLayout
 from ...options import SpanOptions
@@ -30,15 +33,16 @@ def span_decode(
     kept: DecodeTensors,
     options: SpanOptions,
     scale: float,
-) -> Tensor:
+    softcap: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
     """One token for each row by the kernels, else by torch.
 
     Of the tokens' tensors the last dimension is contiguous, the state's tensors are wholly so.
     """
     if not is_step(layout, kept):
-        return extend(query, key, value, layout, kept, options, scale)
+        return extend(query, key, value, layout, kept, options, scale, softcap)
     pooled = append(query, key, value, kept, options, scale)
     best = rank_blocks(pooled, kept.summaries, kept.lengths, options) if options.retrieves else None
     output = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale)
     kept.lengths.add_(1)
-    return output
+    return output, output.new_full(output.shape[:3], float("nan"), dtype=accumulation_dtype(output.dtype))
