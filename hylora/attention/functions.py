@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -26,7 +25,9 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
+from hylora_kernels.inputs import positive_scale
 from hylora_kernels.interface import prompt_tensors, refuse_unknown, tokens_first
+from hylora_kernels.plain import masked_attention
 
 __all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
 
@@ -53,27 +54,24 @@ def _key(*parts: int | str) -> int:
     return derive_key(*parts)
 
 
-def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
+def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, **scores):
     chosen = kernel_options(options, *chance)
     if isinstance(key, NewTokens):
-        return key.layer.attend(query, key, layout, chosen, scale, options.backend)
-    return span_attention(query, key, value, chosen, layout=layout, scale=scale, backend=options.backend)
+        return key.layer.attend(query, key, layout, chosen, options.backend, **scores)
+    return span_attention(query, key, value, chosen, layout=layout, backend=options.backend, **scores)
 
 
-def _windowed(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
-    return _sliding(query, key, value, layout, options, options.window, scale)
+def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, **scores):
+    return _window(query, key, value, layout, options.window, options.backend, **scores)
 
 
-def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, window: int, scale):
-    return sliding_window_attention(
-        query, key, value, layout=layout, window=window, scale=scale, backend=options.backend
-    )
+def _window(query, key, value, layout: SequenceLayout, window: int, backend: str, **scores):
+    return sliding_window_attention(query, key, value, layout=layout, window=window, backend=backend, **scores)
 
 
-def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
-    return shifted_sparse_attention(
-        query, key, value, layout=layout, group=options.group, scale=scale, backend=options.backend
-    )
+def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, **scores):
+    group = options.group
+    return shifted_sparse_attention(query, key, value, layout=layout, group=group, backend=options.backend, **scores)
 
 
 def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
@@ -87,10 +85,13 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
-        asked = kwargs.pop("sliding_window", None)
+        window = kwargs.pop("sliding_window", None)
+        # How a layer comes from products to weights.
+        scores = {"softcap": kwargs.pop("softcap", None), "sinks": kwargs.pop("s_aux", None)}
         refuse_unknown(name, module, dropout, kwargs)
+        scores["scale"] = positive_scale(query, scaling)
         if isinstance(attention_mask, CachedKeys):
-            output = _full_attention(query, key, value, attention_mask.mask, scaling)
+            output = masked_attention(query, key, value, attention_mask.mask, **scores)
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             options = SpanConfig.of(module.config)
@@ -98,12 +99,12 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
                 key.layer.check(query, layout, attention_mask.before, module.config)
             else:
                 query, key, value = prompt_tensors(query, key, value)
-            window = own_window(name, module, attention_mask, asked)
+            window = own_window(name, module, attention_mask, window)
             if window is None:
                 chance = _chance(module, attention_mask, options)
-                output = compute(query, key, value, layout, options, chance, scaling)
+                output = compute(query, key, value, layout, options, chance, **scores)
             else:
-                output = _sliding(query, key, value, layout, options, window, scaling)
+                output = _window(query, key, value, layout, window, options.backend, **scores)
         elif attention_mask is None and kwargs.get("is_causal"):
             raise ValueError(
                 f"{name} got no mask, as context parallelism (accelerate's cp_size) has it, which gives a process a "
@@ -118,14 +119,10 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         return tokens_first(output), None
 
     forward.__name__ = f"{name}_forward"
-    forward.__doc__ = f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k and v [B, Hkv, L, D]."
+    forward.__doc__ = (
+        f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k [B, Hkv, L, D], v [B, Hkv, L, Dv]."
+    )
     return forward
-
-
-def _full_attention(query, key, value, mask: torch.Tensor | None, scale: float | None):
-    """Attention of queries that continue a cache, to all keys that the mask shows."""
-    grouped = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 def _chance(module: nn.Module, prefill: Prefill, options: SpanConfig) -> tuple[int | None, int]:
@@ -151,7 +148,7 @@ def _describe(mask: Any) -> str:
 FUNCTIONS: dict[str, Callable] = {
     "se_attn": _plug_in("se_attn", _span),
     "se_attn_recall": _plug_in("se_attn_recall", _span),
-    "sw_attn": _plug_in("sw_attn", _windowed),
+    "sw_attn": _plug_in("sw_attn", _sliding),
     "s2_attn": _plug_in("s2_attn", _shifted),
 }
 

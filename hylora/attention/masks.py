@@ -91,8 +91,8 @@ def span_mask(
     """The mask function of `se_attn`, `sw_attn` and `s2_attn` (arguments: transformers' `AttentionMaskInterface`).
 
     Raises:
-        ValueError: if the mask is neither causal, the model's own sliding window, padded nor packed, or if padding lies
-            inside a sequence.
+        ValueError: if the mask is neither causal, the model's own window, padded nor packed, or padding lies inside a
+            sequence.
     """
     if isinstance(attention_mask, _MaskObject):
         return attention_mask
@@ -131,8 +131,8 @@ def span_mask(
                 f"attention_mask has {attention_mask.shape[1]} columns, and there are {q_length} new tokens behind "
                 f"the {kv_offset} of the cache; pass a mask of both"
             )
-    # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn. Nothing
-    # is for windows, so that whether a model has some changes no draw.
+    # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn.
+    # Windows need no draw, and take none from others.
     draws = torch.is_grad_enabled() and window is None
     if torch.compiler.is_compiling():
         # No value can be read. transformers then describes all input without mask or cache as possibly packed. Windows

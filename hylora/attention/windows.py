@@ -28,7 +28,8 @@ def refuse_windows_alone(name: str, config: Any) -> None:
         raise ValueError(
             f"model_type={config.model_type!r} has a sliding window of its own in every attention layer "
             f"(sliding_window={config.sliding_window}), so there is no full attention for {name!r} to replace; use "
-            "'sdpa', or set sliding_window to null in the config if full attention is what the model should approximate"
+            "'sdpa', or set sliding_window to null in the config if full attention is what the model should "
+            "approximate"
         )
 
 

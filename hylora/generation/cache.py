@@ -38,9 +38,9 @@ class SpanCache(Cache):
         offload: keep keys and values in the host's memory, and bring what is read to the device; not those of windows.
 
     Raises:
-        ValueError: if a layer of the model attends in chunks or has an index of its own, or keys are computed from what
-            its cache holds (multi-head latent attention), or none has full attention, or there is to be room for no
-            token.
+        ValueError: if a layer of the model attends in chunks or has an index of its own, or keys are computed from
+            what its cache holds (multi-head latent attention), or none has full attention, or there is to be room for
+            no token.
     """
 
     def __init__(self, config: PreTrainedConfig, *, capacity: int | None = None, offload: bool = False) -> None:
@@ -82,7 +82,8 @@ class SpanCache(Cache):
             ValueError: if several tokens continue the cache of a model whose recurrent layers then start anew, or if
                 not all layers hold the same tokens.
         """
-        lengths = [] if torch.compiler.is_compiling() else [layer.get_seq_length() for layer in self._attention_layers()]
+        holding = () if torch.compiler.is_compiling() else self._attention_layers()
+        lengths = [layer.get_seq_length() for layer in holding]
         if len(set(lengths)) > 1:
             raise ValueError(
                 f"some layers of this SpanCache hold {max(lengths)} tokens and others {min(lengths)}, since a forward "

@@ -85,10 +85,10 @@ class SpanLayer(DynamicLayer):
             )
         row = self.columns.gap(SequenceLayout.of(query, layout))
         if row is not None and (is_recurrent(config) or windowed_layers(config)):
-            sight = "recurrent layers would see" if is_recurrent(config) else "the model's own windows would count"
+            cause = "recurrent layers would see" if is_recurrent(config) else "the model's own windows would count"
             raise ValueError(
-                f"padding lies between the tokens of row {row}, and {sight} it; give rows of equal length, or each row "
-                "a cache of its own"
+                f"padding lies between the tokens of row {row}, and {cause} it; give rows of equal length, or each "
+                "row a cache of its own"
             )
 
     @torch.compiler.disable
@@ -100,8 +100,11 @@ class SpanLayer(DynamicLayer):
         tokens: NewTokens,
         layout: SequenceLayout | Tensor,
         options: SpanOptions,
-        scale: float | None,
         backend: str,
+        *,
+        scale: float,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Store new tokens, and attend from them to their chunk and the blocks they retrieve.
 
@@ -110,11 +113,11 @@ class SpanLayer(DynamicLayer):
             tokens: as `update` gave them.
             layout: which of the `[B, n]` tokens are real.
             options: of the attention.
-            scale: factor on the scores; None means 1 / sqrt(D).
             backend: as in `span_decode`.
+            scale, softcap, sinks: as in `span_attention`.
 
         Returns:
-            `[B, Hq, n, D]`.
+            `[B, Hq, n, Dv]`.
 
         Raises:
             ValueError: for other options than at first.
@@ -131,6 +134,8 @@ class SpanLayer(DynamicLayer):
                 self.capacity or length,
                 options,
                 scale=scale,
+                softcap=softcap,
+                value_dim=value.shape[3],
                 keep_queries=backend == "reference",
                 dtype=query.dtype,
                 device=query.device,
@@ -144,7 +149,7 @@ class SpanLayer(DynamicLayer):
             )
         # Without a layout the device is not asked how long the rows are.
         given = None if layout.is_dense else layout
-        output = span_decode(query, key, value, self.state, layout=given, backend=backend)
+        output = span_decode(query, key, value, self.state, layout=given, sinks=sinks, backend=backend)
         self.columns.append(layout)
         return output
 

@@ -36,7 +36,8 @@ assert_same_outcome = partial(comparison.same_outcome, probe=PROBE)
 
 def with_attention(architecture: Architecture, name: str = "se_attn", **options) -> PreTrainedModel:
     model = architecture.build()
-    hylora.set_attention(model, name, **(options or SMALL))
+    own = architecture.options if name == "se_attn" else {}
+    hylora.set_attention(model, name, **{**(options or SMALL), **own})
     return model
 
 
@@ -57,8 +58,8 @@ def matches_full_and_reference(model: PreTrainedModel, name: str, wide: dict, na
 
 
 def se_attn(architecture: Architecture) -> None:
-    wide = {**SMALL, "chunk_size": LENGTH}
-    matches_full_and_reference(architecture.build(), "se_attn", wide, SMALL)
+    narrow = {**SMALL, **architecture.options}
+    matches_full_and_reference(architecture.build(), "se_attn", {**narrow, "chunk_size": LENGTH}, narrow)
 
 
 def rivals(architecture: Architecture) -> None:

@@ -268,8 +268,7 @@ def test_context_parallelism_is_refused_by_name(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"softcap": 30.0}, "soft-capping"),
-        ({"s_aux": torch.zeros(4)}, "attention sinks"),
+        ({"position_bias": torch.zeros(4, 8, 8)}, "additive position bias"),
         ({"dropout": 0.1}, "no attention dropout"),
         ({"is_causal": False}, "attends in both directions"),
     ],

@@ -155,7 +155,7 @@ def test_pieces_may_be_padded_on_either_side():
     batch.feed(tokens(3, 1, seed=2))
 
 
-@pytest.mark.parametrize(("name", "cause"), [("bamba", "recurrent layers would see"), ("qwen2", "windows would count")])
+@pytest.mark.parametrize(("name", "cause"), [("bamba", "recurrent layers would see"), ("qwen2", "would count")])
 def test_recurrent_layers_and_windows_refuse_padding_between_tokens(name, cause):
     batch = filled(model_of(name))
     ids = tokens(3, 6, seed=1)
