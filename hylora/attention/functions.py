@@ -25,7 +25,7 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
-from hylora_kernels.inputs import positive_scale
+from hylora_kernels.inputs import positive_scale, positive_softcap
 from hylora_kernels.interface import prompt_tensors, refuse_unknown, tokens_first
 from hylora_kernels.plain import masked_attention
 
@@ -83,13 +83,13 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         attention_mask: Prefill | CachedKeys | None,
         scaling: float | None = None,
         dropout: float = 0.0,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
-        window = kwargs.pop("sliding_window", None)
-        # How a layer comes from products to weights.
-        scores = {"softcap": kwargs.pop("softcap", None), "sinks": kwargs.pop("s_aux", None)}
         refuse_unknown(name, module, dropout, kwargs)
-        scores["scale"] = positive_scale(query, scaling)
+        scores = {"scale": positive_scale(query, scaling), "softcap": positive_softcap(softcap), "sinks": s_aux}
         if isinstance(attention_mask, CachedKeys):
             output = masked_attention(query, key, value, attention_mask.mask, **scores)
         elif isinstance(attention_mask, Prefill):
@@ -99,7 +99,7 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
                 key.layer.check(query, layout, attention_mask.before, module.config)
             else:
                 query, key, value = prompt_tensors(query, key, value)
-            window = own_window(name, module, attention_mask, window)
+            window = own_window(name, module, attention_mask, sliding_window)
             if window is None:
                 chance = _chance(module, attention_mask, options)
                 output = compute(query, key, value, layout, options, chance, **scores)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import hylora_kernels
-from hylora_kernels import SequenceLayout, flash_attn_forward, span_attention
+from hylora_kernels import SequenceLayout, flash_attn_forward, sliding_window_attention, span_attention
 from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.pages import blocks
 from tests.tolerances import assert_close
@@ -181,6 +181,49 @@ def test_masks_are_read_as_layouts(sequences):
     assert_close(output, expected.transpose(1, 2))
 
 
+TOKEN = {"selection": "token", "summary": "mean_std"}
+SINKS = torch.tensor([0.5, -1.0, 2.0, 3.0], dtype=torch.float64)
+SCORES = [{"softcap": 1.5}, {"s_aux": SINKS}, {"softcap": 1.5, "s_aux": SINKS}]
+
+
+def of_functions(scores):
+    """What layers call by their own names."""
+    return {"sinks" if name == "s_aux" else name: value for name, value in scores.items()}
+
+
+@pytest.mark.parametrize("scores", SCORES, ids="-".join)
+@pytest.mark.parametrize("new", [50, 1, 5], ids=["prompt", "token", "tokens"])
+def test_scores_are_bounded_and_sinks_passed_on(new, scores):
+    layout = SequenceLayout(2, 50, ((0, 0, 50), (1, 9, 41)))
+    query, key, value = random_inputs(2, 4, 2, 50)
+    output, _ = flash_attn_forward(
+        layer(**TOKEN), query[:, :, -new:], key, value, mask_of(layout)[:, :, -new:], **scores
+    )
+    expected = span_attention(query, key, value, layout=layout, **{**OPTIONS, **TOKEN}, **of_functions(scores))
+    assert_close(output, expected[:, :, -new:].transpose(1, 2))
+
+
+@pytest.mark.parametrize("scores", [{}, *SCORES], ids="-".join)
+@pytest.mark.parametrize("new", [50, 1, 5], ids=["prompt", "token", "tokens"])
+@pytest.mark.parametrize(
+    "sequences", [((0, 0, 50), (1, 0, 50)), ((0, 9, 41), (1, 3, 20), (1, 23, 27))], ids=["dense", "padded and packed"]
+)
+def test_a_layers_own_window_stays_what_it_is(sequences, new, scores):
+    layout = SequenceLayout(2, 50, sequences)
+    query, key, value = random_inputs(2, 4, 2, 50)
+    key_of = torch.arange(50)
+    mask = mask_of(layout) & (key_of > key_of[:, None] - 7)
+    seen = mask[:, :, -new:]
+    output, _ = flash_attn_forward(layer(), query[:, :, -new:], key, value, seen, sliding_window=7, **scores)
+    expected = sliding_window_attention(query, key, value, layout=layout, window=7, **of_functions(scores))
+    assert_close(output, expected[:, :, -new:].transpose(1, 2))
+    # A cache that keeps no more than the window needs no mask for one token.
+    if new == 1 and layout.is_dense:
+        kept = (x[:, :, -7:] for x in (key, value))
+        output, _ = flash_attn_forward(layer(), query[:, :, -1:], *kept, None, sliding_window=7, **scores)
+        assert_close(output, expected[:, :, -1:].transpose(1, 2))
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_prompt_in_a_longer_static_cache_is_a_prompt(masked):
     layout = SequenceLayout(1, 50, ((0, 9, 41),)) if masked else SequenceLayout.dense(1, 50)
@@ -191,7 +234,6 @@ def test_a_prompt_in_a_longer_static_cache_is_a_prompt(masked):
     assert_close(output, span_attention(query, key, value, layout=layout, **OPTIONS).transpose(1, 2))
 
 
-TOKEN = {"selection": "token", "summary": "mean_std"}
 CONTINUING = {
     "token": TOKEN,
     "random": {"retrieval": "random", "seed": 3},
@@ -257,7 +299,8 @@ def test_a_cache_with_gaps_is_refused():
     ("options", "message"),
     [
         ({"dropout": 0.1}, "dropout.*0.1.*0.0"),
-        ({"sliding_window": 5}, "sliding_window=5"),
+        ({"position_bias": 5}, "position_bias=5"),
+        ({"output_attentions": True}, "output_attentions=True"),
         ({"is_causal": False}, "both directions"),
     ],
 )
@@ -273,5 +316,7 @@ def test_masks_of_other_kinds_are_refused():
     for mask in (window, both_ways):
         with pytest.raises(ValueError, match="unknown kind of mask"):
             flash_attn_forward(layer(), *inputs, mask)
+    with pytest.raises(ValueError, match="unknown kind of mask"):
+        flash_attn_forward(layer(), *inputs, window, sliding_window=5)
     with pytest.raises(ValueError, match="not a boolean"):
         flash_attn_forward(layer(), *inputs, torch.zeros(1, 1, 20, 20))

@@ -14,13 +14,16 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from .attention import span_attention
+from .attention import sliding_window_attention, span_attention
 from .decode import DecodeState, span_decode
+from .inputs import positive_scale, positive_softcap
 from .layout import SequenceLayout
 from .options import CONFIG_ATTRIBUTE, SpanOptions
+from .plain import masked_attention
 from .visibility import layout_of_continuation, layout_of_mask
 
-# What an attention layer may ask for and these functions do not compute; silence would be a wrong answer.
+# What an attention layer may ask for. A function computes those that it takes as arguments; silence about the others
+# would be a wrong answer.
 _REFUSED = {
     "sliding_window": "the model's own sliding window",
     "softcap": "logit soft-capping",
@@ -42,6 +45,9 @@ def flash_attn_forward(
     attention_mask: Optional[Tensor],
     dropout: float = 0.0,
     scaling: Optional[float] = None,
+    sliding_window: Optional[int] = None,
+    softcap: Optional[float] = None,
+    s_aux: Optional[Tensor] = None,
     **kwargs: Any,
 ) -> Tuple[Tensor, None]:
     """The attention of one layer of a transformers model.
@@ -51,29 +57,44 @@ def flash_attn_forward(
     behind the tokens it holds, if keys are enough to tell: beyond the first chunk it takes `selection="token"` and a
     summary made of keys, or retrieval by chance or none. Each such call reads the whole cache to summarize it.
 
+    A layer with a sliding window of its own keeps it: it gets `sliding_window_attention`, and behind a cache attention
+    to what its mask shows.
+
     Args:
         module: the layer.
         query: `[B, Hq, Lq, D]`, after rotary embedding.
         key: `[B, Hkv, Lk, D]`; in a prompt the keys behind the first Lq are those of a static cache, not yet filled.
-        value: `[B, Hkv, Lk, D]`.
+        value: `[B, Hkv, Lk, Dv]`.
         attention_mask: `[B, 1, Lq, Lk]` bool, True where a query sees a key; None means causal without padding.
         dropout: must be 0.
         scaling: factor on the scores; None means 1 / sqrt(D).
+        sliding_window: tokens that the layer's queries see, each itself included; None means all.
+        softcap: as in `span_attention`.
+        s_aux: `[Hq]`, the sinks of `span_attention`.
         **kwargs: what else the layer says. What would change the result is refused.
 
     Returns:
-        The output `[B, Lq, Hq, D]`, and None for the weights.
+        The output `[B, Lq, Hq, Dv]`, and None for the weights.
 
     Raises:
         ValueError: for what is not computed, and for a mask that shows anything but causal sequences and padding.
     """
     refuse_unknown("span-expanded attention", module, dropout, kwargs)
-    if not _is_prompt(query, key, attention_mask):
-        options = SpanOptions(**_options(module))
-        return tokens_first(_continue(query, key, value, attention_mask, options, scaling)), None
-    query, key, value = prompt_tensors(query, key, value)
-    layout = None if attention_mask is None else layout_of_mask(attention_mask[..., : query.shape[2]], query)
-    output = span_attention(query, key, value, layout=layout, scale=scaling, **_options(module))
+    is_prompt = _is_prompt(query, key, attention_mask)
+    query, key, value = prompt_tensors(query, key, value, query.shape[2] if is_prompt else key.shape[2])
+    scores = {"scale": scaling, "softcap": softcap, "sinks": s_aux}
+    if is_prompt:
+        mask = None if attention_mask is None else attention_mask[..., : query.shape[2]]
+        layout = None if mask is None else layout_of_mask(mask, query, sliding_window)
+        if sliding_window is None:
+            output = span_attention(query, key, value, layout=layout, **scores, **_options(module))
+        else:
+            output = sliding_window_attention(query, key, value, layout=layout, window=sliding_window, **scores)
+    elif sliding_window is None:
+        output = _continue(query, key, value, attention_mask, SpanOptions(**_options(module)), **scores)
+    else:
+        scores = positive_scale(query, scaling), positive_softcap(softcap), s_aux
+        output = masked_attention(query, key, value, attention_mask, *scores)
     return tokens_first(output), None
 
 
@@ -126,7 +147,14 @@ def tokens_first(output: Tensor) -> Tensor:
 
 
 def _continue(
-    query: Tensor, key: Tensor, value: Tensor, mask: Optional[Tensor], options: SpanOptions, scale: Optional[float]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Optional[Tensor],
+    options: SpanOptions,
+    scale: Optional[float],
+    softcap: Optional[float],
+    sinks: Optional[Tensor],
 ) -> Tensor:
     """The attention `[B, Hq, n, D]` of queries whose keys are the last of those that a cache holds."""
     if torch.is_grad_enabled() and query.requires_grad:
@@ -143,19 +171,18 @@ def _continue(
             f"tokens, of which a cache holds none; to continue more than chunk_size={options.chunk_size} tokens set "
             "selection='token' and summary='mean_std' in config.span_attention, or generate with use_cache=False"
         )
-    query, key, value = prompt_tensors(query, key, value, layout.length)
+    key, value = (x[:, :, : layout.length] for x in (key, value))
     before = layout.length - query.shape[2]
-    held = [(row, start, before - start) for row, start, _ in layout.sequences if start < before]
+    old = [(row, start, before - start) for row, start, _ in layout.sequences if start < before]
     new = [(row, max(start - before, 0), min(query.shape[2], length)) for row, start, length in layout.sequences]
-    past = SequenceLayout(layout.batch, before, tuple(held))
+    past = SequenceLayout(layout.batch, before, tuple(old))
     unread = query[:, :, :1].expand(-1, -1, before, -1)
-    state = DecodeState.from_prefill(
-        unread, key[:, :, :before], value[:, :, :before], options, layout=past, capacity=layout.length, scale=scale
-    )
+    held = unread, key[:, :, :before], value[:, :, :before]
+    settings = {"capacity": layout.length, "scale": scale, "softcap": softcap}
+    state = DecodeState.from_prefill(*held, options, layout=past, **settings)
     tokens = SequenceLayout(layout.batch, query.shape[2], tuple(new))
-    return span_decode(
-        query, key[:, :, before:], value[:, :, before:], state, layout=None if tokens.is_dense else tokens
-    )
+    given = None if tokens.is_dense else tokens
+    return span_decode(query, key[:, :, before:], value[:, :, before:], state, layout=given, sinks=sinks)
 
 
 def _is_prompt(query: Tensor, key: Tensor, mask: Optional[Tensor]) -> bool:

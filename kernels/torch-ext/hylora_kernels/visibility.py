@@ -18,14 +18,14 @@ def find_boundaries(
     device: torch.device,
     window: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """Where sequences start, and which tokens see just what a causal sequence, or a window in it, shows.
+    """Where sequences start, and which tokens see just what a causal sequence shows, or a window of one.
 
     Args:
         visible: whether queries see keys, for a row `[B, 1]`, a query and a key `[B, L]`; the answer broadcasts.
         batch: number of rows.
         length: tokens per row.
         device: of what `visible` is given.
-        window: tokens that a query sees at most, itself included; at least 2. None means its sequence up to itself.
+        window: tokens that a token sees, itself included; None means its whole sequence up to itself.
 
     Returns:
         Two tensors `[B, L]` bool.
@@ -40,9 +40,10 @@ def find_boundaries(
     starts = ~sees(queries - 1)
     starts[:, 0] = True
     first = torch.where(starts, queries, 0).cummax(dim=1).values
+    if window is not None:
+        first = torch.maximum(first, queries - window + 1)
     causal = ~sees(queries + 1) | (queries == length - 1)
-    oldest = first if window is None else first.maximum(queries - window + 1)
-    whole = sees(oldest) & sees(queries) & (~sees(oldest - 1) | (oldest == 0))
+    whole = sees(first) & sees(queries) & (~sees(first - 1) | (first == 0))
     return starts, causal & whole
 
 
@@ -52,7 +53,7 @@ def read_layout(starts: Tensor, real: Tensor, known: Tensor) -> SequenceLayout:
     Args:
         starts: `[B, L]` bool, where a sequence starts.
         real: `[B, L]` bool, False at padding.
-        known: `[B, L]` bool, whether the token sees what it must: its sequence up to itself, or a window of that.
+        known: `[B, L]` bool, whether the token sees what it must: its sequence up to itself.
 
     Returns:
         The layout.
@@ -62,19 +63,19 @@ def read_layout(starts: Tensor, real: Tensor, known: Tensor) -> SequenceLayout:
     """
     if not bool((known | ~real).all()):
         raise ValueError(
-            "unknown kind of mask: within a sequence every token must see all earlier tokens, or the model's own "
-            "window of them, and no later ones (attention in both directions?); use attn_implementation='sdpa' for "
-            "this input"
+            "unknown kind of mask: within a sequence every token must see all earlier tokens and no later ones "
+            "(another window, or attention in both directions?); use attn_implementation='sdpa' for this input"
         )
     return SequenceLayout.from_boundaries(starts, real)
 
 
-def layout_of_mask(mask: Tensor, query: Tensor) -> SequenceLayout:
+def layout_of_mask(mask: Tensor, query: Tensor, window: Optional[int] = None) -> SequenceLayout:
     """The layout that a mask of attention shows.
 
     Args:
         mask: `[B, 1, L, L]` bool, True where a query (row) sees a key (column).
         query: `[B, Hq, L, D]`.
+        window: as in `find_boundaries`.
 
     Returns:
         The layout.
@@ -84,7 +85,11 @@ def layout_of_mask(mask: Tensor, query: Tensor) -> SequenceLayout:
     """
     batch, _, length, _ = query.shape
     seen = _seen(mask, batch, length, length)
-    starts, known = find_boundaries(lambda rows, queries, keys: seen[rows, queries, keys], batch, length, mask.device)
+
+    def visible(rows: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        return seen[rows, queries, keys]
+
+    starts, known = find_boundaries(visible, batch, length, mask.device, window)
     # Padding sees nothing, or is seen by nobody behind it; a token by itself at the end of its row is real either way.
     return read_layout(starts, seen.diagonal(dim1=1, dim2=2), known)
 

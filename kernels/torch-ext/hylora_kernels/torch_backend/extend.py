@@ -43,7 +43,7 @@ def extend(
     scale: float,
     softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """Append each row's tokens to those it holds, and give what they attend to and its log-sum-exp; zeros at padding."""
+    """Append each row's tokens to those it holds, and give their attention, zero at padding, and its log-sum-exp."""
     lengths = kept.lengths.tolist()
     holds_some = any(lengths)
     if holds_some:
