@@ -43,7 +43,8 @@ def own_window(name: str, module: nn.Module, prefill: Prefill, asked: int | None
         asked: the window that the layer asks its attention function for, as most do beside the mask.
 
     Raises:
-        ValueError: if the layer asks for another window than its mask shows, or the model has no full attention.
+        ValueError: if the layer asks for another window than its mask shows, or the model has no full attention, or
+            its config does not tell which layers have windows.
     """
     window = prefill.window
     if asked is not None and asked != window:
@@ -53,4 +54,9 @@ def own_window(name: str, module: nn.Module, prefill: Prefill, asked: int | None
         )
     if window is not None:
         refuse_windows_alone(name, module.config)
+        if not windowed_layers(module.config):
+            raise ValueError(
+                f"{type(module).__name__} has the model's own sliding window (sliding_window={window}), of which "
+                f"layer_types in its config tells nothing; use 'sdpa' in place of {name!r}"
+            )
     return window

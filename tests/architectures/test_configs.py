@@ -115,6 +115,15 @@ def test_a_model_of_windows_alone_is_refused_when_it_runs(name):
         model(torch.arange(1, 20)[None])
 
 
+def test_a_window_of_which_layer_types_tell_nothing_is_refused_when_it_runs():
+    """MiniMax masks its full attention by the window, if it has one."""
+    fields = {"layer_types": ["linear_attention", "full_attention"], "sliding_window": 8, "num_local_experts": 2}
+    fields |= {"num_hidden_layers": 2, "num_experts_per_tok": 1, "block_size": 16}
+    model = tiny_model("minimax", {**SIZES, **fields}, 0, {"attn_implementation": "se_attn"})
+    with pytest.raises(ValueError, match="sliding_window=8.*layer_types in its config tells nothing"):
+        model(torch.arange(1, 20)[None], use_cache=False)
+
+
 def test_values_that_no_query_can_be_compared_with_are_refused_before_the_model_is_built():
     config = ZOO["deepseek_v3"].build().config
     for span in (None, SpanConfig(summary="landmark")):
