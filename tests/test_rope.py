@@ -25,14 +25,15 @@ from tests.tolerances import assert_close
 
 ORIGINAL, LENGTH, FACTOR = 24, 60, 3.0
 IDS = torch.arange(1, LENGTH + 1)[None]
-SPAN = {"block_size": 4, "top_k": 2, "chunk_size": 16}
+SPAN = {"block_size": 4, "top_k": 2, "chunk_size": 16, "summary": "mean_std"}
 TYPES = ("linear", "dynamic", "yarn")
 BUILD = {**{name: architecture.build for name, architecture in ZOO.items()}, "mamba2attn": tiny_mamba2attn}
-# Configurations of these architectures that have rotary positions.
-ROTATING = {name: {} for name in BUILD if name not in ("jamba", "nemotron_h")}
+# Configurations of these architectures that have rotary positions; Gemma-3 has two kinds, which are not scaled.
+ROTATING = {name: {} for name in BUILD if name not in ("jamba", "nemotron_h", "gemma3_text")}
 # A quarter of its heads is rotated; dynamic scaling has no base for one pair alone.
 ROTATING["qwen3_next"] = {"head_dim": 32}
 ROTATING["granitemoehybrid"] = {"position_embedding_type": "rope"}
+ROTATING["gpt_oss"] = {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
 ROTATING["zamba2"] = {"use_mem_rope": True}
 # ... and that have none.
 NOT_ROTATING = {

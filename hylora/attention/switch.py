@@ -45,8 +45,9 @@ def check_attention(config: Any, name: str, span: SpanConfig | None = None) -> N
         )
     refuse_windows_alone(name, text)
     if resolve_name(name) == "se_attn":
-        kept = expand_preset(getattr(text, CONFIG_ATTRIBUTE, None) or {}, name)
-        _check_summary(text, name, SpanConfig.from_dict(kept) if span is None else span)
+        if span is None:
+            span = SpanConfig.from_dict(expand_preset(getattr(text, CONFIG_ATTRIBUTE, None) or {}, name))
+        _check_summary(text, name, span)
 
 
 def _check_summary(config: Any, name: str, span: SpanConfig) -> None:
