@@ -17,6 +17,7 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
+from hylora_kernels import sinks as sinks_module
 from hylora_kernels.plain import masked_attention
 from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.node_counter import NodeCounter
@@ -87,6 +88,16 @@ def test_attention_under_a_mask_is_its_formula(softcap, sinks, heads):
     assert not expected[0][1, :, 4].any()
     everything = torch.ones(1, 1, 9, 37, dtype=torch.bool)
     assert_close(attend(masked_attention, None)(*tensors), attend(by_formula, everything)(*tensors))
+
+
+@SCORES
+def test_attention_under_a_mask_follows_autocast_as_torchs_own_does(softcap, sinks):
+    tensors = inputs(sinks, dtype=torch.float32)
+    halves = [x.bfloat16() for x in tensors[:3]]
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = masked_attention(*tensors[:3], None, 0.6, softcap, *tensors[3:])
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, masked_attention(*halves, None, 0.6, softcap, *tensors[3:]))
 
 
 def test_attention_under_a_mask_alone_is_torchs_own():
@@ -225,6 +236,13 @@ def test_low_precision_stays_near_float64(function, options, sinks_dtype):
     found = output_and_gradients(attend, (*tensors, sinks.to(sinks_dtype)))
     assert [x.dtype for x in found] == [torch.bfloat16] * 4 + [sinks_dtype]
     compare(found, output_and_gradients(attend, [x.double() for x in (*tensors, sinks)]), torch.bfloat16)
+
+
+def test_the_gradient_of_sinks_a_head_at_a_time(monkeypatch):
+    attend = taking_sinks(span_attention, **SPAN)
+    expected = output_and_gradients(attend, inputs())
+    monkeypatch.setattr(sinks_module, "_SLICE", 1)
+    compare(output_and_gradients(attend, inputs()), expected)
 
 
 def test_frozen_sinks_take_no_gradient():

@@ -95,7 +95,7 @@ def select_blocks(
 
     Args:
         query, key, value: as in `span_attention`.
-        options, layout, scale, backend, changes: likewise.
+        options, layout, scale, backend, changes: likewise. Neither a softcap nor sinks would change the choice.
 
     Returns:
         For each sequence of the layout an int64 tensor `[Hkv, selections, top_k]` of block indices counted from the

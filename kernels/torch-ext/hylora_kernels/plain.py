@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from .inputs import accumulation_dtype
+from .inputs import accumulation_dtype, follow_autocast
+from .sinks import check_sinks
 
 
 def masked_attention(
@@ -34,11 +35,17 @@ def masked_attention(
 
     Returns:
         `[B, Hq, n, Dv]` in the query's dtype; zeros where a query sees nothing. Gradients flow.
+
+    Raises:
+        ValueError: sinks that are not one logit per head.
     """
     if softcap is None and sinks is None:
         grouped = query.shape[1] != key.shape[1]
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
-    return masked_softmax(query, key, value, mask, scale, softcap, sinks)[0].to(query.dtype)
+    check_sinks(sinks, query)
+    query, key, value = follow_autocast(query, key, value)
+    with torch.autocast(query.device.type, enabled=False):
+        return masked_softmax(query, key, value, mask, scale, softcap, sinks)[0].to(query.dtype)
 
 
 def masked_softmax(

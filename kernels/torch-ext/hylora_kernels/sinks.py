@@ -17,6 +17,9 @@ from .cached import cached_tables
 from .layout import SequenceLayout
 from .saved import Saved
 
+# Wide numbers of outputs and their gradients are held about so many at a time, and those of at least one head.
+_SLICE = 1 << 27
+
 
 def check_sinks(sinks: Optional[Tensor], query: Tensor):
     """Refuse what is not one floating logit for each head of the query."""
@@ -34,7 +37,7 @@ def check_sinks(sinks: Optional[Tensor], query: Tensor):
 def add_sinks(
     output: Tensor, lse: Tensor, sinks: Optional[Tensor], layout: Optional[SequenceLayout] = None
 ) -> Tuple[Tensor, Tensor]:
-    """Attention with sinks.
+    """Attention with sinks, which are put into the output in place.
 
     Args:
         output: `[B, Hq, L, D]`, the attention without them; 0 where a query sees no key.
@@ -48,12 +51,12 @@ def add_sinks(
     if sinks is None:
         return output, lse
     sinks = sinks.to(lse.dtype)[:, None]
-    kept = torch.sigmoid(lse - sinks)[..., None]
+    output.mul_(torch.sigmoid(lse - sinks)[..., None])
     merged = torch.logaddexp(lse, sinks)
     padding = None if layout is None else padded_positions(layout, lse.device)
     if padding is not None:
         merged.masked_fill_(padding, float("-inf"))
-    return (output.to(lse.dtype) * kept).to(output.dtype), merged
+    return output, merged
 
 
 def sinks_gradient(
@@ -70,9 +73,10 @@ def sinks_gradient(
     """
     if sinks is None:
         return None
-    dtype = saved.lse.dtype
+    dtype, step = saved.lse.dtype, max(1, _SLICE // max(1, grad[:, 0].numel()))
+    of_heads = zip(grad.split(step, dim=1), saved.output.split(step, dim=1))
     # The softmax's derivative for a key with the value 0.
-    share = -(grad.to(dtype) * saved.output.to(dtype)).sum(dim=-1)
+    share = -torch.cat([(g.to(dtype) * o.to(dtype)).sum(dim=-1) for g, o in of_heads], dim=1)
     if lse_grad is not None:
         share += lse_grad
     share *= torch.exp(sinks.to(dtype)[:, None] - saved.lse)
