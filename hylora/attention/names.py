@@ -43,6 +43,8 @@ def _has_sdpa(config: Any) -> bool:
     """Whether the default full attention serves a model; scores with a bound and sinks it does not know."""
     if config is None:
         return True
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        return False  # transformers 5.17 would take it for Gemma-2, and drop the bound
     # Names are read without the seconds that this takes to import.
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 

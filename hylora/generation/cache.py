@@ -76,14 +76,14 @@ class SpanCache(Cache):
         self._by_pieces = continues_by_pieces(config)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """What the mask is made from: there are no keys but those of the new tokens.
+        """What the mask is made from: full attention is told of no keys but those of the new tokens.
 
         Raises:
             ValueError: if several tokens continue the cache of a model whose recurrent layers then start anew, or if
                 not all layers hold the same tokens.
         """
         holding = () if torch.compiler.is_compiling() else self._attention_layers()
-        lengths = [layer.get_seq_length() for layer in holding]
+        lengths = [int(layer.get_seq_length()) for layer in holding]
         if len(set(lengths)) > 1:
             raise ValueError(
                 f"some layers of this SpanCache hold {max(lengths)} tokens and others {min(lengths)}, since a forward "
@@ -112,15 +112,21 @@ class SpanCache(Cache):
                 f"crop({tokens_to_remove}): recurrent layers do not tell what their state was before those tokens; "
                 "keep a copy (copy.deepcopy) of the cache to go back to"
             )
-        full = [layer for layer in self._attention_layers() if isinstance(layer, DynamicSlidingWindowLayer)]
-        full = [layer for layer in full if layer.get_seq_length() >= layer.sliding_window and not layer.record_past]
-        if tokens_to_remove and full:
-            raise ValueError(
-                f"crop({tokens_to_remove}): windows of {full[0].sliding_window} tokens have let go of what was before "
-                "them; call cache.activate_past_recording() before the tokens that may be taken back, or keep a copy "
-                "(copy.deepcopy) of the cache to go back to"
-            )
+        for layer in self._windows():
+            kept = layer.get_seq_length() + tokens_to_remove
+            if layer.is_initialized and layer.keys.shape[-2] + tokens_to_remove < min(kept, layer.sliding_window - 1):
+                raise ValueError(
+                    f"crop({tokens_to_remove}): windows of {layer.sliding_window} tokens have let go of earlier ones; "
+                    "call cache.activate_past_recording() before the tokens that may be taken back, or keep a copy "
+                    "(copy.deepcopy) of the cache to go back to"
+                )
         super().crop(tokens_to_remove)
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        super().reset()
+        for layer in self._windows():
+            layer.is_initialized = False  # transformers 5.17 would go on behind zeros
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows alone.
@@ -143,6 +149,9 @@ class SpanCache(Cache):
 
     def _attention_layers(self) -> Iterator[CacheLayerMixin]:
         return (layer for layer in self.layers if isinstance(layer, CacheLayerMixin))
+
+    def _windows(self) -> Iterator[DynamicSlidingWindowLayer]:
+        return (layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer))
 
     def _span_layers(self) -> Iterator[SpanLayer]:
         return (layer for layer in self.layers if isinstance(layer, SpanLayer))

@@ -47,6 +47,7 @@ def assert_different(actual: Tensor, expected: Tensor) -> None:
 
 def matches_full_and_reference(model: PreTrainedModel, name: str, wide: dict, narrow: dict) -> None:
     """Full attention where the options leave nothing out, the plain implementation where they do."""
+    hylora.set_attention(model, "full")
     full = outcome(model)
     hylora.set_attention(model, name, **wide)
     assert_same_outcome(model, full)
@@ -65,7 +66,6 @@ def se_attn(architecture: Architecture) -> None:
 def rivals(architecture: Architecture) -> None:
     model = architecture.build()
     matches_full_and_reference(model, "sw_attn", {"window": LENGTH}, {"window": 12})
-    hylora.set_attention(model, "full")
     matches_full_and_reference(model, "s2_attn", {"group": 2 * LENGTH}, {"group": 0.25})
 
 

@@ -141,6 +141,8 @@ def test_windows_take_back_what_they_still_hold():
     batch.feed(tokens(3, 1, seed=2))
     batch.cache.activate_past_recording()
     batch.feed(tokens(3, 4, seed=3))
+    with pytest.raises(ValueError, match="have let go"):
+        batch.cache.crop(-5)
     batch.crop(3)
     batch.feed(tokens(3, 2, seed=4))
 

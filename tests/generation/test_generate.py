@@ -5,6 +5,8 @@ import copy
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache
 
 import hylora
@@ -58,6 +60,8 @@ def test_equals_recomputation(model, way):
 @pytest.mark.parametrize("draft", ["assistant", "lookup"])
 def test_assisted_decoding_equals_greedy(draft, name):
     """Drafts of several tokens are taken back where they are wrong."""
+    if name == "qwen2" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("in transformers 5.17 windows that drafts may be taken from hand over more than their mask shows")
     model = model_of(name)
     prompt = PROMPT[1:, :20].repeat(1, 2)  # for the lookup to find something
     mask = torch.ones_like(prompt)
