@@ -134,6 +134,14 @@ def test_values_that_no_query_can_be_compared_with_are_refused_before_the_model_
     check_attention(config, "sw_attn")
 
 
+def test_they_are_refused_before_weights_are_looked_for(tmp_path):
+    ZOO["deepseek_v3"].build().config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="with values of 6"):
+        hylora.load(tmp_path, "se_attn")
+    with pytest.raises(ValueError, match="whole safetensors files"):
+        hylora.load(tmp_path, "se_attn_recall")
+
+
 def test_full_attention_is_what_transformers_has_for_a_model():
     """Neither bounded scores nor sinks are known to torch's own function."""
     for model_type, expected in (("gemma2", "eager"), ("gpt_oss", "eager"), ("llama", "sdpa")):
