@@ -307,7 +307,8 @@ SPECIAL = (
             "sliding_window": 8,
             "head_dim": 8,
             "num_local_experts": 2,
-            "num_experts_per_tok": 1,
+            # Both, so that rounding chooses no expert.
+            "num_experts_per_tok": 2,
         },
         attention=(0, 1, 2, 3),
         windowed=(0, 2),
