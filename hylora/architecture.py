@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["attention_layers", "continues_by_pieces", "is_recurrent", "shows_positions"]
+__all__ = [
+    "attention_layers",
+    "continues_by_pieces",
+    "full_attention_layers",
+    "is_recurrent",
+    "shows_positions",
+    "windowed_layers",
+]
 
 # transformers gives every architecture `layer_types`, mapping older spellings to these names.
 _ATTENTION = {"full_attention", "hybrid", "sliding_attention", "chunked_attention"}
@@ -40,6 +47,21 @@ def attention_layers(config: Any) -> list[int]:
         return []
     types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     return [index for index, kind in enumerate(types) if kind in _ATTENTION]
+
+
+def windowed_layers(config: Any) -> list[int]:
+    """Indices of the attention layers that have a sliding window of their own, which no plug-in replaces."""
+    config = config.get_text_config()
+    layers, types = attention_layers(config), getattr(config, "layer_types", None) or []
+    if getattr(config, "sliding_window", None) and not {"full_attention", "sliding_attention"} & set(types):
+        return layers  # one window for all, as in Mistral
+    return [index for index in layers if types and types[index] == "sliding_attention"]
+
+
+def full_attention_layers(config: Any) -> list[int]:
+    """Indices of the layers whose attention has no window of its own: those that a plug-in replaces."""
+    windowed = set(windowed_layers(config))
+    return [index for index in attention_layers(config) if index not in windowed]
 
 
 def is_recurrent(config: Any) -> bool:

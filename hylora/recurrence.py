@@ -39,6 +39,8 @@ _FUNCTIONS = {
     "olmo_hybrid": _DELTA_NET,
     "qwen3_next": _DELTA_NET,
 }
+# Models that show positions to no mask, and hand on to their attention what a plug-in reads.
+_OF_ATTENTION = {"gpt_oss": ("seq_idx",)}
 # What the model calls an argument of its layers' functions.
 _OF_MODEL = {"seq_idx": "seq_idx", "cu_seqlens": "cu_seq_lens_q"}
 # Modelling files that take their mixers from another one.
@@ -51,8 +53,10 @@ def boundary_arguments(config: Any) -> tuple[str, ...]:
     Args:
         config: a transformers config; of a multimodal one, its text part is read.
     """
-    functions = _FUNCTIONS.get(config.get_text_config().model_type, {})
-    return tuple(dict.fromkeys(_OF_MODEL[argument] for argument, _ in functions.values()))
+    model_type = config.get_text_config().model_type
+    functions = _FUNCTIONS.get(model_type, {})
+    told = (_OF_MODEL[argument] for argument, _ in functions.values())
+    return tuple(dict.fromkeys((*told, *_OF_ATTENTION.get(model_type, ()))))
 
 
 def deaf_packages(config: Any) -> list[str]:

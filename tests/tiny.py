@@ -60,6 +60,31 @@ def tiny_llama(*, seed: int = 0, **overrides) -> LlamaForCausalLM:
     return tiny_model("llama", fields, seed, overrides)
 
 
+def tiny_qwen2(*, seed: int = 0, **overrides) -> PreTrainedModel:
+    """A four-layer Qwen2 (4 query heads, 2 KV heads) with a window of 8 in layers 0 and 2.
+
+    Args:
+        seed: of the random weights; the global generator is left as it was.
+        **overrides: fields of `Qwen2Config`; `attn_implementation` and `dtype` go to the model.
+
+    Returns:
+        The model in evaluation mode, float32 unless `dtype` says otherwise.
+    """
+    fields = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+    }
+    return tiny_model("qwen2", fields, seed, overrides)
+
+
 def tiny_mamba2attn(*, seed: int = 0, **overrides) -> Mamba2AttnForCausalLM:
     """A four-layer mamba2attn with attention in layers 1 and 3 (4 query heads, 2 KV heads).
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -17,6 +16,7 @@ from hylora.attention.config import SpanConfig
 from hylora.attention.masks import CachedKeys, Prefill, span_mask
 from hylora.attention.new_tokens import NewTokens
 from hylora.attention.packing import settle_packing
+from hylora.attention.windows import own_window
 from hylora.randomness import derive_key
 from hylora_kernels import (
     SequenceLayout,
@@ -25,7 +25,9 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
+from hylora_kernels.inputs import positive_scale, positive_softcap
 from hylora_kernels.interface import prompt_tensors, refuse_unknown, tokens_first
+from hylora_kernels.plain import masked_attention
 
 __all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
 
@@ -52,23 +54,24 @@ def _key(*parts: int | str) -> int:
     return derive_key(*parts)
 
 
-def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
+def _span(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, **scores):
     chosen = kernel_options(options, *chance)
     if isinstance(key, NewTokens):
-        return key.layer.attend(query, key, layout, chosen, scale, options.backend)
-    return span_attention(query, key, value, chosen, layout=layout, scale=scale, backend=options.backend)
+        return key.layer.attend(query, key, layout, chosen, options.backend, **scores)
+    return span_attention(query, key, value, chosen, layout=layout, backend=options.backend, **scores)
 
 
-def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
-    return sliding_window_attention(
-        query, key, value, layout=layout, window=options.window, scale=scale, backend=options.backend
-    )
+def _sliding(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, **scores):
+    return _window(query, key, value, layout, options.window, options.backend, **scores)
 
 
-def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, scale):
-    return shifted_sparse_attention(
-        query, key, value, layout=layout, group=options.group, scale=scale, backend=options.backend
-    )
+def _window(query, key, value, layout: SequenceLayout, window: int, backend: str, **scores):
+    return sliding_window_attention(query, key, value, layout=layout, window=window, backend=backend, **scores)
+
+
+def _shifted(query, key, value, layout: SequenceLayout, options: SpanConfig, chance, **scores):
+    group = options.group
+    return shifted_sparse_attention(query, key, value, layout=layout, group=group, backend=options.backend, **scores)
 
 
 def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
@@ -80,20 +83,28 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         attention_mask: Prefill | CachedKeys | None,
         scaling: float | None = None,
         dropout: float = 0.0,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         refuse_unknown(name, module, dropout, kwargs)
+        scores = {"scale": positive_scale(query, scaling), "softcap": positive_softcap(softcap), "sinks": s_aux}
         if isinstance(attention_mask, CachedKeys):
-            output = _full_attention(query, key, value, attention_mask.mask, scaling)
+            output = masked_attention(query, key, value, attention_mask.mask, **scores)
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             options = SpanConfig.of(module.config)
-            chance = _chance(module, attention_mask, options)
             if isinstance(key, NewTokens):
                 key.layer.check(query, layout, attention_mask.before, module.config)
             else:
                 query, key, value = prompt_tensors(query, key, value)
-            output = compute(query, key, value, layout, options, chance, scaling)
+            window = own_window(name, module, attention_mask, sliding_window)
+            if window is None:
+                chance = _chance(module, attention_mask, options)
+                output = compute(query, key, value, layout, options, chance, **scores)
+            else:
+                output = _window(query, key, value, layout, window, options.backend, **scores)
         elif attention_mask is None and kwargs.get("is_causal"):
             raise ValueError(
                 f"{name} got no mask, as context parallelism (accelerate's cp_size) has it, which gives a process a "
@@ -108,19 +119,10 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         return tokens_first(output), None
 
     forward.__name__ = f"{name}_forward"
-    forward.__doc__ = f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k and v [B, Hkv, L, D]."
-    return forward
-
-
-def _full_attention(query, key, value, mask: torch.Tensor | None, scale: float | None):
-    """Attention of queries that continue a cache; without a mask, several queries are the first of the keys."""
-    causal = mask is None and query.shape[2] > 1
-    if causal and key.shape[2] > query.shape[2]:
-        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-    grouped = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    forward.__doc__ = (
+        f"`{name}` for transformers' attention layers: q [B, Hq, L, D], k [B, Hkv, L, D], v [B, Hkv, L, Dv]."
     )
+    return forward
 
 
 def _chance(module: nn.Module, prefill: Prefill, options: SpanConfig) -> tuple[int | None, int]:

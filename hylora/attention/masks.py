@@ -47,6 +47,7 @@ class Prefill(_MaskObject):
         positions_shown: whether the mask was made from the positions, so that they cannot contradict it.
         packing_settled: whether whatever else marks boundaries was found to agree with the layout.
         before: real tokens in each row before these, None where there are none or a graph cannot say.
+        window: of the layers that get this mask, if they have one of their own: tokens that a query sees at most.
     """
 
     layout: SequenceLayout | torch.Tensor
@@ -54,6 +55,7 @@ class Prefill(_MaskObject):
     positions_shown: bool = False
     packing_settled: bool = False
     before: list[int] | None = None
+    window: int | None = None
     _ordinals: dict[nn.Module, int] = field(default_factory=dict)
 
     def ordinal(self, module: nn.Module) -> int:
@@ -66,7 +68,7 @@ class Prefill(_MaskObject):
 
 @dataclass(eq=False)
 class CachedKeys(_MaskObject):
-    """A forward pass whose queries continue a cache: full attention under `mask` ([B, 1, Lq, Lk] bool, or None)."""
+    """A forward pass whose queries continue a cache: attention under `mask` ([B, 1, Lq, Lk] bool, None: all seen)."""
 
     mask: torch.Tensor | None
 
@@ -81,12 +83,16 @@ def span_mask(
     attention_mask: torch.Tensor | Prefill | CachedKeys | None = None,
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    config: Any = None,
     **kwargs: Any,
 ) -> Prefill | CachedKeys:
     """The mask function of `se_attn`, `sw_attn` and `s2_attn` (arguments: transformers' `AttentionMaskInterface`).
 
     Raises:
-        ValueError: if the mask is neither causal, padded nor packed, or if padding lies inside a sequence.
+        ValueError: if the mask is neither causal, the model's own window, padded nor packed, or padding lies inside a
+            sequence.
     """
     if isinstance(attention_mask, _MaskObject):
         return attention_mask
@@ -103,6 +109,10 @@ def span_mask(
             attention_mask=attention_mask,
             use_vmap=use_vmap,
             device=device,
+            local_size=local_size,
+            # Of several queries a mask that is left out does not tell which keys are theirs.
+            allow_is_causal_skip=allow_is_causal_skip and q_length == 1,
+            config=config,
             **kwargs,
         )
         return CachedKeys(mask)
@@ -111,6 +121,8 @@ def span_mask(
             "the model adds a mask of its own, which span-expanded attention does not know; "
             "use attn_implementation='sdpa' for this input"
         )
+    # Chunks have a local size too.
+    window = local_size if local_size is not None and local_size == getattr(config, "sliding_window", None) else None
     past = real = None
     if attention_mask is not None:
         past, real, _ = attention_mask.to(torch.bool).tensor_split((kv_offset, kv_offset + q_length), dim=1)
@@ -119,23 +131,27 @@ def span_mask(
                 f"attention_mask has {attention_mask.shape[1]} columns, and there are {q_length} new tokens behind "
                 f"the {kv_offset} of the cache; pass a mask of both"
             )
+    # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn.
+    # Windows need no draw, and take none from others.
+    draws = torch.is_grad_enabled() and window is None
     if torch.compiler.is_compiling():
-        # No value can be read. transformers then describes all input without mask or cache as possibly packed.
+        # No value can be read. transformers then describes all input without mask or cache as possibly packed. Windows
+        # it describes like that anyway, but a model's full attention compares the positions.
         shown = real is None and mask_function is not causal_mask_function
-        layout = read_table(*_boundaries(mask_function, real, batch_size, q_length, device))
-        return Prefill(layout, torch.randint(2**31, ()) if torch.is_grad_enabled() else None, positions_shown=shown)
+        layout = read_table(*_boundaries(mask_function, real, batch_size, q_length, device, window))
+        draw = torch.randint(2**31, ()) if draws else None
+        return Prefill(layout, draw, positions_shown=shown, window=window)
     if mask_function is not causal_mask_function:
-        layout = read_layout(*_boundaries(mask_function, real, batch_size, q_length, device))
+        layout = read_layout(*_boundaries(mask_function, real, batch_size, q_length, device, window))
     elif real is not None:
         layout = SequenceLayout.from_padding_mask(real)
     else:
         layout = SequenceLayout.dense(batch_size, q_length)
-    # torch's own generator: whoever seeds or restores it (a training loop, a checkpoint) decides what is drawn.
-    draw = int(torch.randint(2**31, ()).item()) if torch.is_grad_enabled() else None
+    draw = int(torch.randint(2**31, ()).item()) if draws else None
     before = None
     if kv_offset:
         before = [kv_offset] * batch_size if past is None else past.sum(dim=1).tolist()
-    return Prefill(layout, draw, before=before)
+    return Prefill(layout, draw, before=before, window=window)
 
 
 def _boundaries(
@@ -144,13 +160,14 @@ def _boundaries(
     batch: int,
     length: int,
     device: torch.device | str,
+    window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where sequences start, which tokens are real, and which see just what a causal sequence shows: `[B, L]` bool."""
+    """Where sequences start, which tokens are real, and which see just what they must: `[B, L]` bool."""
     if real is None:
         real = torch.ones(batch, length, dtype=torch.bool, device=device)
 
     def visible(rows: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         return mask_function(rows, rows.new_zeros(()), queries, keys)
 
-    starts, known = find_boundaries(visible, batch, length, device)
+    starts, known = find_boundaries(visible, batch, length, device, window)
     return starts, real, known

@@ -19,9 +19,13 @@ ATTENTION_NAMES = (*PLUG_INS, "full", "sdpa", "eager", "flex_attention", "flash_
 _ALIASES = {"full": "sdpa", **dict.fromkeys(PRESET_NAMES, "se_attn")}
 
 
-def resolve_name(name: str) -> str:
+def resolve_name(name: str, config: Any = None) -> str:
     """transformers' name of an attention: "full" means its default full attention, "se_attn_recall" is `se_attn` with
     the options that `expand_preset` gives.
+
+    Args:
+        name: of the attention.
+        config: of the model, if it is known: full attention is "eager" where transformers has no "sdpa" for it.
 
     Raises:
         ValueError: if the name is unknown, naming the nearest one.
@@ -31,7 +35,20 @@ def resolve_name(name: str) -> str:
             f"unknown attention {name!r}; did you mean {nearest(name, ATTENTION_NAMES)!r}? "
             f"Known: {', '.join(ATTENTION_NAMES)}"
         )
-    return _ALIASES.get(name, name)
+    resolved = _ALIASES.get(name, name)
+    return "eager" if resolved == "sdpa" and not _has_sdpa(config) else resolved
+
+
+def _has_sdpa(config: Any) -> bool:
+    """Whether the default full attention serves a model; scores with a bound and sinks it does not know."""
+    if config is None:
+        return True
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        return False  # transformers 5.17 would take it for Gemma-2, and drop the bound
+    # Names are read without the seconds that this takes to import.
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_supports_sdpa", True)
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:

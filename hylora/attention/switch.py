@@ -9,22 +9,25 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from hylora.architecture import attention_layers
-from hylora.attention.config import PRESET_NAMES, SpanConfig, expand_preset
+from hylora.attention.config import CONFIG_ATTRIBUTE, PRESET_NAMES, SpanConfig, expand_preset
 from hylora.attention.names import PLUG_INS, check_options, resolve_name
+from hylora.attention.windows import refuse_windows_alone
+from hylora_kernels.inputs import check_comparable
 
 __all__ = ["check_attention", "set_attention"]
 
 
-def check_attention(config: Any, name: str) -> None:
+def check_attention(config: Any, name: str, span: SpanConfig | None = None) -> None:
     """Refuse a model that an attention of this package cannot serve, before any weight is loaded.
 
     Args:
         config: the model's transformers config.
         name: the attention asked for; names that are not this package's are accepted.
+        span: its options; None means those kept on the config.
 
     Raises:
-        ValueError: if the model has no attention layers, does not call transformers' attention interface, or its
-            attention has features that would be ignored.
+        ValueError: if the model has no attention layers without a sliding window of their own, does not call
+            transformers' attention interface, or has values that the options' summary cannot compare with queries.
     """
     if resolve_name(name) not in PLUG_INS:
         return
@@ -40,17 +43,23 @@ def check_attention(config: Any, name: str) -> None:
             f"model_type={text.model_type!r} has no attention layers, so there is nothing for {name!r} to replace; "
             "choose a hybrid or a Transformer"
         )
-    kinds = set(getattr(text, "layer_types", None) or [])
-    if "sliding_attention" in kinds or (getattr(text, "sliding_window", None) and "full_attention" not in kinds):
-        raise ValueError(
-            f"model_type={text.model_type!r} has a sliding window of its own (sliding_window="
-            f"{getattr(text, 'sliding_window', None)}), which {name!r} would replace; use 'sdpa', or "
-            "set sliding_window to null in the config if full attention is what the model should approximate"
-        )
-    if getattr(text, "attn_logit_softcapping", None):
-        raise ValueError(
-            f"attn_logit_softcapping={text.attn_logit_softcapping} is not computed by {name!r}; use 'eager'"
-        )
+    refuse_windows_alone(name, text)
+    if resolve_name(name) == "se_attn":
+        if span is None:
+            span = SpanConfig.from_dict(expand_preset(getattr(text, CONFIG_ATTRIBUTE, None) or {}, name))
+        _check_summary(text, name, span)
+
+
+def _check_summary(config: Any, name: str, span: SpanConfig) -> None:
+    """Refuse to compare queries with values where multi-head latent attention gives them another size."""
+    value_dim = getattr(config, "v_head_dim", None)
+    if value_dim is None or getattr(config, "kv_lora_rank", None) is None:
+        return
+    head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
+    try:
+        check_comparable(head_dim, value_dim, span)
+    except ValueError as error:
+        raise ValueError(f"model_type={config.model_type!r}: {error}, or 'se_attn_recall' for {name!r}") from error
 
 
 def set_attention(model: nn.Module, name: str, **options: Any) -> None:
@@ -70,12 +79,12 @@ def set_attention(model: nn.Module, name: str, **options: Any) -> None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(base, PreTrainedModel):
         raise TypeError(f"set_attention needs a transformers model, not {type(base).__name__}")
-    check_attention(base.config, name)
     check_options(name, options)
     options, text = expand_preset(options, name), base.config.get_text_config()
     # Where the attention's name stood for options, they would be forgotten with it.
     keeps = resolve_name(name) in PLUG_INS or text._attn_implementation in PRESET_NAMES
     span = SpanConfig.from_dict(options) if options or not keeps else SpanConfig.of(text)
-    base.set_attn_implementation(resolve_name(name))
+    check_attention(base.config, name, span)
+    base.set_attn_implementation(resolve_name(name, base.config))
     if keeps:
         span.keep_on(text)

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.utils import logging
 
 from hylora.adapters.structure import base_model
+from hylora.architecture import attention_layers, windowed_layers
 from hylora.attention import resolve_name, set_attention
 from hylora.auditing.answers import NO, NOT_ASKED, REFUSED, YES, Answer, Audit
 from hylora.auditing.comparison import Differs, Probe
@@ -90,6 +91,11 @@ def audit(
         if isinstance(model, PeftModel):
             conditions.append("what the adapter trains was changed by noise, as training would")
     conditions.append(f"attention: {attention or base.config._attn_implementation}")
+    if windowed := windowed_layers(text):
+        layers = len(attention_layers(text))
+        conditions.append(
+            f"{len(windowed)} of {layers} attention layers have a sliding window of their own, and keep it"
+        )
     return Audit(_describe(model), tuple(conditions), tuple(answers))
 
 
@@ -113,7 +119,7 @@ def _choose(
     """Set the attention, at audit scale; returns why the model refuses it, if it does."""
     base = subject.base
     if attention is not None:
-        wanted = resolve_name(attention)
+        wanted = resolve_name(attention, base.config)
         try:
             set_attention(subject.model, attention, **options)
             if base.config._attn_implementation != wanted:

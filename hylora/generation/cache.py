@@ -14,10 +14,11 @@ from transformers.cache_utils import (
     CacheLayerMixin,
     DynamicCache,
     DynamicLayer,
+    DynamicSlidingWindowLayer,
     LinearAttentionAndFullAttentionLayer,
 )
 
-from hylora.architecture import continues_by_pieces
+from hylora.architecture import continues_by_pieces, windowed_layers
 from hylora.generation.layers import HybridSpanLayer, SpanLayer
 from hylora_kernels.decode import DecodeState
 from hylora_kernels.options import check_integer
@@ -29,49 +30,60 @@ class SpanCache(Cache):
     """Passed as `past_key_values` to a model whose attention is `se_attn` or `se_attn_recall`, or to its `generate`.
 
     Every token, of a prompt or new, then attends to its chunk and the blocks that it retrieves. Recurrent layers keep
-    their states as in any cache of transformers.
+    their states, and layers with a sliding window of their own its keys and values, as in any cache of transformers.
 
     Args:
         config: of the model.
         capacity: tokens per row to make room for at first. When room runs out it grows, which copies what is held.
-        offload: keep keys and values in the host's memory, and bring what is read to the device.
+        offload: keep keys and values in the host's memory, and bring what is read to the device; not those of windows.
 
     Raises:
-        ValueError: if a layer of the model has a window or an index of its own, or none has attention, or there is to
-            be room for no token.
+        ValueError: if a layer of the model attends in chunks or has an index of its own, or keys are computed from
+            what its cache holds (multi-head latent attention), or none has full attention, or there is to be room for
+            no token.
     """
 
     def __init__(self, config: PreTrainedConfig, *, capacity: int | None = None, offload: bool = False) -> None:
         if capacity is not None:
             check_integer("capacity", capacity, minimum=1)
 
-        def span(layer):
+        text = config.get_text_config(decoder=True)
+        if getattr(text, "kv_lora_rank", None):
+            raise ValueError(
+                f"model_type={config.model_type!r} keeps latent vectors in its cache (kv_lora_rank="
+                f"{text.kv_lora_rank}) and computes keys and values from all of them at every step, where a SpanCache "
+                "reads a few; pass transformers' DynamicCache"
+            )
+        windowed = windowed_layers(text)
+
+        def span(index, layer):
             kind = type(layer)
             if kind is DynamicLayer:
                 return SpanLayer(capacity, offload)
             if kind is LinearAttentionAndFullAttentionLayer:
                 return HybridSpanLayer(capacity, offload, layer.number_of_states)
-            if isinstance(layer, CacheLayerMixin):
+            if isinstance(layer, CacheLayerMixin) and not (kind is DynamicSlidingWindowLayer and index in windowed):
                 raise ValueError(
                     f"model_type={config.model_type!r} has layers that need a {kind.__name__}, for which a SpanCache "
                     "cannot stand; pass transformers' DynamicCache"
                 )
             return layer
 
-        layers = [span(layer) for layer in DynamicCache(config=config).layers]
+        layers = [span(index, layer) for index, layer in enumerate(DynamicCache(config=config).layers)]
         if not any(isinstance(layer, SpanLayer) for layer in layers):
-            raise ValueError(f"model_type={config.model_type!r} has no attention layers, and needs no SpanCache")
+            raise ValueError(f"model_type={config.model_type!r} has no full attention, and needs no SpanCache")
         super().__init__(layers=layers)
         self._by_pieces = continues_by_pieces(config)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """What the mask is made from: there are no keys but those of the new tokens.
+        """What the mask is made from: full attention is told of no keys but those of the new tokens.
 
         Raises:
             ValueError: if several tokens continue the cache of a model whose recurrent layers then start anew, or if
                 not all layers hold the same tokens.
         """
-        lengths = [] if torch.compiler.is_compiling() else [layer.get_seq_length() for layer in self._span_layers()]
+        holding = () if torch.compiler.is_compiling() else self._attention_layers()
+        lengths = [int(layer.get_seq_length()) for layer in holding]
         if len(set(lengths)) > 1:
             raise ValueError(
                 f"some layers of this SpanCache hold {max(lengths)} tokens and others {min(lengths)}, since a forward "
@@ -92,14 +104,29 @@ class SpanCache(Cache):
             tokens_to_remove: how many columns, as a negative number.
 
         Raises:
-            ValueError: if recurrent layers hold a state, which cannot be taken back.
+            ValueError: if recurrent layers hold a state, or layers with windows of their own have let go of tokens;
+                neither can be taken back.
         """
         if tokens_to_remove and not self.is_croppable:
             raise ValueError(
                 f"crop({tokens_to_remove}): recurrent layers do not tell what their state was before those tokens; "
                 "keep a copy (copy.deepcopy) of the cache to go back to"
             )
+        for layer in self._windows():
+            kept = layer.get_seq_length() + tokens_to_remove
+            if layer.is_initialized and layer.keys.shape[-2] + tokens_to_remove < min(kept, layer.sliding_window - 1):
+                raise ValueError(
+                    f"crop({tokens_to_remove}): windows of {layer.sliding_window} tokens have let go of earlier ones; "
+                    "call cache.activate_past_recording() before the tokens that may be taken back, or keep a copy "
+                    "(copy.deepcopy) of the cache to go back to"
+                )
         super().crop(tokens_to_remove)
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        super().reset()
+        for layer in self._windows():
+            layer.is_initialized = False  # transformers 5.17 would go on behind zeros
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows alone.
@@ -119,6 +146,12 @@ class SpanCache(Cache):
         if state is not None:
             # Recurrent layers of transformers can only be reordered, which takes any choice of rows.
             self.reorder_cache(torch.arange(len(state.lengths)).repeat_interleave(repeats))
+
+    def _attention_layers(self) -> Iterator[CacheLayerMixin]:
+        return (layer for layer in self.layers if isinstance(layer, CacheLayerMixin))
+
+    def _windows(self) -> Iterator[DynamicSlidingWindowLayer]:
+        return (layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer))
 
     def _span_layers(self) -> Iterator[SpanLayer]:
         return (layer for layer in self.layers if isinstance(layer, SpanLayer))

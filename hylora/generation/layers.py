@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
-from hylora.architecture import is_recurrent
+from hylora.architecture import is_recurrent, windowed_layers
 from hylora.attention.new_tokens import NewTokens
 from hylora.generation.columns import Columns
 from hylora_kernels import SequenceLayout, SpanOptions
@@ -66,7 +66,7 @@ class SpanLayer(DynamicLayer):
 
         Raises:
             ValueError: if gradients are asked for, or the batch has other rows, or the mask hides what is held or
-                shows more, or leaves a gap that recurrent layers would see.
+                shows more, or leaves a gap that recurrent layers would see, or windows would count.
         """
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("no gradient flows through a SpanCache; use torch.no_grad(), or use_cache=False to train")
@@ -84,10 +84,11 @@ class SpanLayer(DynamicLayer):
                 "that the cache was filled with, and ones behind it"
             )
         row = self.columns.gap(SequenceLayout.of(query, layout))
-        if row is not None and is_recurrent(config):
+        if row is not None and (is_recurrent(config) or windowed_layers(config)):
+            cause = "recurrent layers would see" if is_recurrent(config) else "the model's own windows would count"
             raise ValueError(
-                f"padding lies between the tokens of row {row}, and recurrent layers would see it; give rows of equal "
-                "length, or each row a cache of its own"
+                f"padding lies between the tokens of row {row}, and {cause} it; give rows of equal length, or each "
+                "row a cache of its own"
             )
 
     @torch.compiler.disable
@@ -99,8 +100,11 @@ class SpanLayer(DynamicLayer):
         tokens: NewTokens,
         layout: SequenceLayout | Tensor,
         options: SpanOptions,
-        scale: float | None,
         backend: str,
+        *,
+        scale: float,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Store new tokens, and attend from them to their chunk and the blocks they retrieve.
 
@@ -109,11 +113,11 @@ class SpanLayer(DynamicLayer):
             tokens: as `update` gave them.
             layout: which of the `[B, n]` tokens are real.
             options: of the attention.
-            scale: factor on the scores; None means 1 / sqrt(D).
             backend: as in `span_decode`.
+            scale, softcap, sinks: as in `span_attention`.
 
         Returns:
-            `[B, Hq, n, D]`.
+            `[B, Hq, n, Dv]`.
 
         Raises:
             ValueError: for other options than at first.
@@ -130,6 +134,8 @@ class SpanLayer(DynamicLayer):
                 self.capacity or length,
                 options,
                 scale=scale,
+                softcap=softcap,
+                value_dim=value.shape[3],
                 keep_queries=backend == "reference",
                 dtype=query.dtype,
                 device=query.device,
@@ -143,7 +149,7 @@ class SpanLayer(DynamicLayer):
             )
         # Without a layout the device is not asked how long the rows are.
         given = None if layout.is_dense else layout
-        output = span_decode(query, key, value, self.state, layout=given, backend=backend)
+        output = span_decode(query, key, value, self.state, layout=given, sinks=sinks, backend=backend)
         self.columns.append(layout)
         return output
 

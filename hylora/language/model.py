@@ -65,18 +65,19 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
         )
     rope = _scale_rope(config, recipe)
     attention = recipe.attention.name
+    if resolve_name(attention) != "sdpa":
+        recipe.attention.span.keep_on(text)
     try:
         check_attention(config, attention)
         check_packing(recipe.data, text, attention)
     except ValueError as error:
         raise RecipeError(str(error)) from error
     _check_losses(text)
-    if resolve_name(attention) != "sdpa":
-        recipe.attention.span.keep_on(text)
+    name = resolve_name(attention, config)
     # Parameters without storage: the architecture shows itself at no cost.
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(
-            config, attn_implementation=resolve_name(attention), trust_remote_code=recipe.model.trust_remote_code
+            config, attn_implementation=name, trust_remote_code=recipe.model.trust_remote_code
         )
     if recipe.training.gradient_checkpointing and not skeleton.supports_gradient_checkpointing:
         raise RecipeError(
@@ -89,7 +90,7 @@ def plan_model(recipe: LanguageRecipe) -> ModelPlan:
         )
     _check_freeze(skeleton, recipe.model.freeze)
     adapter = _plan_adapter(skeleton, recipe)
-    return ModelPlan(config, resolve_name(attention), adapter, rope, _plan_quantization(skeleton, recipe, adapter))
+    return ModelPlan(config, name, adapter, rope, _plan_quantization(skeleton, recipe, adapter))
 
 
 def load_model(

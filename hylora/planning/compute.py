@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from hylora.adapters.structure import base_model, find_groups, unwrapped
+from hylora.architecture import windowed_layers
 from hylora.attention import SpanConfig
 from hylora.language.recipe import AttentionRecipe
 from hylora.planning.operations import attention_operations
@@ -30,7 +31,9 @@ class AttentionCost:
     Args:
         name: the method that full attention is compared with.
         span: its options.
-        widths: of the queries and of the keys, heads times head dimension, in every layer with softmax attention.
+        widths: of the queries and of the keys, heads times head dimension, in every layer with softmax attention that
+            a method replaces.
+        windows: width of the queries and tokens of the window, in every layer with a window of its own.
         recomputed: whether activations are made again in the backward pass.
         rest: operations of everything else in a step, per token.
     """
@@ -38,6 +41,7 @@ class AttentionCost:
     name: str
     span: SpanConfig
     widths: tuple[tuple[int, int], ...]
+    windows: tuple[tuple[int, int], ...]
     recomputed: bool
     rest: float
 
@@ -86,7 +90,11 @@ class AttentionCost:
         return 1 + self.recomputed + _BACKWARD
 
     def _products(self, name: str, length: int) -> float:
-        return sum(attention_operations(queries, length, name, self.span) for queries, _ in self.widths) / length
+        replaced = sum(attention_operations(queries, length, name, self.span) for queries, _ in self.widths)
+        # Whatever the method, these keep their windows.
+        spans = ((queries, replace(self.span, window=window)) for queries, window in self.windows)
+        kept = sum(attention_operations(queries, length, "sw_attn", span) for queries, span in spans)
+        return (replaced + kept) / length
 
 
 @dataclass(frozen=True)
@@ -145,10 +153,10 @@ def estimate_compute(
     totals = Counter(operations)
     recomputed = any(phase == "recomputation" for _, phase in operations)
     rest = sum(number for (part, _), number in totals.items() if part != "attention method") / tokens
-    widths = _attention_widths(model)
+    widths, windows = _attention_widths(model)
     # Whoever plans full attention asks what SE-Attn would bring.
     method = "se_attn" if attention.name == "full" else attention.name
-    cost = AttentionCost(method, attention.span, widths, recomputed, rest)
+    cost = AttentionCost(method, attention.span, widths, windows, recomputed, rest)
     if attention.name == "se_attn":
         totals["attention method", "forward"] += cost.choosing(length) * tokens
         totals["attention method", "recomputation"] += cost.choosing(length) * tokens * recomputed
@@ -159,17 +167,25 @@ def estimate_compute(
     return ComputeEstimate(parts, cost, length)
 
 
-def _attention_widths(model: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Widths of the queries and of the keys of every softmax attention."""
+def _attention_widths(model: nn.Module) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Of every softmax attention: widths of queries and keys, or width of queries and tokens of its own window."""
     base = base_model(model)
+    config = base.config.get_text_config()
+    windowed = windowed_layers(config)
     modules = {name.rpartition(".")[0]: None for name in find_groups(base)["attention"]}
-    widths = []
+    widths, windows = [], []
     for name in modules:
         module = base.get_submodule(name)
         # The last projection takes the heads' outputs; queries may be wider, where they bring a gate.
         *_, output = (child for child in map(unwrapped, module.children()) if isinstance(child, nn.Linear))
-        widths.append((output.in_features, output.in_features // getattr(module, "num_key_value_groups", 1)))
-    return tuple(widths)
+        queries = output.in_features
+        if hasattr(module, "qk_head_dim"):  # values are smaller, and get as wide
+            queries = module.num_heads * module.qk_head_dim
+        if getattr(module, "layer_idx", None) in windowed:
+            windows.append((queries, config.sliding_window))
+        else:
+            widths.append((queries, queries // getattr(module, "num_key_value_groups", 1)))
+    return tuple(widths), tuple(windows)
 
 
 def _selection_operations(span: SpanConfig, queries: int, keys: int, length: int) -> int:

@@ -155,6 +155,12 @@ def _assumptions(plan: TrainingPlan) -> list[str]:
             f"{_size(plan.memory.pinned)} of its memory are pinned for that, which torch does in powers of two"
             + (f", and as much for each of the {gpus} GPUs." if gpus > 1 else ".")
         )
+    if windows := plan.compute.attention.windows:
+        layers = len(windows) + len(plan.compute.attention.widths)
+        lines.append(
+            f"{len(windows)} of {layers} attention layers have a sliding window of their own, which they keep under "
+            "any attention."
+        )
     if plan.fused_layers:
         lines.append(
             f"{plan.fused_layers} layers are planned with mamba-ssm's fused kernel, which must be installed where the "

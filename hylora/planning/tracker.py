@@ -148,7 +148,11 @@ class StepTracker(TorchDispatchMode):
     def _run(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         fakes = sum(isinstance(tensor, FakeTensor) for tensor in tensors)
-        if not fakes and not any(str(result.type) == "Tensor" for result in func._schema.returns):
+        if not fakes and (
+            # Without values there would be no shape.
+            torch.Tag.dynamic_output_shape in func.tags
+            or not any(str(result.type) == "Tensor" for result in func._schema.returns)
+        ):
             return func(*args, **kwargs)
         if 0 < fakes < len(tensors):
             args, kwargs = tree_map(self._without_values, (args, kwargs))

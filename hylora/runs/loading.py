@@ -85,7 +85,6 @@ def load(
         "trust_remote_code": trust_remote_code,
     }
     config = AutoConfig.from_pretrained(base, **arguments)
-    check_attention(config, name)
     text = config.get_text_config()
     if has_adapter:
         _restore_rope(text, manifest)
@@ -95,6 +94,8 @@ def load(
     asked = expand_preset(options, attention)
     if manifest.span_attention or asked:
         SpanConfig.from_dict({**SpanConfig.of(text).to_dict(), **manifest.span_attention, **asked}).keep_on(text)
+    check_attention(config, name)
+    name = resolve_name(name, config)
     arguments |= {"dtype": dtype, "use_kernels": use_kernels}
     if quantization := has_adapter and manifest.quantization:
         kind = (text.dtype or torch.float32) if dtype == "auto" else dtype

@@ -36,7 +36,8 @@ assert_same_outcome = partial(comparison.same_outcome, probe=PROBE)
 
 def with_attention(architecture: Architecture, name: str = "se_attn", **options) -> PreTrainedModel:
     model = architecture.build()
-    hylora.set_attention(model, name, **(options or SMALL))
+    own = architecture.options if name == "se_attn" else {}
+    hylora.set_attention(model, name, **{**(options or SMALL), **own})
     return model
 
 
@@ -46,6 +47,7 @@ def assert_different(actual: Tensor, expected: Tensor) -> None:
 
 def matches_full_and_reference(model: PreTrainedModel, name: str, wide: dict, narrow: dict) -> None:
     """Full attention where the options leave nothing out, the plain implementation where they do."""
+    hylora.set_attention(model, "full")
     full = outcome(model)
     hylora.set_attention(model, name, **wide)
     assert_same_outcome(model, full)
@@ -57,14 +59,13 @@ def matches_full_and_reference(model: PreTrainedModel, name: str, wide: dict, na
 
 
 def se_attn(architecture: Architecture) -> None:
-    wide = {**SMALL, "chunk_size": LENGTH}
-    matches_full_and_reference(architecture.build(), "se_attn", wide, SMALL)
+    narrow = {**SMALL, **architecture.options}
+    matches_full_and_reference(architecture.build(), "se_attn", {**narrow, "chunk_size": LENGTH}, narrow)
 
 
 def rivals(architecture: Architecture) -> None:
     model = architecture.build()
     matches_full_and_reference(model, "sw_attn", {"window": LENGTH}, {"window": 12})
-    hylora.set_attention(model, "full")
     matches_full_and_reference(model, "s2_attn", {"group": 2 * LENGTH}, {"group": 0.25})
 
 

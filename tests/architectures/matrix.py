@@ -76,6 +76,25 @@ _EXCEPTIONS = {
         "refused", "nothing tells the recurrent layers of 'jamba'", "its layers hand no `seq_idx` to their mixers"
     ),
 }
+_KEYS_ALONE = Cell(
+    "yes",
+    why="with a summary of keys, as `se_attn_recall` has one: the published one compares queries with values, which "
+    "are smaller here, and is refused",
+)
+_LATENT = Cell(
+    "refused",
+    "keeps latent vectors in its cache",
+    "its cache holds latent vectors, from which the model computes all keys and values anew at every step",
+)
+_EXCEPTIONS |= {
+    ("deepseek_v3", "se_attn"): _KEYS_ALONE,
+    **{("deepseek_v3", capability): _LATENT for capability in ("span_cache", "span_pieces")},
+    ("gpt_oss", "packed"): Cell(
+        "refused",
+        "restart inside what the mask calls one sequence",
+        "the model shows `position_ids` to attention, but not to its mask; boundaries in `seq_idx` are read",
+    ),
+}
 MATRIX = {
     (architecture, capability): _EXCEPTIONS.get((architecture, capability), YES)
     for architecture in ZOO

@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 import hylora
 from hylora.adapters.structure import find_groups
-from hylora.architecture import attention_layers, is_recurrent
-from hylora.attention import check_attention
+from hylora.architecture import attention_layers, full_attention_layers, is_recurrent, windowed_layers
+from hylora.attention import SpanConfig, check_attention
 from hylora.language.data import DataRecipe, SourceRecipe, check_packing
 from hylora.language.data.packing import check_kernels
 from hylora.recurrence import deaf_packages, enclosed, wrapped_function
@@ -20,6 +20,7 @@ from tests.architectures.kernels import boundary_kernels
 from tests.architectures.matrix import MATRIX, YES
 from tests.architectures.zoo import SIZES, ZOO
 from tests.tiny import tiny_model
+from tests.tolerances import assert_close
 
 NAMES = ("se_attn", "sw_attn", "s2_attn")
 
@@ -28,6 +29,8 @@ NAMES = ("se_attn", "sw_attn", "s2_attn")
 def test_layers_are_read_from_the_config(architecture):
     config = architecture.build().config
     assert attention_layers(config) == list(architecture.attention)
+    assert windowed_layers(config) == list(architecture.windowed)
+    assert full_attention_layers(config) == sorted({*architecture.attention} - {*architecture.windowed})
     assert is_recurrent(config) == architecture.recurrent
 
 
@@ -78,7 +81,7 @@ def test_attention_is_found_in_these_layers_and_nowhere_else(architecture):
     names = find_groups(architecture.build())["attention"]
     layers = {int(name.split("layers.")[1].split(".")[0]) for name in names}
     assert layers == set(architecture.attention)
-    assert len(names) == 4 * len(architecture.attention)
+    assert len(names) == architecture.projections * len(architecture.attention)
 
 
 # Features of the models' own, and what the message names.
@@ -86,10 +89,8 @@ OWN = {
     "mistral": ({"sliding_window": 8}, "sliding window of its own"),
     "mixtral": ({"sliding_window": 8}, "sliding window of its own"),
     "phi3": ({"sliding_window": 8}, "sliding window of its own"),
-    "qwen2": ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "sliding window of its own"),
-    "qwen3": ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "sliding window of its own"),
+    "qwen2": ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding window of its own"),
     "gemma3_text": ({"sliding_window": 8}, "sliding window of its own"),
-    "gemma2": ({"layer_types": ["full_attention"] * 2}, "attn_logit_softcapping=50.0"),
     "recurrent_gemma": ({"num_hidden_layers": 3}, "sliding window of its own"),
     "falcon": ({"alibi": True}, "computes attention itself"),
     "falcon_mamba": ({}, "no attention layers"),
@@ -105,33 +106,70 @@ def test_a_models_own_features_are_refused_before_it_is_built(model_type, name):
         check_attention(config, name)
 
 
-# What attention layers ask for; no config tells of sinks.
-ASKED = {
-    "mistral": ({"sliding_window": 8}, "sliding window|unknown kind of mask"),
-    "qwen3": ({**OWN["qwen3"][0], "num_hidden_layers": 2}, "sliding window|unknown kind of mask"),
-    "gemma2": ({"layer_types": ["full_attention"], "head_dim": 8}, "soft-capping"),
-    "gpt_oss": (
-        {"layer_types": ["full_attention"], "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
-        "attention sinks",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model_type", ASKED)
-def test_a_models_own_features_are_refused_when_it_runs(model_type, name):
+def test_a_model_of_windows_alone_is_refused_when_it_runs(name):
     """However it came by its attention."""
-    fields, message = ASKED[model_type]
-    model = tiny_model(model_type, {**SIZES, "num_hidden_layers": 1, **fields}, 0, {"attn_implementation": name})
-    with pytest.raises(ValueError, match=message):
+    fields = {**SIZES, "num_hidden_layers": 1, "sliding_window": 8}
+    model = tiny_model("mistral", fields, 0, {"attn_implementation": name})
+    with pytest.raises(ValueError, match="sliding window of its own"):
         model(torch.arange(1, 20)[None])
+
+
+def test_a_window_of_which_layer_types_tell_nothing_is_refused_when_it_runs():
+    """MiniMax masks its full attention by the window, if it has one."""
+    fields = {"layer_types": ["linear_attention", "full_attention"], "sliding_window": 8, "num_local_experts": 2}
+    fields |= {"num_hidden_layers": 2, "num_experts_per_tok": 1, "block_size": 16}
+    model = tiny_model("minimax", {**SIZES, **fields}, 0, {"attn_implementation": "se_attn"})
+    with pytest.raises(ValueError, match="sliding_window=8.*layer_types in its config tells nothing"):
+        model(torch.arange(1, 20)[None], use_cache=False)
+
+
+def test_values_that_no_query_can_be_compared_with_are_refused_before_the_model_is_built():
+    config = ZOO["deepseek_v3"].build().config
+    for span in (None, SpanConfig(summary="landmark")):
+        with pytest.raises(ValueError, match="queries, of 12 numbers per head, with values of 6.*se_attn_recall"):
+            check_attention(config, "se_attn", span)
+    check_attention(config, "se_attn_recall")
+    check_attention(config, "se_attn", SpanConfig(summary="mean_key"))
+    check_attention(config, "sw_attn")
+
+
+def test_they_are_refused_before_weights_are_looked_for(tmp_path):
+    ZOO["deepseek_v3"].build().config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="with values of 6"):
+        hylora.load(tmp_path, "se_attn")
+    with pytest.raises(ValueError, match="whole safetensors files"):
+        hylora.load(tmp_path, "se_attn_recall")
+
+
+def test_full_attention_is_what_transformers_has_for_a_model():
+    """Neither bounded scores nor sinks are known to torch's own function."""
+    for model_type, expected in (("gemma2", "eager"), ("gpt_oss", "eager"), ("llama", "sdpa")):
+        model = ZOO[model_type].build()
+        hylora.set_attention(model, "se_attn_recall")
+        hylora.set_attention(model, "full")
+        assert model.config._attn_implementation == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sinks_are_learned(dtype):
+    """Under full attention's gradient where nothing is left out, in full attention and in windows."""
+    gradients = []
+    for name, options in (("full", {}), ("se_attn", {"chunk_size": 64, "block_size": 4})):
+        model = ZOO["gpt_oss"].build(dtype=dtype)
+        hylora.set_attention(model, name, **options)
+        ids = torch.arange(1, 40)[None]
+        model(ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append(torch.stack([layer.self_attn.sinks.grad for layer in model.model.layers]).float())
+    assert gradients[0].abs().amin(dim=1).min() > 0
+    assert_close(gradients[1], gradients[0], dtype)
 
 
 # These two have no such option.
 @pytest.mark.parametrize("model_type", sorted(ZOO.keys() - {"lfm2", "mamba2attn"}))
 def test_attention_dropout_is_refused_in_training(model_type):
     model = ZOO[model_type].build(attention_dropout=0.1)
-    hylora.set_attention(model, "se_attn")
+    hylora.set_attention(model, "se_attn_recall")
     with pytest.raises(ValueError, match="attention_dropout"):
         model.train()(torch.arange(1, 20)[None])
 

@@ -39,6 +39,9 @@ class Architecture:
         model_type: as transformers calls it.
         fields: of its config.
         attention: indices of the layers that hold attention.
+        windowed: of those, the ones with a sliding window of their own.
+        projections: linear layers of one attention layer.
+        options: of `se_attn`, where the usual ones do not serve.
         recurrent: whether some layer carries a state from token to token.
         lora: parameters of a rank-1 LoRA on every attention projection.
         norms: parameters of all normalisation layers.
@@ -53,6 +56,9 @@ class Architecture:
     norms: int
     convs: int
     embeddings: int = 96 * 32
+    windowed: tuple[int, ...] = ()
+    projections: int = 4
+    options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, *, seed: int = 0, **overrides) -> PreTrainedModel:
         """The model in evaluation mode; overrides are fields of its config, or `attn_implementation` and `dtype`."""
@@ -256,4 +262,88 @@ TRANSFORMERS = (
         convs=0,
     ),
 )
+# Transformers whose attention does more than the usual: windows in some layers, bounded scores, sinks, small values.
+SPECIAL = (
+    Architecture(
+        "gemma2",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "sliding_window": 8,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 4,
+            "attn_logit_softcapping": 1.5,
+        },
+        attention=(0, 1, 2, 3),
+        windowed=(0, 2),
+        recurrent=False,
+        lora=4 * GROUPED,
+        # Two before and two behind attention and feed-forward.
+        norms=4 * 4 * 32 + 32,
+        convs=0,
+    ),
+    Architecture(
+        "gemma3_text",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "sliding_window": 8,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+        },
+        attention=(0, 1, 2, 3),
+        windowed=(0, 2),
+        recurrent=False,
+        lora=4 * GROUPED,
+        # Queries and keys are normed by head as well.
+        norms=4 * (4 * 32 + 8 + 8) + 32,
+        convs=0,
+    ),
+    Architecture(
+        "gpt_oss",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "sliding_window": 8,
+            "head_dim": 8,
+            "num_local_experts": 2,
+            # Both, so that rounding chooses no expert.
+            "num_experts_per_tok": 2,
+        },
+        attention=(0, 1, 2, 3),
+        windowed=(0, 2),
+        recurrent=False,
+        lora=4 * GROUPED,
+        norms=4 * 2 * 32 + 32,
+        convs=0,
+    ),
+    Architecture(
+        "deepseek_v3",
+        {
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 12,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 6,
+            "first_k_dense_replace": 1,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 2,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 1,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        attention=(0, 1),
+        projections=5,
+        options={"summary": "mean_std"},
+        recurrent=False,
+        # Queries and outputs of 4 heads, by way of 12 and 16 numbers; keys come with 4 more, which all heads share.
+        lora=2 * ((32 + 12) + (12 + 4 * 12) + (32 + 16 + 4) + (16 + 4 * (8 + 6)) + (4 * 6 + 32)),
+        norms=2 * (2 * 32 + 12 + 16) + 32,
+        convs=0,
+    ),
+)
+TRANSFORMERS += SPECIAL
 ZOO = {architecture.model_type: architecture for architecture in HYBRIDS + TRANSFORMERS}

@@ -2,6 +2,7 @@
 """Whole models inside `torch.compile`, checkpointed and sharded: the attention operators among everything else."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ import hylora
 from hylora.training.processes import whole
 from hylora_kernels import backends, torch_backend
 from tests.node_counter import NodeCounter
-from tests.tiny import tiny_bamba, tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama, tiny_qwen2
 from tests.tolerances import assert_close
 
-BUILDERS = {"bamba": tiny_bamba, "llama": tiny_llama}
+# A window in one layer, and full attention in the other.
+WINDOWED = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+BUILDERS = {"bamba": tiny_bamba, "llama": tiny_llama, "qwen2": partial(tiny_qwen2, **WINDOWED)}
 OPERATORS = {
     "se_attn": "span_attention",
     "sw_attn": "sliding_window_attention",
@@ -58,12 +61,14 @@ def compiled(model, backend=None):
 @pytest.mark.parametrize(
     "name", ["se_attn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sw_attn", "s2_attn"))]
 )
-@pytest.mark.parametrize("kind", ["llama", pytest.param("bamba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", pytest.param("bamba", marks=pytest.mark.slow)])
 def test_a_model_is_one_graph_with_one_node_per_layer(kind, name):
     model, counter = build(kind, name), NodeCounter()
     whole_graph = compiled(model, counter)
     assert_close(logits(whole_graph), logits(model))
-    assert counter.operators[OPERATORS[name]] == 2  # layers with attention
+    found = [counter.operators[operator] for operator in (OPERATORS[name], "sliding_window_attention")]
+    # Two layers have attention; one of Qwen2's has a window of its own.
+    assert found == ([2, 2] if name == "sw_attn" else [1, 1] if kind == "qwen2" else [2, 0])
     for actual, expected in zip(train(whole_graph), train(copy.deepcopy(model)), strict=True):
         assert_close(actual, expected)
 
@@ -73,8 +78,9 @@ def test_a_model_is_one_graph_with_one_node_per_layer(kind, name):
     [{"attention_mask": PADDING}, {"attention_mask": PADDING.flip(1)}, {"position_ids": PACKED}, {"use_cache": True}],
     ids=["left padding", "right padding", "packed", "cache"],
 )
-def test_the_values_of_masks_and_positions_are_read_inside_the_graph(arguments):
-    model = build("llama")
+@pytest.mark.parametrize("kind", ["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
+def test_the_values_of_masks_and_positions_are_read_inside_the_graph(kind, arguments):
+    model = build(kind)
     graph = compiled(model)
     assert_close(logits(graph, **arguments), logits(model, **arguments))
     assert not torch.allclose(logits(graph, **arguments), logits(graph), atol=1e-3) or arguments == {"use_cache": True}
@@ -97,8 +103,9 @@ def test_other_lengths_and_masks_need_no_other_graph():
 
 
 def test_positions_that_contradict_the_mask_are_refused_inside_a_graph():
-    with pytest.raises(ValueError, match="position_ids of row 0 restart inside"):
-        logits(compiled(build("llama")), position_ids=PACKED, use_cache=True)
+    for kind in ("llama", "qwen2"):
+        with pytest.raises(ValueError, match="position_ids of row 0 restart inside"):
+            logits(compiled(build(kind)), position_ids=PACKED, use_cache=True)
     with pytest.raises(ValueError, match="padding mask row 0 has a gap"):
         logits(compiled(build("llama")), attention_mask=torch.ones_like(IDS).index_fill(1, torch.tensor(9), 0))
 

@@ -3,15 +3,18 @@
 
 import pytest
 import torch
+from transformers import DynamicCache
 from transformers.masking_utils import (
     create_causal_mask,
     create_chunked_causal_mask,
     create_sliding_window_causal_mask,
+    sliding_window_bidirectional_mask_function,
+    sliding_window_causal_mask_function,
 )
 
 import hylora  # noqa: F401  registers the mask function
-from hylora.attention import CachedKeys, Prefill
-from tests.tiny import tiny_llama
+from hylora.attention import CachedKeys, Prefill, span_mask
+from tests.tiny import tiny_llama, tiny_qwen2
 
 EMBEDS = torch.zeros(2, 10, 32)
 
@@ -20,43 +23,62 @@ def config(name, **overrides):
     return tiny_llama(attn_implementation=name, **overrides).config
 
 
-def dense_mask(layout):
-    """[B, L, L] bool: causal inside each of the layout's sequences."""
+def dense_mask(prefill):
+    """[B, L, L] bool: causal inside each of the layout's sequences, up to the window."""
+    layout, window = prefill.layout, prefill.window or prefill.layout.length
     mask = torch.zeros(layout.batch, layout.length, layout.length, dtype=torch.bool)
     for row, start, length in layout.sequences:
-        mask[row, start : start + length, start : start + length] = torch.ones(length, length).tril().bool()
+        band = torch.ones(length, length).tril().triu(1 - window).bool()
+        mask[row, start : start + length, start : start + length] = band
     return mask
 
 
-def both(**arguments):
-    ours = create_causal_mask(config=config("se_attn"), inputs_embeds=EMBEDS, past_key_values=None, **arguments)
-    theirs = create_causal_mask(
-        config=config("sdpa"), inputs_embeds=EMBEDS, past_key_values=None, allow_is_causal_skip=False, **arguments
-    )
+def both(window=None, **arguments):
+    create = create_causal_mask if window is None else create_sliding_window_causal_mask
+    arguments |= {"inputs_embeds": EMBEDS, "past_key_values": None}
+    ours = create(config=config("se_attn", sliding_window=window), **arguments)
+    theirs = create(config=config("sdpa", sliding_window=window), allow_is_causal_skip=False, **arguments)
     assert isinstance(ours, Prefill)
-    return ours.layout, theirs[:, 0]
+    assert ours.window == window
+    return ours, theirs[:, 0]
 
 
-def test_no_padding_is_dense():
-    layout, theirs = both(attention_mask=None)
-    assert layout.is_dense
-    assert torch.equal(dense_mask(layout), theirs)
+windows = pytest.mark.parametrize("window", [None, 2, 4, 10, 11])
 
 
+@windows
+def test_no_padding_is_dense(window):
+    ours, theirs = both(window, attention_mask=None)
+    assert ours.layout.is_dense
+    assert torch.equal(dense_mask(ours), theirs)
+
+
+@windows
 @pytest.mark.parametrize("rows", [([0] * 3 + [1] * 7, [1] * 10), ([1] * 4 + [0] * 6, [0] * 9 + [1])], ids=str)
-def test_padding(rows):
+def test_padding(rows, window):
     attention_mask = torch.tensor(rows)
-    layout, theirs = both(attention_mask=attention_mask)
+    ours, theirs = both(window, attention_mask=attention_mask)
     real = attention_mask.bool()
     # Rows of padded queries are undefined in transformers' mask; what counts is what real queries see.
-    assert torch.equal(dense_mask(layout)[real], theirs[real])
+    assert torch.equal(dense_mask(ours)[real], theirs[real])
 
 
-def test_packed_positions():
+@windows
+def test_packed_positions(window):
     position_ids = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7, 8, 0]])
-    layout, theirs = both(attention_mask=None, position_ids=position_ids)
-    assert layout.sequences == ((0, 0, 3), (0, 3, 5), (0, 8, 2), (1, 0, 9), (1, 9, 1))
-    assert torch.equal(dense_mask(layout), theirs)
+    ours, theirs = both(window, attention_mask=None, position_ids=position_ids)
+    assert ours.layout.sequences == ((0, 0, 3), (0, 3, 5), (0, 8, 2), (1, 0, 9), (1, 9, 1))
+    assert torch.equal(dense_mask(ours), theirs)
+
+
+def test_windows_draw_nothing():
+    """So that what full attention draws does not depend on the layers beside it."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    both(4, attention_mask=None)
+    assert torch.equal(torch.get_rng_state(), before)
+    both(attention_mask=None)
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 def test_padding_inside_a_sequence_is_refused():
@@ -64,20 +86,31 @@ def test_padding_inside_a_sequence_is_refused():
         both(attention_mask=torch.tensor([[1, 1, 0, 1, 1, 1, 1, 1, 1, 1], [1] * 10]))
 
 
-def test_sliding_window_mask_is_refused():
-    arguments = {"inputs_embeds": EMBEDS, "attention_mask": None, "past_key_values": None}
+@pytest.mark.parametrize(
+    "mask_function",
+    [
+        sliding_window_causal_mask_function(3),
+        sliding_window_causal_mask_function(5),
+        sliding_window_bidirectional_mask_function(4),
+    ],
+    ids=["narrower", "wider", "both directions"],
+)
+@pytest.mark.parametrize("local_size", [None, 4])
+def test_masks_that_show_anything_but_the_models_own_window_are_refused(mask_function, local_size):
+    given = {"config": config("se_attn", sliding_window=4), "local_size": local_size}
     with pytest.raises(ValueError, match="unknown kind of mask"):
-        create_sliding_window_causal_mask(config=config("se_attn", sliding_window=4), **arguments)
+        span_mask(2, 10, 10, mask_function=mask_function, **given)
 
 
 def test_chunked_mask_becomes_separate_sequences():
-    layout = create_chunked_causal_mask(
+    prefill = create_chunked_causal_mask(
         config=config("se_attn", attention_chunk_size=4),
         inputs_embeds=EMBEDS,
         attention_mask=None,
         past_key_values=None,
-    ).layout
-    assert layout.sequences[:3] == ((0, 0, 4), (0, 4, 4), (0, 8, 2))
+    )
+    assert prefill.layout.sequences[:3] == ((0, 0, 4), (0, 4, 4), (0, 8, 2))
+    assert prefill.window is None
 
 
 def test_masks_added_by_a_model_are_refused():
@@ -86,8 +119,6 @@ def test_masks_added_by_a_model_are_refused():
 
 
 def test_queries_after_a_cache_get_full_attention():
-    from transformers import DynamicCache
-
     model = tiny_llama(attn_implementation="se_attn")
     cache = DynamicCache(config=model.config)
     model(torch.arange(6)[None], past_key_values=cache)
@@ -96,3 +127,13 @@ def test_queries_after_a_cache_get_full_attention():
     )
     assert isinstance(mask, CachedKeys)
     assert torch.equal(mask.mask, torch.ones(1, 1, 2, 8, dtype=torch.bool).tril(6))
+
+
+def test_queries_after_a_cache_keep_their_window():
+    model = tiny_qwen2(attn_implementation="se_attn", sliding_window=4)
+    cache = DynamicCache(config=model.config)
+    model(torch.arange(6)[None], past_key_values=cache)
+    arguments = {"inputs_embeds": EMBEDS[:1, :2], "attention_mask": None, "past_key_values": cache}
+    mask = create_sliding_window_causal_mask(config=model.config, **arguments).mask
+    # Keys 3 to 7, of which the first query is the seventh token.
+    assert torch.equal(mask[0, 0], torch.tensor([[1, 1, 1, 1, 0], [0, 1, 1, 1, 1]]).bool())

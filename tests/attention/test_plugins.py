@@ -12,10 +12,10 @@ import hylora
 from hylora.attention import chunk_size_of
 from hylora_kernels import span_attention
 from tests.architectures.zoo import ZOO
-from tests.tiny import tiny_bamba, tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama, tiny_qwen2
 from tests.tolerances import assert_close
 
-BUILDERS = {"bamba": tiny_bamba, "llama": tiny_llama}
+BUILDERS = {"bamba": tiny_bamba, "llama": tiny_llama, "qwen2": tiny_qwen2}
 NAMES = ("se_attn", "sw_attn", "s2_attn")
 SMALL = {"block_size": 4, "top_k": 2, "chunk_size": 16, "window": 12, "query_group": 8}
 
@@ -39,6 +39,7 @@ def model(request):
     return BUILDERS[request.param]()
 
 
+@pytest.mark.parametrize("model", ["bamba", "llama"], indirect=True)
 def test_a_chunk_as_long_as_the_sequence_is_full_attention(model):
     tokens = ids()
     full = logits(model, tokens)
@@ -267,9 +268,7 @@ def test_context_parallelism_is_refused_by_name(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sliding_window": 128}, "own sliding window"),
-        ({"softcap": 30.0}, "soft-capping"),
-        ({"s_aux": torch.zeros(4)}, "attention sinks"),
+        ({"position_bias": torch.zeros(4, 8, 8)}, "additive position bias"),
         ({"dropout": 0.1}, "no attention dropout"),
         ({"is_causal": False}, "attends in both directions"),
     ],
@@ -282,3 +281,36 @@ def test_features_that_are_not_computed_are_refused(arguments, message):
     states = torch.zeros(1, 4, 8, 8)
     with pytest.raises(ValueError, match=message):
         FUNCTIONS["se_attn"](module, states, states, states, None, **arguments)
+
+
+def test_a_layer_keeps_its_window_and_no_other():
+    """Under a plug-in that reads all there is the whole model is what it is without; a window as wide changes that."""
+    model, tokens = tiny_qwen2(), ids()
+    full = logits(model, tokens)
+    with_attention(model, "sw_attn", window=50)
+    assert_close(logits(model, tokens), full)
+    model.config.sliding_window = 50
+    assert not torch.allclose(logits(tiny_qwen2(sliding_window=50), tokens), full, atol=1e-3)
+
+
+def test_a_window_that_the_mask_does_not_show_is_refused():
+    model = with_attention(tiny_qwen2(), "se_attn")
+    model.model.layers[1].self_attn.sliding_window = 8
+    with pytest.raises(ValueError, match="Qwen2Attention asks for .*sliding_window=8.*its mask shows none"):
+        logits(model, ids())
+
+
+def test_windows_beside_full_attention_change_none_of_its_draws(monkeypatch):
+    drawn = []
+
+    def recording(query, key, value, options, **arguments):
+        drawn.append((options.chunk_size, options.seed))
+        return span_attention(query, key, value, options, **arguments)
+
+    monkeypatch.setattr("hylora.attention.functions.span_attention", recording)
+    for build in (tiny_qwen2, tiny_llama):
+        model = with_attention(build(), "se_attn", chunk_size=(8, 16, 24, 32), retrieval="random").train()
+        torch.manual_seed(5)
+        model(ids(), labels=ids(), use_cache=False)
+    assert len(drawn) == 4
+    assert drawn[:2] == drawn[2:]

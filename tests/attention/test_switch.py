@@ -75,10 +75,10 @@ def test_a_model_without_attention_is_refused():
         hylora.set_attention(Mamba2ForCausalLM(config), "se_attn")
 
 
-def test_a_models_own_sliding_window_is_refused():
+def test_a_model_of_windows_alone_is_refused():
     sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     config = MistralConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, sliding_window=8)
-    with pytest.raises(ValueError, match="sliding window of its own"):
+    with pytest.raises(ValueError, match="window of its own in every attention layer .*no full attention"):
         hylora.set_attention(MistralForCausalLM(config), "se_attn")
 
 

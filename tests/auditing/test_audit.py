@@ -115,6 +115,14 @@ def test_a_refused_attention_leaves_nothing_to_ask():
     assert found["precise"].status == "yes"
 
 
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss"])
+def test_what_attention_does_of_its_own_is_kept(model_type):
+    """Windows, bounded scores and sinks."""
+    found = ask(ZOO[model_type].build(), "own_features", "span_cached", attention="se_attn_recall")
+    assert [answer.status for answer in found.answers] == ["yes", "yes"]
+    assert "2 of 4 attention layers have a sliding window of their own, and keep it" in found.conditions
+
+
 def test_the_published_rule_is_told_for_what_it_is():
     model = ZOO["llama"].build()
     published, chosen = (ask(model, "causal", "span_cached", attention=n) for n in ("se_attn", "se_attn_recall"))

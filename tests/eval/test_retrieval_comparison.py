@@ -18,7 +18,7 @@ from hylora_eval.retrieval.capture import AttentionCall, observe_attention
 from hylora_eval.retrieval.mass import attention_weights
 from hylora_kernels import select_blocks
 from tests.architectures.zoo import ZOO
-from tests.tiny import tiny_bamba, tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama, tiny_qwen2
 
 SPAN = {"block_size": 4, "top_k": 2, "chunk_size": 16}
 # (source, answer): chunks start at 0, 16, 32 and 48; the answer at 48 is asked by token 47, in the chunk of 32.
@@ -167,6 +167,7 @@ def test_mass_is_that_of_a_dense_softmax():
 MODELS = {
     "bamba": tiny_bamba,
     "llama with as many KV heads": lambda: tiny_llama(num_key_value_heads=4),
+    "qwen2 with windows": tiny_qwen2,
     # Blocks that layers share draw the same random blocks in all of them.
     "zamba2": lambda: ZOO["zamba2"].build(),
     "nemotron_h": lambda: ZOO["nemotron_h"].build(),
@@ -185,6 +186,7 @@ WAYS = {
         ("llama with as many KV heads", "published"),
         ("zamba2", "random"),
         ("nemotron_h", "published"),
+        ("qwen2 with windows", "published"),
     ],
 )
 def test_own_choices_are_those_of_each_layers_attention(monkeypatch, model, way):
@@ -193,14 +195,15 @@ def test_own_choices_are_those_of_each_layers_attention(monkeypatch, model, way)
     computed, choices = [], []
 
     def attend(query, key, value, options, **arguments):
-        computed.append(select_blocks(query, key, value, options, **{**arguments, "backend": "reference"})[0])
+        given = {"layout": arguments["layout"], "scale": arguments["scale"]}
+        computed.append(select_blocks(query, key, value, options, **given, backend="reference")[0])
         return original(query, key, value, options, **arguments)
 
     original = functions.span_attention
     monkeypatch.setattr(functions, "span_attention", attend)
     ids = torch.randint(96, (53,), generator=torch.Generator().manual_seed(0))
     compare_rules(network, [Sample(ids)], [Rule("own", None)], observe=choices.append)
-    assert [each.layer for each in choices] == hylora.architecture.attention_layers(network.config)
+    assert [each.layer for each in choices] == hylora.architecture.full_attention_layers(network.config)
     size = 4 if way == "causal" else 16
     for each, expected in zip(choices, computed, strict=True):
         assert torch.equal(each.blocks, expected[:, each.positions // size])

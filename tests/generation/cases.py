@@ -10,18 +10,18 @@ from transformers import PreTrainedModel
 import hylora
 from tests.architectures.checks import PER_TOKEN as NARROW
 from tests.architectures.checks import tokens
-from tests.tiny import tiny_bamba, tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama, tiny_qwen2
 from tests.tolerances import assert_close
 
 __all__ = ["NARROW", "WIDE", "assert_close", "mask_with", "model_of", "positions_of", "recomputed", "tokens"]
 
 # Everything is retrieved, so that the attention is full attention.
 WIDE = {**NARROW, "top_k": 64}
-_MODELS = {"llama": tiny_llama, "bamba": tiny_bamba}
+_MODELS = {"llama": tiny_llama, "bamba": tiny_bamba, "qwen2": tiny_qwen2}
 
 
 def model_of(name: str, options: dict = NARROW, **overrides) -> PreTrainedModel:
-    """A tiny Llama or Bamba under `se_attn`."""
+    """A tiny Llama, Bamba or Qwen2 (with windows beside full attention) under `se_attn`."""
     model = _MODELS[name](pad_token_id=0, bos_token_id=None, eos_token_id=None, **overrides)
     hylora.set_attention(model, "se_attn", **options)
     return model

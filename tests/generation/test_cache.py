@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import DynamicCache
+from transformers import AutoConfig, DynamicCache
 
 import hylora
 from hylora.generation import bytes_held
@@ -22,7 +22,7 @@ from tests.generation.cases import (
     recomputed,
     tokens,
 )
-from tests.tiny import tiny_bamba, tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama, tiny_qwen2
 
 
 class Continued:
@@ -65,7 +65,7 @@ def recomputed_rows(model, ids, mask):
     return logits
 
 
-@pytest.fixture(params=["llama", "bamba"], scope="module")
+@pytest.fixture(params=["llama", "bamba", "qwen2"], scope="module")
 def model(request):
     return model_of(request.param)
 
@@ -131,6 +131,22 @@ def test_recurrent_layers_refuse_to_be_cropped():
         filled(model_of("llama")).cache.crop(1)
 
 
+def test_windows_take_back_what_they_still_hold():
+    batch = Continued(model_of("qwen2", sliding_window=16))
+    batch.feed(tokens(3, 12))
+    batch.crop(3)
+    batch.feed(tokens(3, 9, seed=1))
+    with pytest.raises(ValueError, match="windows of 16 tokens have let go .*activate_past_recording"):
+        batch.cache.crop(-1)
+    batch.feed(tokens(3, 1, seed=2))
+    batch.cache.activate_past_recording()
+    batch.feed(tokens(3, 4, seed=3))
+    with pytest.raises(ValueError, match="have let go"):
+        batch.cache.crop(-5)
+    batch.crop(3)
+    batch.feed(tokens(3, 2, seed=4))
+
+
 def test_pieces_may_be_padded_on_either_side():
     """As when every row of a batch of chats has its next turn."""
     batch = filled(model_of("llama"))
@@ -141,10 +157,11 @@ def test_pieces_may_be_padded_on_either_side():
     batch.feed(tokens(3, 1, seed=2))
 
 
-def test_recurrent_layers_refuse_padding_between_tokens():
-    batch = filled(model_of("bamba"))
+@pytest.mark.parametrize(("name", "cause"), [("bamba", "recurrent layers would see"), ("qwen2", "would count")])
+def test_recurrent_layers_and_windows_refuse_padding_between_tokens(name, cause):
+    batch = filled(model_of(name))
     ids = tokens(3, 6, seed=1)
-    with pytest.raises(ValueError, match="between the tokens of row 2"):
+    with pytest.raises(ValueError, match=f"between the tokens of row 2, and .*{cause}"):
         batch.feed(ids, mask_with(ids, 0, 6, 2))
 
 
@@ -211,7 +228,7 @@ def test_a_mask_that_hides_what_is_held_is_refused():
             batch.model(tokens(3, 1), attention_mask=mask, **arguments)
 
 
-@pytest.mark.parametrize("name", ["llama", "bamba"])
+@pytest.mark.parametrize("name", ["llama", "bamba", "qwen2"])
 def test_a_pass_that_was_broken_off_is_noticed(name, monkeypatch):
     """As when somebody stops it: the layers behind that one lack its tokens, and would shift those to come."""
     batch = filled(model_of(name))
@@ -262,7 +279,7 @@ def test_gradients_are_refused(model):
 
 
 def test_a_model_without_attention_needs_no_span_cache():
-    with pytest.raises(ValueError, match="no attention layers"):
+    with pytest.raises(ValueError, match="no full attention"):
         hylora.SpanCache(tiny_bamba(attn_layer_indices=[]).config)
 
 
@@ -271,10 +288,21 @@ def test_room_for_no_token_is_refused():
         hylora.SpanCache(tiny_llama().config, capacity=0)
 
 
-def test_layers_with_a_window_are_refused():
-    config = tiny_llama(layer_types=["sliding_attention", "full_attention"], sliding_window=8).config
+def test_layers_that_attend_in_chunks_are_refused():
+    config = tiny_llama(layer_types=["chunked_attention", "full_attention"], attention_chunk_size=8).config
     with pytest.raises(ValueError, match="DynamicSlidingWindowLayer"):
         hylora.SpanCache(config)
+
+
+def test_windows_alone_need_no_span_cache():
+    config = tiny_qwen2(layer_types=["sliding_attention"] * 4).config
+    with pytest.raises(ValueError, match="no full attention"):
+        hylora.SpanCache(config)
+
+
+def test_latent_vectors_are_refused():
+    with pytest.raises(ValueError, match="latent vectors .*kv_lora_rank=512.*DynamicCache"):
+        hylora.SpanCache(AutoConfig.for_model("deepseek_v3", num_hidden_layers=2))
 
 
 def test_a_model_that_forgets_its_state_takes_one_token_at_a_time():

@@ -5,6 +5,8 @@ import copy
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache
 
 import hylora
@@ -34,7 +36,7 @@ def assert_same(found, expected):
     assert_close(found[1], expected[1])
 
 
-@pytest.fixture(params=["llama", "bamba"], scope="module")
+@pytest.fixture(params=["llama", "bamba", "qwen2"], scope="module")
 def model(request):
     return model_of(request.param)
 
@@ -54,10 +56,13 @@ def test_equals_recomputation(model, way):
     assert_same(generate(model, hylora.SpanCache(model.config), **way), generate(model, use_cache=False, **anew))
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
 @pytest.mark.parametrize("draft", ["assistant", "lookup"])
-def test_assisted_decoding_equals_greedy(draft):
+def test_assisted_decoding_equals_greedy(draft, name):
     """Drafts of several tokens are taken back where they are wrong."""
-    model = model_of("llama")
+    if name == "qwen2" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("in transformers 5.17 windows that drafts may be taken from hand over more than their mask shows")
+    model = model_of(name)
     prompt = PROMPT[1:, :20].repeat(1, 2)  # for the lookup to find something
     mask = torch.ones_like(prompt)
     expected = generate(model, hylora.SpanCache(model.config), prompt, mask)

@@ -59,7 +59,7 @@ def test_loss_and_gradients_are_those_of_separate_documents(name, attention):
     """With an adapter, recomputed activations, several rows and padding; in training and in evaluation."""
     # transformers' fused path takes no notice of where Falcon-H1 has its gate.
     model = ZOO[name].build(**({"mamba_norm_before_gate": False} if name == "falcon_h1" else {}))
-    hylora.set_attention(model, attention, **(SMALL if attention == "se_attn" else {}))
+    hylora.set_attention(model, attention, **({**SMALL, **ZOO[name].options} if attention == "se_attn" else {}))
     model = add_adapter(model, HyLoraConfig.for_model(model, "longlora", r=2, lora_alpha=4, lora_dropout=0.0))
     model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     loss = CausalLoss(model, slice_length=16)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests import command_line
-from tests.planning.tiny_plans import BAMBA, config_file, tiny_recipe
+from tests.planning.tiny_plans import BAMBA, WINDOWED, config_file, tiny_recipe
 
 run = partial(command_line.run, "plan", env={"COLUMNS": "160"})
 
@@ -52,6 +52,13 @@ def test_without_a_search_nothing_is_said_of_other_contexts(tmp_path):
     assert plan["memory"]["pinned"] >= sum(plan["memory"]["offloaded"]) > 0
     full = plan["full_attention"]
     assert full["compared_with"] == "se_attn" and 0 < full["share_of_step"] < 1
+
+
+def test_windows_of_the_models_own_are_told(tmp_path):
+    options = ("--context", 300, "--no-search", "adapter.variant=longlora")
+    result = run("--model", config_file(tmp_path, WINDOWED), "--gpus", "1x24GB", *options)
+    assert result.exit_code == 0, result.output
+    assert "2 of 4 attention layers have a sliding window of their own" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("named", [["--recipe"], []], ids=["by option", "as train takes it"])

@@ -98,12 +98,12 @@ def test_long_attention_counts_what_is_seen(name, size):
     }[name]
     query, key = torch.randn(2, 4, LENGTH, 8, requires_grad=True), torch.randn(2, 2, LENGTH, 8, requires_grad=True)
     with Record() as forward:
-        output = operator(query, key, key, None, size, 0.3, "torch")
+        output = operator(query, key, key, None, None, size, 0.3, None, "torch")
     (call,) = [call for call in forward.calls if is_attention(call[0])]
     expected = int(2 * 2 * 2 * 4 * 8 * seen(name, size))
     assert count_operations(*call) == expected
     with FlopCounterMode(display=False) as counter:
-        operator(query, key, key, None, size, 0.3, "torch")
+        operator(query, key, key, None, None, size, 0.3, None, "torch")
     assert counter.get_total_flops() == expected
     with Record() as backward:
         output.sum().backward()
@@ -118,9 +118,9 @@ def test_what_tokens_and_their_blocks_give_takes_memory_up_to_a_limit():
     def workspaces(length, selection, **options):
         options = SpanOptions(16, 4, 64, selection, summary="mean_std", **options)
         query, key = torch.empty(1, 4, length, 8, device="meta"), torch.empty(1, 2, length, 8, device="meta")
-        settings = (*ops.pack_options(options), 0.3, "triton")
-        forward = (query, key, key, None, *settings)
-        backward = (query, query, key, key, None, query, query[..., 0], query, *settings)
+        settings = (*ops.pack_options(options), 0.3, None, "triton")
+        forward = (query, key, key, None, None, *settings)
+        backward = (query, query, key, key, None, None, query, query[..., 0], query, *settings)
         names = ("span_attention", "span_attention_backward")
         overloads = (getattr(torch.ops.hylora_kernels, name).default for name in names)
         return [kernel_workspace(*call) for call in zip(overloads, (forward, backward), strict=True)]

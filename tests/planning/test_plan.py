@@ -15,7 +15,7 @@ from hylora.planning.parameters import count_parameters
 from hylora.planning.planner import Estimator
 from hylora.planning.simulation import Simulation
 from hylora.training.recipe import RecipeError
-from tests.planning.tiny_plans import BAMBA, LLAMA, SMALL_SPAN, tiny_recipe
+from tests.planning.tiny_plans import BAMBA, LATENT, LLAMA, SMALL_SPAN, WINDOWED, tiny_recipe
 
 LARGE = Hardware.parse("1x80GB")
 # Leaves 115 MiB for tensors.
@@ -116,6 +116,17 @@ def test_what_attention_takes_elsewhere_is_what_is_found_there(tmp_path, name):
     tokens = cost.context_of(2)
     assert cost.saving(tokens) == pytest.approx(2, rel=0.02)
     assert (cost.context_of(100) is None) == (name == "s2_attn")
+
+
+@pytest.mark.parametrize(("config", "width"), [(WINDOWED, 32), (LATENT, 4 * 12)], ids=["windows", "latent"])
+def test_windows_are_kept_and_queries_may_be_wider_than_values(tmp_path, config, width):
+    attention = {**SMALL_SPAN, "summary": "mean_std"}
+    recipe = tiny_recipe(tmp_path, config, attention=attention, adapter={"variant": "longlora"})
+    (_, short), (_, long) = map(Estimator(TrainingSetup(recipe, LARGE)).profile, (320, 2048))
+    cost = short.attention
+    assert [queries for queries, _ in (*cost.widths, *cost.windows)] == [width] * config["num_hidden_layers"]
+    assert cost.method_step(2048) == pytest.approx(sum(long.parts["attention method"].values()))
+    assert long.full_forward < 2.1 * attention_operations(width, 2048) / 2048
 
 
 def test_a_model_without_attention_has_nothing_to_save(tmp_path):

@@ -27,6 +27,25 @@ BAMBA = {
     "mamba_expand": 2,
     "mamba_chunk_size": 16,
 }
+WINDOWED = {
+    **LLAMA,
+    "model_type": "qwen2",
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "use_sliding_window": True,
+    "sliding_window": 16,
+}
+LATENT = {
+    **LLAMA,
+    "model_type": "deepseek_v3",
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "first_k_dense_replace": 2,
+}
 SMALL_SPAN = {"name": "se_attn", "chunk_size": 64, "block_size": 8, "top_k": 2}
 
 

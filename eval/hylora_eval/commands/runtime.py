@@ -81,7 +81,7 @@ def runtime(
     random_weights = random_weights or part == "attention"
     model = _random_model(options, part) if random_weights else options.load_model(trainable=True)
     for name in names:
-        check_attention(model.config, name)
+        check_attention(model.config, name, span)
     device = torch.device(options.device)
     if part == "model":
         workload = ModelWorkload(model, span, batch_size, decode_tokens)

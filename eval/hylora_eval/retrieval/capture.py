@@ -40,6 +40,8 @@ class AttentionCall:
 def observe_attention(model: nn.Module, observe: Callable[[list[AttentionCall]], None]) -> Iterator[None]:
     """Show a model's attention calls in evaluation to a function before they are computed.
 
+    Layers with a sliding window of their own, which retrieve nothing under any attention, are passed over.
+
     Args:
         model: of which no row is padded.
         observe: called for one layer after the other with a call for each row of the batch.
@@ -58,9 +60,11 @@ def observe_attention(model: nn.Module, observe: Callable[[list[AttentionCall]],
     def observed(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> Any:
-        if module in layers:
+        prefill = isinstance(attention_mask, Prefill)
+        window = attention_mask.window if prefill else kwargs.get("sliding_window")
+        if module in layers and window is None:
             own = None
-            if isinstance(attention_mask, Prefill) and name.startswith("se_attn"):
+            if prefill and name.startswith("se_attn"):
                 own = kernel_options(SpanConfig.of(module.config), None, attention_mask.ordinal(module))
             scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
             # Under autocast RoPE leaves queries and keys wider than the values; attention itself casts them too.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hylora.architecture import attention_layers
+from hylora.architecture import full_attention_layers
 from hylora.attention import SpanConfig, kernel_options
 from hylora.training.evaluation import evaluation_mode
 from hylora_eval.recall import RecallSequence, check_sequences, same_lengths
@@ -95,7 +95,7 @@ def compare_rules(
         [Tally(each, sample.needles and NeededBlocks.of(sample.needles, each)) for each in options]
         for sample in samples
     ]
-    layers = attention_layers(model.config)
+    layers = full_attention_layers(model.config)
 
     def look(call: AttentionCall, sample: int, layer: int) -> None:
         choosers = [rule.chooser(call) for rule in rules]
