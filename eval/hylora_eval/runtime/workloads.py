@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hylora
+from hylora.architecture import windowed_layers
 from hylora.attention import CachedKeys, Prefill, SpanConfig, expand_preset, resolve_name
 from hylora.attention.names import PLUG_INS
 from hylora.generation import SpanLayer
@@ -112,7 +113,8 @@ class ModelWorkload:
 class AttentionWorkload:
     """Passes of the attention function alone, on random queries, keys and values of a model's shapes.
 
-    Projections, positions and everything else that the attentions share are left out.
+    Projections, positions and everything else that the attentions share are left out, as are a bound of the scores and
+    sinks.
 
     Args:
         model: of the shapes; its weights are not used and may have no storage (device "meta").
@@ -181,9 +183,10 @@ def _asked(span: SpanConfig, attention: str) -> SpanConfig:
 
 
 def _attention_module(model: nn.Module) -> nn.Module:
-    """The first attention module in transformers' form."""
+    """The first attention module in transformers' form without a sliding window of its own."""
     for module in model.modules():
-        if all(hasattr(module, name) for name in ("is_causal", "num_key_value_groups", "head_dim", "scaling")):
+        known = all(hasattr(module, name) for name in ("is_causal", "num_key_value_groups", "head_dim", "scaling"))
+        if known and getattr(module, "layer_idx", None) not in windowed_layers(module.config):
             return module
     raise ValueError(
         f"{type(model).__name__} has no attention module in transformers' form; time the whole model (part 'model')"
