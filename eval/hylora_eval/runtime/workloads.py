@@ -19,7 +19,7 @@ from hylora.language.head import decoder_and_head
 from hylora.language.task import CausalLoss
 from hylora_kernels import SequenceLayout
 
-__all__ = ["WORKS", "AttentionWorkload", "ModelWorkload"]
+__all__ = ["WORKS", "AttentionWorkload", "ModelWorkload", "options_under"]
 
 WORKS = ("forward", "forward+backward", "decode")
 
@@ -59,9 +59,7 @@ class ModelWorkload:
         Returns:
             What is to be timed.
         """
-        options = (
-            {**self.span.to_dict(), **expand_preset({}, attention)} if resolve_name(attention) in PLUG_INS else {}
-        )
+        options = options_under(attention, self.span).to_dict() if resolve_name(attention) in PLUG_INS else {}
         hylora.set_attention(self.model, attention, **options)
         self.model.train(work == "forward+backward")
         weight = self.model.get_input_embeddings().weight
@@ -154,7 +152,7 @@ class AttentionWorkload:
         )
         mask = None
         if name in PLUG_INS:
-            _asked(self.span, attention).keep_on(self.module.config)
+            options_under(attention, self.span).keep_on(self.module.config)
             dense = SequenceLayout.dense(self.batch_size, length)
             mask = CachedKeys(None) if work == "decode" else Prefill(dense, draw=None)
 
@@ -177,7 +175,7 @@ class AttentionWorkload:
         return lambda: torch.autograd.grad(attend(), leaves, gradient)
 
 
-def _asked(span: SpanConfig, attention: str) -> SpanConfig:
+def options_under(attention: str, span: SpanConfig) -> SpanConfig:
     """These options, as far as the attention's name does not stand for others."""
     return SpanConfig.from_dict({**span.to_dict(), **expand_preset({}, attention)})
 
