@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from hylora.architecture import full_attention_layers, windowed_layers
@@ -44,7 +45,7 @@ def own_window(name: str, module: nn.Module, prefill: Prefill, asked: int | None
 
     Raises:
         ValueError: if the layer asks for another window than its mask shows, or the model has no full attention, or
-            its config does not tell which layers have windows.
+            its config tells otherwise which layers have windows.
     """
     window = prefill.window
     if asked is not None and asked != window:
@@ -52,11 +53,17 @@ def own_window(name: str, module: nn.Module, prefill: Prefill, asked: int | None
             f"{type(module).__name__} asks for the model's own sliding window (sliding_window={asked}), and its mask "
             f"shows {window or 'none'}; use 'sdpa'"
         )
+    windowed = windowed_layers(module.config)
     if window is not None:
         refuse_windows_alone(name, module.config)
-        if not windowed_layers(module.config):
-            raise ValueError(
-                f"{type(module).__name__} has the model's own sliding window (sliding_window={window}), of which "
-                f"layer_types in its config tells nothing; use 'sdpa' in place of {name!r}"
-            )
+    # Asked for its number, a layer that is compiled by itself would be compiled anew for each.
+    if not windowed and window is None or windowed and torch.compiler.is_compiling():
+        return window
+    layer = getattr(module, "layer_idx", None)
+    if (window is not None) != (layer in windowed):
+        shown = "no sliding window" if window is None else f"a sliding window of {window}"
+        raise ValueError(
+            f"{type(module).__name__} has {shown} by its mask in layer {layer}, and by its config layers {windowed} "
+            f"have one; correct layer_types there, or use 'sdpa' in place of {name!r}"
+        )
     return window

@@ -52,7 +52,7 @@ class SpanCache(Cache):
             raise ValueError(
                 f"model_type={config.model_type!r} keeps latent vectors in its cache (kv_lora_rank="
                 f"{text.kv_lora_rank}) and computes keys and values from all of them at every step, where a SpanCache "
-                "reads a few; pass transformers' DynamicCache"
+                "reads a few; pass transformers' DynamicCache (hylora generate: --full-cache)"
             )
         windowed = windowed_layers(text)
 
@@ -65,7 +65,7 @@ class SpanCache(Cache):
             if isinstance(layer, CacheLayerMixin) and not (kind is DynamicSlidingWindowLayer and index in windowed):
                 raise ValueError(
                     f"model_type={config.model_type!r} has layers that need a {kind.__name__}, for which a SpanCache "
-                    "cannot stand; pass transformers' DynamicCache"
+                    "cannot stand; pass transformers' DynamicCache (hylora generate: --full-cache)"
                 )
             return layer
 

@@ -188,18 +188,19 @@ class LanguageTask(Task):
         """The same with full attention, as "full_loss" and "full_perplexity", where another is trained with.
 
         Nothing where full attention cannot tell apart the documents of a row, or needs a mask of the length's square
-        to do so and the rows are long: training may then have no room for it.
+        to do so and the rows are long, or holds all scores as `eager` does: training may then have no room for it.
         """
         base, masked = base_model(self.model.model), self._recipe.data.packing != "eos"
         if masked and self._recipe.training.sequence_length > _LONGEST_MASK:
             return {}
-        if self._plan.attention not in FUNCTIONS or not base._supports_sdpa:
+        full = resolve_name("full", base.config)
+        if self._plan.attention not in FUNCTIONS or full != "sdpa" or not base._supports_sdpa:
             return {}
         try:
             check_packing(self._recipe.data, base.config.get_text_config(), "full")
         except ValueError:
             return {}
-        base.set_attn_implementation(resolve_name("full"))
+        base.set_attn_implementation(full)
         try:
             found = self.evaluate(model, accelerator, check_stop)
         finally:

@@ -115,12 +115,22 @@ def test_a_model_of_windows_alone_is_refused_when_it_runs(name):
         model(torch.arange(1, 20)[None])
 
 
-def test_a_window_of_which_layer_types_tell_nothing_is_refused_when_it_runs():
-    """MiniMax masks its full attention by the window, if it has one."""
-    fields = {"layer_types": ["linear_attention", "full_attention"], "sliding_window": 8, "num_local_experts": 2}
-    fields |= {"num_hidden_layers": 2, "num_experts_per_tok": 1, "block_size": 16}
-    model = tiny_model("minimax", {**SIZES, **fields}, 0, {"attn_implementation": "se_attn"})
-    with pytest.raises(ValueError, match="sliding_window=8.*layer_types in its config tells nothing"):
+# Models that read no `layer_types`, given some: MiniMax and Qwen3-MoE mask all full attention by a window that they
+# have, and Llama none.
+MISTOLD = {
+    "minimax": ({"layer_types": ["linear_attention", "full_attention"], "block_size": 16}, r"of 8 .* layer 1, .*\[\]"),
+    "qwen3_moe": ({"layer_types": ["sliding_attention", "full_attention"]}, r"window of 8 .* in layer 1, .*\[0\]"),
+    "llama": ({"layer_types": ["sliding_attention", "full_attention"]}, r"no sliding window .* in layer 0, .*\[0\]"),
+}
+
+
+@pytest.mark.parametrize("model_type", MISTOLD)
+def test_windows_of_which_the_config_tells_otherwise_are_refused_when_the_model_runs(model_type):
+    fields, message = MISTOLD[model_type]
+    fields |= {"num_hidden_layers": 2, "head_dim": 8, "sliding_window": 8, "use_sliding_window": True}
+    fields |= {"num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1}
+    model = tiny_model(model_type, {**SIZES, **fields}, 0, {"attn_implementation": "se_attn"})
+    with pytest.raises(ValueError, match=message):
         model(torch.arange(1, 20)[None], use_cache=False)
 
 

@@ -14,6 +14,7 @@ import torch
 import hylora
 from hylora.attention import SpanConfig
 from tests import command_line
+from tests.architectures.zoo import ZOO
 from tests.tiny import tiny_bamba, tiny_llama
 
 OPTIONS = ("--attention-option", "chunk_size=16", "--attention-option", "block_size=4")
@@ -75,6 +76,15 @@ def test_a_run_trains_its_adapter_and_keeps_its_options(tmp_path):
     assert record["settings"]["parameters_trained"] == 2 * (2 * 32 + 2 * 32)  # A and B of two query projections
     assert record["settings"]["attention_options"] == {**span, "top_k": 1}
     assert record["results"][0]["error"] is None and record["model"]["base_model"] == str(tmp_path / "base")
+
+
+def test_a_name_brings_its_own_options(tmp_path):
+    """With the summary that another contender has by default, this model would be refused."""
+    config, output = tmp_path / "config", tmp_path / "runtime.json"
+    ZOO["deepseek_v3"].build().config.save_pretrained(config)
+    arguments = ("--model", config, "--lengths", 16, "--attentions", "sw_attn,se_attn_recall", "--works", "forward")
+    run(*arguments, "--part", "model", "--random-weights", "--rounds", 1, "--output", output)
+    assert [part["contender"] for part in json.loads(output.read_text())["results"]] == ["sw_attn", "se_attn_recall"]
 
 
 def test_out_of_memory_at_one_point_leaves_the_others(tmp_path, monkeypatch, config):

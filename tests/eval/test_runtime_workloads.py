@@ -14,7 +14,7 @@ from hylora.attention import SpanConfig
 from hylora_eval.nll import token_nll
 from hylora_eval.runtime.workloads import WORKS, AttentionWorkload, ModelWorkload
 from hylora_kernels import shifted_sparse_attention, sliding_window_attention, span_attention
-from tests.tiny import tiny_bamba, tiny_llama
+from tests.tiny import tiny_bamba, tiny_llama, tiny_qwen2
 from tests.tolerances import assert_close
 
 SPAN = SpanConfig(block_size=4, top_k=1, chunk_size=16, window=8)
@@ -95,10 +95,10 @@ def test_an_adapter_is_trained_alone():
     assert {parameter.requires_grad for parameter in model.parameters()} == {True, False}
 
 
-@pytest.mark.parametrize("kind", ["llama", "bamba"])
+@pytest.mark.parametrize("kind", ["llama", "bamba", "qwen2"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_attention_alone_is_that_of_the_kernels(monkeypatch, kind, attention):
-    build = {"llama": tiny_llama, "bamba": tiny_bamba}[kind]
+    build = {"llama": tiny_llama, "bamba": tiny_bamba, "qwen2": tiny_qwen2}[kind]
     with torch.device("meta"):
         model = build()
     inputs = []

@@ -59,7 +59,7 @@ def runtime(
 
     from hylora.attention.switch import check_attention
     from hylora_eval.runtime.rounds import measure
-    from hylora_eval.runtime.workloads import WORKS, AttentionWorkload, ModelWorkload
+    from hylora_eval.runtime.workloads import WORKS, AttentionWorkload, ModelWorkload, options_under
 
     lengths = list(dict.fromkeys(lengths))
     names, chosen = _names(attentions), [work.strip() for work in works.split(",")]
@@ -81,7 +81,7 @@ def runtime(
     random_weights = random_weights or part == "attention"
     model = _random_model(options, part) if random_weights else options.load_model(trainable=True)
     for name in names:
-        check_attention(model.config, name, span)
+        check_attention(model.config, name, options_under(name, span))
     device = torch.device(options.device)
     if part == "model":
         workload = ModelWorkload(model, span, batch_size, decode_tokens)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hylora
+from hylora.architecture import windowed_layers
 from hylora.attention import CachedKeys, Prefill, SpanConfig, expand_preset, resolve_name
 from hylora.attention.names import PLUG_INS
 from hylora.generation import SpanLayer
@@ -18,7 +19,7 @@ from hylora.language.head import decoder_and_head
 from hylora.language.task import CausalLoss
 from hylora_kernels import SequenceLayout
 
-__all__ = ["WORKS", "AttentionWorkload", "ModelWorkload"]
+__all__ = ["WORKS", "AttentionWorkload", "ModelWorkload", "options_under"]
 
 WORKS = ("forward", "forward+backward", "decode")
 
@@ -58,9 +59,7 @@ class ModelWorkload:
         Returns:
             What is to be timed.
         """
-        options = (
-            {**self.span.to_dict(), **expand_preset({}, attention)} if resolve_name(attention) in PLUG_INS else {}
-        )
+        options = options_under(attention, self.span).to_dict() if resolve_name(attention) in PLUG_INS else {}
         hylora.set_attention(self.model, attention, **options)
         self.model.train(work == "forward+backward")
         weight = self.model.get_input_embeddings().weight
@@ -112,7 +111,8 @@ class ModelWorkload:
 class AttentionWorkload:
     """Passes of the attention function alone, on random queries, keys and values of a model's shapes.
 
-    Projections, positions and everything else that the attentions share are left out.
+    Projections, positions and everything else that the attentions share are left out, as are a bound of the scores and
+    sinks.
 
     Args:
         model: of the shapes; its weights are not used and may have no storage (device "meta").
@@ -152,7 +152,7 @@ class AttentionWorkload:
         )
         mask = None
         if name in PLUG_INS:
-            _asked(self.span, attention).keep_on(self.module.config)
+            options_under(attention, self.span).keep_on(self.module.config)
             dense = SequenceLayout.dense(self.batch_size, length)
             mask = CachedKeys(None) if work == "decode" else Prefill(dense, draw=None)
 
@@ -175,15 +175,16 @@ class AttentionWorkload:
         return lambda: torch.autograd.grad(attend(), leaves, gradient)
 
 
-def _asked(span: SpanConfig, attention: str) -> SpanConfig:
+def options_under(attention: str, span: SpanConfig) -> SpanConfig:
     """These options, as far as the attention's name does not stand for others."""
     return SpanConfig.from_dict({**span.to_dict(), **expand_preset({}, attention)})
 
 
 def _attention_module(model: nn.Module) -> nn.Module:
-    """The first attention module in transformers' form."""
+    """The first attention module in transformers' form without a sliding window of its own."""
     for module in model.modules():
-        if all(hasattr(module, name) for name in ("is_causal", "num_key_value_groups", "head_dim", "scaling")):
+        known = all(hasattr(module, name) for name in ("is_causal", "num_key_value_groups", "head_dim", "scaling"))
+        if known and getattr(module, "layer_idx", None) not in windowed_layers(module.config):
             return module
     raise ValueError(
         f"{type(model).__name__} has no attention module in transformers' form; time the whole model (part 'model')"

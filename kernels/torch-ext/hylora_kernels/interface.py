@@ -22,12 +22,8 @@ from .options import CONFIG_ATTRIBUTE, SpanOptions
 from .plain import masked_attention
 from .visibility import layout_of_continuation, layout_of_mask
 
-# What an attention layer may ask for. A function computes those that it takes as arguments; silence about the others
-# would be a wrong answer.
+# What an attention layer may ask for, silence about which would be a wrong answer.
 _REFUSED = {
-    "sliding_window": "the model's own sliding window",
-    "softcap": "logit soft-capping",
-    "s_aux": "attention sinks",
     "position_bias": "an additive position bias",
     "output_attentions": "attention weights",
 }

@@ -31,14 +31,14 @@ ROUNDED = {"selection": "token", "summary": "mean_std", "summary_dtype": "bfloat
 SMALL = {"block_size": 16, "chunk_size": 36, "top_k": 2, "capacity": 96}
 
 
-def check(inputs, first=60, sinks=None, **options):
+def check(inputs, first=60, **options):
     """From `first` on, the kernels give the outputs of the torch backend and leave its state."""
     inputs = [x.to(DEVICE) for x in inputs]
     options = {**SMALL, **options}
     expected_state, state = (DecodeState.from_prefill(*(x[:, :, :first] for x in inputs), **options) for _ in range(2))
-    expected = decode(inputs, expected_state, first, sinks=sinks, backend="torch")
+    expected = decode(inputs, expected_state, first, backend="torch")
     with forced(**TILES):
-        actual = decode(inputs, state, first, sinks=sinks, backend="triton")
+        actual = decode(inputs, state, first, backend="triton")
     assert actual.dtype == expected.dtype
     assert_close(actual, expected)
     for one, other in zip(state.tensors(), expected_state.tensors(), strict=True):
@@ -55,12 +55,18 @@ def test_steps_across_units_a_block_and_a_chunk(heads, kv_heads, selection):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp2")  # the interpreter's
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_log_sum_exp_and_softcap(softcap):
-    """The log-sum-exp is what sinks are merged by; scores here are near 0, and beyond what an exponential holds."""
-    query, key, value = random_inputs(1, 4, 2, 66, head_dim=24, dtype=torch.float32)
+def test_sinks_and_softcap(softcap):
+    """As in the attention over all; scores here are near 0, and beyond what an exponential holds."""
+    query, key, value = (x.to(DEVICE) for x in random_inputs(1, 4, 2, 66, head_dim=24, dtype=torch.float32))
     query[:, 0] *= 1000
     sinks = torch.tensor([1.0, -1.0, 0.0, 3.0], device=DEVICE)
-    check((query, key, value), first=62, softcap=softcap, sinks=sinks)
+    options = {"block_size": 16, "chunk_size": 36, "top_k": 1, "summary": "mean_std", "selection": "token"}
+    expected = span_attention(query, key, value, softcap=softcap, sinks=sinks, backend="reference", **options)
+    prompt = (x[:, :, :62] for x in (query, key, value))
+    state = DecodeState.from_prefill(*prompt, capacity=96, softcap=softcap, **options)
+    with forced(**TILES):
+        actual = decode((query, key, value), state, 62, sinks=sinks, backend="triton")
+    assert_close(actual, expected[:, :, 62:])
 
 
 def test_steps_from_nothing():
