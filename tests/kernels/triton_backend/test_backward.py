@@ -141,10 +141,10 @@ def test_blocks_that_all_read_and_blocks_that_none_does(selection):
     check(random_inputs(1, 1, 1, 230, head_dim=16, dtype=torch.float32), layout, options, blocks)
 
 
-@pytest.mark.parametrize("queries", [1, 240])
-def test_long_lists_are_cut_into_runs(queries, monkeypatch):
+@pytest.mark.parametrize("share", [1, 8])
+def test_long_lists_are_cut_into_runs(share, monkeypatch):
     """Of one reader and of three; lists of one run lie among them, and empty ones."""
-    monkeypatch.setattr(backward_retrieved, "_RUN", queries)
+    monkeypatch.setattr(backward_retrieved, "_RUN", share)
     layout, options = SequenceLayout(1, 260, ((0, 0, 190), (0, 195, 60))), options_of(("chunk", 1, 40), top_k=2)
     blocks = random_choice(1, layout, options)
     blocks[:, 1:5, 1] = torch.where(blocks[:, 1:5, 0] == 0, -1, 0)

@@ -214,6 +214,7 @@ def _query_gradient(
     dq = [x * scale for x in dq]
     if GIVEN:
         dq = add_pieces(dq, load_pieces(query_grad, columns, real, True, HEAD_DIM, WIDTHS))
+        tl.debug_barrier()  # as in merge_slots
     store_pieces(query_grad, columns, dq, real, HEAD_DIM)
 
 

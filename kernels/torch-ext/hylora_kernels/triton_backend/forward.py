@@ -228,6 +228,7 @@ def _attention_forward(
     if GIVEN:
         weight = tl.exp2(own_score - pivot)[:, None]
         own = load_pieces(output, columns, real, True, HEAD_DIM, WIDTHS)
+        tl.debug_barrier()  # as in merge_slots
         mixed = add_pieces(mixed, [x.to(tl.float32) * weight for x in own])
     if OWN_CHUNK or GIVEN:
         divisor = total
