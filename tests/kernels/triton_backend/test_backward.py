@@ -165,6 +165,22 @@ def test_runs_are_added_up_before_they_are_rounded(monkeypatch):
         torch.testing.assert_close(cut, uncut, rtol=2**-10, atol=1e-5)
 
 
+def test_sums_of_runs_take_at_most_a_quarter_of_the_queries(monkeypatch):
+    """However little there is to retrieve; of a block that all read, runs as they ship are several."""
+    seen, add = [], backward_retrieved.add_runs
+    monkeypatch.setattr(
+        backward_retrieved, "add_runs", lambda sums, *rest: seen.append(sums.shape) or add(sums, *rest)
+    )
+    layout, options = SequenceLayout.dense(1, 390), options_of(("chunk", 1, 32), block_size=8, top_k=1)
+    blocks = torch.zeros(1, options.units(390), 1, dtype=torch.int32)
+    blocks[:, 0] = -1
+    inputs = random_inputs(1, 1, 1, 390, head_dim=8, dtype=torch.float32)
+    check(inputs, layout, options, blocks)
+    (runs, *of_run), of_values = seen
+    assert of_values == (runs, *of_run) == (runs, 8, 8)
+    assert runs >= 2 and 2 * 4 * runs * 8 * 8 <= 2 * inputs[0].numel() / 4
+
+
 def test_neighbours_of_one_tile_disagree_wholly():
     layout, options = SequenceLayout.dense(1, 138), options_of(("token", 1, 74), top_k=1)
     blocks = (torch.arange(138) % 5 - 1).to(torch.int32)[None, :, None]  # some read nothing, in the same tile

@@ -57,8 +57,8 @@ def add_retrieved_gradients(
     order = longest_first(inverse)
     size = max(1, _RUN * chosen.shape[2] * block_size // (tables.reader_size * groups))
     runs = cut_into_runs(inverse, size, order)
-    # Lists of several runs come first, each of more than `size` entries; k + 1 runs have k * size + 1 entries or more,
-    # which is most for their number where k is 1. A unit names a block once, so with few units there are none.
+    # Lists of several runs come first. Of n entries, more than `size`, there are at most 2 n / (size + 1) runs. A unit
+    # names a block once, so with few units there are none.
     most = 2 * chosen.numel() // (size + 1) if tables.units.shape[0] > size else 0
     several = most // 2
     of_runs = torch.empty(most, 2, block_size, head_dim, dtype=torch.float32, device=key.device)
