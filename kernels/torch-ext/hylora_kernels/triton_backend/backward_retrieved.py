@@ -27,10 +27,10 @@ from .sum_runs import add_runs
 from .tables import SpanTables
 from .tiles import tile_rows, vector_at
 
-# A run has so many queries, or those of one reader, for each token that a query retrieves: as much more as there is to
-# do in all, so that the sums of runs never take more than a quarter of the memory of the queries. 8 blocks of 32 make
-# it 8192 queries. At 64k tokens that is about a quarter of what each program has to do if all are to end together.
-# Writing and reading their float32 sums is 1/64 of what they read.
+# Queries of a run for each token that a query retrieves, unless one reader has more: runs grow with what is to do,
+# and room for their sums never takes more than a quarter of that for the queries. 8 blocks of 32 make it 8192 queries,
+# at 64k tokens about a quarter of what each program has to do if all are to end together. Writing and reading the
+# float32 sums is then 1/64 of what a run reads.
 _RUN = 32
 
 
