@@ -399,7 +399,7 @@ def test_tuning_times_a_triton_kernel_in_its_computation(monkeypatch, tmp_path, 
     assert "| block_m | block_n |" in capsys.readouterr().out
     found = {item["kernel"]: item for item in json.loads(output.read_text())}
     assert set(found) == {"forward", "retrieve"}
-    assert all(item["seconds"] > 0 and item["place"][1:] == ["single", "64"] for item in found.values())
+    assert all(item["seconds"] > 0 and item["place"][1:] == ["single", "16"] for item in found.values())
 
     monkeypatch.setattr(tune, "FOLDER", tmp_path)
     monkeypatch.setattr(sys, "argv", f"tune.py --take {output} --write".split())

@@ -141,10 +141,10 @@ def test_blocks_that_all_read_and_blocks_that_none_does(selection):
     check(random_inputs(1, 1, 1, 230, head_dim=16, dtype=torch.float32), layout, options, blocks)
 
 
-@pytest.mark.parametrize("queries", [1, 240])
-def test_long_lists_are_cut_into_runs(queries, monkeypatch):
+@pytest.mark.parametrize("share", [1, 8])
+def test_long_lists_are_cut_into_runs(share, monkeypatch):
     """Of one reader and of three; lists of one run lie among them, and empty ones."""
-    monkeypatch.setattr(backward_retrieved, "_RUN", queries)
+    monkeypatch.setattr(backward_retrieved, "_RUN", share)
     layout, options = SequenceLayout(1, 260, ((0, 0, 190), (0, 195, 60))), options_of(("chunk", 1, 40), top_k=2)
     blocks = random_choice(1, layout, options)
     blocks[:, 1:5, 1] = torch.where(blocks[:, 1:5, 0] == 0, -1, 0)
@@ -163,6 +163,22 @@ def test_runs_are_added_up_before_they_are_rounded(monkeypatch):
     monkeypatch.setattr(backward_retrieved, "_RUN", 1)
     for cut, uncut in zip(check(inputs, layout, options, blocks), whole, strict=True):
         torch.testing.assert_close(cut, uncut, rtol=2**-10, atol=1e-5)
+
+
+def test_sums_of_runs_take_at_most_a_quarter_of_the_queries(monkeypatch):
+    """However little there is to retrieve; of a block that all read, runs as they ship are several."""
+    seen, add = [], backward_retrieved.add_runs
+    monkeypatch.setattr(
+        backward_retrieved, "add_runs", lambda sums, *rest: seen.append(sums.shape) or add(sums, *rest)
+    )
+    layout, options = SequenceLayout.dense(1, 390), options_of(("chunk", 1, 32), block_size=8, top_k=1)
+    blocks = torch.zeros(1, options.units(390), 1, dtype=torch.int32)
+    blocks[:, 0] = -1
+    inputs = random_inputs(1, 1, 1, 390, head_dim=8, dtype=torch.float32)
+    check(inputs, layout, options, blocks)
+    (runs, *of_run), of_values = seen
+    assert of_values == (runs, *of_run) == (runs, 8, 8)
+    assert runs >= 2 and 2 * 4 * runs * 8 * 8 <= 2 * inputs[0].numel() / 4
 
 
 def test_neighbours_of_one_tile_disagree_wholly():

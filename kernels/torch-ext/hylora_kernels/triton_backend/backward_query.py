@@ -185,16 +185,16 @@ def _query_gradient(
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
     value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
     dq = zero_pieces(HEADS * ROWS, WIDTHS)
-    source = listed_tokens(blocks + own_list, sequence_start, 0, tokens, BLOCK_SIZE, BLOCK_N)
+    listed = listed_tokens(blocks + own_list, sequence_start, 0, tokens, BLOCK_SIZE, BLOCK_N)
     for first in range(0, tokens, BLOCK_N):
-        k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
-        v = load_pieces(value + source[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
+        k = load_pieces(key + listed[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
+        v = load_pieces(value + listed[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         products = softcapped(dot_pieces(q, k), cap_factor)
         products = tl.where((first + column < tokens)[None, :], products, float("-inf"))
         _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor, cap_factor)
         dq = add_products(ds.to(k[0].dtype), k, dq)
         # Looked up a step ahead: loads that wait for other loads of the same step would take stages of the pipeline.
-        source = listed_tokens(blocks + own_list, sequence_start, first + BLOCK_N, tokens, BLOCK_SIZE, BLOCK_N)
+        listed = listed_tokens(blocks + own_list, sequence_start, first + BLOCK_N, tokens, BLOCK_SIZE, BLOCK_N)
 
     # The own chunk up to the diagonal.
     if OWN_CHUNK:
@@ -214,6 +214,7 @@ def _query_gradient(
     dq = [x * scale for x in dq]
     if GIVEN:
         dq = add_pieces(dq, load_pieces(query_grad, columns, real, True, HEAD_DIM, WIDTHS))
+        tl.debug_barrier()  # as in merge_slots
     store_pieces(query_grad, columns, dq, real, HEAD_DIM)
 
 

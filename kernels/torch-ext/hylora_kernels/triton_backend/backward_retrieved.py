@@ -21,15 +21,17 @@ from .columns import FIRST, READER_WIDTH, TOKENS
 from .inverse import cut_into_runs, inverse_lists, longest_first
 from .launch import launch_for
 from .pairs import block_of_row, run_of_entries
-from .pieces import dot_pieces, load_pieces, piece_columns, store_pieces
+from .pieces import add_pieces, dot_pieces, load_pieces, piece_columns, store_pieces
 from .scores import score_factors, softcapped
 from .sum_runs import add_runs
 from .tables import SpanTables
 from .tiles import tile_rows, vector_at
 
-# Queries of a run, or those of one reader. At 64k tokens that is about a quarter of what each program has to do if all
-# are to end together. Writing and reading the float32 sums of a block of 32 is 1/64 of what a run reads.
-_RUN = 8192
+# Queries of a run for each token that a query retrieves, unless one reader has more: runs grow with what is to do,
+# and room for their sums never takes more than a quarter of that for the queries. 8 blocks of 32 make it 8192 queries,
+# at 64k tokens about a quarter of what each program has to do if all are to end together. Writing and reading the
+# float32 sums is then 1/64 of what a run reads.
+_RUN = 32
 
 
 def add_retrieved_gradients(
@@ -53,11 +55,13 @@ def add_retrieved_gradients(
     inverse = inverse_lists(chosen, tables.units, tables.blocks.shape[0])
     # What takes longest starts first, rather than being waited for at the end.
     order = longest_first(inverse)
-    size = max(1, _RUN // (tables.reader_size * groups))
+    size = max(1, _RUN * chosen.shape[2] * block_size // (tables.reader_size * groups))
     runs = cut_into_runs(inverse, size, order)
-    # Lists of several runs come first. A unit names a block once, so with few units there are none.
-    several = chosen.numel() // (size + 1) if tables.units.shape[0] > size else 0
-    of_runs = torch.empty(2 * several, 2, block_size, head_dim, dtype=torch.float32, device=key.device)
+    # Lists of several runs come first. Of n entries, more than `size`, there are at most 2 n / (size + 1) runs. A unit
+    # names a block once, so with few units there are none.
+    most = 2 * chosen.numel() // (size + 1) if tables.units.shape[0] > size else 0
+    several = most // 2
+    of_runs = torch.empty(most, 2, block_size, head_dim, dtype=torch.float32, device=key.device)
     launch = launch_for("backward_retrieved", head_dim, query.dtype, query.device)
     rows, heads_per_tile = tile_rows(launch, tables.reader_size, groups)
     block_n = min(launch.block_n, block_size)
@@ -207,8 +211,8 @@ def _add_retrieved_gradients(
         own_dv = load_pieces(dvalues, columns, None, False, HEAD_DIM, WIDTHS)
         # Threads may hold copies of what they read: none is to read what another has already written.
         tl.debug_barrier()
-        store_pieces(dkeys, columns, _sums(own_dk, dk), inside, HEAD_DIM)
-        store_pieces(dvalues, columns, _sums(own_dv, dv), inside, HEAD_DIM)
+        store_pieces(dkeys, columns, add_pieces(dk, own_dk), inside, HEAD_DIM)
+        store_pieces(dvalues, columns, add_pieces(dv, own_dv), inside, HEAD_DIM)
 
 
 @triton.jit
@@ -225,11 +229,3 @@ def _add_transposed(pieces, weights, sums):
     for i in tl.static_range(len(pieces)):
         added = added + (tl.dot(tl.trans(pieces[i]), weights, sums[i], input_precision="ieee"),)
     return added
-
-
-@triton.jit
-def _sums(left, right):
-    sums = ()
-    for i in tl.static_range(len(left)):
-        sums = sums + (left[i].to(tl.float32) + right[i],)
-    return sums

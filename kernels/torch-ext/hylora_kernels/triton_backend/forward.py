@@ -192,14 +192,14 @@ def _attention_forward(
         total = tl.zeros([HEADS * ROWS], tl.float32)
     mixed = zero_pieces(HEADS * ROWS, WIDTHS)
 
-    source = listed_tokens(blocks + own_list, sequence_start, 0, tokens, BLOCK_SIZE, BLOCK_N)
+    listed = listed_tokens(blocks + own_list, sequence_start, 0, tokens, BLOCK_SIZE, BLOCK_N)
     for first in range(0, tokens, BLOCK_N):
-        k = load_pieces(key + source[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
-        v = load_pieces(value + source[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
+        k = load_pieces(key + listed[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
+        v = load_pieces(value + listed[:, None] * value_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
         seen = (first + column < tokens)[None, :]
         pivot, total, mixed = _attend(q, k, v, seen, True, factor, cap_factor, pivot, total, mixed)
         # Looked up a step ahead: loads that wait for other loads of the same step would take stages of the pipeline.
-        source = listed_tokens(blocks + own_list, sequence_start, first + BLOCK_N, tokens, BLOCK_SIZE, BLOCK_N)
+        listed = listed_tokens(blocks + own_list, sequence_start, first + BLOCK_N, tokens, BLOCK_SIZE, BLOCK_N)
 
     # The own chunk: whole tiles before the first query without a mask, then the diagonal.
     if OWN_CHUNK:
@@ -228,6 +228,7 @@ def _attention_forward(
     if GIVEN:
         weight = tl.exp2(own_score - pivot)[:, None]
         own = load_pieces(output, columns, real, True, HEAD_DIM, WIDTHS)
+        tl.debug_barrier()  # as in merge_slots
         mixed = add_pieces(mixed, [x.to(tl.float32) * weight for x in own])
     if OWN_CHUNK or GIVEN:
         divisor = total
