@@ -152,8 +152,18 @@ def estimate_compute(
     tokens = length * sequences
     totals = Counter(operations)
     recomputed = any(phase == "recomputation" for _, phase in operations)
-    rest = sum(number for (part, _), number in totals.items() if part != "attention method") / tokens
     widths, windows = _attention_widths(model)
+    if base_model(model).config._attn_implementation == "eager":
+        # Its products, of all pairs of tokens, are no operators by which to know them.
+        products = 4 * length * tokens * sum(queries for queries, _ in (*widths, *windows))
+        for part, phase, times in (
+            ("attention", "forward", 1),
+            ("attention", "recomputation", recomputed),
+            ("backward", "backward", 2),
+        ):
+            totals[part, phase] -= times * products
+            totals["attention method", phase] += times * products
+    rest = sum(number for (part, _), number in totals.items() if part != "attention method") / tokens
     # Whoever plans full attention asks what SE-Attn would bring.
     method = "se_attn" if attention.name == "full" else attention.name
     cost = AttentionCost(method, attention.span, widths, windows, recomputed, rest)

@@ -15,7 +15,7 @@ from hylora.planning.parameters import count_parameters
 from hylora.planning.planner import Estimator
 from hylora.planning.simulation import Simulation
 from hylora.training.recipe import RecipeError
-from tests.planning.tiny_plans import BAMBA, LATENT, LLAMA, SMALL_SPAN, WINDOWED, tiny_recipe
+from tests.planning.tiny_plans import BAMBA, BOUNDED, LATENT, LLAMA, SMALL_SPAN, WINDOWED, tiny_recipe
 
 LARGE = Hardware.parse("1x80GB")
 # Leaves 115 MiB for tensors.
@@ -127,6 +127,17 @@ def test_windows_are_kept_and_queries_may_be_wider_than_values(tmp_path, config,
     assert [queries for queries, _ in (*cost.widths, *cost.windows)] == [width] * config["num_hidden_layers"]
     assert cost.method_step(2048) == pytest.approx(sum(long.parts["attention method"].values()))
     assert long.full_forward < 2.1 * attention_operations(width, 2048) / 2048
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_all_but_attention_takes_as_much_per_token_at_every_context(tmp_path, checkpointing):
+    """Where scores have a bound full attention is `eager`, whose products stand among others."""
+    training = {"gradient_checkpointing": checkpointing}
+    arguments = {"attention": {"name": "full"}, "adapter": {"variant": "longlora"}, "training": training}
+    recipe = tiny_recipe(tmp_path, BOUNDED, **arguments)
+    (_, short), (_, long) = map(Estimator(TrainingSetup(recipe, LARGE)).profile, (64, 512))
+    assert short.attention.rest == pytest.approx(long.attention.rest)
+    assert long.parts["attention method"]["forward"] == 4 * 512 * 4 * 32
 
 
 def test_a_model_without_attention_has_nothing_to_save(tmp_path):

@@ -35,6 +35,14 @@ WINDOWED = {
     "use_sliding_window": True,
     "sliding_window": 16,
 }
+BOUNDED = {
+    **LLAMA,
+    "model_type": "gemma2",
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 16,
+    "head_dim": 8,
+}
 LATENT = {
     **LLAMA,
     "model_type": "deepseek_v3",
