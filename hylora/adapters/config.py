@@ -117,7 +117,7 @@ def _require_groups(model_name, groups, variant, target_modules):
     if "convs" in VARIANTS[variant] and not groups["convs"]:
         raise ValueError(
             f"variant='hylora' must have depthwise 1-D convolutions to train, and {model_name} has none; for a model "
-            "without SSM layers use variant='longlora'"
+            "without SSM layers use variant='longlora' (adapter.variant=longlora in a recipe, --variant longlora)"
         )
     if "norms" in VARIANTS[variant] and not groups["norms"]:
         raise ValueError(

@@ -84,7 +84,7 @@ def audit(
             elif refusal and question.attention and any(answer.status == REFUSED for answer in answers):
                 answers.append(Answer(name, statement, NOT_ASKED, "the model refuses this attention, see above"))
             elif refusal and question.attention:
-                remedy = "use the attention that the model was trained with"
+                remedy = "change what it names, or use the attention that the model was trained with"
                 answers.append(Answer(name, statement, REFUSED, str(refusal), remedy))
             else:
                 answers.append(_ask(name, subject))

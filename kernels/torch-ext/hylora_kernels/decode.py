@@ -89,7 +89,10 @@ def _check_state(query: Tensor, key: Tensor, value: Tensor, state: DecodeState):
     if tokens == 0 or [tuple(x.shape) for x in (query, key, value)] != expected:
         given = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip(sizes, (query, key, value)))
         wanted = ", ".join(f"[{batch}, {count}, n, {size}]" for count, size in sizes.values())
-        raise ValueError(f"{given} must be at least one token of each row of the state, {wanted}")
+        raise ValueError(
+            f"{given} must be at least one token of each row of the state, {wanted}; the state is made with these "
+            "sizes (heads, kv_heads, head_dim, value_dim)"
+        )
     if (query.dtype, query.device) != (state.key_cache.dtype, state.lengths.device):
         raise ValueError(
             f"the token has {query.dtype} on {query.device}, the state {state.key_cache.dtype} on "
