@@ -5,9 +5,11 @@ import json
 
 import pytest
 import torch
+from transformers import Gemma2PreTrainedModel
 
 import hylora
 from hylora.language import train
+from hylora.runs.record import RunRecord
 from tests import command_line
 from tests.architectures.zoo import ZOO
 
@@ -39,3 +41,19 @@ def test_a_fine_tuned_model_has_a_perplexity(model_type, recipe, tokenizer_folde
         perplexities.append(record["results"][0]["perplexity"])
     assert perplexities[0] != perplexities[1]
     assert max(perplexities) < 32
+
+
+def test_no_end_is_evaluated_with_full_attention_that_holds_all_scores(
+    recipe, tokenizer_folder, tmp_path, monkeypatch
+):
+    """Nor with one that transformers 5.17 would take, which drops the bound."""
+    ZOO["gemma2"].build(vocab_size=32).save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    changes = {
+        "model": {"path": str(tmp_path / "base"), "tokenizer": str(tokenizer_folder)},
+        "adapter": {"variant": "longlora", "r": 2, "lora_alpha": 4},
+        "evaluation": {"at_end": True},
+        "training.steps": 1,
+    }
+    record = RunRecord.read(train(recipe(changes)).folder)
+    assert record.base.keys() == record.tuned.keys() == {"loss", "perplexity"}
