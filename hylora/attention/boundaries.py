@@ -38,8 +38,8 @@ def compare_positions(layout: SequenceLayout, position_ids: torch.Tensor | None)
         if jumps[row % jumps.shape[0], start : start + length - 1].any():
             raise ValueError(
                 f"position_ids of row {row} restart inside what the mask calls one sequence; pass "
-                "use_cache=False and no attention_mask with packed input, so that the boundaries are found (and seq_idx "
-                "to models that show their positions to no mask)"
+                "use_cache=False and no attention_mask with packed input, so that the boundaries are found (and "
+                "seq_idx to models that show their positions to no mask)"
             )
 
 

@@ -21,7 +21,7 @@ CAPABILITIES = {
     "adapter_file": "a saved adapter, loaded into the base model, gives the same outputs",
     "merge": "merging the adapter, saving and loading the result changes no output",
     "checkpointing": "gradient checkpointing gives the same gradients, drawn chunk sizes included",
-    "generate": "`generate` with a cache equals without, where the chunk holds all; the prompt goes through the plug-in",
+    "generate": "`generate` with a cache equals without, where the chunk holds all; prompts go through the plug-in",
     "continuation": "several tokens, with their positions, continue a filled cache",
     "span_cache": "`generate` with a `SpanCache`, where each token chooses, equals without a cache, padded or not",
     "span_pieces": "several tokens continue a `SpanCache`",
