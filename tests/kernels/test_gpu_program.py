@@ -69,11 +69,20 @@ def test_what_a_process_was_at_is_left_out_by_the_next(tmp_path):
     assert list(then.todo(places, budget)) == []
     (item,) = then["left_out"]
     assert item["heads"] == [2, 2] and "ended here" in item["reason"] and then.failed
-    then.attempt(heads=(2, 1)).__enter__()
+    another_attempt = then.attempt(heads=(2, 1))
+    another_attempt.__enter__()
     report = results.Results(tmp_path, "another run")  # of a part after one that was ended at its time
     assert [item["heads"] for item in report.data["part"]["left_out"]] == [[2, 2], [2, 1]]
     another = report.start("part")
     assert list(another.todo(places, budget)) == places and not another.failed
+
+
+def test_a_process_that_ended_well_is_not_taken_for_one_that_did_not(tmp_path):
+    """Also where the last thing that it did left no result."""
+    results = load("suite.results").Results
+    with results(tmp_path, "run").start("part").attempt(heads=(2, 2)):
+        pass
+    assert results(tmp_path, "another run").data["part"]["left_out"] == []
 
 
 @pytest.mark.slow
