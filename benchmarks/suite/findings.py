@@ -85,14 +85,19 @@ def _launches(data: Data) -> Iterator[str]:
 
 
 def _compiled(data: Data) -> Iterator[str]:
-    lines = lines_of(data, "compile", "lines")
-    if not lines:
+    if "compile" not in data:
         return
+    lines, missing = lines_of(data, "compile", "lines"), lines_of(data, "compile", "left_out")
     spilled = {(k["kernel"], x["dtype"]): k["stack"] for x in lines for k in x["kernels"] if k["stack"]}
     told = ", ".join(f"{kernel} in {dtype} ({stack} bytes)" for (kernel, dtype), stack in spilled.items())
     seconds = data["compile"].get("seconds")
     yield "## Compiled"
-    yield f"{sum(len(x['kernels']) for x in lines)} kernels in {number(seconds, '.0f')} s. Spills: {told or 'none'}."
+    yield (
+        f"{sum(len(x['kernels']) for x in lines)} kernels in {number(seconds, '.0f') or '?'} s, for {len(lines)} of "
+        f"{len(lines) + len(missing)} kinds of call" + (" (see Left out)." if missing else ".")
+    )
+    if lines:
+        yield f"Spills: {told or 'none'}."
 
 
 def _tools(data: Data) -> Iterator[str]:

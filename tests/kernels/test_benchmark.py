@@ -194,6 +194,24 @@ def test_a_part_that_fails_leaves_its_traceback(monkeypatch, tmp_path):
     assert "ZeroDivisionError" in item["traceback"]
 
 
+def test_what_does_not_compile_is_named(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    compiling, sizes = load("suite.compiling"), load("suite.sizes").sizes_for("cpu", quick=True)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n(echo Traceback; echo 'NameError: no such register') >&2; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    well, data = measured("compile", tmp_path)
+    assert not well
+    number = len(compiling.jobs(sizes))
+    assert [item["reason"] for item in data["compile"]["left_out"]] == [
+        "CompilingFailed: NameError: no such register"
+    ] * number
+    page = (tmp_path / "gpu.md").read_text()
+    assert f"for 0 of {number} kinds of call (see Left out)" in page and "Spills: none" not in page
+    assert page.count("| CompilingFailed: NameError: no such register |") == number
+
+
 def test_what_there_is_no_time_for_is_written_down(tmp_path):
     operators, results, sizes, timing = (load(f"suite.{name}") for name in ("operators", "results", "sizes", "timing"))
     found = results.Results(tmp_path)
