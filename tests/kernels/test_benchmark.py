@@ -359,6 +359,14 @@ def test_the_best_of_the_launches_tried_is_best_for_all_heads():
     assert best({few: 2.0, many: 2.0}, {few: 1.9, many: 1.5}) == 2
     assert best({few: 2.0, many: 2.0}, {many: 1.5}) == 1  # it failed for the others
     assert best({few: 2.0, many: 2.0}, {few: 1.99, many: 1.99}) == 1  # noise
+    assert best({few: 2.0, many: 2.0}, {few: 2.01, many: 1.0}) == 1  # slower for some
+    assert best({few: 2.0, many: 2.0}, {few: 2.0, many: 1.0}) == 2
+
+    one = list(points({many: 2.0}, {many: 1.0}))  # there was no time for the others
+    page = load("suite.report").markdown({"tune": {"points": one}})
+    assert "slower for none of them: forward (2,) (30/30)." in page
+    slower = list(points({few: 2.0, many: 2.0}, {few: 2.01, many: 1.0}))
+    assert "slower for none of them: none." in load("suite.report").markdown({"tune": {"points": slower}})
 
 
 def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
