@@ -390,7 +390,7 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
 
 
 @pytest.mark.parametrize(("seconds", "library"), [(1.5, "cudnn"), (1.99, None)])
-def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, tmp_path, seconds, library):
+def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, capsys, tmp_path, seconds, library):
     pytest.importorskip("triton")
     tune, own_chunks = load("tune"), importlib.import_module("hylora_kernels.triton_backend.own_chunks")
     place = {"kernel": "own_chunks", "place": ["sm_90", "half", "128"]}
@@ -401,8 +401,12 @@ def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, tmp_p
     ]
     (tmp_path / "gpu.json").write_text(json.dumps({"tune": {"points": points}}))
     monkeypatch.setattr(tune, "FOLDER", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tune.py", "--take", str(tmp_path / "gpu.json"), "--write"])
-    tune.main()
+    told = f"own_chunks.json: sm_90, half, 128: {json.dumps({'library': library, 'repeats': library is None})}"
+    for write in ([], ["--write"]):
+        monkeypatch.setattr(sys, "argv", ["tune.py", "--take", str(tmp_path / "gpu.json"), *write])
+        tune.main()
+        assert told in capsys.readouterr().out
+        assert (tmp_path / "own_chunks.json").exists() == bool(write)
     monkeypatch.setattr(own_chunks, "_TABLE", tmp_path / "own_chunks.json")
     own_chunks._table.cache_clear()
     try:
