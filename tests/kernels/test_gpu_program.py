@@ -146,6 +146,25 @@ def test_a_part_that_was_not_done_is_named(monkeypatch, tmp_path):
     assert [item["part"] for item in left_out()] == ["kernels"]
 
 
+def test_a_report_alone_has_the_time_of_everything(monkeypatch, tmp_path):
+    gpu, given = load("gpu"), {}
+    monkeypatch.setattr(gpu, "run_process", lambda command, seconds: given.update({command[3]: seconds}) or 0)
+    for what in (["report"], ["report", "--seconds", "100"], ["decode", "--seconds", "5"]):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *what, "--output", str(tmp_path)])
+        with pytest.raises(SystemExit, match="0"):
+            gpu.main()
+        seconds = 5 if "decode" in what else 100 if "100" in what else sum(gpu.parts_of(["all"]).values())
+        assert given.pop("report") == pytest.approx(max(gpu.REPORT, seconds), abs=gpu.REPORT + 1)
+
+
+def test_without_torch_one_sentence_says_so(tmp_path):
+    command = [sys.executable, "-S", BENCHMARKS / "gpu.py", "--dry-run", "--output", tmp_path / "results"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    assert run.returncode != 0 and not run.stdout
+    assert run.stderr.count("\n") == 1 and "has no torch" in run.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_what_hangs_leaves_time_for_the_rest():
     gpu, part = load("gpu"), load("suite.part")
     patience = {name: part.patience_of(name, left) for name, left in gpu.parts_of(["all"]).items()}
