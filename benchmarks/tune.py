@@ -160,7 +160,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the best into the kernels' files")
     arguments = parser.parse_args()
     found = taken(arguments.take) if arguments.take else tune(arguments)
-    print("Written:" if arguments.write else "With --write would be written:", "" if found else "nothing")
+    print("Written:" if arguments.write else "With --write would be written:")
+    if not found:
+        print("nothing")
     for item in found:
         print(f"{item['kernel']}.json: {', '.join(item['place'])}: {json.dumps(item['launch'])}")
         if arguments.write:
