@@ -9,6 +9,7 @@ time for is left out, and a part that is not done in time is ended.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -46,11 +47,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.what) - set(known):
         parser.error(f"{', '.join(sorted(unknown))}: neither a stage nor a part; one of {', '.join(known)}")
+    if importlib.util.find_spec("torch") is None:
+        sys.exit(f"{sys.executable} has no torch, which all parts need: put a python3 that has it first on PATH")
     arguments.output.mkdir(parents=True, exist_ok=True)
     parts = parts_of(arguments.what or ["all"])
+    # A report alone needs no GPU: on a slow machine it may take as long as everything.
+    seconds = arguments.seconds or REPORT + sum((parts or parts_of(["all"])).values())
     options = ["--dry-run"] if arguments.dry_run else []
     with logged(arguments.output / "gpu.log"):
-        right = run_all(parts, arguments.seconds or REPORT + sum(parts.values()), arguments.output, options)
+        right = run_all(parts, seconds, arguments.output, options)
     sys.exit(0 if right else 1)
 
 
@@ -90,7 +95,8 @@ def run_all(parts: dict[str, float], seconds: float, output: Path, options: list
             continue
         print(f"== {part}: {own:.0f} of {left:.0f} seconds", flush=True)
         right &= run_part(part, own, own + min(_GRACE, left - own), output, options)
-    return run_part("report", REPORT, max(REPORT, end - time.monotonic()), output, options) and right
+    left = max(REPORT, end - time.monotonic())
+    return run_part("report", left, left, output, options) and right
 
 
 def allowance(waiting: dict[str, float], left: float) -> tuple[float, float]:

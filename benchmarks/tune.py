@@ -25,7 +25,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
 from suite.best import GAIN, best_launches
-from suite.markdown import table
+from suite.markdown import lines_of, table
 from suite.results import describe_error
 from suite.sizes import sizes_for
 from suite.stages import stages
@@ -141,7 +141,7 @@ def keep(folder: Path, kernel: str, place: tuple[str, str, str], launch: dict[st
 def taken(path: Path) -> list[dict]:
     """What an earlier search found, or the best of the launches that `gpu.sh tune` tried."""
     found = json.loads(path.read_text())
-    return found if isinstance(found, list) else list(best_launches(found["tune"]["points"]))
+    return found if isinstance(found, list) else list(best_launches(lines_of(found, "tune", "points")))
 
 
 def main() -> None:
@@ -160,8 +160,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the best into the kernels' files")
     arguments = parser.parse_args()
     found = taken(arguments.take) if arguments.take else tune(arguments)
-    if arguments.write:
-        for item in found:
+    print("Written:" if arguments.write else "With --write would be written:")
+    if not found:
+        print("nothing")
+    for item in found:
+        print(f"{item['kernel']}.json: {', '.join(item['place'])}: {json.dumps(item['launch'])}")
+        if arguments.write:
             keep(FOLDER, item["kernel"], tuple(item["place"]), item["launch"])
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 # A launch must be faster by so much to count as better than what was there: less is noise.
@@ -11,10 +12,13 @@ GAIN = 0.01
 
 
 def best_launches(points: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For each kernel the launch that is fastest over all heads, if it gains more than noise; else the kept one.
+    """For each kernel the launch that is fastest on average over the heads that the kept one was timed for.
+
+    One that is slower for any of them, that was not timed for all of them, or that gains no more than noise is passed
+    over; where all others are, it is the kept one. The item's "timed" says which heads these are.
 
     Args:
-        points: of `try_candidates`; a launch that was not timed for all heads that the kept one was is passed over.
+        points: of `try_candidates`.
     """
     for kernel in dict.fromkeys(point["kernel"] for point in points):
         own = [point for point in points if point["kernel"] == kernel]
@@ -23,8 +27,10 @@ def best_launches(points: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for launch in dict.fromkeys(tuple(point["launch"].items()) for point in own):
             times = {tuple(p["heads"]): p["seconds"] for p in own if tuple(p["launch"].items()) == launch}
             if kept and times.keys() >= kept.keys():
-                gain = sum(kept[heads] / times[heads] for heads in kept) / len(kept)
-                found.append((gain if gain > 1 + GAIN or times == kept else 0.0, dict(launch)))
+                gains = [kept[heads] / times[heads] for heads in kept]
+                if times == kept or min(gains) >= 1 and fmean(gains) > 1 + GAIN:
+                    found.append((fmean(gains), dict(launch)))
         if found:
             gain, launch = max(found, key=lambda item: item[0])
-            yield {"kernel": kernel, "place": own[0]["place"], "launch": launch, "gain": gain}
+            timed = [{"heads": list(heads)} for heads in kept]
+            yield {"kernel": kernel, "place": own[0]["place"], "launch": launch, "gain": gain, "timed": timed}

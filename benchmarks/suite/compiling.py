@@ -48,6 +48,10 @@ _ROOT = Path(__file__).parents[2]
 _PROCESSES = 16
 
 
+class CompilingFailed(Exception):
+    """A process that was to compile failed: the last line of what it said, which names the error, and then all."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a compiled kernel takes: registers per thread, bytes of stack per thread, bytes of shared memory."""
@@ -184,7 +188,7 @@ def compile_all(sizes: Sizes, results: Results, budget: Budget) -> bool:
     """Compile what the other parts will launch, each kind of call in a process of its own, several at a time.
 
     Returns:
-        Whether nothing failed; what is not done in time is left out.
+        Whether nothing failed; what is not done in time is left out, as is what fails.
     """
     section = results.start("compile", lines=[])
     began = time.monotonic()
@@ -193,12 +197,15 @@ def compile_all(sizes: Sizes, results: Results, budget: Budget) -> bool:
         for done in as_completed(running):
             job = running[done]
             with section.attempt(**job):
-                line = {**job, **done.result()}
-                section.add("lines", line)
-                print(*job.values(), f"{len(line['kernels'])} kernels", line["error"] or "", flush=True)
+                kernels = done.result()
+                if kernels is None:
+                    section.leave_out("no time left", **job)
+                else:
+                    section.add("lines", {**job, "kernels": kernels})
+                    print(*job.values(), f"{len(kernels)} kernels", flush=True)
     section["seconds"] = time.monotonic() - began
     results.save()
-    return not section.failed and not any(line["error"] for line in section["lines"])
+    return not section.failed
 
 
 def jobs(sizes: Sizes) -> list[dict[str, Any]]:
@@ -222,8 +229,12 @@ def lengths_of(sizes: Sizes) -> tuple[list[int], list[int]]:
     return list(dict.fromkeys((*checked, sizes.kernel_length, *sizes.lengths))), [*checked, *capacities]
 
 
-def _compile_in_process(job: dict[str, Any], sizes: Sizes, budget: Budget) -> dict[str, Any]:
-    """Run this file for one job; what it takes and says."""
+def _compile_in_process(job: dict[str, Any], sizes: Sizes, budget: Budget) -> list[dict[str, Any]] | None:
+    """Run this file for one job; the resources of its kernels, or None where there is no time left.
+
+    Raises:
+        CompilingFailed: it ended otherwise than well.
+    """
     dry = ["--dry-run"] if sizes.options.device == "cpu" else []
     command = [sys.executable, "-m", "suite.compiling", json.dumps(job), *dry]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -235,9 +246,12 @@ def _compile_in_process(job: dict[str, Any], sizes: Sizes, budget: Budget) -> di
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return {"kernels": [], "error": None, "cut_off": True}
-    kernels = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    return {"kernels": kernels, "error": complaints if process.returncode else None, "cut_off": False}
+        return None
+    if process.returncode:
+        lines = [line.strip() for line in complaints.splitlines() if line.strip()]
+        last = lines[-1] if lines else f"exit code {process.returncode}"
+        raise CompilingFailed(f"{last}\n{complaints}")
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
 def main() -> None:

@@ -80,19 +80,31 @@ def _launches(data: Data) -> Iterator[str]:
     for p in points:
         rows.setdefault((p["kernel"], tuple(p["launch"].values())), {})[heads_of(p)] = f"{1e3 * p['seconds']:.4g}"
     yield table(("kernel", "launch", *heads), ((*key, *(row.get(h, "") for h in heads)) for key, row in rows.items()))
-    best = [f"{x['kernel']} {tuple(x['launch'].values())}" for x in best_launches(points) if x["gain"] > 1]
-    yield f"Faster than what is kept, for all heads: {', '.join(best) or 'none'}."
+    best = [
+        f"{x['kernel']} {tuple(x['launch'].values())} ({', '.join(map(heads_of, x['timed']))})"
+        for x in best_launches(points)
+        if x["gain"] > 1
+    ]
+    yield (
+        "Faster than what is kept by more than noise, on average over the heads in brackets, which are all that the "
+        f"kernel was timed for, and slower for none of them: {', '.join(best) or 'none'}."
+    )
 
 
 def _compiled(data: Data) -> Iterator[str]:
-    lines = lines_of(data, "compile", "lines")
-    if not lines:
+    if "compile" not in data:
         return
+    lines, missing = lines_of(data, "compile", "lines"), lines_of(data, "compile", "left_out")
     spilled = {(k["kernel"], x["dtype"]): k["stack"] for x in lines for k in x["kernels"] if k["stack"]}
     told = ", ".join(f"{kernel} in {dtype} ({stack} bytes)" for (kernel, dtype), stack in spilled.items())
     seconds = data["compile"].get("seconds")
     yield "## Compiled"
-    yield f"{sum(len(x['kernels']) for x in lines)} kernels in {number(seconds, '.0f')} s. Spills: {told or 'none'}."
+    yield (
+        f"{sum(len(x['kernels']) for x in lines)} kernels in {number(seconds, '.0f') or '?'} s, for {len(lines)} of "
+        f"{len(lines) + len(missing)} kinds of call" + (" (see Left out)." if missing else ".")
+    )
+    if lines:
+        yield f"Spills: {told or 'none'}."
 
 
 def _tools(data: Data) -> Iterator[str]:

@@ -21,7 +21,9 @@ def markdown(data: dict[str, Any]) -> str:
     gpu = environment.get("gpu", "none")
     parts = [f"# Measured on {gpu if gpu != 'none' else 'a CPU'}"]
     if gpu == "none" or data.get("operator", {}).get("settings", {}).get("options", {}).get("device") == "cpu":
-        parts.append("A trial of the program at tiny sizes on a CPU: the times mean nothing.")
+        parts.append(
+            "A trial of the program at tiny sizes on a CPU: the times mean nothing. Kernels lists torch's operators."
+        )
     parts += [*_checks(data), *_ceilings(data), *_targets(data), *_operators(data), *_decode(data), *kernels(data)]
     parts += [*_steps(data), *_planner(data), *_left_out(data)]
     parts += ["## Environment", "\n".join(f"- {key}: {value}" for key, value in environment.items())]

@@ -26,7 +26,7 @@ DEVICE_LOST = 75
 
 
 class Results:
-    """A JSON object in a folder, a section for each part of the benchmarks.
+    """A JSON object in a folder; parts of the benchmarks write one section of it or more.
 
     Args:
         folder: made if it is not there; parts that ran before stay in its file.
@@ -62,6 +62,7 @@ class Results:
     def leave(self) -> None:
         """The innermost of what is being done is done."""
         self.data["at"]["places"].pop()
+        self.save()  # or else the next process would take it for what this one ended at
         self._watch()
 
     def save(self) -> None:

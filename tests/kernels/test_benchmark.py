@@ -194,6 +194,24 @@ def test_a_part_that_fails_leaves_its_traceback(monkeypatch, tmp_path):
     assert "ZeroDivisionError" in item["traceback"]
 
 
+def test_what_does_not_compile_is_named(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    compiling, sizes = load("suite.compiling"), load("suite.sizes").sizes_for("cpu", quick=True)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n(echo Traceback; echo 'NameError: no such register') >&2; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    well, data = measured("compile", tmp_path)
+    assert not well
+    number = len(compiling.jobs(sizes))
+    assert [item["reason"] for item in data["compile"]["left_out"]] == [
+        "CompilingFailed: NameError: no such register"
+    ] * number
+    page = (tmp_path / "gpu.md").read_text()
+    assert f"for 0 of {number} kinds of call (see Left out)" in page and "Spills: none" not in page
+    assert page.count("| CompilingFailed: NameError: no such register |") == number
+
+
 def test_what_there_is_no_time_for_is_written_down(tmp_path):
     operators, results, sizes, timing = (load(f"suite.{name}") for name in ("operators", "results", "sizes", "timing"))
     found = results.Results(tmp_path)
@@ -341,6 +359,14 @@ def test_the_best_of_the_launches_tried_is_best_for_all_heads():
     assert best({few: 2.0, many: 2.0}, {few: 1.9, many: 1.5}) == 2
     assert best({few: 2.0, many: 2.0}, {many: 1.5}) == 1  # it failed for the others
     assert best({few: 2.0, many: 2.0}, {few: 1.99, many: 1.99}) == 1  # noise
+    assert best({few: 2.0, many: 2.0}, {few: 2.01, many: 1.0}) == 1  # slower for some
+    assert best({few: 2.0, many: 2.0}, {few: 2.0, many: 1.0}) == 2
+
+    one = list(points({many: 2.0}, {many: 1.0}))  # there was no time for the others
+    page = load("suite.report").markdown({"tune": {"points": one}})
+    assert "slower for none of them: forward (2,) (30/30)." in page
+    slower = list(points({few: 2.0, many: 2.0}, {few: 2.01, many: 1.0}))
+    assert "slower for none of them: none." in load("suite.report").markdown({"tune": {"points": slower}})
 
 
 def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
@@ -364,7 +390,7 @@ def test_a_tuned_launch_is_kept_beside_the_others(tmp_path):
 
 
 @pytest.mark.parametrize(("seconds", "library"), [(1.5, "cudnn"), (1.99, None)])
-def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, tmp_path, seconds, library):
+def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, capsys, tmp_path, seconds, library):
     pytest.importorskip("triton")
     tune, own_chunks = load("tune"), importlib.import_module("hylora_kernels.triton_backend.own_chunks")
     place = {"kernel": "own_chunks", "place": ["sm_90", "half", "128"]}
@@ -375,8 +401,12 @@ def test_the_library_that_is_faster_is_written_into_the_table(monkeypatch, tmp_p
     ]
     (tmp_path / "gpu.json").write_text(json.dumps({"tune": {"points": points}}))
     monkeypatch.setattr(tune, "FOLDER", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tune.py", "--take", str(tmp_path / "gpu.json"), "--write"])
-    tune.main()
+    told = f"own_chunks.json: sm_90, half, 128: {json.dumps({'library': library, 'repeats': library is None})}"
+    for write in ([], ["--write"]):
+        monkeypatch.setattr(sys, "argv", ["tune.py", "--take", str(tmp_path / "gpu.json"), *write])
+        tune.main()
+        assert told in capsys.readouterr().out
+        assert (tmp_path / "own_chunks.json").exists() == bool(write)
     monkeypatch.setattr(own_chunks, "_TABLE", tmp_path / "own_chunks.json")
     own_chunks._table.cache_clear()
     try:

@@ -69,11 +69,20 @@ def test_what_a_process_was_at_is_left_out_by_the_next(tmp_path):
     assert list(then.todo(places, budget)) == []
     (item,) = then["left_out"]
     assert item["heads"] == [2, 2] and "ended here" in item["reason"] and then.failed
-    then.attempt(heads=(2, 1)).__enter__()
+    another_attempt = then.attempt(heads=(2, 1))
+    another_attempt.__enter__()
     report = results.Results(tmp_path, "another run")  # of a part after one that was ended at its time
     assert [item["heads"] for item in report.data["part"]["left_out"]] == [[2, 2], [2, 1]]
     another = report.start("part")
     assert list(another.todo(places, budget)) == places and not another.failed
+
+
+def test_a_process_that_ended_well_is_not_taken_for_one_that_did_not(tmp_path):
+    """Also where the last thing that it did left no result."""
+    results = load("suite.results").Results
+    with results(tmp_path, "run").start("part").attempt(heads=(2, 2)):
+        pass
+    assert results(tmp_path, "another run").data["part"]["left_out"] == []
 
 
 @pytest.mark.slow
@@ -135,6 +144,25 @@ def test_a_part_that_was_not_done_is_named(monkeypatch, tmp_path):
     assert "| parts | check | no time left |" in report.markdown({"parts": {"left_out": left_out()}})
     gpu.run_all({"check": 10}, gpu.REPORT + 10, tmp_path, [])
     assert [item["part"] for item in left_out()] == ["kernels"]
+
+
+def test_a_report_alone_has_the_time_of_everything(monkeypatch, tmp_path):
+    gpu, given = load("gpu"), {}
+    monkeypatch.setattr(gpu, "run_process", lambda command, seconds: given.update({command[3]: seconds}) or 0)
+    for what in (["report"], ["report", "--seconds", "100"], ["decode", "--seconds", "5"]):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *what, "--output", str(tmp_path)])
+        with pytest.raises(SystemExit, match="0"):
+            gpu.main()
+        seconds = 5 if "decode" in what else 100 if "100" in what else sum(gpu.parts_of(["all"]).values())
+        assert given.pop("report") == pytest.approx(max(gpu.REPORT, seconds), abs=gpu.REPORT + 1)
+
+
+def test_without_torch_one_sentence_says_so(tmp_path):
+    command = [sys.executable, "-S", BENCHMARKS / "gpu.py", "--dry-run", "--output", tmp_path / "results"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    assert run.returncode != 0 and not run.stdout
+    assert run.stderr.count("\n") == 1 and "has no torch" in run.stderr
+    assert not (tmp_path / "results").exists()
 
 
 def test_what_hangs_leaves_time_for_the_rest():
@@ -300,7 +328,8 @@ def test_the_one_command_runs_through(tmp_path):
     assert len(data["kernel checks"]["lines"]) == 2 * 2 * 2 * (6 + 1)
     assert data["tests"]["passed"] > 10 and not data["tests"]["failures"]
     assert len(data["tune"]["points"]) == 2 * (2 + 4 + 1 + 3 + 1 + 3 + 1 + 3 + 1)
-    assert all(line["kernels"] and not line["error"] for line in data["compile"]["lines"])
+    assert data["compile"]["lines"] and not data["compile"]["left_out"]
+    assert all(line["kernels"] for line in data["compile"]["lines"])
     assert {line["answer"] for line in data["own chunks by a library"]["lines"]} == {True, None}
     assert [line["exit_code"] for line in data["tools"]["lines"]][:1] == [0]
     for selection in ("chunk", "token"):
