@@ -137,6 +137,7 @@ def compile_calls(
     head_dim: int,
     dtype: torch.dtype,
     options: SpanOptions,
+    softcap: float | None = None,
 ) -> list[Any]:
     """Compile all kernels that training steps and decoding steps of this kind launch.
 
@@ -149,6 +150,7 @@ def compile_calls(
         head_dim: D.
         dtype: of queries, keys and values.
         options: of the attention.
+        softcap: bound of the scores.
 
     Returns:
         What Triton compiled, once each.
@@ -162,13 +164,13 @@ def compile_calls(
         for number, length in enumerate(lengths):
             layout, (*inputs, grad) = SequenceLayout.dense(1, length), tensors(length)
             if number == 0:
-                saved = Saved(*inputs, *span_forward(*inputs, layout, options, 0.1))
-                span_backward(grad, saved, layout, options, 0.1)
+                saved = Saved(*inputs, *span_forward(*inputs, layout, options, 0.1, softcap))
+                span_backward(grad, saved, layout, options, 0.1, softcap)
             else:
                 select_blocks(*inputs, layout, options, 0.1)
         for capacity in capacities:
             state = DecodeState(1, *heads, head_dim, capacity, options, dtype=dtype)
-            span_decode(*tensors(1)[:3], SequenceLayout.dense(1, 1), state.tensors(), options, 0.1)
+            span_decode(*tensors(1)[:3], SequenceLayout.dense(1, 1), state.tensors(), options, 0.1, softcap)
     return list({kernel.hash: kernel for kernel in compiled}.values())
 
 

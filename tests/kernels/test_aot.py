@@ -50,7 +50,32 @@ rounds = lambda kernel: ".rn.bf16" in kernel.asm["ptx"]
 print(json.dumps([{**asdict(resources(kernel)), "rounds": rounds(kernel)} for kernel in compiled]))
 """
 
+# Compiles what steps launch under a softcap, and where own chunks are a library's; lists of readers are cut.
+VARIANTS = """
+import json, sys
+from dataclasses import asdict
+import torch
+from suite.compiling import compile_calls, own_chunks_given, resources
+from hylora_kernels import SpanOptions
+
+call = (int(sys.argv[1]), (2, 2), [33 * 256], [512], 96, torch.bfloat16, SpanOptions(chunk_size=256))
+capped = compile_calls(*call, softcap=50.0)
+with own_chunks_given():
+    given = compile_calls(*call)
+print(json.dumps([[asdict(resources(kernel)) for kernel in kernels] for kernels in (capped, given)]))
+"""
+
 pytest.importorskip("triton")
+
+
+def printed(script, *arguments):
+    """What a script prints in a process of its own: this one has Triton's interpreter."""
+    paths = os.pathsep.join(str(ROOT / path) for path in (".", "kernels/torch-ext", "eval", "benchmarks"))
+    environment = {**os.environ, "PYTHONPATH": paths, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-c", script, *arguments]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return json.loads(run.stdout)
 
 
 def compile_kernels(folder, *arguments):
@@ -84,14 +109,20 @@ def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
 
 @pytest.mark.parametrize("arch", ["80", "90"])
 def test_kernels_round_summaries_to_bfloat16_and_read_them(arch):
-    paths = os.pathsep.join(str(ROOT / path) for path in ("kernels/torch-ext", "benchmarks"))
-    environment = {**os.environ, "PYTHONPATH": paths, "TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-c", CHOICE, arch]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    kernels = {kernel["kernel"]: kernel for kernel in json.loads(run.stdout)}
+    kernels = {kernel["kernel"]: kernel for kernel in printed(CHOICE, arch)}
     assert kernels.keys() >= {"summarize", "retrieve", "append", "rank_blocks"}
     assert {name for name, kernel in kernels.items() if kernel["rounds"]} == {"summarize", "append"}
     assert not any(kernel["stack"] for kernel in kernels.values())
+
+
+@pytest.mark.parametrize("arch", ["80", "90"])
+def test_kernels_compile_with_a_softcap_and_beside_a_library(arch):
+    capped, given = printed(VARIANTS, arch)
+    retrieving = {"attention_forward", "query_gradient", "add_retrieved_gradients", "sum_runs"}
+    assert {kernel["kernel"] for kernel in capped} >= {*retrieving, "own_gradients", "attend_tile"}
+    names = {kernel["kernel"] for kernel in given}
+    assert names >= retrieving and "own_gradients" not in names
+    assert not any(kernel["stack"] for kernel in (*capped, *given))
 
 
 def test_the_documented_table_covers_what_is_supported():

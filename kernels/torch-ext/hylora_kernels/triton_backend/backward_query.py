@@ -18,7 +18,7 @@ from torch import Tensor
 from ..saved import Saved
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
-from .pieces import add_pieces, add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
+from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
 from .scores import score_factors, softcapped, uncapped_gradient
 from .tables import SpanTables, reader_lists
 from .tiles import list_length, listed_tokens, read_run, reader_tile, tile_rows, vector_at
@@ -184,7 +184,13 @@ def _query_gradient(
     q = load_pieces(query, columns, real, True, HEAD_DIM, WIDTHS)
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
     value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
-    dq = zero_pieces(HEADS * ROWS, WIDTHS)
+    query_grad += vector_at(query_grad_strides, row, head, at)[:, None]
+    if GIVEN:
+        own = load_pieces(query_grad, columns, real, True, HEAD_DIM, WIDTHS)
+        dq = [x.to(tl.float32) / scale for x in own]
+        tl.debug_barrier()  # as in merge_slots
+    else:
+        dq = zero_pieces(HEADS * ROWS, WIDTHS)
     listed = listed_tokens(blocks + own_list, sequence_start, 0, tokens, BLOCK_SIZE, BLOCK_N)
     for first in range(0, tokens, BLOCK_N):
         k = load_pieces(key + listed[:, None] * key_strides[2], columns, None, False, HEAD_DIM, WIDTHS)
@@ -210,11 +216,7 @@ def _query_gradient(
             _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor, cap_factor)
             dq = add_products(ds.to(k[0].dtype), k, dq)
 
-    query_grad += vector_at(query_grad_strides, row, head, at)[:, None]
     dq = [x * scale for x in dq]
-    if GIVEN:
-        dq = add_pieces(dq, load_pieces(query_grad, columns, real, True, HEAD_DIM, WIDTHS))
-        tl.debug_barrier()  # as in merge_slots
     store_pieces(query_grad, columns, dq, real, HEAD_DIM)
 
 
