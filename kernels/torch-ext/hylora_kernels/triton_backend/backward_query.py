@@ -184,9 +184,9 @@ def _query_gradient(
     q = load_pieces(query, columns, real, True, HEAD_DIM, WIDTHS)
     key += row * key_strides[0] + kv_head.to(tl.int64) * key_strides[1]
     value += row * value_strides[0] + kv_head.to(tl.int64) * value_strides[1]
-    query_grad += vector_at(query_grad_strides, row, head, at)[:, None]
     if GIVEN:
-        own = load_pieces(query_grad, columns, real, True, HEAD_DIM, WIDTHS)
+        given = query_grad + vector_at(query_grad_strides, row, head, at)[:, None]
+        own = load_pieces(given, columns, real, True, HEAD_DIM, WIDTHS)
         dq = [x.to(tl.float32) / scale for x in own]
         tl.debug_barrier()  # as in merge_slots
     else:
@@ -216,6 +216,7 @@ def _query_gradient(
             _, ds = weights_and_gradients(products, do, v, log_total[:, None], delta[:, None], factor, cap_factor)
             dq = add_products(ds.to(k[0].dtype), k, dq)
 
+    query_grad += vector_at(query_grad_strides, row, head, at)[:, None]
     dq = [x * scale for x in dq]
     store_pieces(query_grad, columns, dq, real, HEAD_DIM)
 
