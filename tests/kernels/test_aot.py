@@ -115,7 +115,7 @@ def test_kernels_round_summaries_to_bfloat16_and_read_them(arch):
     assert not any(kernel["stack"] for kernel in kernels.values())
 
 
-@pytest.mark.parametrize("arch", ["80", "90"])
+@pytest.mark.parametrize("arch", [pytest.param("80", marks=pytest.mark.slow), "90"])
 def test_kernels_compile_with_a_softcap_and_beside_a_library(arch):
     capped, given = printed(VARIANTS, arch)
     retrieving = {"attention_forward", "query_gradient", "add_retrieved_gradients", "sum_runs"}
