@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused():
         ValueError, match=r"sinks \(2,\) of torch.float64 must be one floating logit for each of the 4"
     ):
         span_decode(*token, state, sinks=SINKS[:2])
-    with pytest.raises(ValueError, match=r"value \(2, 2, 1, 5\) must be .* of the state, .*\[2, 2, n, 8\]; .*value_dim"):
+    with pytest.raises(ValueError, match=r"value \(2, 2, 1, 5\) must be .* state, .*\[2, 2, n, 8\]; .*value_dim"):
         span_decode(*token[:2], token[2][..., :5], state)
     assert state.held == 0 and not state.lengths.any()
     with pytest.raises(ValueError, match="softcap=0 must be a positive number"):
