@@ -36,6 +36,7 @@ from hylora_kernels import SequenceLayout
 from hylora_kernels.decode import DecodeState
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.saved import Saved
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend import launch, own_chunks, select_blocks, span_backward, span_decode, span_forward
 from hylora_kernels.triton_backend.launch import capability, forced
 
@@ -160,17 +161,18 @@ def compile_calls(
         shapes = ((1, length, count, head_dim) for count in (heads[0], *2 * heads[1:], heads[0]))
         return [torch.empty(shape, dtype=dtype).transpose(1, 2) for shape in shapes]
 
+    scoring = Scoring(0.1, softcap)
     with compiling_for(arch) as compiled:
         for number, length in enumerate(lengths):
             layout, (*inputs, grad) = SequenceLayout.dense(1, length), tensors(length)
             if number == 0:
-                saved = Saved(*inputs, *span_forward(*inputs, layout, options, 0.1, softcap))
-                span_backward(grad, saved, layout, options, 0.1, softcap)
+                saved = Saved(*inputs, *span_forward(*inputs, layout, options, scoring))
+                span_backward(grad, saved, layout, options, scoring)
             else:
-                select_blocks(*inputs, layout, options, 0.1)
+                select_blocks(*inputs, layout, options, scoring.scale)
         for capacity in capacities:
             state = DecodeState(1, *heads, head_dim, capacity, options, dtype=dtype)
-            span_decode(*tensors(1)[:3], SequenceLayout.dense(1, 1), state.tensors(), options, 0.1, softcap)
+            span_decode(*tensors(1)[:3], SequenceLayout.dense(1, 1), state.tensors(), options, scoring)
     return list({kernel.hash: kernel for kernel in compiled}.values())
 
 

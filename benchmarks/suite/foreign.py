@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hylora_kernels.plain import plain_backward, plain_forward
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend.own_chunks import LIBRARIES, Library, as_chunks
 
 from . import costs
@@ -80,8 +81,8 @@ def _own_part(sizes: Sizes, heads: tuple[int, int]) -> _Part:
     scale, groups = 1 / sqrt(options.head_dim), heads[0] // heads[1]
     query, *rest = (x.float() for x in (*own, *others))
     key, value, *others = (x.repeat_interleave(groups, dim=1) for x in rest)
-    first, first_lse = plain_forward(query, key, value, True, scale)
-    second, second_lse = plain_forward(query, *others, False, scale)
+    first, first_lse = plain_forward(query, key, value, True, Scoring(scale))
+    second, second_lse = plain_forward(query, *others, False, Scoring(scale))
     share = torch.sigmoid(second_lse - first_lse)[..., None]
     return _Part(grad, *own, torch.lerp(first, second, share), torch.logaddexp(first_lse, second_lse), scale)
 
@@ -90,7 +91,7 @@ def _log_sum_exp(library: Library, sizes: Sizes) -> tuple[bool, dict[str, Any]]:
     """The library's log-sum-exp is the natural logarithm, of one number for each query."""
     part = _own_part(sizes, (2, 2))
     output, lse = library.forward(part.query, part.key, part.value, part.scale)
-    expected, expected_lse = plain_forward(*(x.float() for x in part[1:4]), True, part.scale)
+    expected, expected_lse = plain_forward(*(x.float() for x in part[1:4]), True, Scoring(part.scale))
     errors = {"output": relative_error(output, expected), "lse": relative_error(lse, expected_lse)}
     right = all(error < TOLERANCE[sizes.dtype] for error in errors.values())
     return right, {**errors, "shape": list(lse.shape), "strides": list(lse.stride()), "dtype": str(lse.dtype)}
@@ -107,7 +108,7 @@ def _foreign(library: Library, sizes: Sizes, heads: tuple[int, int]) -> tuple[bo
     alone = library.backward(grad, query, key, value, *own, scale)
     groups = query.shape[1] // key.shape[1]
     wide = [x.repeat_interleave(groups, dim=1) for x in (key, value)]
-    dq, *others = plain_backward(grad, query, *wide, output, lse, True, scale)
+    dq, *others = plain_backward(grad, query, *wide, output, lse, True, Scoring(scale))
     expected = [dq, *(x.unflatten(1, (key.shape[1], -1)).sum(dim=2) for x in others)]
     errors = {n: relative_error(f, e) for n, f, e in zip(("dq", "dk", "dv"), found, expected, strict=True)}
     # What it would be off if the library computed its own instead of what it is given.

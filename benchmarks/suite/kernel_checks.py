@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from math import sqrt
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +20,7 @@ from hylora_kernels import SequenceLayout, selection, torch_backend, triton_back
 from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.saved import Saved
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend import own_chunks
 from hylora_kernels.triton_backend.summary import summarize_blocks
 from hylora_kernels.triton_backend.tables import span_tables
@@ -86,22 +86,23 @@ def _check(sizes: Sizes, place: dict[str, Any]) -> dict[str, Any]:
     return judge(place, choice_tolerance(chosen_blocks) if choice else TOLERANCE[dtype], errors)
 
 
-def _settings(tensors: list[Tensor], options: SpanOptions) -> tuple[SequenceLayout, SpanOptions, float]:
-    return SequenceLayout.dense(1, tensors[0].shape[2]), options, 1 / sqrt(tensors[0].shape[3])
+def _settings(tensors: list[Tensor], options: SpanOptions) -> tuple[SequenceLayout, SpanOptions, Scoring]:
+    return SequenceLayout.dense(1, tensors[0].shape[2]), options, Scoring.of(tensors[0], None)
 
 
 def _summaries(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> Computed:
     """Of whole blocks: the last one may be none."""
-    layout, _, scale = _settings(tensors, options)
+    layout, _, scoring = _settings(tensors, options)
     blocks, inputs = layout.length // options.block_size, tensors[:3]
     if backend is torch_backend:
-        return {"summaries": selection.summarize_blocks(*inputs, blocks, options, scale)[0]}
+        return {"summaries": selection.summarize_blocks(*inputs, blocks, options, scoring.scale)[0]}
     tables = span_tables(layout, options, inputs[0].device)
-    return {"summaries": summarize_blocks(*inputs, tables, options, scale)[0][:, :blocks]}
+    return {"summaries": summarize_blocks(*inputs, tables, options, scoring.scale)[0][:, :blocks]}
 
 
 def _choice(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> Computed:
-    return {"blocks": backend.select_blocks(*tensors[:3], *_settings(tensors, options))[0]}
+    layout, _, scoring = _settings(tensors, options)
+    return {"blocks": backend.select_blocks(*tensors[:3], layout, options, scoring.scale)[0]}
 
 
 def _forward(backend: ModuleType, tensors: list[Tensor], options: SpanOptions) -> Computed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from hylora_kernels import SequenceLayout
 from hylora_kernels.decode import DecodeState, span_decode
 from hylora_kernels.options import SpanOptions, summary_width
 from hylora_kernels.saved import Saved
+from hylora_kernels.scoring import Scoring
 
 from .methods import Options
 from .runs import random_tensors
@@ -79,16 +79,16 @@ def attention_stages(tensors: list[Tensor], options: dict[str, Any]) -> dict[str
 
     span = SpanOptions(**options)
     query, key, value, grad = tensors
-    head_dim, kv_heads, scale = query.shape[3], key.shape[1], 1 / sqrt(query.shape[3])
+    head_dim, kv_heads, scoring = query.shape[3], key.shape[1], Scoring.of(query, None)
     tables = span_tables(SequenceLayout.dense(1, query.shape[2]), span, query.device)
-    summarize = partial(summarize_blocks, query, key, value, tables, span, scale)
+    summarize = partial(summarize_blocks, query, key, value, tables, span, scoring.scale)
     summaries, sums = summarize()
-    pool = partial(pool_queries, query, sums, kv_heads, tables, span, scale)
+    pool = partial(pool_queries, query, sums, kv_heads, tables, span, scoring.scale)
     choose = partial(retrieve, pool(), summaries, tables, span.top_k)
     chosen = choose()
-    attend = partial(attention_forward, query, key, value, chosen, tables, scale, span.block_size)
+    attend = partial(attention_forward, query, key, value, chosen, tables, scoring, span.block_size)
     saved = Saved(query, key, value, *attend(), chosen)
-    differentiate = partial(attention_backward, grad, saved, tables, scale, span.block_size)
+    differentiate = partial(attention_backward, grad, saved, tables, scoring, span.block_size)
     runs = {"summary": summarize, "pool_queries": pool, "retrieve": choose, "forward": attend}
     runs |= dict.fromkeys(("backward_query", "backward_own"), differentiate)
     if tables.shared:

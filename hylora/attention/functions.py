@@ -25,9 +25,9 @@ from hylora_kernels import (
     sliding_window_attention,
     span_attention,
 )
-from hylora_kernels.inputs import positive_scale, positive_softcap
 from hylora_kernels.interface import prompt_tensors, refuse_unknown, tokens_first
 from hylora_kernels.plain import masked_attention
+from hylora_kernels.scoring import Scoring
 
 __all__ = ["FUNCTIONS", "chunk_size_of", "kernel_options"]
 
@@ -89,9 +89,11 @@ def _plug_in(name: str, compute: Callable[..., torch.Tensor]) -> Callable:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         refuse_unknown(name, module, dropout, kwargs)
-        scores = {"scale": positive_scale(query, scaling), "softcap": positive_softcap(softcap), "sinks": s_aux}
+        scores = {"scale": scaling, "softcap": softcap, "sinks": s_aux}
         if isinstance(attention_mask, CachedKeys):
-            output = masked_attention(query, key, value, attention_mask.mask, **scores)
+            output = masked_attention(
+                query, key, value, attention_mask.mask, Scoring.of(query, scaling, softcap), s_aux
+            )
         elif isinstance(attention_mask, Prefill):
             layout = settle_packing(name, module.config, query, attention_mask, kwargs)
             options = SpanConfig.of(module.config)

@@ -102,7 +102,7 @@ class SpanLayer(DynamicLayer):
         options: SpanOptions,
         backend: str,
         *,
-        scale: float,
+        scale: float | None = None,
         softcap: float | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:

@@ -38,6 +38,7 @@ import torch
 from suite.compiling import compiling_for, resources
 from hylora_kernels import SequenceLayout, SpanOptions
 from hylora_kernels.decode import DecodeState
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend import select_blocks, span_decode
 
 options = SpanOptions(16, 4, 64, "token", summary="mean_std", summary_dtype="bfloat16")
@@ -45,7 +46,7 @@ prompt, token = ([torch.empty(1, heads, n, 128, dtype=torch.float16) for heads i
 with compiling_for(int(sys.argv[1])) as compiled:
     select_blocks(*prompt, SequenceLayout.dense(1, 150), options, 0.1)
     state = DecodeState(1, 4, 2, 128, 256, options, dtype=torch.float16)
-    span_decode(*token, SequenceLayout.dense(1, 1), state.tensors(), options, 0.1)
+    span_decode(*token, SequenceLayout.dense(1, 1), state.tensors(), options, Scoring(0.1))
 rounds = lambda kernel: ".rn.bf16" in kernel.asm["ptx"]
 print(json.dumps([{**asdict(resources(kernel)), "rounds": rounds(kernel)} for kernel in compiled]))
 """

@@ -26,6 +26,7 @@ from hylora_kernels import (
 from hylora_kernels.devices import why_no_kernels
 from hylora_kernels.options import BACKENDS, SpanOptions
 from hylora_kernels.saved import Saved
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend import launch
 from hylora_kernels.triton_backend.interpreter import interpreter_fault
 from tests.kernels.inputs import random_inputs
@@ -264,7 +265,7 @@ def test_triton_kernels_are_launched_on_the_tensors_device(monkeypatch):
     query, key, value = random_inputs(1, 2, 1, 8, 16, torch.float32)
     small = options(block_size=16, chunk_size=16, retrieval="none")
     layout = SequenceLayout.dense(1, 8)
-    output, lse, blocks = triton_backend.span_forward(query, key, value, layout, small, 0.3)
-    triton_backend.span_backward(output, Saved(query, key, value, output, lse, blocks), layout, small, 0.3)
-    triton_backend.select_blocks(query, key, value, layout, small, 0.3)
+    output, lse, blocks = triton_backend.span_forward(query, key, value, layout, small, Scoring(0.3))
+    triton_backend.span_backward(output, Saved(query, key, value, output, lse, blocks), layout, small, Scoring(0.3))
+    triton_backend.select_blocks(query, key, value, layout, small, Scoring(0.3))
     assert [x is y for x, y in zip(entered, (query, output, query), strict=True)] == [True] * 3

@@ -6,11 +6,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.torch_backend.flash import flash_backward, flash_forward, math_backward, math_forward
 from tests.kernels.inputs import random_inputs
 from tests.tolerances import assert_close
 
-SCALE = 0.3
+SCORING = Scoring(0.3)
 
 
 def problem(causal, dtype=torch.float64):
@@ -24,11 +25,11 @@ def problem(causal, dtype=torch.float64):
 def test_plain_operations_equal_the_fused_kernel(causal, dtype):
     inputs = problem(causal, dtype)
     grad = random_inputs(2, 3, 3, 9, dtype=dtype, seed=2)[0]
-    output, lse = flash_forward(*inputs, causal, SCALE)
-    for a, e in zip(math_forward(*inputs, causal, SCALE), (output, lse), strict=True):
+    output, lse = flash_forward(*inputs, causal, SCORING)
+    for a, e in zip(math_forward(*inputs, causal, SCORING), (output, lse), strict=True):
         assert_close(a, e, dtype)
-    expected = flash_backward(grad, *inputs, output, lse, causal, SCALE)
-    for a, e in zip(math_backward(grad, *inputs, output, lse, causal, SCALE), expected, strict=True):
+    expected = flash_backward(grad, *inputs, output, lse, causal, SCORING)
+    for a, e in zip(math_backward(grad, *inputs, output, lse, causal, SCORING), expected, strict=True):
         assert_close(a, e, dtype)
 
 
@@ -36,10 +37,10 @@ def test_plain_operations_equal_the_fused_kernel(causal, dtype):
 @pytest.mark.parametrize("causal", [False, True])
 def test_log_sum_exp(forward, causal):
     query, key, value = problem(causal)
-    scores = query @ key.mT * SCALE
+    scores = query @ key.mT * SCORING.scale
     if causal:
         scores = scores.masked_fill(torch.ones(9, 9, dtype=torch.bool).triu(1), float("-inf"))
-    output, lse = forward(query, key, value, causal, SCALE)
+    output, lse = forward(query, key, value, causal, SCORING)
     assert_close(lse, scores.logsumexp(-1))
     assert_close(output, scores.softmax(-1) @ value)
 
@@ -49,10 +50,10 @@ def test_shares_of_parts_add_up(backward):
     """Given the whole softmax's output and log-sum-exp, the backwards of two halves of the keys sum to the whole."""
     query, key, value = problem(causal=False)
     grad = random_inputs(2, 3, 3, 9, seed=2)[0]
-    output, lse = flash_forward(query, key, value, False, SCALE)
-    whole = flash_backward(grad, query, key, value, output, lse, False, SCALE)
+    output, lse = flash_forward(query, key, value, False, SCORING)
+    whole = flash_backward(grad, query, key, value, output, lse, False, SCORING)
     shares = [
-        backward(grad, query, key[:, :, at], value[:, :, at], output, lse, False, SCALE)
+        backward(grad, query, key[:, :, at], value[:, :, at], output, lse, False, SCORING)
         for at in (slice(0, 2), slice(2, 5))
     ]
     assert_close(shares[0][0] + shares[1][0], whole[0])

@@ -11,10 +11,11 @@ from hylora_kernels import SequenceLayout, flash_backend, reference
 from hylora_kernels.flash_backend import retrieved
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.saved import Saved
+from hylora_kernels.scoring import Scoring
 from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.tolerances import assert_close
 
-SCALE = 0.3
+SCORING = Scoring(0.3)
 HEADS = pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1), (2, 1)])
 LAYOUTS = {
     "dense": SequenceLayout.dense(2, 50),
@@ -31,7 +32,7 @@ def span_options(selection="chunk", query_group=1, retrieval="relevance", top_k=
 
 def expected(function, inputs, layout, grad, *settings):
     def call(query, key, value):
-        return function(query, key, value, layout, *settings, SCALE)
+        return function(query, key, value, layout, *settings, SCORING)
 
     return output_and_gradients(call, inputs, grad)
 
@@ -54,10 +55,10 @@ def test_span_attention_agrees_with_the_reference(layout, selection, query_group
     monkeypatch.setattr(retrieved, "_RUNS", 5)
     options = span_options(selection, query_group)
     inputs, grad = inputs_and_gradient(layout, heads, kv_heads)
-    output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCALE)
-    grads = flash_backend.span_backward(grad, Saved(*inputs, output, lse, blocks), layout, options, SCALE)
+    output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCORING)
+    grads = flash_backend.span_backward(grad, Saved(*inputs, output, lse, blocks), layout, options, SCORING)
     assert_all_close([output, *grads], expected(reference.span_attention, inputs, layout, grad, options))
-    chosen = reference.select_blocks(*inputs, layout, options, SCALE)
+    chosen = reference.select_blocks(*inputs, layout, options, SCORING.scale)
     for found, of_sequence in zip(blocks.split([b.shape[1] for b in chosen], dim=1), chosen, strict=True):
         assert torch.equal(found, of_sequence.int())
 
@@ -66,8 +67,8 @@ def test_span_attention_agrees_with_the_reference(layout, selection, query_group
 def test_other_retrievals_agree_with_the_reference(retrieval, top_k):
     options, layout = span_options(retrieval=retrieval, top_k=top_k), LAYOUTS["ragged"]
     inputs, grad = inputs_and_gradient(layout, 4, 2)
-    output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCALE)
-    grads = flash_backend.span_backward(grad, Saved(*inputs, output, lse, blocks), layout, options, SCALE)
+    output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCORING)
+    grads = flash_backend.span_backward(grad, Saved(*inputs, output, lse, blocks), layout, options, SCORING)
     assert_all_close([output, *grads], expected(reference.span_attention, inputs, layout, grad, options))
 
 
@@ -76,8 +77,8 @@ def test_other_retrievals_agree_with_the_reference(retrieval, top_k):
 @pytest.mark.parametrize("window", [1, 7, 16, 60])
 def test_sliding_window_agrees_with_the_reference(layout, window, heads, kv_heads):
     inputs, grad = inputs_and_gradient(layout, heads, kv_heads)
-    output, lse = flash_backend.sliding_window_forward(*inputs, layout, window, SCALE)
-    grads = flash_backend.sliding_window_backward(grad, Saved(*inputs, output, lse), layout, window, SCALE)
+    output, lse = flash_backend.sliding_window_forward(*inputs, layout, window, SCORING)
+    grads = flash_backend.sliding_window_backward(grad, Saved(*inputs, output, lse), layout, window, SCORING)
     assert_all_close([output, *grads], expected(reference.sliding_window_attention, inputs, layout, grad, window))
 
 
@@ -86,8 +87,8 @@ def test_sliding_window_agrees_with_the_reference(layout, window, heads, kv_head
 @pytest.mark.parametrize("group", [0.25, 1.0, 1, 7, 60])
 def test_shifted_sparse_attention_agrees_with_the_reference(layout, group, heads, kv_heads):
     inputs, grad = inputs_and_gradient(layout, heads, kv_heads)
-    output, lse = flash_backend.shifted_sparse_forward(*inputs, layout, group, SCALE)
-    grads = flash_backend.shifted_sparse_backward(grad, Saved(*inputs, output, lse), layout, group, SCALE)
+    output, lse = flash_backend.shifted_sparse_forward(*inputs, layout, group, SCORING)
+    grads = flash_backend.shifted_sparse_backward(grad, Saved(*inputs, output, lse), layout, group, SCORING)
     assert_all_close([output, *grads], expected(reference.shifted_sparse_attention, inputs, layout, grad, group))
 
 
@@ -96,8 +97,8 @@ def test_groups_of_one_token_are_not_groups_of_the_whole_sequence():
     layout = SequenceLayout.dense(1, 12)
     inputs = random_inputs(1, 2, 2, 12)
     for group in (1.0, 1):
-        found, _ = flash_backend.shifted_sparse_forward(*inputs, layout, group, SCALE)
-        assert_close(found, reference.shifted_sparse_attention(*inputs, layout, group, SCALE))
+        found, _ = flash_backend.shifted_sparse_forward(*inputs, layout, group, SCORING)
+        assert_close(found, reference.shifted_sparse_attention(*inputs, layout, group, SCORING))
 
 
 @pytest.mark.parametrize(("gather", "runs"), [(8 * 4 * 8 * 5, 65535), (1 << 27, 14), (1 << 27, 1)])
@@ -131,8 +132,8 @@ def test_low_precision_stays_near_float64(attention, dtype):
     forward, backward = (getattr(flash_backend, f"{attention}_{way}") for way in ("forward", "backward"))
     layout = LAYOUTS["ragged"]
     grad, *inputs = (x.to(dtype) for x in (random_inputs(3, 4, 2, 50, seed=1)[0], *random_inputs(3, 4, 2, 50)))
-    output, *kept = forward(*inputs, layout, settings, SCALE)
-    grads = backward(grad, Saved(*inputs, output, *kept), layout, settings, SCALE)
+    output, *kept = forward(*inputs, layout, settings, SCORING)
+    grads = backward(grad, Saved(*inputs, output, *kept), layout, settings, SCORING)
     definition = getattr(reference, f"{attention}_attention")
     exact = expected(definition, [x.double() for x in inputs], layout, grad.double(), settings)
     for a, e in zip([output, *grads], exact, strict=True):
@@ -174,8 +175,8 @@ def test_calls_of_flash_attention_are_well_formed(layout, attention):
     shapes = [(layout.batch, heads, layout.length, 64) for heads in (6, 2, 2)]
     inputs = [torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes]
     with KernelPreconditions():
-        output, *kept = forward(*inputs, layout, settings, SCALE)
-        grads = backward(torch.empty_like(output), Saved(*inputs, output, *kept), layout, settings, SCALE)
+        output, *kept = forward(*inputs, layout, settings, SCORING)
+        grads = backward(torch.empty_like(output), Saved(*inputs, output, *kept), layout, settings, SCORING)
     assert (output.shape, output.dtype) == (inputs[0].shape, torch.bfloat16)
     assert kept[0].shape == inputs[0].shape[:3]
     assert kept[0].dtype == torch.float32
@@ -202,8 +203,8 @@ def test_sequences_within_a_chunk_cost_no_operations_of_their_own():
         inputs = (query, query[:, :2], query[:, :2])
         for _ in range(2):  # tables are made the first time
             with Counting() as operations:
-                output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCALE)
-                flash_backend.span_backward(output, Saved(*inputs, output, lse, blocks), layout, options, SCALE)
+                output, lse, blocks = flash_backend.span_forward(*inputs, layout, options, SCORING)
+                flash_backend.span_backward(output, Saved(*inputs, output, lse, blocks), layout, options, SCORING)
         counts.append(operations.count)
         assert blocks.shape == (2, sequences + 3, 3)
     assert counts[0] == counts[1] > 10
@@ -214,7 +215,7 @@ def test_more_units_than_a_grid_is_wide():
     layout, options = SequenceLayout.dense(1, 70000), SpanOptions(16, 1, 1024, "causal", 1, "random")
     inputs = [torch.empty(1, 1, 70000, 8, dtype=torch.bfloat16, device="meta") for _ in range(3)]
     with KernelPreconditions():
-        flash_backend.span_forward(*inputs, layout, options, SCALE)
+        flash_backend.span_forward(*inputs, layout, options, SCORING)
 
 
 @pytest.mark.gpu
@@ -240,8 +241,8 @@ def test_gpu_agrees_with_plain_operations(layout, attention, settings, dtype, he
     found = []
     for device in ("cpu", "cuda"):
         grad, *inputs = (x.to(device) for x in tensors)
-        output, *kept = forward(*inputs, layout, settings, SCALE)
-        grads = backward(grad, Saved(*inputs, output, *kept), layout, settings, SCALE)
+        output, *kept = forward(*inputs, layout, settings, SCORING)
+        grads = backward(grad, Saved(*inputs, output, *kept), layout, settings, SCORING)
         found.append([x.cpu() for x in (output, kept[0], *grads)])
     for e, a in zip(*found, strict=True):
         assert (a.double() - e.double()).norm() <= 2e-2 * e.double().norm()

@@ -24,6 +24,7 @@ from hylora_kernels import (
     span_attention,
 )
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.scoring import Scoring
 from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.tolerances import assert_close
 
@@ -53,12 +54,12 @@ def as_operator(function):
     """The same arguments through the operator of the torch backend."""
 
     def call(query, key, value, layout=None, **options):
-        scale = query.shape[-1] ** -0.5
+        scoring = Scoring.of(query, None)
         if function is span_attention:
             options = SpanOptions(**options)
         else:
             (options,) = options.values()
-        return getattr(ops, function.__name__)(query, key, value, None, layout, options, scale, None, "torch")
+        return getattr(ops, function.__name__)(query, key, value, None, layout, options, scoring, "torch")
 
     return call
 

@@ -19,6 +19,7 @@ from hylora_kernels import (
 )
 from hylora_kernels import sinks as sinks_module
 from hylora_kernels.plain import masked_attention
+from hylora_kernels.scoring import Scoring
 from tests.kernels.inputs import output_and_gradients, random_inputs
 from tests.node_counter import NodeCounter
 from tests.tolerances import assert_close
@@ -57,8 +58,9 @@ def compare(actual, expected, dtype=None):
         assert_close(a, e, dtype)
 
 
-def by_formula(query, key, value, mask, scale, softcap, sinks=None):
+def by_formula(query, key, value, mask, scoring, sinks=None):
     """Attention under a mask, head by head as it is written down."""
+    scale, softcap = scoring
     outputs = []
     for head in range(query.shape[1]):
         of_group = head * key.shape[1] // query.shape[1]
@@ -81,7 +83,7 @@ def test_attention_under_a_mask_is_its_formula(softcap, sinks, heads):
     tensors = query[:, :, :9], *others
 
     def attend(function, mask):
-        return lambda q, k, v, *of_heads: function(q, k, v, mask, 0.6, softcap, *of_heads)
+        return lambda q, k, v, *of_heads: function(q, k, v, mask, Scoring(0.6, softcap), *of_heads)
 
     expected = output_and_gradients(attend(by_formula, mask), tensors)
     compare(output_and_gradients(attend(masked_attention, mask), tensors), expected)
@@ -95,15 +97,15 @@ def test_attention_under_a_mask_follows_autocast_as_torchs_own_does(softcap, sin
     tensors = inputs(sinks, dtype=torch.float32)
     halves = [x.bfloat16() for x in tensors[:3]]
     with torch.autocast("cpu", torch.bfloat16):
-        actual = masked_attention(*tensors[:3], None, 0.6, softcap, *tensors[3:])
+        actual = masked_attention(*tensors[:3], None, Scoring(0.6, softcap), *tensors[3:])
     assert actual.dtype == torch.bfloat16
-    assert torch.equal(actual, masked_attention(*halves, None, 0.6, softcap, *tensors[3:]))
+    assert torch.equal(actual, masked_attention(*halves, None, Scoring(0.6, softcap), *tensors[3:]))
 
 
 def test_attention_under_a_mask_alone_is_torchs_own():
-    query, key, value = inputs(sinks=False)
     mask = torch.ones(37, 37, dtype=torch.bool).tril()[None, None]
-    assert_close(masked_attention(query, key, value, mask, 0.6), by_formula(query, key, value, mask, 0.6, None))
+    tensors = *inputs(sinks=False), mask, Scoring(0.6)
+    assert_close(masked_attention(*tensors), by_formula(*tensors))
 
 
 @pytest.mark.parametrize("kv_heads", [2, 1])
@@ -195,7 +197,7 @@ def test_operators_put_sinks_into_every_backend(name, backend, monkeypatch):
     expected = output_and_gradients(taking_sinks(function, layout=PADDED, scale=0.6, **named), inputs())
 
     def attend(query, key, value, sinks):
-        return getattr(ops, name)(query, key, value, sinks, PADDED, option, 0.6, None, backend)
+        return getattr(ops, name)(query, key, value, sinks, PADDED, option, Scoring(0.6), backend)
 
     compare(output_and_gradients(attend, inputs()), expected)
 
@@ -214,6 +216,24 @@ def test_sinks_around_the_triton_kernels():
         for backend in ("triton", "reference")
     ]
     compare(*results)
+
+
+@pytest.mark.parametrize("own_chunk", [True, False])
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_a_sink_of_minus_infinity_is_none(backend, own_chunk):
+    """Also where it is all that a query could see: at padding, and in the first chunk without its own keys."""
+    tensors, layout = inputs(), PADDED
+    tensors[3][:2] = float("-inf")
+    given = select_blocks(*tensors[:3], layout=layout, **SPAN)
+
+    def attend(query, key, value, sinks=None):
+        settings = {"own_chunk": own_chunk, "layout": layout, "backend": backend}
+        return block_attention(query, key, value, given, sinks=sinks, **settings, **SPAN)[0]
+
+    output, *grads, of_sinks = output_and_gradients(attend, tensors)
+    assert_close(output[:, :2], attend(*tensors[:3])[:, :2])
+    assert not of_sinks[:2].any() and of_sinks[2:].all()
+    assert all(x.isfinite().all() for x in (output, *grads, of_sinks))
 
 
 @SCORES

@@ -10,6 +10,7 @@ from hylora.planning.tracker import without_kernel
 from hylora.planning.workspace import kernel_workspace
 from hylora_kernels import ops, reference, shifted_sparse_attention, sliding_window_attention
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.scoring import Scoring
 
 GROUPED = torch.ops.aten._grouped_mm.default
 
@@ -98,12 +99,12 @@ def test_long_attention_counts_what_is_seen(name, size):
     }[name]
     query, key = torch.randn(2, 4, LENGTH, 8, requires_grad=True), torch.randn(2, 2, LENGTH, 8, requires_grad=True)
     with Record() as forward:
-        output = operator(query, key, key, None, None, size, 0.3, None, "torch")
+        output = operator(query, key, key, None, None, size, Scoring(0.3), "torch")
     (call,) = [call for call in forward.calls if is_attention(call[0])]
     expected = int(2 * 2 * 2 * 4 * 8 * seen(name, size))
     assert count_operations(*call) == expected
     with FlopCounterMode(display=False) as counter:
-        operator(query, key, key, None, None, size, 0.3, None, "torch")
+        operator(query, key, key, None, None, size, Scoring(0.3), "torch")
     assert counter.get_total_flops() == expected
     with Record() as backward:
         output.sum().backward()

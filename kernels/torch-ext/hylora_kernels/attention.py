@@ -15,14 +15,13 @@ from .inputs import (
     check_comparable,
     check_inputs,
     follow_autocast,
-    positive_scale,
-    positive_softcap,
     resize_heads,
     rows_contiguous,
 )
 from .layout import SequenceLayout
 from .options import BACKENDS, SpanOptions, check_choice, check_group, check_integer, span_options
 from .saved import Saved
+from .scoring import Scoring
 from .sinks import add_sinks, check_sinks, sinks_gradient
 
 
@@ -76,7 +75,7 @@ def span_attention(
     if plain and backend in ("auto", "torch") and not torch.compiler.is_compiling():
         layout = SequenceLayout.of(query, layout)
         if layout.is_dense and layout.length <= options.chunk_size:
-            return _full_attention(query, key, value, positive_scale(query, scale))
+            return _full_attention(query, key, value, Scoring.of(query, scale).scale)
     return _attend("span", backend, query, key, value, layout, options, scale, softcap, sinks)
 
 
@@ -109,7 +108,7 @@ def select_blocks(
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, BACKENDS)
     check_comparable(query.shape[3], value.shape[3], options)
-    layout, scale = SequenceLayout.of(query, layout), positive_scale(query, scale)
+    layout, scale = SequenceLayout.of(query, layout), Scoring.of(query, scale).scale
     query, key, value = resize_heads(max(query.shape[3], value.shape[3]), query, key, value)
     module = reference if backend == "reference" else backends.choose(backend, "select", query, options, layout)
     with torch.autocast(query.device.type, enabled=False):
@@ -204,7 +203,7 @@ def _attend(
     """Compute where torch is to see the operations, or else call the operator that stands for them."""
     check_choice("backend", backend, BACKENDS)
     check_sinks(sinks, query)
-    settings = option, positive_scale(query, scale), positive_softcap(softcap)
+    settings = option, Scoring.of(query, scale, softcap)
     value_dim = value.shape[3]
     query, key, value = resize_heads(max(query.shape[3], value_dim), query, key, value)
     if backend != "reference" and not backends.shows_operations(backend, query):
@@ -238,4 +237,4 @@ class _Shown(torch.autograd.Function):
         saved, settings = Saved(*tensors), ctx.settings
         grads = ctx.compute(rows_contiguous(grad), saved, *settings)
         wanted = sinks if ctx.needs_input_grad[3] else None
-        return (*grads, sinks_gradient(grad, saved, wanted, settings[0]), None, *(None for _ in settings))
+        return (*grads, sinks_gradient(grad, saved, wanted), None, *(None for _ in settings))

@@ -15,6 +15,7 @@ from .kept import DecodeTensors
 from .layout import SequenceLayout
 from .options import SpanOptions
 from .saved import Saved
+from .scoring import Scoring
 
 _FASTEST_FIRST = ("triton", "flash", "torch")
 
@@ -22,8 +23,8 @@ _FASTEST_FIRST = ("triton", "flash", "torch")
 class Backend(Protocol):
     """The functions of a module that computes; what `unsupported` refuses by name alone it need not define.
 
-    Query is `[B, Hq, L, D]`, key and value are `[B, Hkv, L, D]`, the last dimension contiguous. Scores are
-    `softcap * tanh(scale * q.k / softcap)`, or the scaled products themselves. `sinks` are put in by the caller.
+    Query is `[B, Hq, L, D]`, key and value are `[B, Hkv, L, D]`, the last dimension contiguous. `sinks` are put in by
+    the caller.
     `reference` is none of these: torch sees and differentiates its operations.
     """
 
@@ -46,8 +47,7 @@ class Backend(Protocol):
         value: Tensor,
         layout: SequenceLayout,
         options: SpanOptions,
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """The output, the log-sum-exp `[B, Hq, L]` of its scores in at least float32, and the retrieved blocks
         `[Hkv, units, top_k]` int32 of one sequence after the other."""
@@ -58,8 +58,7 @@ class Backend(Protocol):
         saved: Saved,
         layout: SequenceLayout,
         options: SpanOptions,
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Gradients of query, key and value."""
 
@@ -72,8 +71,7 @@ class Backend(Protocol):
         layout: SequenceLayout,
         options: SpanOptions,
         own_chunk: bool,
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor]:
         """Attention to blocks `[Hkv, units, k]` int32, each unit's before any -1, and its log-sum-exp, -inf where a
         query sees nothing."""
@@ -86,8 +84,7 @@ class Backend(Protocol):
         layout: SequenceLayout,
         options: SpanOptions,
         own_chunk: bool,
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Gradients of query, key and value; a gradient of None is 0."""
 
@@ -103,8 +100,7 @@ class Backend(Protocol):
         value: Tensor,
         layout: SequenceLayout,
         window: int,
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor]:
         """The output and the log-sum-exp."""
 
@@ -114,8 +110,7 @@ class Backend(Protocol):
         saved: Saved,
         layout: SequenceLayout,
         window: int,
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """As `span_backward`."""
 
@@ -126,8 +121,7 @@ class Backend(Protocol):
         value: Tensor,
         layout: SequenceLayout,
         group: Union[int, float],
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor]:
         """The output and the log-sum-exp."""
 
@@ -137,8 +131,7 @@ class Backend(Protocol):
         saved: Saved,
         layout: SequenceLayout,
         group: Union[int, float],
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """As `span_backward`."""
 
@@ -150,8 +143,7 @@ class Backend(Protocol):
         layout: SequenceLayout,
         kept: DecodeTensors,
         options: SpanOptions,
-        scale: float,
-        softcap: Optional[float] = None,
+        scoring: Scoring,
     ) -> Tuple[Tensor, Tensor]:
         """Append the tokens of the layout, at most one sequence per row, to what is kept of the rows, and give their
         attention `[B, Hq, n, D]` and its log-sum-exp `[B, Hq, n]` in at least float32, without meaning at padding."""

@@ -66,9 +66,9 @@ def span_decode(
     query, key, value = resize_heads(state.key_cache.shape[3], query, key, value)
     if not torch.compiler.is_compiling():
         # Refuses before anything has changed.
-        backends.choose(computing, "decode", query, state.options, softcap=state.softcap)
+        backends.choose(computing, "decode", query, state.options, softcap=state.scoring.softcap)
     state.expect(query.shape[2], layout)
-    settings = state.tensors(), state.options, state.scale, state.softcap
+    settings = state.tensors(), state.options, state.scoring
     if backends.shows_operations(computing, query):
         with torch.autocast(query.device.type, enabled=False):
             tokens = map(rows_contiguous, (query, key, value))

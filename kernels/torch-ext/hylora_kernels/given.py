@@ -15,14 +15,13 @@ from . import backends, reference
 from .inputs import (
     check_inputs,
     follow_autocast,
-    positive_scale,
-    positive_softcap,
     resize_heads,
     rows_contiguous,
 )
 from .layout import SequenceLayout
 from .options import BACKENDS, SpanOptions, check_choice, span_options
 from .saved import Saved
+from .scoring import Scoring
 from .sinks import add_sinks, check_sinks, sinks_gradient
 
 
@@ -75,7 +74,7 @@ def block_attention(
     check_inputs(query, key, value, layout)
     check_choice("backend", backend, BACKENDS)
     check_sinks(sinks, query)
-    layout, scale, softcap = SequenceLayout.of(query, layout), positive_scale(query, scale), positive_softcap(softcap)
+    layout, scoring = SequenceLayout.of(query, layout), Scoring.of(query, scale, softcap)
     value_dim = value.shape[3]
     query, key, value = resize_heads(max(query.shape[3], value_dim), query, key, value)
     given = _joined(blocks, key, layout, options)
@@ -84,14 +83,12 @@ def block_attention(
         if backend == "reference":
             units = [options.units(length) for _, _, length in layout.sequences]
             of_sequence = given.split(units, dim=1) if units else []
-            settings = layout, options, own_chunk, scale, softcap
+            settings = layout, options, own_chunk, scoring
             output, lse = reference.block_attention(query, key, value, of_sequence, *settings, sinks)
         else:
-            module = backends.choose(backend, "blocks", query, options, softcap=softcap)
+            module = backends.choose(backend, "blocks", query, options, softcap=scoring.softcap)
             tensors = map(rows_contiguous, (query, key, value))
-            output, lse = _BlockAttention.apply(
-                *tensors, sinks, given, module, layout, options, own_chunk, scale, softcap
-            )
+            output, lse = _BlockAttention.apply(*tensors, sinks, given, module, layout, options, own_chunk, scoring)
     return resize_heads(value_dim, output)[0], lse
 
 
@@ -133,7 +130,7 @@ class _BlockAttention(torch.autograd.Function):
         grad = torch.zeros_like(saved.output) if grad is None else rows_contiguous(grad)
         grads = ctx.compute(grad, lse_grad, saved, *settings)
         wanted = sinks if ctx.needs_input_grad[3] else None
-        of_sinks = sinks_gradient(grad, saved, wanted, settings[0], lse_grad)
+        of_sinks = sinks_gradient(grad, saved, wanted, lse_grad)
         return (*grads, of_sinks, None, None, *(None for _ in settings))
 
 

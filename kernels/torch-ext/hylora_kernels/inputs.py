@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
-from typing import List, Optional, Tuple, Union
+from typing import List, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -63,25 +62,6 @@ def summary_dtype(options: SpanOptions, dtype: torch.dtype) -> torch.dtype:
 def landmark_query(head_dim: int, seed: int) -> Tensor:
     """The fixed query of the "landmark" summary, `[D]` in float64: standard normal, not learned, one for all heads."""
     return torch.randn(head_dim, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
-
-
-def positive_scale(query: Tensor, scale: Optional[float]) -> float:
-    """The factor on the scores, by default 1 / sqrt(D)."""
-    if scale is None:
-        return 1 / sqrt(query.shape[-1])
-    # The flash kernels give NaN for a scale that is not positive.
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
-        raise ValueError(f"scale={scale!r} must be a positive number; scale the query to change signs")
-    return float(scale)
-
-
-def positive_softcap(softcap: Optional[float]) -> Optional[float]:
-    """The bound of the scores, or None."""
-    if softcap is None:
-        return None
-    if isinstance(softcap, bool) or not isinstance(softcap, (int, float)) or not 0 < softcap < float("inf"):
-        raise ValueError(f"softcap={softcap!r} must be a positive number, or None for scores without a bound")
-    return float(softcap)
 
 
 def check_comparable(head_dim: int, value_dim: int, options: SpanOptions):

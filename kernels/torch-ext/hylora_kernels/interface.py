@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .attention import sliding_window_attention, span_attention
 from .decode import DecodeState, span_decode
-from .inputs import positive_scale, positive_softcap
 from .layout import SequenceLayout
 from .options import CONFIG_ATTRIBUTE, SpanOptions
 from .plain import masked_attention
+from .scoring import Scoring
 from .visibility import layout_of_continuation, layout_of_mask
 
 # What an attention layer may ask for, silence about which would be a wrong answer.
@@ -89,8 +89,8 @@ def flash_attn_forward(
     elif sliding_window is None:
         output = _continue(query, key, value, attention_mask, SpanOptions(**_options(module)), **scores)
     else:
-        scores = positive_scale(query, scaling), positive_softcap(softcap), s_aux
-        output = masked_attention(query, key, value, attention_mask, *scores)
+        scoring = Scoring.of(query, scaling, softcap)
+        output = masked_attention(query, key, value, attention_mask, scoring, s_aux)
     return tokens_first(output), None
 
 

@@ -23,6 +23,7 @@ from .kept import DecodeTensors
 from .layout import SequenceLayout
 from .options import SpanOptions, unit_size
 from .saved import Saved
+from .scoring import Scoring
 from .sinks import add_sinks, sinks_gradient
 
 # With mode="reduce-overhead" torch.compile leaves the operators outside of its CUDA graphs: they make and keep tables,
@@ -45,12 +46,11 @@ def span_attention(
     sinks: Optional[Tensor],
     layout: Union[SequenceLayout, Tensor, None],
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float],
+    scoring: Scoring,
     backend: str,
 ) -> Tensor:
     """Span-expanded attention as one node."""
-    settings = *pack_options(options), scale, softcap, backend
+    settings = *pack_options(options), *scoring, backend
     return _span_forward(query, key, value, sinks, sequence_table(layout), *settings)[0]
 
 
@@ -61,12 +61,11 @@ def sliding_window_attention(
     sinks: Optional[Tensor],
     layout: Union[SequenceLayout, Tensor, None],
     window: int,
-    scale: float,
-    softcap: Optional[float],
+    scoring: Scoring,
     backend: str,
 ) -> Tensor:
     """Sliding window attention as one node."""
-    return _sliding_window(query, key, value, sinks, sequence_table(layout), window, scale, softcap, backend)[0]
+    return _sliding_window(query, key, value, sinks, sequence_table(layout), window, *scoring, backend)[0]
 
 
 def shifted_sparse_attention(
@@ -76,12 +75,11 @@ def shifted_sparse_attention(
     sinks: Optional[Tensor],
     layout: Union[SequenceLayout, Tensor, None],
     group: Union[int, float],
-    scale: float,
-    softcap: Optional[float],
+    scoring: Scoring,
     backend: str,
 ) -> Tensor:
     """Shifted sparse attention as one node."""
-    return _shifted_sparse(query, key, value, sinks, sequence_table(layout), group, scale, softcap, backend)[0]
+    return _shifted_sparse(query, key, value, sinks, sequence_table(layout), group, *scoring, backend)[0]
 
 
 def span_decode(
@@ -91,13 +89,12 @@ def span_decode(
     layout: Union[SequenceLayout, Tensor, None],
     kept: DecodeTensors,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float],
+    scoring: Scoring,
     backend: str,
 ) -> Tuple[Tensor, Tensor]:
     """New tokens of each row as one node, which changes what is kept; also gives the log-sum-exp."""
     table = sequence_table(layout)
-    return _span_decode(query, key, value, table, *kept, *pack_options(options), scale, softcap, backend)
+    return _span_decode(query, key, value, table, *kept, *pack_options(options), *scoring, backend)
 
 
 def pack_options(options: SpanOptions) -> Tuple[Union[int, str], ...]:
@@ -157,7 +154,7 @@ def _span_forward(query, key, value, sinks, sequences, *settings):
     module = backends.choose(backend, "span", query, options, layout, softcap)
     with torch.autocast(query.device.type, enabled=False):
         tensors = map(rows_contiguous, (query, key, value))
-        output, lse, blocks = module.span_forward(*tensors, layout, options, scale, softcap)
+        output, lse, blocks = module.span_forward(*tensors, layout, options, Scoring(scale, softcap))
         output, lse = add_sinks(output, lse, sinks, layout)
     # How many selections there are, only the table's content tells, and torch has to know sizes without it.
     rows = _selections(query, sequences, options.unit_size)
@@ -190,8 +187,8 @@ def _span_backward(grad, query, key, value, sinks, sequences, output, lse, block
     grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
     saved = Saved(*tensors, lse, blocks)
     with torch.autocast(query.device.type, enabled=False):
-        grads = module.span_backward(grad, saved, layout, options, scale, softcap)
-        return _all_gradients(grads, grad, saved, sinks, layout)
+        grads = module.span_backward(grad, saved, layout, options, Scoring(scale, softcap))
+        return _all_gradients(grads, grad, saved, sinks)
 
 
 def _rival(name: str, option: str):
@@ -208,7 +205,7 @@ def _rival(name: str, option: str):
         layout = _layout_of(query, sequences)
         with torch.autocast(query.device.type, enabled=False):
             tensors = map(rows_contiguous, (query, key, value))
-            output, lse = add_sinks(*compute(*tensors, layout, size, scale, softcap), sinks, layout)
+            output, lse = add_sinks(*compute(*tensors, layout, size, Scoring(scale, softcap)), sinks, layout)
         return _strided_like(output, query), lse.contiguous()
 
     @forward.register_fake
@@ -227,17 +224,17 @@ def _rival(name: str, option: str):
         grad, *tensors = map(rows_contiguous, (grad, query, key, value, output))
         saved, layout = Saved(*tensors, lse), _layout_of(query, sequences)
         with torch.autocast(query.device.type, enabled=False):
-            grads = compute(grad, saved, layout, size, scale, softcap)
-            return _all_gradients(grads, grad, saved, sinks, layout)
+            grads = compute(grad, saved, layout, size, Scoring(scale, softcap))
+            return _all_gradients(grads, grad, saved, sinks)
 
     _differentiate(forward, backward)
     return forward
 
 
-def _all_gradients(grads, grad, saved, sinks, layout):
+def _all_gradients(grads, grad, saved, sinks):
     """Gradients of query, key and value, laid out like these, and of the sinks; no operator returns None, so without
     sinks it is an empty tensor."""
-    of_sinks = sinks_gradient(grad, saved, sinks, layout)
+    of_sinks = sinks_gradient(grad, saved, sinks)
     empty = grad.new_empty(0) if of_sinks is None else of_sinks
     return (*map(_strided_like, grads, saved[:3]), empty)
 
@@ -284,7 +281,7 @@ def _span_decode(query, key, value, sequences, *rest):
     module = backends.choose(backend, "decode", query, options, softcap=softcap)
     with torch.autocast(query.device.type, enabled=False):
         tensors = map(rows_contiguous, (query, key, value))
-        output, lse = module.span_decode(*tensors, layout, kept, options, scale, softcap)
+        output, lse = module.span_decode(*tensors, layout, kept, options, Scoring(scale, softcap))
     return output.contiguous(), lse.contiguous()
 
 

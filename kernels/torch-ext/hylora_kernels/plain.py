@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .inputs import accumulation_dtype, follow_autocast
+from .scoring import Scoring
 from .sinks import check_sinks
 
 
@@ -18,8 +19,7 @@ def masked_attention(
     key: Tensor,
     value: Tensor,
     mask: Optional[Tensor],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
     sinks: Optional[Tensor] = None,
 ) -> Tensor:
     """Attention under a mask; by torch's own function where it has what is asked for.
@@ -29,8 +29,7 @@ def masked_attention(
         key: `[B, Hkv, m, D]`, `Hkv` divides `Hq`.
         value: `[B, Hkv, m, Dv]`.
         mask: bool, broadcastable to `[B, Hq, n, m]`, True where a query sees a key; None means everywhere.
-        scale: factor on the scores.
-        softcap: the bound of the scores; None for none.
+        scoring: scale and softcap.
         sinks: `[Hq]`, one logit per query head; None for none.
 
     Returns:
@@ -39,13 +38,13 @@ def masked_attention(
     Raises:
         ValueError: sinks that are not one logit per head.
     """
-    if softcap is None and sinks is None:
+    if scoring.softcap is None and sinks is None:
         grouped = query.shape[1] != key.shape[1]
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scoring.scale, enable_gqa=grouped)
     check_sinks(sinks, query)
     query, key, value = follow_autocast(query, key, value)
     with torch.autocast(query.device.type, enabled=False):
-        return masked_softmax(query, key, value, mask, scale, softcap, sinks)[0].to(query.dtype)
+        return masked_softmax(query, key, value, mask, scoring, sinks)[0].to(query.dtype)
 
 
 def masked_softmax(
@@ -53,8 +52,7 @@ def masked_softmax(
     key: Tensor,
     value: Tensor,
     mask: Optional[Tensor],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
     sinks: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """`masked_attention` and the log-sum-exp `[B, Hq, n]` of its scores, both in at least float32.
@@ -64,14 +62,15 @@ def masked_softmax(
     dtype = accumulation_dtype(query.dtype)
     kv_heads = key.shape[1]
     query, key, value = query.to(dtype).unflatten(1, (kv_heads, -1)), key.to(dtype), value.to(dtype)
-    scores = capped(query @ key[:, :, None].mT * scale, softcap)  # [B, Hkv, G, n, m]
+    scores = scoring.scores(query @ key[:, :, None].mT)  # [B, Hkv, G, n, m]
     if mask is None:
         seen = torch.ones_like(scores, dtype=torch.bool)
     else:
         seen = mask.expand(scores.flatten(1, 2).shape).unflatten(1, (kv_heads, -1))
     if sinks is not None:  # one more key, with the value 0
         column = sinks.to(dtype).view(kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
-        scores, seen = torch.cat([scores, column], dim=-1), pad(seen, (0, 1), value=True)
+        seen = torch.cat([seen, column > float("-inf")], dim=-1)
+        scores = torch.cat([scores, column], dim=-1)
         value = pad(value, (0, 0, 0, 1))
     blind = ~seen.any(dim=-1, keepdim=True)
     # The scores of those who see nothing stay finite, and so do their derivatives.
@@ -86,16 +85,15 @@ def plain_forward(
     key: Tensor,
     value: Tensor,
     causal: bool,
-    scale: float,
+    scoring: Scoring,
     window: Optional[int] = None,
-    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Attention of `[..., Lq, D]` to `[..., Lk, D]`; with `causal` to earlier tokens, the last `window` of them.
 
     Returns the output and the log-sum-exp `[..., Lq]` of the scaled scores, both in at least float32.
     """
     value = value.to(accumulation_dtype(value.dtype))
-    scores = _hide(capped(_products(query, key, scale), softcap), causal, window)
+    scores = _hide(_scores(query, key, scoring), causal, window)
     lse = scores.logsumexp(dim=-1)
     return torch.exp(scores - lse[..., None]) @ value, lse
 
@@ -108,9 +106,8 @@ def plain_backward(
     output: Tensor,
     lse: Tensor,
     causal: bool,
-    scale: float,
+    scoring: Scoring,
     window: Optional[int] = None,
-    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The share of these keys in the gradients of a softmax over possibly more keys, whose output and lse these are.
 
@@ -119,22 +116,17 @@ def plain_backward(
     """
     dtype = accumulation_dtype(query.dtype)
     grad, query, key, value, output = (x.to(dtype) for x in (grad, query, key, value, output))
-    scores = capped(_products(query, key, scale), softcap)
-    slope = scale if softcap is None else (1 - (scores / softcap).square_()).mul_(scale)
+    scores = _scores(query, key, scoring)
+    slope = scoring.slope(scores)
     weights = torch.exp(_hide(scores, causal, window) - lse[..., None])
     grad_scores = weights * (grad @ value.mT - (grad * output).sum(dim=-1, keepdim=True)) * slope
     return grad_scores @ key, grad_scores.mT @ query, weights.mT @ grad
 
 
-def capped(scores: Tensor, softcap: Optional[float]) -> Tensor:
-    """The scores, drawn smoothly between -softcap and softcap."""
-    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
-
-
-def _products(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Scaled scores `[..., Lq, Lk]` in at least float32."""
+def _scores(query: Tensor, key: Tensor, scoring: Scoring) -> Tensor:
+    """Scores `[..., Lq, Lk]` in at least float32."""
     dtype = accumulation_dtype(query.dtype)
-    return query.to(dtype) @ key.to(dtype).mT * scale
+    return scoring.scores(query.to(dtype) @ key.to(dtype).mT)
 
 
 def _hide(scores: Tensor, causal: bool, window: Optional[int]) -> Tensor:

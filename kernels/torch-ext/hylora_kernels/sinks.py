@@ -51,7 +51,8 @@ def add_sinks(
     if sinks is None:
         return output, lse
     sinks = sinks.to(lse.dtype)[:, None]
-    output.mul_(torch.sigmoid(lse - sinks)[..., None])
+    # Where a query sees no key and its sink is -inf, there is no difference of the two.
+    output.mul_(torch.sigmoid(lse - sinks).masked_fill_(lse == float("-inf"), 0)[..., None])
     merged = torch.logaddexp(lse, sinks)
     padding = None if layout is None else padded_positions(layout, lse.device)
     if padding is not None:
@@ -60,7 +61,7 @@ def add_sinks(
 
 
 def sinks_gradient(
-    grad: Tensor, saved: Saved, sinks: Optional[Tensor], layout: SequenceLayout, lse_grad: Optional[Tensor] = None
+    grad: Tensor, saved: Saved, sinks: Optional[Tensor], lse_grad: Optional[Tensor] = None
 ) -> Optional[Tensor]:
     """The gradient of the sinks, `[Hq]` in their dtype; None without sinks.
 
@@ -68,7 +69,6 @@ def sinks_gradient(
         grad: `[B, Hq, L, D]`, of the output.
         saved: of the forward; output and log-sum-exp are those with sinks.
         sinks: as in `add_sinks`.
-        layout: whose padding has no share.
         lse_grad: `[B, Hq, L]`, of the log-sum-exp; None means 0.
     """
     if sinks is None:
@@ -80,9 +80,7 @@ def sinks_gradient(
     if lse_grad is not None:
         share += lse_grad
     share *= torch.exp(sinks.to(dtype)[:, None] - saved.lse)
-    padding = padded_positions(layout, grad.device)
-    if padding is not None:
-        share.masked_fill_(padding, 0)
+    share.masked_fill_(saved.lse == float("-inf"), 0)  # at padding, and where even the sink is -inf
     return share.sum(dim=(0, 2)).to(sinks.dtype)
 
 

@@ -13,14 +13,13 @@ from .inputs import (
     check_comparable,
     check_inputs,
     follow_autocast,
-    positive_scale,
-    positive_softcap,
     resize_heads,
     summary_dtype,
 )
 from .kept import DecodeTensors, store
 from .layout import SequenceLayout
 from .options import SpanOptions, check_integer, span_options, summary_width
+from .scoring import Scoring
 
 
 class HeldBytes(NamedTuple):
@@ -53,8 +52,7 @@ class DecodeState:
         lengths: `[B]` int32, tokens held by each row.
         held: tokens in the longest row, as far as the host knows. Replays of a CUDA graph pass it by.
         options: the `SpanOptions`.
-        scale: factor of the scores.
-        softcap: their bound, or None.
+        scoring: scale and softcap of the scores.
         head_dim: size of a head of queries and keys.
         value_dim: size of a head of values.
     """
@@ -106,7 +104,7 @@ class DecodeState:
         self.head_dim, self.value_dim = head_dim, head_dim if value_dim is None else value_dim
         check_comparable(self.head_dim, self.value_dim, options)
         like = torch.empty(batch, 0, 0, head_dim, dtype=dtype, device=device)
-        self.scale, self.softcap = positive_scale(like, scale), positive_softcap(softcap)
+        self.scoring = Scoring.of(like, scale, softcap)
         head_dim = max(self.head_dim, self.value_dim)
         no_query, no_key = like.new_zeros(batch, heads, 0, head_dim), like.new_zeros(batch, kv_heads, 0, head_dim)
         ranks = options.retrieves and options.retrieval == "relevance"
@@ -184,7 +182,7 @@ class DecodeState:
         query, key, value = resize_heads(state.key_cache.shape[3], query, key, value)
         for rows, start, length in layout.segments():
             tokens = (x[rows, :, start : start + length] for x in (query, key, value))
-            store(*tokens, state.tensors().rows(rows), 0, options, state.scale)
+            store(*tokens, state.tensors().rows(rows), 0, options, state.scoring.scale)
             state.lengths[rows] = length
         state.held = layout.longest
         return state

@@ -98,7 +98,7 @@ def test_steps_whose_shapes_do_not_depend_on_lengths(options):
     one, other = (DecodeState.from_prefill(*prompt, options, layout=layout, capacity=44) for _ in range(2))
     for at in range(17, 44):
         token = [x[:, :, at : at + 1] for x in inputs]
-        output, _ = step(*token, one.tensors(), options, one.scale)
+        output, _ = step(*token, one.tensors(), options, one.scoring)
         assert_close(output, span_decode(*token, other))
     for x, y in zip(one.tensors(), other.tensors(), strict=True):
         assert_close(x.double(), y.double())

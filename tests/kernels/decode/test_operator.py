@@ -23,7 +23,7 @@ OPTIONS = {"block_size": 16, "chunk_size": 20, "top_k": 2}
 def test_torch_is_told_the_truth(backend, summary_dtype):
     inputs = [x.to(DEVICE) for x in random_inputs(2, 4, 2, 1, head_dim=16, dtype=torch.float32)]
     state = empty_state(inputs, **OPTIONS, selection="causal", query_group=4, summary_dtype=summary_dtype)
-    settings = (*ops.pack_options(state.options), state.scale, state.softcap, backend)
+    settings = (*ops.pack_options(state.options), *state.scoring, backend)
     torch.library.opcheck(ops._span_decode, (*inputs, None, *state.tensors(), *settings))
 
 
@@ -34,7 +34,7 @@ def test_pieces_with_padding_and_keys_on_the_host_too(offload):
     state = empty_state(inputs, **options)
     decode(inputs, state)
     table = SequenceLayout(2, 9, ((0, 0, 9), (1, 4, 5))).table()
-    settings = (*ops.pack_options(state.options), state.scale, state.softcap, "auto")
+    settings = (*ops.pack_options(state.options), *state.scoring, "auto")
     torch.library.opcheck(ops._span_decode, (*inputs, table, *state.tensors(), *settings))
 
 

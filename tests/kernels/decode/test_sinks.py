@@ -63,7 +63,7 @@ def test_steps_whose_shapes_do_not_depend_on_lengths(options, softcap, sinks):
     )
     for at in range(17, 30):
         token = [x[:, :, at : at + 1] for x in inputs]
-        output, _ = add_sinks(*step(*token, one.tensors(), options, one.scale, softcap), sinks)
+        output, _ = add_sinks(*step(*token, one.tensors(), options, one.scoring), sinks)
         assert_close(output, span_decode(*token, other, sinks=sinks))
 
 

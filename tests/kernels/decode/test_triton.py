@@ -120,7 +120,7 @@ def test_bfloat16_summaries_are_stored_and_ranked(selection):
     expected = decode(inputs, expected_state, 62, backend="torch")
     tokens, layout = zip(*(x[:, :, 62:].split(1, dim=2) for x in inputs), strict=True), SequenceLayout.dense(1, 1)
     with forced(**TILES):
-        steps = [kernels.span_decode(*token, layout, state.tensors(), options, state.scale)[0] for token in tokens]
+        steps = [kernels.span_decode(*token, layout, state.tensors(), options, state.scoring)[0] for token in tokens]
     assert_close(torch.cat(steps, dim=2), expected)
     assert state.summaries.dtype == torch.bfloat16
     for one, other in zip(state.tensors(), expected_state.tensors(), strict=True):

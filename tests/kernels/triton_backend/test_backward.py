@@ -8,6 +8,7 @@ import torch
 
 from hylora_kernels import SequenceLayout
 from hylora_kernels.saved import Saved
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend import backward_retrieved, pairs
 from hylora_kernels.triton_backend.backward import attention_backward
 from hylora_kernels.triton_backend.forward import attention_forward
@@ -53,7 +54,7 @@ def check(inputs, layout, options, blocks=None, grad=None, scale=0.3, launch=SMA
     kernels = ("backward_query", "backward_own", "backward_retrieved", "backward_pairs", "merge_slots")
     saved = Saved(*inputs, output, lse, blocks.to(DEVICE))
     with forced(**dict.fromkeys(kernels if launch else (), launch)):
-        actual = attention_backward(grad, saved, tables, scale, options.block_size, softcap=softcap)
+        actual = attention_backward(grad, saved, tables, Scoring(scale, softcap), options.block_size)
     for x, a, e in zip(inputs, actual, expected, strict=True):
         assert (a.dtype, a.shape) == (x.dtype, x.shape)
         e = torch.zeros_like(a) if e is None else e.masked_fill(padded[:, None, :, None], 0)
@@ -236,12 +237,12 @@ def test_real_sizes(length, kv_heads, head_dim, selection, dtype):
     blocks = random_choice(kv_heads, layout, options).to(DEVICE)
     inputs = [x.to(DEVICE) for x in random_inputs(1, 6, kv_heads, length, head_dim, dtype)]
     grad = torch.randn_like(inputs[0])
-    scale, found = head_dim**-0.5, []
+    scoring, found = Scoring(head_dim**-0.5), []
     for width in (dtype, torch.float32):
         q, k, v, g = (x.to(width) for x in (*inputs, grad))
-        output, lse = attention_forward(q, k, v, blocks, tables, scale, options.block_size)
+        output, lse = attention_forward(q, k, v, blocks, tables, scoring, options.block_size)
         saved = Saved(q, k, v, output, lse, blocks)
-        found.append([attention_backward(g, saved, tables, scale, options.block_size) for _ in range(2)])
+        found.append([attention_backward(g, saved, tables, scoring, options.block_size) for _ in range(2)])
     assert all(map(torch.equal, *found[0]))
     for actual, expected in zip(found[0][0], found[1][0], strict=True):
         error = (actual.float() - expected).norm() / expected.norm()

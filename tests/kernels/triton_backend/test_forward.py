@@ -9,6 +9,7 @@ import torch
 from hylora_kernels import SequenceLayout
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.reference import span_mask
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend import pairs
 from hylora_kernels.triton_backend.forward import attention_forward
 from hylora_kernels.triton_backend.launch import Launch, forced
@@ -63,7 +64,8 @@ def check(inputs, layout, options, blocks=None, scale=0.3, launch=SMALL, softcap
     tables = span_tables(layout, options, torch.device(DEVICE))
     launches = dict.fromkeys(("forward", "forward_pairs", "merge_slots"), launch)
     with forced(**launches):
-        output, lse = attention_forward(*inputs, blocks.to(DEVICE), tables, scale, options.block_size, softcap=softcap)
+        blocks, scoring = blocks.to(DEVICE), Scoring(scale, softcap)
+        output, lse = attention_forward(*inputs, blocks, tables, scoring, options.block_size)
     assert (output.dtype, output.shape, lse.dtype) == (query.dtype, query.shape, torch.float32)
     assert_close(output, expected[0].to(output.dtype))
     assert_close(lse, expected[1].float(), torch.float32)
@@ -228,7 +230,7 @@ def check_by_chunks(length, heads, kv_heads, head_dim, dtype, selection, block_s
     inputs = [x.to(DEVICE) for x in random_inputs(2, heads, kv_heads, length, head_dim, dtype)]
     blocks = random_choice(kv_heads, SequenceLayout.dense(1, length), options).to(DEVICE)
     tables, scale = span_tables(layout, options, torch.device(DEVICE)), head_dim**-0.5
-    output, lse = attention_forward(*inputs, blocks.repeat(1, 2, 1), tables, scale, block_size)
+    output, lse = attention_forward(*inputs, blocks.repeat(1, 2, 1), tables, Scoring(scale), block_size)
     expected, expected_lse = expected_by_chunks(*inputs, options, blocks, scale)
     assert_close(output, expected.to(dtype))
     torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-4)

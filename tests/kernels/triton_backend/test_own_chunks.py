@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hylora_kernels import SequenceLayout, reference, triton_backend
 from hylora_kernels.options import SpanOptions
 from hylora_kernels.saved import Saved
+from hylora_kernels.scoring import Scoring
 from hylora_kernels.triton_backend import own_chunks
 from hylora_kernels.triton_backend.launch import Launch
 from hylora_kernels.triton_backend.launch import forced as forced_launches
@@ -24,7 +25,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_DEVICE = [name for name, library in own_chunks.LIBRARIES.items() if library.device == DEVICE]
 DTYPE, HEAD_DIM = (torch.float32, 16) if DEVICE == "cpu" else (torch.float16, 64)
 LIBRARIES = pytest.mark.parametrize("library", ON_DEVICE)
-SCALE = 0.3
+SCORING = Scoring(0.3)
 SMALL = dict.fromkeys(
     ("forward", "forward_pairs", "merge_slots", "backward_query", "backward_retrieved", "backward_pairs"),
     Launch(block_m=32, block_n=32, num_warps=4, num_stages=2),
@@ -43,14 +44,14 @@ def inputs_of(batch, heads, length, positions_first):
     return [x.to(DEVICE).permute(order).contiguous().permute(order) for x in drawn]
 
 
-def compute(tensors, options, launches=SMALL, softcap=None):
+def compute(tensors, options, launches=SMALL, scoring=SCORING):
     """Output, log-sum-exp and gradients, by our kernels beside what is forced."""
     *inputs, grad = tensors
     layout = SequenceLayout.dense(grad.shape[0], grad.shape[2])
     with forced_launches(**launches):
-        output, lse, blocks = triton_backend.span_forward(*inputs, layout, options, SCALE, softcap)
+        output, lse, blocks = triton_backend.span_forward(*inputs, layout, options, scoring)
         saved = Saved(*inputs, output, lse, blocks)
-        return output, lse, *triton_backend.span_backward(grad, saved, layout, options, SCALE, softcap)
+        return output, lse, *triton_backend.span_backward(grad, saved, layout, options, scoring)
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def check(tensors, options, library):
         output, _, *grads = compute(tensors, options)
     *inputs, grad = (x.cpu().double() for x in tensors)
     definition = output_and_gradients(
-        lambda *leaves: reference.span_attention(*leaves, layout, options, SCALE), inputs, grad
+        lambda *leaves: reference.span_attention(*leaves, layout, options, SCORING), inputs, grad
     )
     for x, a, e in zip(tensors[:1] + tensors[:3], [output, *grads], definition, strict=True):
         assert (a.dtype, a.stride()) == (x.dtype, x.stride())
@@ -177,9 +178,9 @@ def test_calls_of_a_gpus_libraries_are_well_formed(library, batch, length, calls
         query, key, value = (x.contiguous() for x in (query, key, value))
     layout = SequenceLayout.dense(batch, length)
     with KernelPreconditions() as seen, own_chunks.forced(library):
-        output, lse = own_chunks.own_forward(query, key, value, layout, 64, SCALE)
+        output, lse = own_chunks.own_forward(query, key, value, layout, 64, SCORING)
         saved = Saved(query, key, value, output, lse)
-        grads = own_chunks.own_backward(grad, saved, layout, 64, SCALE)
+        grads = own_chunks.own_backward(grad, saved, layout, 64, SCORING)
     assert seen.calls == calls[not positions_first]
     assert (lse.shape, lse.dtype, lse.is_contiguous()) == (query.shape[:3], torch.float32, True)
     for found, like in zip((output, *grads), (query, query, key, value), strict=True):
@@ -254,7 +255,7 @@ def test_where_a_library_refuses_our_kernels_compute(monkeypatch, refuses):
     with own_chunks.forced("other"), pytest.raises(RuntimeError, match="no engine"):
         compute(tensors, options)
     with own_chunks.forced("other"):
-        compute(tensors, options, softcap=2.0)  # which no library is asked for
+        compute(tensors, options, scoring=SCORING._replace(softcap=2.0))  # which no library is asked for
     with own_chunks.forced(None):
         expected = compute(tensors, options)
     monkeypatch.setattr(own_chunks, "chosen", lambda query, layout: "other")

@@ -20,6 +20,7 @@ from ..inputs import accumulation_dtype
 from ..layout import SequenceLayout
 from ..options import SpanOptions, group_size
 from ..saved import Saved
+from ..scoring import Scoring
 from ..torch_backend import select_blocks
 from .retrieved import add_retrieved_backward, retrieved_forward
 from .tokens import put_tokens, take_tokens
@@ -63,16 +64,15 @@ def span_forward(
     value: Tensor,
     layout: SequenceLayout,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
-    blocks = _choose(query, key, value, layout, options, scale)
+    blocks = _choose(query, key, value, layout, options, scoring.scale)
     q, k, v = (take_tokens(x, layout) for x in (query, key, value))
-    output, lse = varlen_forward(q, k, v, _chunks(layout, options.chunk_size, query.device), True, scale)
+    output, lse = varlen_forward(q, k, v, _chunks(layout, options.chunk_size, query.device), True, scoring.scale)
     lse = lse.T.contiguous()
-    for at, part_output, part_lse in retrieved_forward(q, k, v, blocks, layout, options, scale):
+    for at, part_output, part_lse in retrieved_forward(q, k, v, blocks, layout, options, scoring.scale):
         own = lse[at]
         share = torch.sigmoid(part_lse - own)[..., None]
         output[at] = torch.lerp(output[at].to(lse.dtype), part_output.to(lse.dtype), share).to(output.dtype)
@@ -85,15 +85,14 @@ def span_backward(
     saved: Saved,
     layout: SequenceLayout,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
     grad, *tensors = (take_tokens(x, layout) for x in (grad, *saved[:5]))
     *whole, lse = tensors
-    own = varlen_backward(grad, *whole, lse.T, _chunks(layout, options.chunk_size, grad.device), True, scale)
+    own = varlen_backward(grad, *whole, lse.T, _chunks(layout, options.chunk_size, grad.device), True, scoring.scale)
     grads = [x.to(lse.dtype) for x in own]
-    add_retrieved_backward(grads, grad, Saved(*tensors, saved.blocks.long()), layout, options, scale)
+    add_retrieved_backward(grads, grad, Saved(*tensors, saved.blocks.long()), layout, options, scoring.scale)
     return tuple(put_tokens(x.to(grad.dtype), layout) for x in grads)
 
 
@@ -103,13 +102,12 @@ def sliding_window_forward(
     value: Tensor,
     layout: SequenceLayout,
     window: int,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     runs = _chunks(layout, layout.length, query.device)
     tokens = [take_tokens(x, layout) for x in (query, key, value)]
-    output, lse = varlen_forward(*tokens, runs, True, scale, window)
+    output, lse = varlen_forward(*tokens, runs, True, scoring.scale, window)
     return put_tokens(output, layout), put_tokens(lse.T, layout)
 
 
@@ -118,13 +116,12 @@ def sliding_window_backward(
     saved: Saved,
     layout: SequenceLayout,
     window: int,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
     runs = _chunks(layout, layout.length, grad.device)
     *tokens, lse = (take_tokens(x, layout) for x in (grad, *saved[:5]))
-    return tuple(put_tokens(x, layout) for x in varlen_backward(*tokens, lse.T, runs, True, scale, window))
+    return tuple(put_tokens(x, layout) for x in varlen_backward(*tokens, lse.T, runs, True, scoring.scale, window))
 
 
 def shifted_sparse_forward(
@@ -133,14 +130,13 @@ def shifted_sparse_forward(
     value: Tensor,
     layout: SequenceLayout,
     group: Union[int, float],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     q, k, v = (take_tokens(x, layout) for x in (query, key, value))
     outputs, sums = [], []
     for heads, kv_heads, runs in _pieces(layout, group, query.shape[1], key.shape[1], query.device):
-        output, lse = varlen_forward(q[:, heads], k[:, kv_heads], v[:, kv_heads], runs, True, scale)
+        output, lse = varlen_forward(q[:, heads], k[:, kv_heads], v[:, kv_heads], runs, True, scoring.scale)
         outputs.append(output)
         sums.append(lse)
     return put_tokens(torch.cat(outputs, dim=1), layout), put_tokens(torch.cat(sums).T, layout)
@@ -151,8 +147,7 @@ def shifted_sparse_backward(
     saved: Saved,
     layout: SequenceLayout,
     group: Union[int, float],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
     g, q, k, v, o, lse = (take_tokens(x, layout) for x in (grad, *saved[:5]))
@@ -160,7 +155,7 @@ def shifted_sparse_backward(
     for heads, kv_heads, runs in _pieces(layout, group, q.shape[1], k.shape[1], q.device):
         keys, values = k[:, kv_heads], v[:, kv_heads]
         shares = varlen_backward(
-            g[:, heads], q[:, heads], keys, values, o[:, heads], lse[:, heads].T, runs, True, scale
+            g[:, heads], q[:, heads], keys, values, o[:, heads], lse[:, heads].T, runs, True, scoring.scale
         )
         grads[0][:, heads] = shares[0].to(grads[0].dtype)
         for total, share in zip(grads[1:], shares[1:]):

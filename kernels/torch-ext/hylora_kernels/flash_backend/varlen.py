@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..inputs import accumulation_dtype
 from ..plain import plain_backward, plain_forward
+from ..scoring import Scoring
 
 _aten = torch.ops.aten
 
@@ -89,7 +90,7 @@ def _plain_forward(query, key, value, runs, causal, scale, window):
     lse = query.new_zeros((query.shape[1], query.shape[0]), dtype=accumulation_dtype(query.dtype))
     for q_at, k_at in _slices(runs):
         keys = (_heads_first(x[k_at], query.shape[1]) for x in (key, value))
-        attended, lse[:, q_at] = plain_forward(query[q_at].transpose(0, 1), *keys, causal, scale, window)
+        attended, lse[:, q_at] = plain_forward(query[q_at].transpose(0, 1), *keys, causal, Scoring(scale), window)
         output[q_at] = attended.transpose(0, 1)
     return output, lse
 
@@ -99,7 +100,7 @@ def _plain_backward(grad, query, key, value, output, lse, runs, causal, scale, w
     for q_at, k_at in _slices(runs):
         g, q, o = (x[q_at].transpose(0, 1) for x in (grad, query, output))
         k, v = (_heads_first(x[k_at], query.shape[1]) for x in (key, value))
-        shares = plain_backward(g, q, k, v, o, lse[:, q_at], causal, scale, window)
+        shares = plain_backward(g, q, k, v, o, lse[:, q_at], causal, Scoring(scale), window)
         for total, at, share in zip(grads, (q_at, k_at, k_at), shares):
             total[at] = share.unflatten(0, (total.shape[1], -1)).sum(dim=1).transpose(0, 1)
     return tuple(grads)

@@ -13,6 +13,7 @@ from ..inputs import accumulation_dtype, landmark_query, summary_dtype
 from ..layout import SequenceLayout
 from ..options import TWO_VECTORS, SpanOptions, group_size
 from ..plain import masked_softmax
+from ..scoring import Scoring
 
 
 def span_attention(
@@ -21,13 +22,12 @@ def span_attention(
     value: Tensor,
     layout: SequenceLayout,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
     sinks: Optional[Tensor] = None,
 ) -> Tensor:
     """Span-expanded attention (chapter 6, equations 6.1 to 6.7)."""
-    blocks = select_blocks(query, key, value, layout, options, scale)
-    return block_attention(query, key, value, blocks, layout, options, True, scale, softcap, sinks)[0]
+    blocks = select_blocks(query, key, value, layout, options, scoring.scale)
+    return block_attention(query, key, value, blocks, layout, options, True, scoring, sinks)[0]
 
 
 def block_attention(
@@ -38,13 +38,12 @@ def block_attention(
     layout: SequenceLayout,
     options: SpanOptions,
     own_chunk: bool,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
     sinks: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Attention to given blocks and, if wanted, causally to the own chunk; and the log-sum-exp of the scores."""
     masks = [span_mask(length, chosen, options, own_chunk) for (_, _, length), chosen in zip(layout.sequences, blocks)]
-    return _masked_attention(query, key, value, layout, masks, scale, softcap, sinks)
+    return _masked_attention(query, key, value, layout, masks, scoring, sinks)
 
 
 def sliding_window_attention(
@@ -53,8 +52,7 @@ def sliding_window_attention(
     value: Tensor,
     layout: SequenceLayout,
     window: int,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
     sinks: Optional[Tensor] = None,
 ) -> Tensor:
     """Each token attends to itself and the `window - 1` tokens before it."""
@@ -62,7 +60,7 @@ def sliding_window_attention(
     for _, _, length in layout.sequences:
         distance = torch.arange(length)[:, None] - torch.arange(length)
         masks.append(((distance >= 0) & (distance < window)).expand(key.shape[1], length, length))
-    return _masked_attention(query, key, value, layout, masks, scale, softcap, sinks)[0]
+    return _masked_attention(query, key, value, layout, masks, scoring, sinks)[0]
 
 
 def shifted_sparse_attention(
@@ -71,8 +69,7 @@ def shifted_sparse_attention(
     value: Tensor,
     layout: SequenceLayout,
     group: Union[int, float],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
     sinks: Optional[Tensor] = None,
 ) -> Tensor:
     """Causal attention within groups; the second half of the heads has its groups shifted by half a group."""
@@ -88,7 +85,7 @@ def shifted_sparse_attention(
         masks.append(mask)
     per_kv_head = heads // key.shape[1]
     key, value = key.repeat_interleave(per_kv_head, dim=1), value.repeat_interleave(per_kv_head, dim=1)
-    return _masked_attention(query, key, value, layout, masks, scale, softcap, sinks)[0]
+    return _masked_attention(query, key, value, layout, masks, scoring, sinks)[0]
 
 
 def select_blocks(
@@ -219,8 +216,7 @@ def _masked_attention(
     value: Tensor,
     layout: SequenceLayout,
     masks: List[Tensor],
-    scale: float,
-    softcap: Optional[float],
+    scoring: Scoring,
     sinks: Optional[Tensor],
 ) -> Tuple[Tensor, Tensor]:
     """Softmax attention of each sequence under its mask `[Hkv, n, n]`, and the log-sum-exp of the scores.
@@ -233,7 +229,7 @@ def _masked_attention(
     for (row, start, length), tensors, mask in zip(layout.sequences, sequences, masks):
         mask = mask.repeat_interleave(query.shape[1] // len(mask), dim=0).to(query.device)
         tensors = (x[None] for x in tensors)
-        attended, of_sequence = masked_softmax(*tensors, mask[None], scale, softcap, sinks)
+        attended, of_sequence = masked_softmax(*tensors, mask[None], scoring, sinks)
         output[row, :, start : start + length] = attended[0].to(query.dtype)
         lse[row, :, start : start + length] = of_sequence[0]
     return output, lse

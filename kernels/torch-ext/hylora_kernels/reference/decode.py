@@ -21,6 +21,6 @@ def last_rows(state: DecodeState, layout: SequenceLayout, sinks: Optional[Tensor
         so_far = (x[row : row + 1, :, : lengths[row]] for x in (state.queries, state.key_cache, state.value_cache))
         tokens = (x.to(output.device) for x in so_far)
         dense = SequenceLayout.dense(1, lengths[row])
-        attended = span_attention(*tokens, dense, state.options, state.scale, state.softcap, sinks)
+        attended = span_attention(*tokens, dense, state.options, state.scoring, sinks)
         output[row, :, start : start + new] = attended[0, :, -new:]
     return output

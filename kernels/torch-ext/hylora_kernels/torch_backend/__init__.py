@@ -14,6 +14,7 @@ from ..inputs import accumulation_dtype
 from ..layout import Segment, SequenceLayout
 from ..options import SpanOptions, group_size
 from ..saved import Saved
+from ..scoring import Scoring
 from .decode import span_decode
 from .pairs import pair_parts
 from .parts import BlockPart, Part, TilePart, Tiles, attend_backward, attend_forward
@@ -49,13 +50,12 @@ def span_forward(
     value: Tensor,
     layout: SequenceLayout,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The output, the log-sum-exp `[B, Hq, L]`, and the blocks `[Hkv, units, top_k]` int32 of one sequence after the
     other."""
-    chosen = list(_select(query, key, value, layout, options, scale))
-    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, query), scale, softcap)
+    chosen = list(_select(query, key, value, layout, options, scoring.scale))
+    output, lse = attend_forward(query, key, value, _span_parts(chosen, layout, options, query), scoring)
     blocks = _by_sequence(chosen, layout)
     if not blocks:
         return output, lse, query.new_empty((key.shape[1], 0, options.top_k), dtype=torch.int32)
@@ -67,12 +67,11 @@ def span_backward(
     saved: Saved,
     layout: SequenceLayout,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `span_forward` gave."""
     chosen = _by_segment(saved.blocks, layout, options)
-    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad), scale, softcap)
+    return attend_backward(grad, saved, _span_parts(chosen, layout, options, grad), scoring)
 
 
 def block_forward(
@@ -83,12 +82,11 @@ def block_forward(
     layout: SequenceLayout,
     options: SpanOptions,
     own_chunk: bool,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     parts = _given_parts(blocks, layout, options, own_chunk, query)
-    return attend_forward(query, key, value, parts, scale, softcap)
+    return attend_forward(query, key, value, parts, scoring)
 
 
 def block_backward(
@@ -98,12 +96,11 @@ def block_backward(
     layout: SequenceLayout,
     options: SpanOptions,
     own_chunk: bool,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `block_forward` gave."""
     parts = _given_parts(saved.blocks, layout, options, own_chunk, grad)
-    return attend_backward(grad, saved, parts, scale, softcap, lse_grad)
+    return attend_backward(grad, saved, parts, scoring, lse_grad)
 
 
 def select_blocks(
@@ -119,11 +116,10 @@ def sliding_window_forward(
     value: Tensor,
     layout: SequenceLayout,
     window: int,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
-    return attend_forward(query, key, value, _window_parts(layout, window), scale, softcap)
+    return attend_forward(query, key, value, _window_parts(layout, window), scoring)
 
 
 def sliding_window_backward(
@@ -131,11 +127,10 @@ def sliding_window_backward(
     saved: Saved,
     layout: SequenceLayout,
     window: int,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `sliding_window_forward` gave."""
-    return attend_backward(grad, saved, _window_parts(layout, window), scale, softcap)
+    return attend_backward(grad, saved, _window_parts(layout, window), scoring)
 
 
 def shifted_sparse_forward(
@@ -144,13 +139,12 @@ def shifted_sparse_forward(
     value: Tensor,
     layout: SequenceLayout,
     group: Union[int, float],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     heads = query.shape[1]
     parts = _shifted_parts(layout, heads, group)
-    return attend_forward(query, *_for_each_head(heads, key, value), parts, scale, softcap)
+    return attend_forward(query, *_for_each_head(heads, key, value), parts, scoring)
 
 
 def shifted_sparse_backward(
@@ -158,14 +152,13 @@ def shifted_sparse_backward(
     saved: Saved,
     layout: SequenceLayout,
     group: Union[int, float],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `shifted_sparse_forward` gave."""
     heads, kv_heads = saved.query.shape[1], saved.key.shape[1]
     key, value = _for_each_head(heads, saved.key, saved.value)
     parts = _shifted_parts(layout, heads, group)
-    grad_query, *grads = attend_backward(grad, saved._replace(key=key, value=value), parts, scale, softcap)
+    grad_query, *grads = attend_backward(grad, saved._replace(key=key, value=value), parts, scoring)
     dtype = accumulation_dtype(grad_query.dtype)
     return (grad_query, *(x.unflatten(1, (kv_heads, -1)).sum(dim=2, dtype=dtype).to(x.dtype) for x in grads))
 
@@ -256,6 +249,13 @@ def _select(
     query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, options: SpanOptions, scale: float
 ) -> Iterator[Tensor]:
     """The choice of blocks `[rows, Hkv, units, top_k]` of each segment."""
+    if options.retrieval == "random" and layout.longest:
+        # It is blind to the tokens: what a sequence chooses is how the choice of any longer one begins.
+        longest = (x[:1, :, : layout.longest] for x in (query, key, value))
+        chosen = selection.select_blocks(*longest, options, scale)
+        for rows, _, length in layout.segments():
+            yield chosen[:, :, : options.units(length)].expand(rows.stop - rows.start, -1, -1, -1)
+        return
     for rows, start, length in layout.segments():
         q, k, v = (x[rows, :, start : start + length] for x in (query, key, value))
         yield selection.select_blocks(q, k, v, options, scale)

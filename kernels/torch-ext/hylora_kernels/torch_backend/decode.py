@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ..kept import DecodeTensors
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 from ..plain import masked_softmax
+from ..scoring import Scoring
 from ..selection import block_scores, query_features, rank, summarize_blocks, token_scores
 from .extend import extend
 
@@ -24,13 +25,12 @@ def span_decode(
     layout: SequenceLayout,
     kept: DecodeTensors,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """Append new tokens and give their attention and log-sum-exp: of one per row without asking a GPU for lengths."""
     if query.is_cuda and is_step(layout, kept):
-        return step(query, key, value, kept, options, scale, softcap)
-    return extend(query, key, value, layout, kept, options, scale, softcap)
+        return step(query, key, value, kept, options, scoring)
+    return extend(query, key, value, layout, kept, options, scoring)
 
 
 def is_step(layout: SequenceLayout, kept: DecodeTensors) -> bool:
@@ -44,8 +44,7 @@ def step(
     value: Tensor,
     kept: DecodeTensors,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """One token for each row, in operations whose shapes do not depend on the lengths."""
     heads, capacity = kept.key_cache.shape[1:3]
@@ -65,7 +64,7 @@ def step(
     visible = visible[:, None].expand(-1, heads, -1)
 
     if options.retrieves:
-        scores = _scores(query, kept, position, options, scale)
+        scores = _scores(query, kept, position, options, scoring.scale)
         blocks = rank(scores, first // options.block_size, options.top_k).transpose(0, 1)  # [B, Hkv, top_k]
         within = torch.arange(options.block_size, device=query.device)
         retrieved = (blocks.clamp(min=0)[..., None] * options.block_size + within).flatten(2)
@@ -75,7 +74,7 @@ def step(
     index = token[..., None].expand(-1, -1, -1, query.shape[3])
     k, v = kept.key_cache.gather(2, index), kept.value_cache.gather(2, index)
     grouped = query.squeeze(2).unflatten(1, (heads, -1))  # the heads of a group are the rows of one problem
-    output, lse = masked_softmax(grouped, k, v, visible[:, :, None], scale, softcap)
+    output, lse = masked_softmax(grouped, k, v, visible[:, :, None], scoring)
     return output.to(query.dtype).flatten(1, 2)[:, :, None], lse.flatten(1, 2)[:, :, None]
 
 

@@ -15,6 +15,7 @@ from ..inputs import accumulation_dtype
 from ..kept import DecodeTensors, store
 from ..layout import SequenceLayout
 from ..options import SpanOptions
+from ..scoring import Scoring
 from ..selection import best, block_scores, token_scores
 from .flash import flash_forward
 from .pairs import pair_parts
@@ -40,8 +41,7 @@ def extend(
     layout: SequenceLayout,
     kept: DecodeTensors,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """Append each row's tokens to those it holds, and give their attention, zero at padding, and its log-sum-exp."""
     lengths = kept.lengths.tolist()
@@ -50,17 +50,17 @@ def extend(
         output = torch.zeros_like(query)
         lse = query.new_zeros(query.shape[:3], dtype=accumulation_dtype(query.dtype))
     else:
-        module = backends.choose("auto", "span", query, options, layout, softcap)
-        output, lse, _ = module.span_forward(query, key, value, layout, options, scale, softcap)
+        module = backends.choose("auto", "span", query, options, layout, scoring.softcap)
+        output, lse, _ = module.span_forward(query, key, value, layout, options, scoring)
     new = [0] * layout.batch
     for rows, start, length, held in _runs(layout, lengths):
         tokens = (x[rows, :, start : start + length] for x in (query, key, value))
         if holds_some:
-            attended = _extend(*tokens, kept.rows(rows), held, options, scale, softcap)
+            attended = _extend(*tokens, kept.rows(rows), held, options, scoring)
             for x, of_run in zip((output, lse), attended):
                 x[rows, :, start : start + length] = of_run
         else:
-            store(*tokens, kept.rows(rows), held, options, scale)
+            store(*tokens, kept.rows(rows), held, options, scoring.scale)
         new[rows] = [length] * (rows.stop - rows.start)
     kept.lengths.add_(torch.tensor(new, dtype=kept.lengths.dtype).to(kept.lengths.device))
     return output, lse
@@ -80,8 +80,7 @@ def _extend(
     kept: DecodeTensors,
     before: int,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float],
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """One run: query `[R, Hq, n, D]`, key and value `[R, Hkv, n, D]`, and what is kept of its rows alone."""
     length, size = query.shape[2], options.chunk_size
@@ -89,19 +88,19 @@ def _extend(
     cuts = sorted({0, *range(first + size - before, length, size), length})
     of_chunks = [slice(*cut) for cut in zip(cuts, cuts[1:])]
     if length == 1:
-        pooled = store(query, key, value, kept, before, options, scale)
-        output, lse = _attend_all(query, *kept.chunk(first, before + 1), scale, softcap)
+        pooled = store(query, key, value, kept, before, options, scoring.scale)
+        output, lse = _attend_all(query, *kept.chunk(first, before + 1), scoring)
     else:
         tiles = (Tiles(slice(0, len(query)), x.start, 1, x.stop - x.start) for x in of_chunks)
         parts = [TilePart(tile, tile, causal=True) for tile in tiles]
-        output, lse = attend_forward(query, key, value, parts, scale, softcap)
+        output, lse = attend_forward(query, key, value, parts, scoring)
         if before > first:
-            opened = _attend_all(query[:, :, of_chunks[0]], *kept.chunk(first, before), scale, softcap)
+            opened = _attend_all(query[:, :, of_chunks[0]], *kept.chunk(first, before), scoring)
             _merge(output[:, :, of_chunks[0]], lse[:, :, of_chunks[0]], *opened)
-        pooled = store(query, key, value, kept, before, options, scale)
+        pooled = store(query, key, value, kept, before, options, scoring.scale)
     if options.retrieves:
         for tokens in of_chunks:
-            retrieved = _attend_retrieved(query, pooled, kept, before, tokens, options, scale, softcap)
+            retrieved = _attend_retrieved(query, pooled, kept, before, tokens, options, scoring)
             if retrieved is not None:
                 _merge(output[:, :, tokens], lse[:, :, tokens], *retrieved)
     return output, lse
@@ -114,8 +113,7 @@ def _attend_retrieved(
     before: int,
     tokens: slice,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float],
+    scoring: Scoring,
 ) -> Optional[Tuple[Tensor, Tensor]]:
     """What tokens of one chunk get from the blocks they retrieve, if there are any."""
     candidates = options.candidates((before + tokens.start) // options.unit_size)
@@ -125,14 +123,14 @@ def _attend_retrieved(
     if candidates <= options.top_k:
         past = slice(0, candidates * options.block_size)
         read = (x[:, :, past].to(query.device) for x in (kept.key_cache, kept.value_cache))
-        return _attend_all(chosen, *read, scale, softcap)
+        return _attend_all(chosen, *read, scoring)
     step = max(1, _SLICE // (len(query) * kept.summaries.shape[1] * candidates))
     slices = (slice(x, min(x + step, tokens.stop)) for x in range(tokens.start, tokens.stop, step))
-    blocks = [_choose(query, pooled, kept, before, some, candidates, options, scale) for some in slices]
+    blocks = [_choose(query, pooled, kept, before, some, candidates, options, scoring.scale) for some in slices]
     blocks = torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0]
     gathered = blocks.numel() * options.block_size * query.shape[3]
     attend = _attend_gathered if blocks.shape[2] == 1 or gathered <= _SLICE else _attend_pairs
-    return attend(chosen, kept, blocks, options.block_size, scale, softcap)
+    return attend(chosen, kept, blocks, options.block_size, scoring)
 
 
 def _choose(
@@ -168,7 +166,7 @@ def _choose(
 
 
 def _attend_gathered(
-    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float, softcap: Optional[float]
+    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scoring: Scoring
 ) -> Tuple[Tensor, Tensor]:
     """Attention of few tokens `[R, Hq, n, D]` to the blocks `[R, Hkv, n, k]` of each, which are gathered."""
     rows, heads, length, _ = blocks.shape
@@ -180,13 +178,13 @@ def _attend_gathered(
         return taken.to(query.device).view(rows * heads, length, -1, x.shape[3])
 
     grouped = query.unflatten(1, (heads, -1)).transpose(2, 3).flatten(0, 1)  # [R * Hkv, n, G, D]
-    output, lse = flash_forward(grouped, gather(kept.key_cache), gather(kept.value_cache), False, scale, softcap)
+    output, lse = flash_forward(grouped, gather(kept.key_cache), gather(kept.value_cache), False, scoring)
     output = output.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
     return output, lse.unflatten(0, (rows, heads)).transpose(2, 3).flatten(1, 2)
 
 
 def _attend_pairs(
-    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scale: float, softcap: Optional[float]
+    query: Tensor, kept: DecodeTensors, blocks: Tensor, size: int, scoring: Scoring
 ) -> Tuple[Tensor, Tensor]:
     """Attention of many tokens, where each block meets those that chose it; one KV head after the other."""
     rows, heads, length, _ = blocks.shape
@@ -196,17 +194,15 @@ def _attend_pairs(
     for head, asked in enumerate(query.split(groups, dim=1)):
         key, value = (x[:, head : head + 1].to(query.device) for x in (kept.key_cache, kept.value_cache))
         parts = pair_parts(queries, keys, blocks[:, head : head + 1], asked)
-        results.append(attend_forward(asked, key, value, parts, scale, softcap))
+        results.append(attend_forward(asked, key, value, parts, scoring))
     output, lse = zip(*results)
     return torch.cat(output, dim=1), torch.cat(lse, dim=1)
 
 
-def _attend_all(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: Optional[float]
-) -> Tuple[Tensor, Tensor]:
+def _attend_all(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tuple[Tensor, Tensor]:
     """Attention of `[R, Hq, n, D]` to all of `[R, Hkv, m, D]`; the heads of a group are the rows of one problem."""
     grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
-    output, lse = flash_forward(grouped, key, value, False, scale, softcap)
+    output, lse = flash_forward(grouped, key, value, False, scoring)
     return output.reshape(query.shape), lse.reshape(query.shape[:3])
 
 

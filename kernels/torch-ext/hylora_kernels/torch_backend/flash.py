@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Tuple
 
 import torch
 from torch import Tensor
 
 from ..inputs import accumulation_dtype
 from ..plain import plain_backward, plain_forward
+from ..scoring import Scoring
 
 _aten = torch.ops.aten
 
@@ -18,17 +19,15 @@ _aten = torch.ops.aten
 _SCORES = 1 << 24
 
 
-def flash_forward(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, softcap: Optional[float] = None
-) -> Tuple[Tensor, Tensor]:
+def flash_forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scoring: Scoring) -> Tuple[Tensor, Tensor]:
     """Attention of `[N, C, Lq, D]` to `[N, C, Lk, D]`; with `causal`, query i sees keys up to i (Lq == Lk).
 
     Returns the output and the log-sum-exp `[N, C, Lq]` of the scores, the latter in at least float32. Scores with a
     bound, which torch's flash attention has none of, take plain operations.
     """
-    if query.device.type == "cpu" and softcap is None:
-        return _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scale)
-    return math_forward(query, key, value, causal, scale, softcap)
+    if query.device.type == "cpu" and scoring.softcap is None:
+        return _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scoring.scale)
+    return math_forward(query, key, value, causal, scoring)
 
 
 def flash_backward(
@@ -39,27 +38,24 @@ def flash_backward(
     output: Tensor,
     lse: Tensor,
     causal: bool,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The share of these keys in the gradients of a softmax over possibly more keys.
 
     `output` and `lse` are those of the whole softmax; see `plain.plain_backward`.
     """
-    if query.device.type == "cpu" and softcap is None:
+    if query.device.type == "cpu" and scoring.softcap is None:
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, key, value, output, lse, 0.0, causal, scale=scale
+            grad, query, key, value, output, lse, 0.0, causal, scale=scoring.scale
         )
-    return math_backward(grad, query, key, value, output, lse, causal, scale, softcap)
+    return math_backward(grad, query, key, value, output, lse, causal, scoring)
 
 
-def math_forward(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, softcap: Optional[float] = None
-) -> Tuple[Tensor, Tensor]:
+def math_forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scoring: Scoring) -> Tuple[Tensor, Tensor]:
     """`flash_forward` in plain operations, some `[Lq, Lk]` matrices of scores at a time."""
     output, lse = torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=accumulation_dtype(query.dtype))
     for at in _problems(query, key):
-        output[at], lse[at] = plain_forward(query[at], key[at], value[at], causal, scale, softcap=softcap)
+        output[at], lse[at] = plain_forward(query[at], key[at], value[at], causal, scoring)
     return output, lse
 
 
@@ -71,14 +67,13 @@ def math_backward(
     output: Tensor,
     lse: Tensor,
     causal: bool,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """`flash_backward` in plain operations, some `[Lq, Lk]` matrices of scores at a time."""
     tensors = grad, query, key, value, output, lse
     grads = tuple(torch.empty_like(x) for x in (query, key, value))
     for at in _problems(query, key):
-        shares = plain_backward(*(x[at] for x in tensors), causal, scale, softcap=softcap)
+        shares = plain_backward(*(x[at] for x in tensors), causal, scoring)
         for total, share in zip(grads, shares):
             total[at] = share
     return grads

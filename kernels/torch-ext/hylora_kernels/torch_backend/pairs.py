@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.nn.functional import embedding_bag
 
 from ..inputs import accumulation_dtype
 from ..saved import Saved
+from ..scoring import Scoring
 from .flash import flash_backward, flash_forward
 from .parts import Part, Tiles
 
@@ -58,9 +59,7 @@ class PairPart(Part):
     blocks: Tensor
     groups: int
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: Optional[float]
-    ) -> Tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tuple[Tensor, Tensor]:
         """Output and log-sum-exp of the queries over all of their pairs."""
         query, key, value = self._query_table(query), self._key_table(key), self._key_table(value)
         dtype = accumulation_dtype(query.dtype)
@@ -68,7 +67,7 @@ class PairPart(Part):
         output, output_tiles = self._places(query, dtype, 0.0, query.shape[-1])
         for at in self._slices(query):
             tiles = self._take_queries(query, at), self._take_keys(key, at), self._take_keys(value, at)
-            found = flash_forward(*tiles, False, scale, softcap)
+            found = flash_forward(*tiles, False, scoring)
             output_tiles[at], lse_tiles[at] = (x.squeeze(1) for x in found)
 
         # The heads of a group lie side by side; each has its own weights for the pairs.
@@ -81,7 +80,7 @@ class PairPart(Part):
         joined = embedding_bag(place.flatten(0, 1), output.flatten(0, 1), mode="sum", per_sample_weights=weights)
         return self._as_tiles(joined.unflatten(0, whole.shape)), self._as_tiles(whole)
 
-    def backward(self, grad: Tensor, saved: Saved, grads: List[Tensor], scale: float, softcap: Optional[float]):
+    def backward(self, grad: Tensor, saved: Saved, grads: List[Tensor], scoring: Scoring):
         """Add the part's share to the gradients of query, key and value."""
         tables = [self._query_table(x) for x in (grad, saved.query, saved.output, saved.lse)]
         key, value = self._key_table(saved.key), self._key_table(saved.value)
@@ -92,7 +91,7 @@ class PairPart(Part):
             # An empty place has a gradient of zero and so no share in the others.
             part_grad, query, output, lse = (self._take_queries(x, at) for x in tables)
             keys, values = self._take_keys(key, at), self._take_keys(value, at)
-            shares = flash_backward(part_grad, query, keys, values, output, lse, False, scale, softcap)
+            shares = flash_backward(part_grad, query, keys, values, output, lse, False, scoring)
             shares = [x.squeeze(1).to(dtype) for x in shares]
             query_tiles[at] = shares[0]
             for total, share in zip(totals, shares[1:]):

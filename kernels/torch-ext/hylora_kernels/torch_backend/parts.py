@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..inputs import accumulation_dtype
 from ..saved import Saved
+from ..scoring import Scoring
 from .flash import flash_backward, flash_forward
 
 
@@ -48,23 +49,21 @@ class Part:
     queries: Tiles
     causal: bool
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: Optional[float]
-    ) -> Tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tuple[Tensor, Tensor]:
         """Output and log-sum-exp of the part's queries, as `queries.of` gives them."""
         groups = query.shape[1] // key.shape[1]
         tiles = self.queries.of(query)
         keys, values = self.take_keys(key, groups), self.take_keys(value, groups)
-        found = flash_forward(self.fold_queries(tiles, groups), keys, values, self.causal, scale, softcap)
+        found = flash_forward(self.fold_queries(tiles, groups), keys, values, self.causal, scoring)
         return tuple(self.unfold_queries(x, tiles, groups) for x in found)
 
-    def backward(self, grad: Tensor, saved: Saved, grads: List[Tensor], scale: float, softcap: Optional[float]):
+    def backward(self, grad: Tensor, saved: Saved, grads: List[Tensor], scoring: Scoring):
         """Add the part's share to the gradients of query, key and value."""
         query, key, value, output, lse, _ = saved
         groups = query.shape[1] // key.shape[1]
         folded = [self.fold_queries(self.queries.of(x), groups) for x in (grad, query, output, lse)]
         keys, values = self.take_keys(key, groups), self.take_keys(value, groups)
-        shares = flash_backward(*folded[:2], keys, values, *folded[2:], self.causal, scale, softcap)
+        shares = flash_backward(*folded[:2], keys, values, *folded[2:], self.causal, scoring)
         tiles = self.queries.of(grads[0])
         tiles.add_(self.unfold_queries(shares[0], tiles, groups))
         for total, share in zip(grads[1:], shares[1:]):
@@ -148,7 +147,7 @@ class BlockPart(Part):
 
 
 def attend_forward(
-    query: Tensor, key: Tensor, value: Tensor, parts: Iterable[Part], scale: float, softcap: Optional[float] = None
+    query: Tensor, key: Tensor, value: Tensor, parts: Iterable[Part], scoring: Scoring
 ) -> Tuple[Tensor, Tensor]:
     """Attention of every query to the union of the keys its parts give it; zeros where no part does.
 
@@ -159,7 +158,7 @@ def attend_forward(
     output = query.new_zeros(query.shape, dtype=dtype)
     lse = query.new_full(query.shape[:-1], float("-inf"), dtype=dtype)
     for part in parts:
-        part_output, part_lse = part.forward(query, key, value, scale, softcap)
+        part_output, part_lse = part.forward(query, key, value, scoring)
         output_tiles, lse_tiles = part.queries.of(output), part.queries.of(lse)
         # Where a part has nothing for a query, nor had those before, there is no difference of the two.
         share = torch.sigmoid(part_lse - lse_tiles).masked_fill_(part_lse == float("-inf"), 0)
@@ -172,8 +171,7 @@ def attend_backward(
     grad: Tensor,
     saved: Saved,
     parts: Iterable[Part],
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
     lse_grad: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from what `attend_forward` gave and the gradients of it."""
@@ -182,7 +180,7 @@ def attend_backward(
         grad, saved = _with_lse_grad(grad, saved, lse_grad)
     grads = [x.new_zeros(x.shape, dtype=dtype) for x in saved[:3]]
     for part in parts:
-        part.backward(grad, saved, grads, scale, softcap)
+        part.backward(grad, saved, grads, scoring)
     return tuple(x[..., :head_dim].to(grad.dtype) for x in grads)
 
 

@@ -13,6 +13,7 @@ from ..devices import device_without_kernels
 from ..layout import SequenceLayout
 from ..options import SpanOptions
 from ..saved import Saved
+from ..scoring import Scoring
 from .backward import attention_backward
 from .decode import span_decode
 from .forward import attention_forward
@@ -81,17 +82,14 @@ def span_forward(
     value: Tensor,
     layout: SequenceLayout,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Span-expanded attention, its log-sum-exp `[B, Hq, L]`, and the retrieved blocks `[Hkv, units, top_k]`."""
     tables = span_tables(layout, options, query.device)
-    blocks = _choose(query, key, value, layout, options, tables, scale)
+    blocks = _choose(query, key, value, layout, options, tables, scoring.scale)
     read = _read(blocks, layout, options)
-    own = own_forward(query, key, value, layout, options.chunk_size, scale) if softcap is None else None
-    output, lse = attention_forward(
-        query, key, value, read, tables, scale, options.block_size, own=own, softcap=softcap
-    )
+    own = own_forward(query, key, value, layout, options.chunk_size, scoring)
+    output, lse = attention_forward(query, key, value, read, tables, scoring, options.block_size, own=own)
     return output, lse, blocks
 
 
@@ -101,14 +99,13 @@ def span_backward(
     saved: Saved,
     layout: SequenceLayout,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, given what `span_forward` returned."""
     tables = span_tables(layout, options, grad.device)
     saved = saved._replace(blocks=_read(saved.blocks, layout, options))
-    own = own_backward(grad, saved, layout, options.chunk_size, scale) if softcap is None else None
-    return attention_backward(grad, saved, tables, scale, options.block_size, own=own, softcap=softcap)
+    own = own_backward(grad, saved, layout, options.chunk_size, scoring)
+    return attention_backward(grad, saved, tables, scoring, options.block_size, own=own)
 
 
 @on_its_device
@@ -120,12 +117,11 @@ def block_forward(
     layout: SequenceLayout,
     options: SpanOptions,
     own_chunk: bool,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """The output and the log-sum-exp `[B, Hq, L]`."""
     tables = span_tables(layout, options, query.device)
-    return attention_forward(query, key, value, blocks, tables, scale, options.block_size, own_chunk, softcap=softcap)
+    return attention_forward(query, key, value, blocks, tables, scoring, options.block_size, own_chunk)
 
 
 @on_its_device
@@ -136,12 +132,11 @@ def block_backward(
     layout: SequenceLayout,
     options: SpanOptions,
     own_chunk: bool,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given what `block_forward` returned."""
     tables = span_tables(layout, options, grad.device)
-    return attention_backward(grad, saved, tables, scale, options.block_size, lse_grad, own_chunk, softcap=softcap)
+    return attention_backward(grad, saved, tables, scoring, options.block_size, lse_grad, own_chunk)
 
 
 @on_its_device

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..saved import Saved
+from ..scoring import Scoring
 from .backward_query import LARGEST_TILE, weights_and_gradients
 from .columns import CHUNK_WIDTH
 from .launch import launch_for, padded
@@ -26,8 +25,7 @@ def own_gradients(
     key_grad: Tensor,
     value_grad: Tensor,
     tables: SpanTables,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ):
     """Write the gradients of keys and values within chunks, causal; padded positions are left as they are.
 
@@ -54,8 +52,8 @@ def own_gradients(
         key_grad,
         value_grad,
         tables.chunks,
-        scale,
-        *score_factors(scale, softcap),
+        scoring.scale,
+        *score_factors(scoring),
         tiles,
         query.shape[1] // kv_heads,
         grad.stride(),

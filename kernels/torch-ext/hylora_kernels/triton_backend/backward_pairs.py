@@ -8,7 +8,7 @@ of keys and values. Shares of queries are added up slot by slot, those of blocks
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Optional, Tuple
+from typing import Tuple
 
 import torch
 import triton
@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..saved import Saved
+from ..scoring import Scoring
 from .backward_query import weights_and_gradients
 from .inverse import Runs, cut_into_runs
 from .launch import launch_for, padded
@@ -33,9 +34,8 @@ def add_pair_gradients(
     statistics: Tensor,
     gradients: Tuple[Tensor, Tensor, Tensor],
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
-    softcap: Optional[float] = None,
 ):
     """Add what the choices of small units contribute to the gradients of query, key and value, in place.
 
@@ -51,7 +51,7 @@ def add_pair_gradients(
         for part in parts:
             of_part = [x[:, part.heads] for x in (grad, query)] + [x[:, own] for x in (key, value)]
             kept = statistics[:, part.heads.start * length :]
-            share, of_runs, runs = _differentiate(*of_part, kept, heads, part, tables, scale, block_size, softcap)
+            share, of_runs, runs = _differentiate(*of_part, kept, heads, part, tables, scoring, block_size)
             merge_slots(query_grad, None, share, None, part)
             for which in range(2):
                 add_runs(of_runs[:, which], runs, sums[which], tables)
@@ -68,9 +68,8 @@ def _differentiate(
     heads: int,
     part: PairSlice,
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
-    softcap: Optional[float],
 ) -> Tuple[Tensor, Tensor, Runs]:
     """Each pair's gradient of its queries `[Hkv, units, top_k, unit_size, G, D]`, and each run's of the keys and the
     values of its block `[runs, 2, block_size, D]` float32."""
@@ -94,8 +93,8 @@ def _differentiate(
         *part.inverse,
         tables.blocks,
         part.units,
-        scale,
-        *score_factors(scale, softcap),
+        scoring.scale,
+        *score_factors(scoring),
         tables.blocks.shape[0],
         kv_heads,
         part.chosen.shape[1],

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..saved import Saved
+from ..scoring import Scoring
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .launch import launch_for
 from .pieces import add_products, dot_pieces, load_pieces, piece_columns, store_pieces, zero_pieces
@@ -31,12 +32,11 @@ def query_gradient(
     grad: Tensor,
     saved: Saved,
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
     lse_grad: Optional[Tensor] = None,
     own_chunk: bool = True,
     own: Optional[Tensor] = None,
-    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Gradient of the queries; arguments as in `attention_backward`, `grad` with contiguous rows.
 
@@ -78,8 +78,8 @@ def query_gradient(
         *statistics,
         listed,
         tables.readers,
-        scale,
-        *score_factors(scale, softcap),
+        scoring.scale,
+        *score_factors(scoring),
         listed.shape[2],
         readers,
         tiles,

@@ -8,14 +8,13 @@ into runs for a program each; what they give is kept in float32 and added up by 
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..saved import Saved
+from ..scoring import Scoring
 from .backward_query import weights_and_gradients
 from .columns import FIRST, READER_WIDTH, TOKENS
 from .inverse import cut_into_runs, inverse_lists, longest_first
@@ -41,9 +40,8 @@ def add_retrieved_gradients(
     key_grad: Tensor,
     value_grad: Tensor,
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
-    softcap: Optional[float] = None,
 ):
     """Add to the gradients of keys and values what the readers of their blocks contribute.
 
@@ -79,8 +77,8 @@ def add_retrieved_gradients(
         order,
         tables.blocks,
         tables.readers,
-        scale,
-        *score_factors(scale, softcap),
+        scoring.scale,
+        *score_factors(scoring),
         kv_heads,
         tables.blocks.shape[0],
         chosen.shape[2],

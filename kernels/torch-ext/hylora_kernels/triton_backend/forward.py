@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..scoring import Scoring
 from .columns import CHUNK_START, READER_WIDTH, SEQUENCE_START
 from .forward_pairs import add_retrieved
 from .launch import launch_for
@@ -29,11 +30,10 @@ def attention_forward(
     value: Tensor,
     chosen: Tensor,
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
     own_chunk: bool = True,
     own: Optional[Tuple[Tensor, Tensor]] = None,
-    softcap: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Span-expanded attention for given blocks (chapter 6, equations 6.1 to 6.4).
 
@@ -44,11 +44,10 @@ def attention_forward(
         chosen: `[Hkv, units, top_k]` int32, the blocks that each unit reads, numbered from its sequence's start, -1 at
             the end; they are whole and lie before the unit's chunk.
         tables: those of the layout.
-        scale: factor of the scores, positive.
+        scoring: scale and softcap of the scores.
         block_size: tokens in a block.
         own_chunk: whether queries attend to their own chunk too.
         own: output and log-sum-exp of own chunks, if a library computed them; what was retrieved is added in place.
-        softcap: bound of the scores, positive; None: there is none.
 
     Returns:
         The output in the query's shape, strides and dtype, and the natural logarithm of each query's softmax
@@ -65,9 +64,9 @@ def attention_forward(
         output, lse = own
     if readers and (own is None or listed.shape[2]):
         given = own is not None
-        _attend_readers(query, key, value, output, lse, listed, tables, scale, block_size, own_chunk, given, softcap)
+        _attend_readers(query, key, value, output, lse, listed, tables, scoring, block_size, own_chunk, given)
     if not tables.shared:
-        add_retrieved(query, key, value, output, lse, chosen, tables, scale, block_size, softcap)
+        add_retrieved(query, key, value, output, lse, chosen, tables, scoring, block_size)
     return output, lse
 
 
@@ -79,11 +78,10 @@ def _attend_readers(
     lse: Tensor,
     listed: Tensor,
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
     own_chunk: bool,
     given: bool,
-    softcap: Optional[float],
 ):
     """Write output and log-sum-exp of each reader's attention to its own chunk and list of blocks `[Hkv, readers, n]`.
 
@@ -105,7 +103,7 @@ def _attend_readers(
         lse,
         listed,
         tables.readers,
-        *score_factors(scale, softcap),
+        *score_factors(scoring),
         listed.shape[2],
         readers,
         tiles,

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Tuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..scoring import Scoring
 from .inverse import cut_into_runs
 from .launch import launch_for, padded
 from .merge import merge_slots
@@ -27,9 +28,8 @@ def add_retrieved(
     lse: Tensor,
     chosen: Tensor,
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
-    softcap: Optional[float] = None,
 ):
     """Merge attention to retrieved blocks into that to own chunks, in place.
 
@@ -37,7 +37,7 @@ def add_retrieved(
     """
     for part in pair_slices(chosen, tables, query.shape[1] // key.shape[1], query.shape[3]):
         of_part = (query[:, part.heads], key[:, part.kv_heads], value[:, part.kv_heads])
-        merge_slots(output, lse, *_attend(*of_part, part, tables, scale, block_size, softcap), part)
+        merge_slots(output, lse, *_attend(*of_part, part, tables, scoring, block_size), part)
 
 
 def _attend(
@@ -46,9 +46,8 @@ def _attend(
     value: Tensor,
     part: PairSlice,
     tables: SpanTables,
-    scale: float,
+    scoring: Scoring,
     block_size: int,
-    softcap: Optional[float],
 ) -> Tuple[Tensor, Tensor]:
     """Each pair's attention `[Hkv, units, top_k, unit_size, G, D]`, and its log-sum-exp without D, in base 2."""
     kv_heads, head_dim = key.shape[1], key.shape[3]
@@ -68,7 +67,7 @@ def _attend(
         *part.inverse,
         tables.blocks,
         part.units,
-        *score_factors(scale, softcap),
+        *score_factors(scoring),
         tables.blocks.shape[0],
         kv_heads,
         part.chosen.shape[1],

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..layout import SequenceLayout
 from ..saved import Saved
+from ..scoring import Scoring
 from .launch import capability
 
 _aten = torch.ops.aten
@@ -106,7 +107,7 @@ LIBRARIES = {
 
 
 def own_forward(
-    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, chunk_size: int, scale: float
+    query: Tensor, key: Tensor, value: Tensor, layout: SequenceLayout, chunk_size: int, scoring: Scoring
 ) -> Optional[Tuple[Tensor, Tensor]]:
     """Attention within chunks by the library that is chosen, or None where our own kernels are to compute it.
 
@@ -116,16 +117,16 @@ def own_forward(
         value: `[B, Hkv, L, D]`.
         layout: the sequences.
         chunk_size: M; the last chunk may be shorter.
-        scale: factor of the scores.
+        scoring: scale and softcap of the scores; no library has the latter.
 
     Returns:
         The output, laid out as `torch.empty_like(query)`, and the log-sum-exp `[B, Hq, L]` float32.
     """
-    return _by_library(_forward, query, layout, query, key, value, chunk_size, scale)
+    return _by_library(_forward, query, layout, scoring, query, key, value, chunk_size)
 
 
 def own_backward(
-    grad: Tensor, saved: Saved, layout: SequenceLayout, chunk_size: int, scale: float
+    grad: Tensor, saved: Saved, layout: SequenceLayout, chunk_size: int, scoring: Scoring
 ) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
     """The share of own chunks in the gradients of query, key and value; None as from `own_forward`.
 
@@ -134,12 +135,12 @@ def own_backward(
         saved: of the whole softmax's forward.
         layout: the sequences.
         chunk_size: M.
-        scale: factor of the scores.
+        scoring: scale and softcap of the scores; no library has the latter.
 
     Returns:
         Gradients laid out as `torch.empty_like` of query, key and value.
     """
-    return _by_library(_backward, saved.query, layout, grad, saved, chunk_size, scale)
+    return _by_library(_backward, saved.query, layout, scoring, grad, saved, chunk_size)
 
 
 def as_chunks(x: Tensor, size: int) -> Tensor:
@@ -200,12 +201,12 @@ def _table() -> Dict[str, Dict[str, Dict[str, dict]]]:
     return json.loads(_TABLE.read_text())
 
 
-def _by_library(compute: Callable, query: Tensor, layout: SequenceLayout, *arguments):
-    name = chosen(query, layout)
+def _by_library(compute: Callable, query: Tensor, layout: SequenceLayout, scoring: Scoring, *arguments):
+    name = chosen(query, layout) if scoring.softcap is None else None
     if name is None:
         return None
     try:
-        return compute(LIBRARIES[name], *arguments)
+        return compute(LIBRARIES[name], *arguments, scoring.scale)
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, RuntimeError) as error:  # this torch may lack the operators

@@ -12,9 +12,12 @@ from typing import Optional, Tuple
 import triton
 import triton.language as tl
 
+from ..scoring import Scoring
 
-def score_factors(scale: float, softcap: Optional[float] = None) -> Tuple[float, Optional[float]]:
+
+def score_factors(scoring: Scoring) -> Tuple[float, Optional[float]]:
     """What kernels multiply: what `softcapped` gives, for scores in base 2; and products within it, None without."""
+    scale, softcap = scoring
     if softcap is None:
         return scale * log2(e), None
     return softcap * log2(e), 2 * log2(e) * scale / softcap

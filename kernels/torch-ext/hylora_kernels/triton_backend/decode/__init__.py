@@ -8,13 +8,14 @@ which only replays can meet, is not stored and gets NaN.
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Tuple
 
 from torch import Tensor
 
 from ...kept import DecodeTensors
 from ...layout import SequenceLayout
 from ...options import SpanOptions
+from ...scoring import Scoring
 from ...torch_backend.decode import is_step
 from ...torch_backend.extend import extend
 from ..launch import on_its_device
@@ -31,17 +32,16 @@ def span_decode(
     layout: SequenceLayout,
     kept: DecodeTensors,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """One token for each row by the kernels, else by torch: the output, and its log-sum-exp `[B, Hq, n]`.
 
     Of the tokens' tensors the last dimension is contiguous, the state's tensors are wholly so.
     """
     if not is_step(layout, kept):
-        return extend(query, key, value, layout, kept, options, scale, softcap)
-    pooled = append(query, key, value, kept, options, scale)
+        return extend(query, key, value, layout, kept, options, scoring)
+    pooled = append(query, key, value, kept, options, scoring.scale)
     best = rank_blocks(pooled, kept.summaries, kept.lengths, options) if options.retrieves else None
-    attended = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scale, softcap)
+    attended = attend(query, kept.key_cache, kept.value_cache, best, kept.lengths, options, scoring)
     kept.lengths.add_(1)
     return attended

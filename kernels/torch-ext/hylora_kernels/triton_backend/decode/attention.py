@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...options import SpanOptions
+from ...scoring import Scoring
 from ..launch import launch_for, padded
 from ..retrieval import MISSING
 from ..scores import score_factors, softcapped
@@ -28,8 +29,7 @@ def attend(
     best: Optional[Tuple[Tensor, int]],
     lengths: Tensor,
     options: SpanOptions,
-    scale: float,
-    softcap: Optional[float] = None,
+    scoring: Scoring,
 ) -> Tuple[Tensor, Tensor]:
     """Attention of the token at each row's position `lengths`, which the cache already holds.
 
@@ -40,8 +40,7 @@ def attend(
         best: what `rank_blocks` found; None if nothing is retrieved.
         lengths: `[B]` int32, tokens before the new one.
         options: chunks, blocks and how many of them are retrieved.
-        scale: factor of the scores, positive.
-        softcap: bound of the scores, positive; None: there is none.
+        scoring: scale and softcap of the scores.
 
     Returns:
         The output `[B, Hq, 1, D]`, and the natural logarithm of the softmax denominator, `[B, Hq, 1]` float32.
@@ -71,7 +70,7 @@ def attend(
         partial,
         partial_lse,
         lengths,
-        *score_factors(scale, softcap),
+        *score_factors(scoring),
         capacity,
         share,
         splits,
