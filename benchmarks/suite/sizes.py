@@ -97,16 +97,16 @@ _TINY_MODEL = {
 }
 
 _QUICK = Sizes(
-    options=Options(block_size=16, top_k=2, chunk_size=64, window=64, head_dim=16),
+    options=Options(block_size=16, top_k=2, chunk_size=32, window=32, head_dim=16),
     dtype=torch.float32,
     heads=((2, 2), (4, 2)),
-    lengths=(192, 128),
-    flex_lengths=(128,),
-    check_length=3 * 64 + 13,
-    real_length=64 + 13,
-    kernel_length=128,
+    lengths=(96, 64),
+    flex_lengths=(64,),
+    check_length=3 * 32 + 13,
+    real_length=32 + 13,
+    kernel_length=64,
     rounds=1,
-    cache_lengths=(128,),
+    cache_lengths=(64,),
     step_lengths=(96,),
     model=_TINY_MODEL,
     side=64,

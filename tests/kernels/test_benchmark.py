@@ -18,6 +18,7 @@ from torch.nn.attention.flex_attention import create_block_mask, create_mask
 import hylora_kernels
 from hylora_kernels import SequenceLayout, reference
 from hylora_kernels.options import SpanOptions
+from hylora_kernels.scoring import Scoring
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -215,10 +216,11 @@ def test_what_does_not_compile_is_named(monkeypatch, tmp_path):
 def test_what_there_is_no_time_for_is_written_down(tmp_path):
     operators, results, sizes, timing = (load(f"suite.{name}") for name in ("operators", "results", "sizes", "timing"))
     found = results.Results(tmp_path)
-    operators.measure_operators(sizes.sizes_for("cpu", quick=True), found, timing.Budget(-1))
+    tiny = sizes.sizes_for("cpu", quick=True)
+    operators.measure_operators(tiny, found, timing.Budget(-1))
     section = json.loads((tmp_path / "gpu.json").read_text())["operator"]
     assert section["points"] == []
-    assert {"heads": [2, 2], "length": 192, "reason": "no time left"} in section["left_out"]
+    assert {"heads": [2, 2], "length": tiny.lengths[0], "reason": "no time left"} in section["left_out"]
 
 
 @pytest.mark.parametrize("length", [1, 31, 64, 65, 200])
@@ -237,7 +239,7 @@ def test_pairs_are_those_of_the_masks(length):
     # Uniform weights show how many keys a query sees.
     value = torch.eye(length).expand(1, 2, -1, -1)
     scores = torch.zeros(1, 2, length, length)
-    weights = reference.shifted_sparse_attention(scores, scores, value, layout, 0.3, 1.0)
+    weights = reference.shifted_sparse_attention(scores, scores, value, layout, 0.3, Scoring(1.0))
     assert costs.shifted_pairs(0.3)(length) == (weights > 0).sum() / 2
 
 
