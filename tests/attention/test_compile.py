@@ -61,7 +61,9 @@ def compiled(model, backend=None):
 @pytest.mark.parametrize(
     "name", ["se_attn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sw_attn", "s2_attn"))]
 )
-@pytest.mark.parametrize("kind", ["llama", "qwen2", pytest.param("bamba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["qwen2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llama", "bamba"))]
+)
 def test_a_model_is_one_graph_with_one_node_per_layer(kind, name):
     model, counter = build(kind, name), NodeCounter()
     whole_graph = compiled(model, counter)
@@ -75,8 +77,12 @@ def test_a_model_is_one_graph_with_one_node_per_layer(kind, name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"attention_mask": PADDING}, {"attention_mask": PADDING.flip(1)}, {"position_ids": PACKED}, {"use_cache": True}],
-    ids=["left padding", "right padding", "packed", "cache"],
+    [
+        pytest.param({"attention_mask": PADDING}, id="left padding"),
+        pytest.param({"attention_mask": PADDING.flip(1)}, id="right padding", marks=pytest.mark.slow),
+        pytest.param({"position_ids": PACKED}, id="packed"),
+        pytest.param({"use_cache": True}, id="cache", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("kind", ["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
 def test_the_values_of_masks_and_positions_are_read_inside_the_graph(kind, arguments):
@@ -110,12 +116,16 @@ def test_positions_that_contradict_the_mask_are_refused_inside_a_graph():
         logits(compiled(build("llama")), attention_mask=torch.ones_like(IDS).index_fill(1, torch.tensor(9), 0))
 
 
+@pytest.mark.slow
 def test_packing_on_a_recurrent_model_is_refused_inside_a_graph():
     with pytest.raises(ValueError, match="recurrent layers would carry state"):
         logits(compiled(build("bamba")), position_ids=PACKED)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"attention_mask": PADDING}], ids=["dense", "padded"])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param({}, id="dense", marks=pytest.mark.slow), pytest.param({"attention_mask": PADDING}, id="padded")],
+)
 def test_checkpointing_inside_a_graph(arguments):
     model = build("llama")
     expected = train(copy.deepcopy(model), **arguments)
@@ -126,9 +136,10 @@ def test_checkpointing_inside_a_graph(arguments):
 
 @pytest.mark.parametrize(
     "options",
-    [{"chunk_size": (8, 16)}, pytest.param({"retrieval": "random"}, marks=pytest.mark.slow)],
+    [{"chunk_size": (8, 16)}, {"retrieval": "random"}],
     ids=["sizes", "random"],
 )
+@pytest.mark.slow
 def test_what_training_draws_is_refused_in_a_single_graph_and_drawn_around_several(options):
     model = build("llama", **options)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="is drawn anew in every training step"):
@@ -143,6 +154,7 @@ def test_what_training_draws_is_refused_in_a_single_graph_and_drawn_around_sever
         assert_close(actual, plain)
 
 
+@pytest.mark.slow
 def test_seq_idx_is_refused_in_a_single_graph_and_read_between_several():
     model = build("llama")
     seq_idx = torch.tensor([[0] * 20 + [1] * 30] * 2)

@@ -61,6 +61,7 @@ def offline(workplace, monkeypatch):
     return workplace
 
 
+@pytest.mark.slow
 def test_an_adapter_on_the_hub_is_three_ordinary_files(workplace):
     adapter = workplace / "hub" / "me" / "adapter"
     assert {path.name for path in adapter.iterdir()} == {

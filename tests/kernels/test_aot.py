@@ -95,7 +95,7 @@ def names_in(result):
     return {kernel["kernel"] for kernel in result["kernels"]}
 
 
-@pytest.mark.parametrize("arch", ["80", "90"])
+@pytest.mark.parametrize("arch", [pytest.param("80", marks=pytest.mark.slow), "90"])
 def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
     """The command fails where registers spill at head dimensions up to 128, or shared memory does not suffice."""
     results = compile_kernels(tmp_path, "--arch", arch, "--head-dim", "64", "128", "--dtype", "bfloat16")
@@ -108,7 +108,7 @@ def test_kernels_compile_within_a_gpus_limits(tmp_path, arch):
     assert "attention_forward" in (tmp_path / "aot.md").read_text()
 
 
-@pytest.mark.parametrize("arch", ["80", "90"])
+@pytest.mark.parametrize("arch", [pytest.param("80", marks=pytest.mark.slow), "90"])
 def test_kernels_round_summaries_to_bfloat16_and_read_them(arch):
     kernels = {kernel["kernel"]: kernel for kernel in printed(CHOICE, arch)}
     assert kernels.keys() >= {"summarize", "retrieve", "append", "rank_blocks"}

@@ -98,6 +98,7 @@ def test_torch_accepts_the_span_operators(options, layout, backend):
 
 
 @pytest.mark.parametrize("layout", [pytest.param("dense", marks=pytest.mark.slow), "padded and packed"])
+@pytest.mark.slow
 def test_torch_accepts_the_triton_span_operators(layout):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     call = arguments(layout, SPAN, "triton", torch.float32, device)

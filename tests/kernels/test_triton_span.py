@@ -60,7 +60,8 @@ def test_controls(mode, options):
 
 
 @pytest.mark.parametrize("summary", ["landmark", "mean_key", *TWO_VECTORS])
-@pytest.mark.parametrize("mode", [pytest.param("chunk", marks=slow), "tokens"])
+@pytest.mark.parametrize("mode", ["chunk", "tokens"])
+@slow
 def test_other_summaries(mode, summary):
     assert_same_function(inputs(), summary=summary, **MODES[mode])
 
@@ -125,6 +126,7 @@ def test_packed_and_padded_sequences_are_what_they_are_alone():
     assert (together.transpose(1, 2)[padding] == 0).all()
 
 
+@pytest.mark.slow
 def test_contents_of_padding_are_never_read():
     layout = LAYOUTS["padded and packed"]
     clean, poisoned = inputs(batch=2), inputs(batch=2)

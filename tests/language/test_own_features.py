@@ -14,7 +14,7 @@ from tests import command_line
 from tests.architectures.zoo import ZOO
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("model_type", [pytest.param("gemma2", marks=pytest.mark.slow), "gpt_oss", "deepseek_v3"])
 def test_a_fine_tuned_model_has_a_perplexity(model_type, recipe, tokenizer_folder, text_file, tmp_path):
     """GPT-OSS keeps packed documents apart by what only the plug-in reads."""
     base, output = tmp_path / "base", tmp_path / "result.json"

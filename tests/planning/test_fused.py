@@ -46,7 +46,10 @@ def test_layers_that_are_no_mamba_stay_as_they_are():
     assert use_fused_scans(build(LLAMA)) == []
 
 
-@pytest.mark.parametrize("config", [BAMBA, JAMBA], ids=["mamba-2", "mamba-1"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(BAMBA, id="mamba-2"), pytest.param(JAMBA, id="mamba-1", marks=pytest.mark.slow)],
+)
 def test_memory_is_linear_in_the_length_and_below_that_of_the_real_layer(config, tmp_path):
     recipe = tiny_recipe(tmp_path, config, attention={"name": "full"})
 

@@ -148,6 +148,7 @@ def test_a_model_without_attention_has_nothing_to_save(tmp_path):
     assert compute.attention.context_of(1.5) is None
 
 
+@pytest.mark.slow
 def test_what_is_offloaded_waits_on_the_host(tmp_path):
     deep = {**BAMBA, "num_hidden_layers": 5}
     plans = {}
@@ -210,6 +211,7 @@ def test_the_context_that_is_planned_is_not_the_context_that_is_searched(tmp_pat
     assert plan.longest == plan.longest_tried == 16 * 256
 
 
+@pytest.mark.slow
 def test_what_is_tried_is_told(tmp_path):
     said = []
     training = {"sequence_length": 2**14, "gradient_checkpointing": False}

@@ -156,6 +156,7 @@ class Growing(toy.ToyTask):
         return True
 
 
+@pytest.mark.slow
 def test_a_growing_model_resumes_as_if_nothing_had_happened(tmp_path):
     _, whole = toy.run(tmp_path / "whole", Growing())
     assert "layers.4.weight" in whole and whole["layers.4.weight"] != 1.0

@@ -193,6 +193,7 @@ def begins(plan):
     return tuple(plan.start.values())
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_by_resolution_then_width_then_depth():
     """Each phase begins only at the end of the one before, and no factor is smaller than it has to be."""
     made = recipe(sampler=EXPANDING, training={"epochs": 16})
@@ -217,6 +218,7 @@ def test_a_budget_is_kept_by_resolution_then_width_then_depth():
     assert {sum(factor < 1 for factor in factors) for factors in starts} == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_operations_may_rise_where_a_start_falls_and_the_first_that_keeps_to_the_budget_is_found():
     made = recipe(sampler=EXPANDING, training={"epochs": 16})
     starts = [number / 100 for number in range(100, 24, -1)]

@@ -46,8 +46,10 @@ EVERYTHING = {
 
 @pytest.mark.parametrize(
     ("settings", "passes"),
-    [({}, range(1, 11, 3)), (EVERYTHING, (5, 13, 17))],
-    ids=["growth and pruning", "every method"],
+    [
+        pytest.param({}, range(1, 11, 3), id="growth and pruning", marks=pytest.mark.slow),
+        pytest.param(EVERYTHING, (5, 13, 17), id="every method"),
+    ],
 )
 def test_every_interruption_gives_the_same_run(tmp_path, settings, passes):
     """Stopped at one pass after another, and resumed each time."""
@@ -61,7 +63,7 @@ def test_every_interruption_gives_the_same_run(tmp_path, settings, passes):
         assert records_of(folder) == records_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("crashed_in", [4, 6, 9])
+@pytest.mark.parametrize("crashed_in", [9, *(pytest.param(at, marks=pytest.mark.slow) for at in (4, 6))])
 def test_resumed_from_an_old_checkpoint_it_is_the_same_run(tmp_path, crashed_in):
     """A crash loses what came after the last checkpoint: before, at and after growth and pruning."""
 

@@ -95,9 +95,8 @@ def test_half_precision(selection):
 
 
 @SELECTIONS
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1), (6, 1)])
-@pytest.mark.parametrize("block_m", [16, 128])
-def test_heads_and_tiles_that_hold_several(block_m, heads, kv_heads, selection):
+@pytest.mark.parametrize(("heads", "kv_heads", "block_m"), [(4, 2, 16), (4, 2, 128), (3, 1, 128), (6, 1, 128)])
+def test_heads_and_tiles_that_hold_several(heads, kv_heads, block_m, selection):
     inputs = random_inputs(1, heads, kv_heads, 90, head_dim=16, dtype=torch.float32)
     launch = Launch(block_m=block_m, block_n=64, num_warps=4, num_stages=2)
     check(inputs, SequenceLayout.dense(1, 90), options_of(selection), launch=launch)

@@ -50,7 +50,7 @@ def expected_choice(pooled, summaries, tables, top_k):
 
 
 @EVERY_MODE
-@pytest.mark.parametrize(("kv_heads", "summary"), [(1, "mean_key"), (2, "mean_key"), (1, "mean_std"), (2, "gaussian")])
+@pytest.mark.parametrize(("kv_heads", "summary"), [(1, "mean_key"), (2, "mean_std")])
 def test_pooled_queries(summary, kv_heads, mode):
     """The same, by way of sums of blocks where there are such, as from the queries themselves."""
     options = options_of(mode, summary=summary)
@@ -76,7 +76,7 @@ def test_padding_is_not_pooled():
 
 
 @EVERY_MODE
-@pytest.mark.parametrize(("top_k", "dtype"), [(1, torch.float32), (5, torch.bfloat16), (20, torch.float32)], ids=str)
+@pytest.mark.parametrize(("top_k", "dtype"), [(1, torch.float32), (12, torch.bfloat16)], ids=str)
 def test_ties_and_more_asked_for_than_there_is(top_k, dtype, mode):
     tables = tables_of(RAGGED, options_of(mode))
     pooled, summaries = integers(1, len(tables.units), 24, high=1), integers(1, len(tables.blocks), 24, high=1)

@@ -57,6 +57,7 @@ def test_without_diffusion_all_patches_are_projected_once_and_nothing_is_filled_
     assert found["video_decoder"] == 2 * SEEN * 24 * 16 + layers(2, 50, 16) + 2 * UNSEEN * 16 * 96
 
 
+@pytest.mark.slow
 def test_savings_are_the_thesiss():
     """Table 5.5's totals; ratios of three epochs have the mean of those of sixty."""
     clips, fixed, linear = ClipsRecipe(name="bunny"), MaskRecipe(), MaskRecipe(first=0.9, last=0.8)

@@ -88,6 +88,7 @@ def test_masks_and_noise_do_not_depend_on_the_passes_of_evaluation(tmp_path):
         assert found[0][name] == pytest.approx(found[1][name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_is_the_same_run(tmp_path):
     settings = {"evaluation.every": 1, "output.checkpoint_every": 2}
     _, whole = train(tmp_path / "whole", **settings)

@@ -186,6 +186,7 @@ def command(folder, output, *arguments):
     return json.loads(output.read_text())["evaluation"], done.output
 
 
+@pytest.mark.slow
 def test_a_run_and_the_command_measure_the_same(tmp_path):
     """With weights of a network that grew."""
     settings = {"one_shot": {"levels": [0.6, "2:4"], "passes": 2, "keep": ["last"]}, "evaluation.at_end": True}
