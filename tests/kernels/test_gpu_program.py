@@ -355,7 +355,7 @@ def test_the_one_command_runs_through(tmp_path):
 
     page = (tmp_path / "gpu.md").read_text()
     assert "the times mean nothing" in page
-    assert "| 2/2 | forward | 128 |" in page
+    assert "| 2/2 | forward | 64 |" in page
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == {"attention_2_2.png", "attention_4_2.png", "figure_6_9.png", "speedup.png"}
     assert {path.name for path in tmp_path.iterdir()} == pictures | {"gpu.json", "gpu.md", "gpu.log"}
