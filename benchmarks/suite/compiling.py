@@ -146,7 +146,7 @@ def compile_calls(
         arch: ten times the compute capability.
         heads: query heads and KV heads.
         lengths: tokens. The choice of blocks is launched differently by length and compiled for all; the rest is
-            compiled for the first, of more than a chunk.
+            compiled for the first, of more chunks than a run of readers has.
         capacities: tokens that a decoding step's cache can hold, by which it is launched differently.
         head_dim: D.
         dtype: of queries, keys and values.
@@ -228,7 +228,8 @@ def jobs(sizes: Sizes) -> list[dict[str, Any]]:
 
 def lengths_of(sizes: Sizes) -> tuple[list[int], list[int]]:
     """The lengths at which blocks are chosen, and the capacities of the caches of decoding steps."""
-    checked = [sizes.check_length, sizes.real_length]
+    # The first is long enough for lists of readers to be cut, as those of longer sequences are.
+    checked = [sizes.real_length, sizes.check_length]
     capacities = [sizes.decode_tokens(length)[1] for length in sizes.cache_lengths]
     return list(dict.fromkeys((*checked, sizes.kernel_length, *sizes.lengths))), [*checked, *capacities]
 
