@@ -63,10 +63,12 @@ def test_mixed_precision_allocates_what_was_planned(benchmark, model):
 def test_every_architecture_allocates_what_was_planned(benchmark, architecture, checkpointing):
     config = architecture.build().config.to_dict()
     variant = "hylora" if architecture.recurrent else "longlora"
-    span = {"chunk_size": 64, "block_size": 8, "top_k": 2}
+    span = {"chunk_size": 64, "block_size": 8, "top_k": 2, **architecture.options}
     case = benchmark.Case(config, 256, "se_attn", checkpointing, variant=variant, options=span)
-    # Gradients that many steps of a loop add to are added in place, which tensors without storage are not.
-    assert 0.97 < benchmark.compare(case, "cpu")["ratio"] < 1.15
+    # What the plain operations of attention hold inside on a CPU is not planned, and shows where attention is most of
+    # all, as in DeepSeek. Gradients that many steps of a loop add to are added in place, which tensors without storage
+    # are not.
+    assert 0.92 < benchmark.compare(case, "cpu")["ratio"] < 1.15
 
 
 @pytest.mark.slow
