@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -71,9 +72,9 @@ import sys
 from transformers import AutoTokenizer
 from hylora.language.data import DataRecipe, SourceRecipe, build_datasets
 
-source, cache, folder, streaming = sys.argv[1:]
+source, folder, streaming = sys.argv[1:]
 data = DataRecipe([SourceRecipe(source)], streaming=streaming == "True")
-print(build_datasets(data, AutoTokenizer.from_pretrained(folder), 8, 0, cache).fingerprint)
+print(build_datasets(data, AutoTokenizer.from_pretrained(folder), 8, 0).fingerprint)
 """
 
 
@@ -82,7 +83,8 @@ print(build_datasets(data, AutoTokenizer.from_pretrained(folder), 8, 0, cache).f
 def test_another_process_gives_the_same_name(build, write, tokenizer, tmp_path, streaming):
     source = write("a.jsonl", TEXTS)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    arguments = [source, str(tmp_path / "elsewhere"), str(tmp_path / "tokenizer"), str(streaming)]
-    result = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", PROGRAM, source, str(tmp_path / "tokenizer"), str(streaming)]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "elsewhere")}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == build(source, streaming=streaming).fingerprint
