@@ -65,10 +65,10 @@ def test_every_architecture_allocates_what_was_planned(benchmark, architecture, 
     variant = "hylora" if architecture.recurrent else "longlora"
     span = {"chunk_size": 64, "block_size": 8, "top_k": 2, **architecture.options}
     case = benchmark.Case(config, 256, "se_attn", checkpointing, variant=variant, options=span)
-    # What the plain operations of attention hold inside on a CPU is not planned, and shows where attention is most of
-    # all, as in DeepSeek. Gradients that many steps of a loop add to are added in place, which tensors without storage
-    # are not.
-    assert 0.92 < benchmark.compare(case, "cpu")["ratio"] < 1.15
+    # What the plain operations of attention hold inside on a CPU is not planned; in DeepSeek attention is most of all.
+    least = 0.92 if architecture.model_type == "deepseek_v3" else 0.97
+    # Gradients that many steps of a loop add to are added in place, which tensors without storage are not.
+    assert least < benchmark.compare(case, "cpu")["ratio"] < 1.15
 
 
 @pytest.mark.slow
