@@ -277,6 +277,17 @@ def test_random_choice_depends_on_nothing_but_its_keys(selection_mode):
     assert not torch.equal(alone[0], alone[1])
 
 
+def test_random_choice_is_drawn_once_for_all_sequences(monkeypatch):
+    calls, select = [], selection.select_blocks
+    monkeypatch.setattr(selection, "select_blocks", lambda *x: calls.append(x) or select(*x))
+    layout = SequenceLayout(2, 64, ((0, 0, 20), (0, 20, 44), (1, 3, 60)))
+    options = {"block_size": 3, "top_k": 4, "chunk_size": 15, "retrieval": "random", "layout": layout}
+    inputs = random_inputs(2, 4, 2, 64)
+    chosen = select_blocks(*inputs, backend="torch", **options)
+    expected = select_blocks(*inputs, backend="reference", **options)
+    assert all(map(torch.equal, chosen, expected)) and len(calls) == 1
+
+
 def test_random_choice_is_spread_evenly():
     (blocks,) = select_blocks(
         *random_inputs(1, 8, 8, 2048, 1), block_size=1, chunk_size=64, top_k=4, retrieval="random"
